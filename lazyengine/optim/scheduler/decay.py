@@ -1,0 +1,380 @@
+"""Schedules by factors: constant, linear, exponential, step, multi-step and polynomial, each for lr and momentum.
+
+In every formula `t = 0, 1, …, n - 1` is the step inside the schedule, `n = end - begin`, and `v(t)` the value at it, with
+`v0` the value that the group had when the schedule began. The code computes `v(t)` from `v(t - 1)`.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from .base import INF, GeneralForm, OptimizerLike, _ParamScheduler
+
+
+class _Constant(_ParamScheduler):
+    """Hold the value at a fraction, then restore it.
+
+    `v(t) = v0 * factor` for `t < n - 1`, and `v0` from `t = n - 1` on.
+    Source: `torch.optim.lr_scheduler.ConstantLR`, with ``total_iters = end - begin - 1`` as in mmengine.
+
+    Args:
+        optimizer: An `OptimWrapper` or a torch optimizer.
+        factor: In [0, 1]. With 0 the value is restored from the group's initial one.
+        begin: See `_ParamScheduler`, like all arguments that follow.
+
+    Raises:
+        ValueError: ``factor`` is out of range.
+    """
+
+    def __init__(
+        self,
+        optimizer: OptimizerLike,
+        factor: float = 1.0 / 3,
+        begin: float = 0,
+        end: float = INF,
+        last_step: int = -1,
+        by_epoch: bool = True,
+        verbose: bool = False,
+        *,
+        convert_to_iter_based: bool = False,
+        epoch_length: float | None = None,
+        count_iters: bool = False,
+    ) -> None:
+        self.factor = _check_fraction(self, "factor", factor)
+        super().__init__(
+            optimizer, self.param_name, begin, end, last_step, by_epoch, verbose,
+            convert_to_iter_based=convert_to_iter_based, epoch_length=epoch_length, count_iters=count_iters,
+        )  # fmt: skip
+
+    def _get_value(self) -> list[float]:
+        if self.last_step == 0:
+            return [value * self.factor for value in self._current()]
+        if self.last_step != self.end - self.begin - 1:
+            return self._current()
+        if self.factor == 0:
+            return list(self.base_values)
+        return [value * (1.0 / self.factor) for value in self._current()]
+
+
+class ConstantLR(_Constant):
+    __doc__ = _Constant.__doc__
+    param_name = "lr"
+
+
+class ConstantMomentum(_Constant):
+    __doc__ = _Constant.__doc__
+    param_name = "momentum"
+
+
+class ConstantParamScheduler(GeneralForm, _Constant):
+    __doc__ = _Constant.__doc__
+
+
+class _Linear(_ParamScheduler):
+    """Move the factor linearly from ``start_factor`` to ``end_factor``: the usual warm-up.
+
+    `v(t) = v0 * (start_factor + (end_factor - start_factor) * t / (n - 1))`; ``end_factor`` is reached at `t = n - 1`,
+    the last step before ``end``. Source: `torch.optim.lr_scheduler.LinearLR` with ``total_iters = end - begin - 1``;
+    warm-up: Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 2.2.
+
+    Args:
+        optimizer: An `OptimWrapper` or a torch optimizer.
+        start_factor: In [0, 1]. After a factor of 0 the value is taken from the group's initial one, since nothing
+            can be derived from zero.
+        end_factor: In [0, 1].
+        begin: See `_ParamScheduler`, like all arguments that follow.
+
+    Raises:
+        ValueError: A factor is out of range, or no ``end`` is known.
+    """
+
+    def __init__(
+        self,
+        optimizer: OptimizerLike,
+        start_factor: float = 1.0 / 3,
+        end_factor: float = 1.0,
+        begin: float = 0,
+        end: float = INF,
+        last_step: int = -1,
+        by_epoch: bool = True,
+        verbose: bool = False,
+        *,
+        convert_to_iter_based: bool = False,
+        epoch_length: float | None = None,
+        count_iters: bool = False,
+    ) -> None:
+        self.start_factor = _check_fraction(self, "start_factor", start_factor)
+        self.end_factor = _check_fraction(self, "end_factor", end_factor)
+        super().__init__(
+            optimizer, self.param_name, begin, end, last_step, by_epoch, verbose,
+            convert_to_iter_based=convert_to_iter_based, epoch_length=epoch_length, count_iters=count_iters,
+        )  # fmt: skip
+
+    def _prepare(self) -> None:
+        self._require_end()
+
+    def _get_value(self) -> list[float]:
+        if self.last_step == 0:
+            return [value * self.start_factor for value in self._current()]
+        rise = self.end_factor - self.start_factor
+        last = (self.end - self.begin - 1) * self.start_factor + (self.last_step - 1) * rise
+        if last == 0:
+            factor = self.start_factor + rise * self.last_step / (self.end - self.begin - 1)
+            return [base * factor for base in self.base_values]
+        ratio = 1.0 + rise / last
+        return [value * ratio for value in self._current()]
+
+
+class LinearLR(_Linear):
+    __doc__ = _Linear.__doc__
+    param_name = "lr"
+
+
+class LinearMomentum(_Linear):
+    __doc__ = _Linear.__doc__
+    param_name = "momentum"
+
+
+class LinearParamScheduler(GeneralForm, _Linear):
+    __doc__ = _Linear.__doc__
+
+
+class _Exponential(_ParamScheduler):
+    """Multiply by ``gamma`` at every step.
+
+    `v(t) = v0 * gamma ** t`. Source: `torch.optim.lr_scheduler.ExponentialLR`.
+
+    Args:
+        optimizer: An `OptimWrapper` or a torch optimizer.
+        gamma: The factor. ``convert_to_iter_based`` leaves it as it is, as in mmengine: it then acts at every step.
+        begin: See `_ParamScheduler`, like all arguments that follow.
+    """
+
+    def __init__(
+        self,
+        optimizer: OptimizerLike,
+        gamma: float,
+        begin: float = 0,
+        end: float = INF,
+        last_step: int = -1,
+        by_epoch: bool = True,
+        verbose: bool = False,
+        *,
+        convert_to_iter_based: bool = False,
+        epoch_length: float | None = None,
+        count_iters: bool = False,
+    ) -> None:
+        self.gamma = gamma
+        super().__init__(
+            optimizer, self.param_name, begin, end, last_step, by_epoch, verbose,
+            convert_to_iter_based=convert_to_iter_based, epoch_length=epoch_length, count_iters=count_iters,
+        )  # fmt: skip
+
+    def _get_value(self) -> list[float]:
+        if self.last_step == 0:
+            return self._current()
+        return [value * self.gamma for value in self._current()]
+
+
+class ExponentialLR(_Exponential):
+    __doc__ = _Exponential.__doc__
+    param_name = "lr"
+
+
+class ExponentialMomentum(_Exponential):
+    __doc__ = _Exponential.__doc__
+    param_name = "momentum"
+
+
+class ExponentialParamScheduler(GeneralForm, _Exponential):
+    __doc__ = _Exponential.__doc__
+
+
+class _Step(_ParamScheduler):
+    """Multiply by ``gamma`` every ``step_size`` steps.
+
+    `v(t) = v0 * gamma ** floor(t / step_size)`. Source: `torch.optim.lr_scheduler.StepLR`.
+
+    Args:
+        optimizer: An `OptimWrapper` or a torch optimizer.
+        step_size: Steps between two decays, at least 1.
+        gamma: The factor.
+        begin: See `_ParamScheduler`, like all arguments that follow.
+
+    Raises:
+        ValueError: ``step_size`` is not positive.
+    """
+
+    _epoch_arguments = ("step_size",)
+
+    def __init__(
+        self,
+        optimizer: OptimizerLike,
+        step_size: float,
+        gamma: float = 0.1,
+        begin: float = 0,
+        end: float = INF,
+        last_step: int = -1,
+        by_epoch: bool = True,
+        verbose: bool = False,
+        *,
+        convert_to_iter_based: bool = False,
+        epoch_length: float | None = None,
+        count_iters: bool = False,
+    ) -> None:
+        if step_size <= 0:
+            raise ValueError(f"{type(self).__name__}: step_size must be positive, got {step_size}")
+        self.step_size, self.gamma = step_size, gamma
+        super().__init__(
+            optimizer, self.param_name, begin, end, last_step, by_epoch, verbose,
+            convert_to_iter_based=convert_to_iter_based, epoch_length=epoch_length, count_iters=count_iters,
+        )  # fmt: skip
+
+    def _get_value(self) -> list[float]:
+        if self.last_step == 0 or self.last_step % self.step_size != 0:
+            return self._current()
+        return [value * self.gamma for value in self._current()]
+
+
+class StepLR(_Step):
+    __doc__ = _Step.__doc__
+    param_name = "lr"
+
+
+class StepMomentum(_Step):
+    __doc__ = _Step.__doc__
+    param_name = "momentum"
+
+
+class StepParamScheduler(GeneralForm, _Step):
+    __doc__ = _Step.__doc__
+
+
+class _MultiStep(_ParamScheduler):
+    """Multiply by ``gamma`` at every milestone.
+
+    `v(t) = v0 * gamma ** (number of milestones <= t)`; a milestone given twice counts twice, and one at `t = 0` acts at
+    once. Source: `torch.optim.lr_scheduler.MultiStepLR`.
+
+    Args:
+        optimizer: An `OptimWrapper` or a torch optimizer.
+        milestones: Steps counted from ``begin``.
+        gamma: The factor.
+        last_step: See `_ParamScheduler`, like all arguments that follow.
+    """
+
+    _epoch_arguments = ("milestones",)
+
+    def __init__(
+        self,
+        optimizer: OptimizerLike,
+        milestones: Sequence[float],
+        gamma: float = 0.1,
+        last_step: int = -1,
+        begin: float = 0,
+        end: float = INF,
+        by_epoch: bool = True,
+        verbose: bool = False,
+        *,
+        convert_to_iter_based: bool = False,
+        epoch_length: float | None = None,
+        count_iters: bool = False,
+    ) -> None:
+        self.milestones = sorted(milestones)
+        self.gamma = gamma
+        super().__init__(
+            optimizer, self.param_name, begin, end, last_step, by_epoch, verbose,
+            convert_to_iter_based=convert_to_iter_based, epoch_length=epoch_length, count_iters=count_iters,
+        )  # fmt: skip
+
+    def _prepare(self) -> None:
+        self._milestone_counts = Counter(self.milestones)
+
+    def _get_value(self) -> list[float]:
+        count = self._milestone_counts.get(self.last_step)
+        if count is None:
+            return self._current()
+        factor = self.gamma**count
+        return [value * factor for value in self._current()]
+
+
+class MultiStepLR(_MultiStep):
+    __doc__ = _MultiStep.__doc__
+    param_name = "lr"
+
+
+class MultiStepMomentum(_MultiStep):
+    __doc__ = _MultiStep.__doc__
+    param_name = "momentum"
+
+
+class MultiStepParamScheduler(GeneralForm, _MultiStep):
+    __doc__ = _MultiStep.__doc__
+
+
+class _Poly(_ParamScheduler):
+    """Decay by a polynomial to ``eta_min``.
+
+    `v(t) = eta_min + (v0 - eta_min) * (1 - t / (n - 1)) ** power`, so ``eta_min`` is reached at the last step before
+    ``end``. Source: `torch.optim.lr_scheduler.PolynomialLR` with ``total_iters = end - begin - 1``; in segmentation:
+    Chen et al. 2016, https://arxiv.org/abs/1606.00915, section 4.1.2.
+
+    Args:
+        optimizer: An `OptimWrapper` or a torch optimizer.
+        eta_min: The final value.
+        power: The exponent.
+        begin: See `_ParamScheduler`, like all arguments that follow.
+
+    Raises:
+        ValueError: No ``end`` is known.
+    """
+
+    def __init__(
+        self,
+        optimizer: OptimizerLike,
+        eta_min: float = 0,
+        power: float = 1.0,
+        begin: float = 0,
+        end: float = INF,
+        last_step: int = -1,
+        by_epoch: bool = True,
+        verbose: bool = False,
+        *,
+        convert_to_iter_based: bool = False,
+        epoch_length: float | None = None,
+        count_iters: bool = False,
+    ) -> None:
+        self.eta_min, self.power = eta_min, power
+        super().__init__(
+            optimizer, self.param_name, begin, end, last_step, by_epoch, verbose,
+            convert_to_iter_based=convert_to_iter_based, epoch_length=epoch_length, count_iters=count_iters,
+        )  # fmt: skip
+
+    def _prepare(self) -> None:
+        self._require_end()
+
+    def _get_value(self) -> list[float]:
+        if self.last_step == 0:
+            return self._current()
+        eta_min = self.eta_min
+        ratio = (1 - 1 / (self.end - self.begin - self.last_step)) ** self.power
+        return [(value - eta_min) * ratio + eta_min for value in self._current()]
+
+
+class PolyLR(_Poly):
+    __doc__ = _Poly.__doc__
+    param_name = "lr"
+
+
+class PolyMomentum(_Poly):
+    __doc__ = _Poly.__doc__
+    param_name = "momentum"
+
+
+class PolyParamScheduler(GeneralForm, _Poly):
+    __doc__ = _Poly.__doc__
+
+
+def _check_fraction(scheduler: _ParamScheduler, name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{type(scheduler).__name__}: {name} must lie in [0, 1], got {value}")
+    return value

@@ -1,0 +1,177 @@
+"""Save, resume and replay the schedulers of a run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lazyengine.logging import print_log
+
+from .base import _ParamScheduler
+
+Schedulers = Sequence[_ParamScheduler] | Mapping[str, Sequence[_ParamScheduler]]
+
+
+def param_schedulers_state_dict(schedulers: Schedulers) -> Any:
+    """Return the states of a list of schedulers, or of a dict of lists, in the same arrangement."""
+    if isinstance(schedulers, Mapping):
+        return {name: [s.state_dict() for s in chain] for name, chain in schedulers.items()}
+    return [scheduler.state_dict() for scheduler in schedulers]
+
+
+def resume_param_schedulers(
+    schedulers: Schedulers,
+    states: Any,
+    *,
+    num_epochs: int | None = None,
+    num_optimizer_steps: int | None = None,
+    num_iters: int | None = None,
+    epoch_length: int | None = None,
+) -> list[str]:
+    """Resume schedulers; where the schedule was changed, keep the position and take the new shape.
+
+    Call it after the optimizer's state was loaded. If nothing changed, the positions are taken and the optimizer's
+    values, as saved, are right. If a scheduler was changed, added or removed, or the optimizer's initial value differs,
+    its whole chain is replayed from the initial values to the position, so that the values are the ones of a run that
+    had the new schedule from the start; what changed is logged as a warning.
+
+    Args:
+        schedulers: Built schedulers, a list or a dict of lists.
+        states: What `param_schedulers_state_dict` returned (or mmengine's list of states).
+        num_epochs: Epochs completed; read from the states if not given, like the next two.
+        num_optimizer_steps: Optimizer steps done.
+        num_iters: Training iterations done.
+        epoch_length: Iterations in one epoch, for the order of the steps when a chain mixes epochs and steps.
+
+    Returns:
+        What changed, one line each; empty when nothing did.
+
+    Raises:
+        ValueError: States and schedulers are not of the same kind, or a position is nowhere to be found.
+    """
+    if isinstance(schedulers, Mapping) != isinstance(states, Mapping):
+        raise ValueError(
+            f"cannot resume schedulers given as a {type(schedulers).__name__} from states saved as a "
+            f"{type(states).__name__} · the number of optimizers was changed"
+        )
+    chains = schedulers if isinstance(schedulers, Mapping) else {"": schedulers}
+    saved = states if isinstance(states, Mapping) else {"": states}
+    changes: list[str] = []
+    for name, chain in chains.items():
+        chain_states = list(saved.get(name, []))
+        chain_changes = _chain_changes(chain, chain_states)
+        if not chain_changes:
+            for scheduler, state in zip(chain, chain_states):
+                scheduler.load_state_dict(state)
+            continue
+        reductions = _reductions(chain, chain_states)
+        position = _saved_position(chain_states)
+        for unit, count in (("epoch", num_epochs), ("step", num_optimizer_steps), ("iter", num_iters)):
+            if count is not None:
+                position[unit] = count
+        replay(chain, position, epoch_length=epoch_length, reductions=reductions)
+        _restore_plateaus(chain, chain_states)
+        changes += [f"{name}: {change}" if name else change for change in chain_changes]
+    if changes:
+        print_log(
+            "The schedule was changed: the position is kept and the new shape taken.\n  " + "\n  ".join(changes),
+            logger="current",
+            level=logging.WARNING,
+        )
+    return changes
+
+
+def unit_of(scheduler: _ParamScheduler) -> str:
+    """Return what a scheduler counts: ``"epoch"``, ``"step"`` (of the optimizer) or ``"iter"``."""
+    if scheduler.by_epoch:
+        return "epoch"
+    return "iter" if scheduler.count_iters else "step"
+
+
+def replay(
+    chain: Sequence[_ParamScheduler],
+    position: Mapping[str, int],
+    *,
+    epoch_length: int | None = None,
+    reductions: Mapping[int, Sequence[int]] | None = None,
+) -> None:
+    """Put a chain of schedulers and its optimizer's values where a run would have them at a position.
+
+    Args:
+        chain: The schedulers of one optimizer, in their order.
+        position: Counts done, by unit (see `unit_of`).
+        epoch_length: Iterations in one epoch.
+        reductions: For a plateau scheduler's index in the chain, the counts at which it reduced the value.
+
+    Raises:
+        ValueError: The position of a unit that the chain counts is not given.
+    """
+    missing = sorted({unit_of(scheduler) for scheduler in chain} - set(position))
+    if missing:
+        raise ValueError(
+            f"cannot place the changed schedule: the checkpoint says nothing of the number of {missing[0]}s done · pass "
+            "num_epochs, num_optimizer_steps and num_iters"
+        )
+    for scheduler in reversed(chain):
+        scheduler._reset_groups()
+    for scheduler in chain:
+        scheduler._start()
+    due = {index: sorted(counts) for index, counts in (reductions or {}).items()}
+    for targets in _ticks(position, epoch_length):
+        for units in (("step", "iter"), ("epoch",)):
+            for index, scheduler in enumerate(chain):
+                unit = unit_of(scheduler)
+                if unit not in units:
+                    continue
+                while scheduler._global_step < targets[unit]:
+                    scheduler._advance()
+                while index in due and due[index] and due[index][0] <= scheduler._global_step:
+                    due[index].pop(0)
+                    scheduler._set_values(scheduler._get_value())
+    for scheduler in chain:
+        scheduler._last_value = scheduler._snapshot()
+
+
+def _ticks(position: Mapping[str, int], epoch_length: int | None) -> Iterator[dict[str, int]]:
+    """Yield the counts after every tick of the finest unit, spread evenly; epochs end where iterations say so."""
+    total = max(position.values(), default=0)
+    num_iters = position.get("iter", position.get("step", 0))
+    for tick in range(1, total + 1):
+        counts = {unit: count * tick // total for unit, count in position.items()}
+        if epoch_length and num_iters and "epoch" in position and tick < total:
+            iters = counts.get("iter", counts.get("step", 0))
+            counts["epoch"] = min(iters // epoch_length, position["epoch"])
+        yield counts
+
+
+def _chain_changes(chain: Sequence[_ParamScheduler], states: Sequence[Mapping[str, Any]]) -> list[str]:
+    changes = [change for s, state in zip(chain, states) for change in s.changes_from(dict(state))]
+    changes += [f"added {type(s).__name__}" for s in chain[len(states) :]]
+    changes += [f"removed {state.get('class_name', 'a scheduler')}" for state in states[len(chain) :]]
+    return changes
+
+
+def _saved_position(states: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    position: dict[str, int] = {}
+    for state in states:
+        unit = "epoch" if state.get("by_epoch", True) else "iter" if state.get("count_iters") else "step"
+        position[unit] = max(position.get(unit, 0), state["_global_step"])
+    return position
+
+
+def _reductions(chain: Sequence[_ParamScheduler], states: Sequence[Mapping[str, Any]]) -> dict[int, Sequence[int]]:
+    found = {}
+    for index, (scheduler, state) in enumerate(zip(chain, states)):
+        if scheduler.need_val_args and "reductions" in state:
+            found[index] = state["reductions"]
+    return found
+
+
+def _restore_plateaus(chain: Sequence[_ParamScheduler], states: Sequence[Mapping[str, Any]]) -> None:
+    """Give plateau schedulers back what they have seen (best value, patience used), which no replay can find."""
+    for scheduler, state in zip(chain, states):
+        if scheduler.need_val_args and "reductions" in state:
+            count, values = scheduler._global_step, scheduler._last_value
+            scheduler.load_state_dict(dict(state))
+            scheduler._global_step, scheduler._last_value = count, values
