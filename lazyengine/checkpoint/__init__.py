@@ -1,0 +1,42 @@
+"""Checkpoints: plain data in torch's own format, whole or absent, checked before they are loaded."""
+
+from .errors import CheckpointError
+from .finding import find_latest_checkpoint, find_valid_checkpoint, list_checkpoints
+from .loading import (
+    CheckpointLoader,
+    load_checkpoint,
+    load_checkpoint_to_model,
+    read_checkpoint_with_prefix,
+    revise_state_dict,
+    state_dict_of,
+)
+from .plain import to_plain
+from .reading import read_checkpoint, verify_checkpoint
+from .saving import CheckpointWriter, mark_latest_checkpoint, save_checkpoint
+from .state_dict import get_state_dict, load_state_dict, unwrap_module, weights_to_cpu
+
+__all__ = [  # noqa: RUF022 - in reading order
+    "CheckpointError",
+    # save
+    "save_checkpoint",
+    "CheckpointWriter",
+    "mark_latest_checkpoint",
+    "to_plain",
+    # read
+    "read_checkpoint",
+    "verify_checkpoint",
+    "find_latest_checkpoint",
+    "find_valid_checkpoint",
+    "list_checkpoints",
+    # into a model
+    "load_checkpoint",
+    "load_checkpoint_to_model",
+    "load_state_dict",
+    "read_checkpoint_with_prefix",
+    "CheckpointLoader",
+    "state_dict_of",
+    "revise_state_dict",
+    "get_state_dict",
+    "weights_to_cpu",
+    "unwrap_module",
+]

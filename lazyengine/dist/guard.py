@@ -1,0 +1,63 @@
+"""Errors of communication say which call failed, on which rank and at which step."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
+
+from .info import get_rank, get_world_size, is_distributed
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_describe_position: Callable[[], str] | None = None
+
+
+def set_position_source(source: Callable[[], str] | None) -> None:
+    """Say where to learn how far the run is, for errors of communication.
+
+    Args:
+        source: Returns something like ``"epoch 3, iteration 1200"``; None for nothing.
+    """
+    global _describe_position
+    _describe_position = source
+
+
+@contextlib.contextmanager
+def named_communication(name: str) -> Iterator[None]:
+    """Add a note with the call, the rank and the step to an error, such as a timeout, raised by communication inside.
+
+    Args:
+        name: What is done inside, such as ``"train_step"``.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        add_communication_note(error, name)
+        raise
+
+
+def add_communication_note(error: BaseException, name: str) -> None:
+    """Add the note of ``named_communication``, unless the error has one."""
+    if not is_distributed() or any(note.startswith("in the communication") for note in getattr(error, "__notes__", ())):
+        return
+    position = ""
+    if _describe_position is not None:
+        with contextlib.suppress(Exception):  # a note must never replace the error that it is for
+            position = f", {_describe_position()}"
+    error.add_note(f"in the communication {name} on rank {get_rank()} of {get_world_size()}{position}")
+    if any(word in str(error).lower() for word in ("timed out", "timeout", "connection closed", "connection reset")):
+        error.add_note("another rank did not take part in time: it failed, left, or is slower than the timeout allows")
+
+
+def communication(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Decorate a collective function of this package so that its errors name it."""
+
+    @functools.wraps(function)
+    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return function(*args, **kwargs)
+        except RuntimeError as error:
+            add_communication_note(error, f"lazyengine.dist.{getattr(function, '__name__', '?')}")
+            raise
+
+    return wrapper

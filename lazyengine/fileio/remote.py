@@ -1,0 +1,81 @@
+"""The one iopath ``PathManager`` of the process, made when a remote path is first used."""
+
+import functools
+import os
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+if TYPE_CHECKING:
+    from iopath.common.file_io import PathManager
+
+
+def cache_root() -> str:
+    """Return the folder that downloads are kept in (see ``get_local_path``)."""
+    own = os.environ.get("LAZYENGINE_CACHE")
+    if own:
+        return os.path.expanduser(own)
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(base, "lazyengine")
+
+
+def cache_path(url: str) -> str:
+    """Return where the content of ``url`` is cached: ``<cache>/<host>/<path>``.
+
+    iopath 0.1.10 joins the URL's path into its cache folder without looking at it, and leaves the host out; so a
+    path with ``..`` would write anywhere, and two hosts would share a name. Both end here.
+
+    Raises:
+        ValueError: The URL has no host or no file name, or a part of its path would leave the folder.
+    """
+    parsed = urlsplit(url)
+    parts = [part for part in parsed.path.split("/") if part]
+    if not parsed.netloc or not parts:
+        raise ValueError(f"cannot download {url!r}: a host and a file name are needed, as in https://host/file.pth")
+    host = parsed.netloc.rpartition("@")[2].replace(":", "_")
+    if parsed.query:
+        parts[-1] = f"{parts[-1]}?{parsed.query}".replace("/", "_")
+    if len(parts[-1]) > 200:
+        import hashlib
+
+        parts[-1] = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}_{parts[-1][-100:]}"
+    root = os.path.realpath(cache_root())
+    for part in [host, *parts]:
+        plain = unquote(part)
+        if plain in (".", "..") or part in (".", "..") or any(c in plain for c in "/\\\0"):
+            raise ValueError(
+                f"refused to download {url!r}: its part {part!r} would leave the cache folder {root}; "
+                "download the file yourself and give its local path"
+            )
+    target = os.path.realpath(os.path.join(root, host, *parts))
+    if os.path.commonpath([root, target]) != root:
+        raise ValueError(f"refused to download {url!r}: it would be written to {target}, outside of {root}")
+    return target
+
+
+@functools.cache
+def path_manager() -> "PathManager":
+    """Return the process's iopath ``PathManager``; register handlers for further schemes with it.
+
+    ``http://``, ``https://`` and ``ftp://`` are registered. Its telemetry is switched off.
+    """
+    from iopath.common.download import download
+    from iopath.common.file_io import HTTPURLHandler, PathManager, file_lock
+
+    class GuardedURLHandler(HTTPURLHandler):
+        """iopath's handler, with the place in the cache decided by ``cache_path``."""
+
+        def _get_local_path(self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs: Any) -> str:
+            self._check_kwargs(kwargs)
+            target = cache_path(path)
+            if force or not os.path.isfile(target):
+                with file_lock(target):  # the ranks of one host: the first downloads, the others find the file
+                    if force and os.path.isfile(target):
+                        os.remove(target)
+                    if not os.path.isfile(target):
+                        download(path, os.path.dirname(target), filename=os.path.basename(target), progress=False)
+            return target
+
+    manager = PathManager()
+    manager.set_logging(False)
+    manager.register_handler(GuardedURLHandler())
+    return manager
