@@ -189,6 +189,15 @@ class _ParamScheduler:
                 "schedulers with build_param_schedulers, which fills in the length of the run"
             )
 
+    def _warn_if_one_step(self) -> None:
+        if self.end - self.begin == 1:
+            warnings.warn(
+                f"{type(self).__name__} acts for one step only (begin={self.begin}, end={self.end}), so the value stays at "
+                "the first factor; give it at least two steps, or convert_to_iter_based=True",
+                UserWarning,
+                stacklevel=5,
+            )
+
     # -- inside
 
     def _reset_groups(self) -> None:

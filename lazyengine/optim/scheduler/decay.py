@@ -45,6 +45,9 @@ class _Constant(_ParamScheduler):
             convert_to_iter_based=convert_to_iter_based, epoch_length=epoch_length, count_iters=count_iters,
         )  # fmt: skip
 
+    def _prepare(self) -> None:
+        self._warn_if_one_step()
+
     def _get_value(self) -> list[float]:
         if self.last_step == 0:
             return [value * self.factor for value in self._current()]
@@ -111,6 +114,7 @@ class _Linear(_ParamScheduler):
 
     def _prepare(self) -> None:
         self._require_end()
+        self._warn_if_one_step()
 
     def _get_value(self) -> list[float]:
         if self.last_step == 0:
