@@ -1,0 +1,265 @@
+"""Running averages of a model's weights, kept beside it while it trains."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_swa_multi_avg_fn
+
+from ..logging import print_log
+from .wrappers import is_sharded, unwrap
+
+__all__ = ["BaseAveragedModel", "ExponentialMovingAverage", "MomentumAnnealingEMA", "StochasticWeightAverage"]
+
+
+class BaseAveragedModel(nn.Module):
+    """Holds a copy of a model and averages the weights of the model into it; subclasses write `avg_func`.
+
+    State keys: ``module.<key of the model>`` for the averages and ``steps`` for the number of updates.
+
+    Args:
+        model: The model to follow; DDP and the like around it are taken off.
+        interval: The average moves in every ``interval``-th update; the first update always copies.
+        device: Where the average is kept; None keeps it where the model is.
+        update_buffers: Average floating buffers (such as batch norm statistics) too, rather than copying them in
+            every update. Other buffers are copied either way.
+
+    Raises:
+        TypeError: The model is sharded by FSDP2, which cannot be copied.
+        ValueError: ``interval`` is not positive.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        interval: int = 1,
+        device: torch.device | str | None = None,
+        update_buffers: bool = False,
+    ) -> None:
+        super().__init__()
+        if interval < 1:
+            raise ValueError(f"interval of {type(self).__name__} must be at least 1, got {interval}")
+        model = unwrap(model)
+        if is_sharded(model):
+            raise TypeError(
+                f"{type(self).__name__} cannot copy a model sharded by FSDP2 · make the average before "
+                "ModelSetup.apply, or train with DDP"
+            )
+        self.module = copy.deepcopy(model).requires_grad_(False)
+        if device is not None:
+            self.module.to(device)
+        self.interval = interval
+        self.update_buffers = update_buffers
+        self.steps = 0  # kept on the host: the formulas need it and must not wait for a device
+
+    def avg_func(self, averaged: list[Tensor], source: list[Tensor], steps: int) -> None:
+        """Move the averages towards the source in place.
+
+        Args:
+            averaged: The averages, floating tensors.
+            source: The model's current values, in the same order, on the same devices.
+            steps: Number of updates before this one.
+        """
+        raise NotImplementedError
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the averaged model."""
+        return self.module(*args, **kwargs)
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Move the average towards the weights that ``model`` has now.
+
+        Args:
+            model: The model given at construction, or one with the same parameters and buffers in the same order.
+
+        Raises:
+            ValueError: ``model`` has other parameters or buffers.
+        """
+        averaged, copied = self._pairs(unwrap(model))
+        if self.steps == 0:
+            copied = [*averaged, *copied]
+        elif self.steps % self.interval == 0 and averaged:
+            self._average(averaged)
+        for mine, theirs in copied:
+            mine.copy_(theirs)
+        self.steps += 1
+
+    @torch.no_grad()
+    def swap(self, model: nn.Module) -> None:
+        """Exchange the averaged weights with those of ``model``, in place; a second call undoes it.
+
+        Buffers are exchanged when ``update_buffers`` is set; else both sides have the same.
+
+        Args:
+            model: The model that is followed.
+        """
+        model = unwrap(model)
+        pairs: list[tuple[Tensor, Tensor]] = list(zip(self.module.parameters(), model.parameters(), strict=True))
+        if self.update_buffers:
+            pairs.extend(zip(self.module.buffers(), model.buffers(), strict=True))
+        for mine, theirs in pairs:
+            kept = mine.clone()
+            mine.copy_(theirs)
+            theirs.copy_(kept)
+
+    def _pairs(self, model: nn.Module) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
+        """Return pairs (average, source) to average, and pairs to copy."""
+        try:
+            parameters = list(zip(self.module.parameters(), model.parameters(), strict=True))
+            buffers = list(zip(self.module.buffers(), model.buffers(), strict=True))
+        except ValueError:
+            raise ValueError(
+                f"{type(self).__name__} follows a {type(self.module).__name__} whose parameters or buffers are not "
+                f"those of the {type(model).__name__} given · make the average after everything that changes the model"
+            ) from None
+        averaged, copied = [], []
+        for pair in parameters:
+            (averaged if pair[0].is_floating_point() else copied).append(pair)
+        for pair in buffers:
+            (averaged if self.update_buffers and pair[0].is_floating_point() else copied).append(pair)
+        return averaged, copied
+
+    def _average(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
+        averaged = [mine.detach() for mine, _ in pairs]
+        source = [theirs.detach().to(mine) for mine, theirs in pairs]
+        self.avg_func(averaged, source, self.steps)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "steps"] = torch.tensor(self.steps)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        steps = state_dict.get(prefix + "steps")
+        if steps is None:
+            missing_keys.append(prefix + "steps")
+        else:
+            self.steps = int(steps)
+        known = {key: value for key, value in state_dict.items() if key != prefix + "steps"}
+        super()._load_from_state_dict(known, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+
+    def extra_repr(self) -> str:
+        return f"interval={self.interval}, update_buffers={self.update_buffers}, steps={self.steps}"
+
+
+class StochasticWeightAverage(BaseAveragedModel):
+    """Equal average of all weights seen: ``avg += (source - avg) / (n + 1)`` with ``n = steps // interval``.
+
+    Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, UAI 2018,
+    https://arxiv.org/abs/1803.05407.
+    """
+
+    _average_equally: Callable[..., None] = staticmethod(get_swa_multi_avg_fn())
+
+    def avg_func(self, averaged: list[Tensor], source: list[Tensor], steps: int) -> None:
+        """Move the averages towards the source in place; see the class."""
+        for mine, theirs in _by_device_and_dtype(averaged, source):
+            self._average_equally(mine, theirs, steps // self.interval)
+
+
+class ExponentialMovingAverage(BaseAveragedModel):
+    """Exponential moving average: ``avg = (1 - momentum) * avg + momentum * source``.
+
+    Here ``momentum`` is the weight of the new value, a small number, unlike an optimizer's momentum.
+
+    Args:
+        model: The model to follow.
+        momentum: Weight of the current value, between 0 and 1.
+        interval: The average moves in every ``interval``-th update.
+        device: Where the average is kept; None keeps it where the model is.
+        update_buffers: Average floating buffers too.
+
+    Raises:
+        ValueError: ``momentum`` or ``interval`` is out of range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        momentum: float = 0.0002,
+        interval: int = 1,
+        device: torch.device | str | None = None,
+        update_buffers: bool = False,
+    ) -> None:
+        super().__init__(model, interval, device, update_buffers)
+        if not 0.0 < momentum < 1.0:
+            raise ValueError(f"momentum must be between 0 and 1, got {momentum}")
+        if momentum > 0.5:
+            print_log(
+                f"momentum={momentum} of {type(self).__name__} is the weight of the newest value, usually a small "
+                "number such as 0.0002; is it meant to be this large?",
+                logger="current",
+                level=logging.WARNING,
+            )
+        self.momentum = momentum
+
+    def momentum_at(self, steps: int) -> float:
+        """Return the weight of the newest value after ``steps`` updates."""
+        return self.momentum
+
+    def avg_func(self, averaged: list[Tensor], source: list[Tensor], steps: int) -> None:
+        """Move the averages towards the source in place; see the class."""
+        momentum = self.momentum_at(steps)
+        for mine, theirs in _by_device_and_dtype(averaged, source):
+            torch._foreach_lerp_(mine, theirs, momentum)  # pyright: ignore[reportPrivateImportUsage]
+
+    def extra_repr(self) -> str:
+        return f"momentum={self.momentum}, {super().extra_repr()}"
+
+
+class MomentumAnnealingEMA(ExponentialMovingAverage):
+    """Exponential moving average that follows fast at first: momentum ``max(momentum, gamma / (gamma + steps))``.
+
+    Args:
+        model: The model to follow.
+        momentum: Weight of the current value in the long run, between 0 and 1.
+        gamma: The larger, the longer the average follows fast.
+        interval: The average moves in every ``interval``-th update.
+        device: Where the average is kept; None keeps it where the model is.
+        update_buffers: Average floating buffers too.
+
+    Raises:
+        ValueError: ``momentum``, ``gamma`` or ``interval`` is out of range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        momentum: float = 0.0002,
+        gamma: int = 100,
+        interval: int = 1,
+        device: torch.device | str | None = None,
+        update_buffers: bool = False,
+    ) -> None:
+        super().__init__(model, momentum, interval, device, update_buffers)
+        if gamma <= 0:
+            raise ValueError(f"gamma must be positive, got {gamma}")
+        self.gamma = gamma
+
+    def momentum_at(self, steps: int) -> float:
+        """Return ``max(momentum, gamma / (gamma + steps))``."""
+        return max(self.momentum, self.gamma / (self.gamma + steps))
+
+
+def _by_device_and_dtype(averaged: list[Tensor], source: list[Tensor]) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """Split both lists into groups of one device and dtype, as the fused operations want them."""
+    groups: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
+    for mine, theirs in zip(averaged, source, strict=True):
+        mine_list, their_list = groups.setdefault((mine.device, mine.dtype), ([], []))
+        mine_list.append(mine)
+        their_list.append(theirs)
+    return list(groups.values())
