@@ -105,7 +105,7 @@ class BaseInit:
             for submodule in chosen:
                 self.fill(submodule)
             if not chosen:
-    message = f"{self}: {type(module).__name__} holds no such layer; nothing was filled"
+                message = f"{self}: {type(module).__name__} holds no such layer; nothing was filled"
                 print_log(message, logger="current", level=logging.WARNING)
         record_init(module, str(self))
         for name, initializer in self.override.items():
