@@ -1,0 +1,139 @@
+"""Event files for TensorBoard, written without its threads."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from .backend import VisBackend
+from .png import encode_png
+
+
+class TensorboardVisBackend(VisBackend):
+    """Writes one event for each log event, with all its values, to ``<run_dir>/tensorboard``.
+
+    All starts of a run share the folder, so TensorBoard shows one run; a resumed start begins with
+    ``SessionLog.START``, at which TensorBoard drops the steps that are computed anew. Scalars are called
+    ``<mode>/<name>``. Events are queued and written at most once per ``interval_s``, by the thread that adds them.
+
+    Args:
+        log_dir: Folder of the event files; None: ``<run_dir>/tensorboard``.
+        interval_s: Least time between two writes, in seconds.
+    """
+
+    def __init__(self, log_dir: str | os.PathLike[str] | None = None, interval_s: float = 1.0) -> None:
+        if not interval_s >= 0:
+            raise ValueError(f"TensorboardVisBackend: interval_s must be at least 0, got {interval_s!r}")
+        self.log_dir = None if log_dir is None else Path(log_dir)
+        self.interval_s = interval_s
+        self._dir = Path()
+        self._resumed_step: int | None = None
+        self._queue: list[tuple[float, int, Mapping[str, float]]] = []
+        self._last_write = 0.0
+        self._file: Any = None
+        self._writer: Any = None
+
+    def start(self, save_dir: Path, run_dir: Path, resumed_step: int | None) -> None:
+        """Take the folder; a resumed run voids later steps at once, a new one makes no file before its first value."""
+        self.close()
+        self._dir = self.log_dir if self.log_dir is not None else run_dir / "tensorboard"
+        self._resumed_step = resumed_step
+        if resumed_step is not None:
+            self._open()
+            self.flush()
+
+    def add_config(self, text: str) -> None:
+        """Show the config on the text page."""
+        self._add_text("config", text)
+
+    def add_graph(self, text: str) -> None:
+        """Show the model's description on the text page."""
+        self._add_text("graph", text)
+
+    def add_image(self, name: str, image: np.ndarray, step: int) -> None:
+        """Add an image."""
+        proto = _proto()
+        height, width, channels = image.shape
+        png = encode_png(image)
+        picture = proto.Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png)
+        self._write_summary(proto.Summary(value=[proto.Summary.Value(tag=name, image=picture)]), step)
+
+    def add_scalars(
+        self, scalars: Mapping[str, float], step: int, mode: str | None, epoch: int | None, iter: int | None
+    ) -> None:
+        """Queue one event with all values."""
+        prefix = f"{mode}/" if mode else ""
+        named = {name if name.startswith(prefix) else prefix + name: value for name, value in scalars.items()}
+        self._queue.append((time.time(), step, named))
+        if time.monotonic() - self._last_write >= self.interval_s:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write queued events to the file."""
+        if self._queue:
+            proto, writer = _proto(), self._open()
+            queue, self._queue = self._queue, []
+            for wall_time, step, scalars in queue:
+                values = [proto.Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+                event = proto.Event(wall_time=wall_time, step=step, summary=proto.Summary(value=values))
+                writer.write(event.SerializeToString())
+        if self._file is not None:
+            self._file.flush()
+        self._last_write = time.monotonic()
+
+    def close(self) -> None:
+        """Write queued events and close the file; a later value opens a new one."""
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+            self._file = self._writer = None
+            self._resumed_step = None
+
+    def _open(self) -> Any:
+        """Return the record writer, opening the event file the first time."""
+        if self._writer is None:
+            from tensorboard.summary.writer.record_writer import RecordWriter
+
+            proto, now = _proto(), time.time()
+            self._dir.mkdir(parents=True, exist_ok=True)
+            # TensorBoard reads the files of a folder in the order of their names
+            name = f"events.out.tfevents.{now:.6f}.{socket.gethostname()}.{os.getpid()}"
+            self._file = open(self._dir / name, "xb")  # noqa: SIM115  (closed by `close`)
+            self._writer = RecordWriter(self._file)
+            self._writer.write(proto.Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+            if self._resumed_step is not None:
+                session = proto.SessionLog(status=proto.SessionLog.START)
+                event = proto.Event(wall_time=now, step=self._resumed_step + 1, session_log=session)
+                self._writer.write(event.SerializeToString())
+        return self._writer
+
+    def _add_text(self, tag: str, text: str) -> None:
+        proto = _proto()
+        indented = "".join(f"    {line}\n" for line in text.splitlines())  # a block of code in markdown
+        shape = proto.TensorShapeProto(dim=[proto.TensorShapeProto.Dim(size=1)])
+        tensor = proto.TensorProto(dtype=proto.DT_STRING, string_val=[indented.encode()], tensor_shape=shape)
+        metadata = proto.SummaryMetadata(plugin_data=proto.SummaryMetadata.PluginData(plugin_name="text"))
+        self._write_summary(proto.Summary(value=[proto.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)]), 0)
+
+    def _write_summary(self, summary: Any, step: int) -> None:
+        self.flush()  # keep the order of steps
+        event = _proto().Event(wall_time=time.time(), step=step, summary=summary)
+        self._open().write(event.SerializeToString())
+
+
+@functools.cache
+def _proto() -> Any:
+    """The message classes of tensorboard, imported at the first write: most processes never need them."""
+    from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
+
+    modules = (types_pb2, tensor_shape_pb2, tensor_pb2, summary_pb2, event_pb2)
+    public = {name: value for module in modules for name, value in vars(module).items() if not name.startswith("_")}
+    return SimpleNamespace(**public)
