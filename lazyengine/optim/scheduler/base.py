@@ -140,7 +140,8 @@ class _ParamScheduler:
                 value = state_dict[name]
                 setattr(self, name, list(value) if isinstance(value, list | tuple) else value)
         changes = self.changes_from(state_dict)
-        if not self.need_val_args and any(change.partition(".")[2].startswith(("begin:", "end:")) for change in changes):
+        moved = any(change.partition(".")[2].startswith(("begin:", "end:")) for change in changes)
+        if moved and not self.need_val_args:
             done = min(self._global_step, self.end - 1) - self.begin
             self.last_step = self._first_step + max(done + 1, 0)
         return changes
@@ -192,8 +193,8 @@ class _ParamScheduler:
     def _warn_if_one_step(self) -> None:
         if self.end - self.begin == 1:
             warnings.warn(
-                f"{type(self).__name__} acts for one step only (begin={self.begin}, end={self.end}), so the value stays at "
-                "the first factor; give it at least two steps, or convert_to_iter_based=True",
+                f"{type(self).__name__} acts for one step only (begin={self.begin}, end={self.end}), so the value "
+                "stays at the first factor; give it at least two steps, or convert_to_iter_based=True",
                 UserWarning,
                 stacklevel=5,
             )
@@ -252,8 +253,8 @@ class _ParamScheduler:
                 )
             if resumed and initial not in group:
                 raise KeyError(
-                    f"{type(self).__name__}: a last_step other than -1 resumes a schedule, but param_groups[{index}] has "
-                    f"no {initial!r} · use last_step=-1, or load the optimizer's state first"
+                    f"{type(self).__name__}: a last_step other than -1 resumes a schedule, but param_groups[{index}] "
+                    f"has no {initial!r} · use last_step=-1, or load the optimizer's state first"
                 )
             group.setdefault(initial, _as_float(group[name]))
         return [group[initial] for group in self.optimizer.param_groups]
@@ -261,7 +262,7 @@ class _ParamScheduler:
     def _convert_to_iters(self, epoch_length: float | None) -> None:
         name = type(self).__name__
         if not self.by_epoch:
-            raise ValueError(f"{name}: convert_to_iter_based=True converts epochs to steps, but by_epoch=False was given")
+            raise ValueError(f"{name}: convert_to_iter_based=True converts epochs, but by_epoch=False was given")
         if epoch_length is None or epoch_length <= 0:
             raise ValueError(f"{name}: convert_to_iter_based=True needs a positive epoch_length, got {epoch_length}")
         self.by_epoch = False
@@ -295,14 +296,17 @@ class _ParamScheduler:
             )
 
 
-class GeneralForm:
-    """Mixin that puts ``param_name`` after ``optimizer`` in the signature: any option of the groups is scheduled."""
+class GeneralForm(_ParamScheduler):
+    """Put ``param_name`` after ``optimizer`` in the signature, so that any option of the groups can be scheduled.
+
+    It stands before the schedule among the bases: ``class LinearParamScheduler(GeneralForm, _Linear)``.
+    """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        parameters = list(inspect.signature(super(GeneralForm, cls).__init__).parameters.values())
+        parameters = list(inspect.signature(cls.__mro__[2]).parameters.values())
         name = inspect.Parameter("param_name", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=str)
-        cls.__signature__ = inspect.Signature([parameters[1], name, *parameters[2:]])
+        cls.__signature__ = inspect.Signature([parameters[0], name, *parameters[1:]])
 
     def __init__(self, optimizer: OptimizerLike, param_name: str, *args: Any, **kwargs: Any) -> None:
         self.param_name = param_name

@@ -28,8 +28,8 @@ def build_param_schedulers(
     ``accumulative_counts``.
 
     Args:
-        recipes: `Lazy` recipes or built schedulers: one, a list, or a dict of lists by the names of the optimizers in an
-            `OptimWrapperDict`. A list given with an `OptimWrapperDict` serves every optimizer. None means none.
+        recipes: `Lazy` recipes or built schedulers: one, a list, or a dict of lists by the names of the optimizers in
+            an `OptimWrapperDict`. A list given with an `OptimWrapperDict` serves every optimizer. None means none.
         optim_wrapper: An `OptimWrapper`, a torch optimizer, or an `OptimWrapperDict`.
         max_epochs: Epochs of the run; None when the loop counts iterations.
         max_iters: Training iterations of the run.
@@ -40,7 +40,7 @@ def build_param_schedulers(
 
     Raises:
         TypeError: Something is neither a recipe nor a scheduler, or builds something else.
-        ValueError: A needed length is unknown, a built scheduler belongs to another optimizer, or the names do not match.
+        ValueError: A needed length is unknown, a built scheduler has another optimizer, or the names do not match.
     """
     run = _Run(max_epochs, max_iters, epoch_length)
     if not _is_many(optim_wrapper):
@@ -76,7 +76,7 @@ class _Run:
         """Build one scheduler, or check one that was built; ``shared`` makes a new one although recipes build once."""
         if isinstance(recipe, _ParamScheduler):
             return _check_owner(recipe, optimizer)
-        if not callable(recipe) or not hasattr(recipe, "arguments"):
+        if not hasattr(recipe, "arguments"):
             raise TypeError(f"param_schedulers: expected a recipe or a scheduler, got {recipe!r}")
         path = getattr(recipe, "path", "param_schedulers")
         try:
@@ -90,8 +90,8 @@ class _Run:
             raise
         if not isinstance(scheduler, _ParamScheduler):
             raise TypeError(
-                f"{path}: built a {type(scheduler).__module__}.{type(scheduler).__qualname__}, which is no scheduler of "
-                "lazyengine.optim · use the class of that name there"
+                f"{path}: built a {type(scheduler).__module__}.{type(scheduler).__qualname__}, which is no scheduler "
+                "of lazyengine.optim · use the class of that name there"
             )
         return _check_owner(scheduler, optimizer)
 
@@ -124,12 +124,13 @@ class _Run:
             return self.max_iters / self.epoch_length
         raise ValueError(
             f"{getattr(target, '__name__', target)} counts epochs (by_epoch=True), but the run counts iterations "
-            f"(max_iters={self.max_iters}) · use by_epoch=False, or convert_to_iter_based=True with epochs of known length"
+            f"(max_iters={self.max_iters}) · use by_epoch=False, or convert_to_iter_based=True and an epoch_length"
         )
 
 
 def _accumulative_counts(optimizer: OptimizerLike) -> int:
-    return getattr(optimizer, "accumulative_counts", 1)
+    """Return iterations per optimizer step (mmengine's wrapper, like ours, keeps them in a private attribute)."""
+    return getattr(optimizer, "accumulative_counts", getattr(optimizer, "_accumulative_counts", 1))
 
 
 def _is_many(optimizer: OptimizerLike) -> bool:

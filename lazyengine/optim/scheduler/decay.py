@@ -1,7 +1,7 @@
 """Schedules by factors: constant, linear, exponential, step, multi-step and polynomial, each for lr and momentum.
 
-In every formula `t = 0, 1, …, n - 1` is the step inside the schedule, `n = end - begin`, and `v(t)` the value at it, with
-`v0` the value that the group had when the schedule began. The code computes `v(t)` from `v(t - 1)`.
+In every formula `t = 0, 1, …, n - 1` is the step inside the schedule, `n = end - begin`, and `v(t)` the value at it,
+with `v0` the value that the group had when the schedule began. The code computes `v(t)` from `v(t - 1)`.
 """
 
 from collections import Counter

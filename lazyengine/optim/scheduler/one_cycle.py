@@ -12,7 +12,7 @@ class _OneCycle(_ParamScheduler):
     With `low = eta_max / div_factor`, `floor = low / final_div_factor`, `N = total_steps`, `p = pct_start`, and
     `anneal(a, b, x)` equal to `b + (a - b) * (1 + cos(pi * x)) / 2` or, linearly, `a + (b - a) * x`: two phases
     `low -> eta_max` until `t = p * N - 1` and `eta_max -> floor` until `t = N - 1`; or, with ``three_phase``,
-    `low -> eta_max`, back to `low` at `t = 2 * p * N - 2`, then `low -> floor`. From `t = N - 1` on it stays at `floor`.
+    `low -> eta_max`, back to `low` at `t = 2 * p * N - 2`, then `low -> floor`. From `t = N - 1` on it stays there.
     This schedule is absolute, not recursive: it overwrites what other schedulers did.
     Source: Smith and Topin 2017, https://arxiv.org/abs/1708.07120; two phases as in fastai, phases as in
     `torch.optim.lr_scheduler.OneCycleLR`.

@@ -11,13 +11,14 @@ from .base import INF, GeneralForm, OptimizerLike, _ParamScheduler
 class _ReduceOnPlateau(_ParamScheduler):
     """Multiply by ``factor`` after ``patience`` validations without improvement.
 
-    With `best` the best metric so far, a metric `m` improves when `m < best * (1 - threshold)` (rule ``"less"``, ``"rel"``),
-    `m < best - threshold` (``"abs"``), `m > best * (1 + threshold)` or `m > best + threshold` (rule ``"greater"``). After
-    more than ``patience`` validations without improvement every group gets `max(v * factor, min_value)`, unless that
-    changes it by at most ``eps``; then ``cooldown`` validations are not counted.
+    With `best` the best metric so far, a metric `m` improves when `m < best * (1 - threshold)` (``"less"``, ``"rel"``),
+    `m < best - threshold` (``"less"``, ``"abs"``), `m > best * (1 + threshold)` (``"greater"``, ``"rel"``) or
+    `m > best + threshold` (``"greater"``, ``"abs"``). After more than ``patience`` validations without
+    improvement every group gets `max(v * factor, min_value)`, unless that changes it by at most ``eps``; then
+    ``cooldown`` validations are not counted.
     Source: `torch.optim.lr_scheduler.ReduceLROnPlateau`.
 
-    `step()` without metrics counts the epoch; `step(metrics)` after a validation decides. Nothing happens at construction.
+    `step()` without metrics counts the epoch; `step(metrics)` after a validation decides. Construction sets nothing.
 
     Args:
         optimizer: An `OptimWrapper` or a torch optimizer.

@@ -110,8 +110,8 @@ def replay(
     missing = sorted({unit_of(scheduler) for scheduler in chain} - set(position))
     if missing:
         raise ValueError(
-            f"cannot place the changed schedule: the checkpoint says nothing of the number of {missing[0]}s done · pass "
-            "num_epochs, num_optimizer_steps and num_iters"
+            f"cannot place the changed schedule: the checkpoint says nothing of the number of {missing[0]}s done · "
+            "pass num_epochs, num_optimizer_steps and num_iters"
         )
     for scheduler in reversed(chain):
         scheduler._reset_groups()

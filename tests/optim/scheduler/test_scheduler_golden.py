@@ -44,7 +44,9 @@ def _curve(case):
     return [list(column) for column in zip(*values)]
 
 
-@pytest.mark.parametrize("index", range(len(CASES)), ids=lambda i: f"{i}-" + "+".join(n for n, _ in CASES[i]["schedulers"]))
+@pytest.mark.parametrize(
+    "index", range(len(CASES)), ids=lambda i: f"{i}-" + "+".join(n for n, _ in CASES[i]["schedulers"])
+)
 def test_curve_equals_mmengine(index):
     case = CASES[index]
     for group, (got, expected) in enumerate(zip(_curve(case), case["values"], strict=True)):
@@ -56,5 +58,7 @@ def test_curve_equals_mmengine(index):
 
 def test_every_scheduler_of_mmengine_is_covered():
     covered = {name for case in CASES for name, _ in case["schedulers"]}
-    public = {name for name in ours.__all__ if name.endswith(("LR", "Momentum", "ParamScheduler"))} - {"_ParamScheduler"}
+    public = {name for name in ours.__all__ if name.endswith(("LR", "Momentum", "ParamScheduler"))} - {
+        "_ParamScheduler"
+    }
     assert public - covered == {"OneCycleParamScheduler", "ReduceOnPlateauParamScheduler"}

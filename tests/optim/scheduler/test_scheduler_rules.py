@@ -79,18 +79,18 @@ def test_warm_up_then_cosine_by_epoch_and_by_iteration_follow_the_formula():
 )
 def test_docstring_formulas_hold_for_every_step(base, n, start, end_factor, power, gamma):
     expected = {
-        LinearLR: (dict(start_factor=start, end_factor=end_factor),
+        LinearLR: ({"start_factor": start, "end_factor": end_factor},
                    lambda t: base * (start + (end_factor - start) * t / (n - 1))),
-        PolyLR: (dict(power=power, eta_min=0.001),
+        PolyLR: ({"power": power, "eta_min": 0.001},
                  lambda t: 0.001 + (base - 0.001) * (1 - t / (n - 1)) ** power),
-        ExponentialLR: (dict(gamma=gamma), lambda t: base * gamma**t),
-        CosineAnnealingLR: (dict(eta_min=0.001),
+        ExponentialLR: ({"gamma": gamma}, lambda t: base * gamma**t),
+        CosineAnnealingLR: ({"eta_min": 0.001},
                             lambda t: 0.001 + (base - 0.001) * (1 + math.cos(math.pi * t / n)) / 2),
-        ConstantLR: (dict(factor=start), lambda t: base * (start if t < n - 1 else 1.0)),
-        StepLR: (dict(step_size=3, gamma=gamma), lambda t: base * gamma ** (t // 3)),
-        MultiStepLR: (dict(milestones=[0, 4, 4, 9], gamma=gamma),
+        ConstantLR: ({"factor": start}, lambda t: base * (start if t < n - 1 else 1.0)),
+        StepLR: ({"step_size": 3, "gamma": gamma}, lambda t: base * gamma ** (t // 3)),
+        MultiStepLR: ({"milestones": [0, 4, 4, 9], "gamma": gamma},
                       lambda t: base * gamma ** sum(m <= t for m in (0, 4, 4, 9))),
-        CosineRestartLR: (dict(periods=[n], restart_weights=[0.5], eta_min=0.0),
+        CosineRestartLR: ({"periods": [n], "restart_weights": [0.5], "eta_min": 0.0},
                           lambda t: base * 0.5 * (1 + math.cos(math.pi * t / n)) / 2),
     }  # fmt: skip
     for cls, (kwargs, formula) in expected.items():
@@ -136,7 +136,10 @@ def test_several_groups_keep_their_ratio():
 
 def test_momentum_of_an_optimizer_with_betas_is_the_first_beta():
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], betas=(0.8, 0.95))
-    chain = [LinearMomentum(optimizer, start_factor=0.5, end=3), LinearMomentum(optimizer, start_factor=0.5, begin=3, end=5)]
+    chain = [
+        LinearMomentum(optimizer, start_factor=0.5, end=3),
+        LinearMomentum(optimizer, start_factor=0.5, begin=3, end=5),
+    ]
     assert chain[1].base_values == [0.8]
     optimizer.step()
     seen = [optimizer.param_groups[0]["betas"]]
@@ -164,7 +167,7 @@ def test_any_option_can_be_scheduled_and_a_missing_one_is_named():
     LinearParamScheduler(optimizer, "weight_decay", start_factor=0.5, end=4)
     assert optimizer.param_groups[0]["weight_decay"] == 0.1
     assert optimizer.param_groups[0]["initial_weight_decay"] == 0.2
-    with pytest.raises(KeyError, match="no 'betta' to schedule · it has .*'lr'"):
+    with pytest.raises(KeyError, match=r"no 'betta' to schedule · it has .*'lr'"):
         LinearParamScheduler(optimizer, "betta", end=4)
 
 
@@ -183,8 +186,17 @@ def test_a_subclass_needs_only_get_value():
 
 def test_signatures_are_explicit_and_mmengines():
     names = list(inspect.signature(CosineAnnealingLR).parameters)
-    assert names[:10] == "optimizer T_max eta_min begin end last_step by_epoch verbose eta_min_ratio".split() + [
-        "convert_to_iter_based"
+    assert names[:10] == [
+        "optimizer",
+        "T_max",
+        "eta_min",
+        "begin",
+        "end",
+        "last_step",
+        "by_epoch",
+        "verbose",
+        "eta_min_ratio",
+        "convert_to_iter_based",
     ]
     general = list(inspect.signature(LinearParamScheduler).parameters)
     assert general[:4] == ["optimizer", "param_name", "start_factor", "end_factor"]
@@ -221,7 +233,10 @@ def test_signatures_are_explicit_and_mmengines():
         (lambda o: LinearLR(o, end=5, last_step=-2), "last_step must be"),
         (lambda o: LinearLR(o, end=5, count_iters=True), "count_iters=True needs by_epoch=False"),
         (lambda o: LinearLR(o, end=5, convert_to_iter_based=True), "needs a positive epoch_length, got None"),
-        (lambda o: LinearLR.build_iter_from_epoch(o, end=5, epoch_length=9, by_epoch=False), "by_epoch=False was given"),
+        (
+            lambda o: LinearLR.build_iter_from_epoch(o, end=5, epoch_length=9, by_epoch=False),
+            "by_epoch=False was given",
+        ),
     ],
 )
 def test_bad_arguments_are_refused_at_construction(build, message):

@@ -107,20 +107,23 @@ def cases() -> list[dict]:
             optimizer="AdamW")  # fmt: skip
     for rule in ("less", "greater"):
         for threshold_rule in ("rel", "abs"):
-            kwargs = dict(rule=rule, threshold_rule=threshold_rule, patience=rng.randint(1, 8), factor=0.7,
-                          threshold=0.01, cooldown=rng.randint(0, 5), min_value=1e-3)  # fmt: skip
+            kwargs = {"rule": rule, "threshold_rule": threshold_rule, "patience": rng.randint(1, 8), "factor": 0.7,
+                          "threshold": 0.01, "cooldown": rng.randint(0, 5), "min_value": 1e-3}  # fmt: skip
             add([["ReduceOnPlateauLR", kwargs]], groups=2, metrics=[round(rng.uniform(0, 1), 3) for _ in range(STEPS)])
-    add([["ReduceOnPlateauMomentum", dict(patience=3)]], option="momentum", optimizer="AdamW",
+    add([["ReduceOnPlateauMomentum", {"patience": 3}]], option="momentum", optimizer="AdamW",
         metrics=[round(rng.uniform(0, 1), 3) for _ in range(STEPS)])  # fmt: skip
     for _ in range(2):
         warm = rng.randint(5, 30)
         length = rng.choice([5, 7, 10])
         ratio = rng.uniform(0.001, 0.3)
-        linear, cosine = dict(start_factor=ratio, begin=0, end=warm), dict(begin=warm, end=STEPS, eta_min=1e-5)
+        linear, cosine = (
+            {"start_factor": ratio, "begin": 0, "end": warm},
+            {"begin": warm, "end": STEPS, "eta_min": 1e-5},
+        )
         add([["LinearLR", linear], ["CosineAnnealingLR", cosine]])
         by_iter = {"by_epoch": False}
         add([["LinearLR", {**linear, **by_iter}], ["CosineAnnealingLR", {**cosine, **by_iter}]], groups=2)
-        add([["LinearLR", {**linear, **by_iter}], ["CosineAnnealingLR", dict(begin=0, end=STEPS // length)]],
+        add([["LinearLR", {**linear, **by_iter}], ["CosineAnnealingLR", {"begin": 0, "end": STEPS // length}]],
             epoch_length=length)  # fmt: skip
         convert = {"convert_to_iter_based": True}
         end = STEPS // length
