@@ -1,0 +1,432 @@
+"""Overrides: `a.b=v`, `+a.new=v`, `~a.old`, `a._target_=pkg.Cls`, applied to a loaded config: all of them or none."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from .coerce import Mismatch, coerce, item_annotation
+from .errors import ConfigError, FrozenError, OverrideError
+from .grammar import Override, format_path, parse_override, parse_path
+from .loaded import Config
+from .node import (
+    Node,
+    add_value,
+    children_of,
+    defined_at,
+    delete_argument,
+    delete_value,
+    join_path,
+    set_argument,
+    set_target,
+    set_value,
+    unfit_arguments,
+    walk,
+)
+from .ref import Ref
+from .signature import import_target, near
+from .sources import describe_source
+
+__all__ = ["apply_overrides"]
+
+Step = str | int
+_MISSING: Any = object()
+
+
+def apply_overrides(cfg: Config, overrides: Sequence[str]) -> Config:
+    """Apply overrides given as text, in place: all of them or, if one is wrong, none.
+
+    Swaps of `_target_` come first, the others in their order. A value is converted to the annotation of its place,
+    else to the type of the old value. Nothing is evaluated or called; only `_target_` imports.
+
+    Args:
+        cfg: A loaded config.
+        overrides: For example `["optimizer.lr=3e-4", "+custom_keys.norm=0.1", "~clip_grad"]`.
+
+    Returns:
+        `cfg` itself.
+
+    Raises:
+        OverrideError: One cannot be applied; the message has its number, its text and what is accepted.
+        FrozenError: The config is frozen.
+    """
+    batch = _Batch(cfg)
+    number, text = 0, ""
+    try:
+        later = []
+        for number, text in enumerate(overrides, 1):
+            parsed = parse_override(text)
+            if parsed.path[-1] == "_target_":
+                batch.apply(parsed, f"cli:#{number} {text}")
+            else:
+                later.append((number, text, parsed))
+        for number, text, parsed in later:
+            batch.apply(parsed, f"cli:#{number} {text}")
+        batch.check()
+    except BaseException as error:
+        batch.undo()
+        if not isinstance(error, ConfigError) or isinstance(error, FrozenError):
+            error.add_note(f"while applying override #{number} {text!r}; nothing was changed")
+            raise
+        cause = None if type(error) is OverrideError else error
+        where = getattr(error, "override", None) or f"override #{number} {text!r}"
+        raise OverrideError(f"{where}: {error} Nothing was changed.") from cause
+    return cfg
+
+
+class _Batch:
+    """One call of `apply_overrides`: applies each override at once and can take all of them back."""
+
+    def __init__(self, cfg: Config):
+        self.cfg = cfg
+        self.saved: dict[int, tuple[Any, ...]] = {}
+        self.targets: list[tuple[Node, str, str]] = []
+        self.deleted: list[tuple[str, str]] = []
+        self.copied: list[tuple[str, Any, str]] = []  # top-level plain values that were set: name, old value, source
+
+    # ------------------------------------------------------------------------------------------- undo
+    def save(self, holder: Node | Config) -> None:
+        """Remember the state of a node or config before its first change."""
+        if id(holder) not in self.saved:
+            extra = holder.__extra__
+            lengths = extra and {name: len(sources) for name, sources in extra.history.items()}
+            if type(holder) is Node:
+                self.saved[id(holder)] = (holder, extra, lengths, holder.__arguments__.copy(), holder.__sig__)
+            else:
+                self.saved[id(holder)] = (holder, extra, lengths, holder.__values__.copy(), None)  # type: ignore[union-attr]
+
+    def undo(self) -> None:
+        for holder, extra, lengths, before, sig in self.saved.values():
+            live = holder.__arguments__ if sig is not None else holder.__values__
+            live.clear()
+            live.update(before)
+            object.__setattr__(holder, "__extra__", extra)
+            if extra:
+                for name in list(extra.history):
+                    del extra.history[name][lengths.get(name, 0) :]
+                    if name not in lengths:
+                        del extra.history[name]
+            if sig is not None:
+                object.__setattr__(holder, "__sig__", sig)
+
+    # ------------------------------------------------------------------------------------------ apply
+    def apply(self, override: Override, source: str) -> None:
+        path = override.path
+        if override.kind == "~":
+            self.deleted.append((format_path(path), source))
+        parent: Any = self.cfg
+        trail: list[tuple[Any, Any]] = []  # every parent and the key taken from it
+        last = path[-1]
+        for step in path[:-1]:
+            if type(parent) is Node:
+                key, child = step, parent.__arguments__.get(step, _MISSING)
+            elif type(parent) is Config:
+                key, child = step, parent.__values__.get(step, _MISSING)  # type: ignore[call-overload]
+            elif type(parent) is list and type(step) is int and 0 <= step < len(parent):
+                key, child = step, parent[step]
+            else:
+                key = self.key(parent, step, path, len(trail))
+                child = _MISSING if key is _MISSING else parent[key]
+            if child is _MISSING:
+                raise OverrideError(_no_such(parent, step, path[: len(trail)]))
+            trail.append((parent, key))
+            parent = child
+        if last == "_target_" and not isinstance(parent, dict):
+            self.swap_target(parent, override, source)
+        elif type(parent) is Node:
+            self.apply_to_node(parent, last, override, source)
+        elif type(parent) is Config:
+            self.apply_to_config(parent, last, override, source)
+        else:
+            self.apply_to_container(parent, trail, override, source)
+
+    def apply_to_node(self, node: Node, name: Step, override: Override, source: str) -> None:
+        kind, path, text = override
+        arguments, sig = node.__arguments__, node.__sig__
+        old = arguments.get(name, _MISSING)
+        if kind == "~":
+            if old is _MISSING:
+                raise OverrideError(_no_such(node, name, path[:-1]))
+            self.save(node)
+            return delete_argument(node, name, source=source)
+        known = name in sig.names
+        if kind == "+":
+            if old is not _MISSING:
+                raise OverrideError(f"{format_path(path)} is set already: write it without '+' to change it.")
+            if not known and not sig.has_var_keyword and isinstance(name, str):
+                raise OverrideError(_no_such(node, name, path[:-1]))
+        elif old is _MISSING and not known:
+            raise OverrideError(_no_such(node, name, path[:-1]))
+        annotation = sig.hints.get(name, Any) if known else Any  # type: ignore[call-overload]
+        default = None
+        if known and old is _MISSING and annotation is Any:  # only hints that cannot mislead come from a default
+            default = sig.parameters[name].default  # type: ignore[index]
+            default = default if type(default) in (float, tuple) else None
+        try:
+            value = coerce(text, annotation, default if old is _MISSING else old)
+        except Mismatch as error:
+            if text not in ("null", "None") or not known or sig.parameters[name].default is not None:  # type: ignore[index]
+                raise OverrideError(_mismatch(path, text, error, old)) from None
+            value = None  # `x: int = None`
+        self.save(node)
+        set_argument(node, name, value, source=source)
+
+    def apply_to_config(self, cfg: Config, name: Step, override: Override, source: str) -> None:
+        kind, path, text = override
+        old = cfg.__values__.get(name, _MISSING)  # type: ignore[call-overload]
+        if not isinstance(name, str) or (old is _MISSING) != (kind == "+"):
+            if old is not _MISSING:
+                raise OverrideError(f"{name} exists already: write it without '+' to change it.")
+            raise OverrideError(_no_such(cfg, name, ()))
+        if kind == "~":
+            users = self.users_of(old) if isinstance(old, Node | list | dict) else []
+            if len(users) > 1:
+                raise OverrideError(f"{name} is used by {', '.join(users[1:])}: delete it there, or give {name}=null.")
+            self.save(cfg)
+            return delete_value(cfg, name, source)
+        try:
+            value = coerce(text, Any, None if old is _MISSING else old)
+        except Mismatch as error:
+            raise OverrideError(_mismatch(path, text, error, old)) from None
+        self.save(cfg)
+        if kind == "+":
+            return add_value(cfg, name, value, source)
+        if isinstance(old, Node | list | dict):
+            self.replace_everywhere(old, value, source)
+        else:
+            set_value(cfg, name, value, source)
+            self.copied.append((name, old, source))
+
+    def apply_to_container(self, parent: Any, trail: list[tuple[Any, Any]], override: Override, source: str) -> None:
+        """Change an item of a list, tuple or dict: in a copy that takes its place everywhere in this config.
+
+        So no list or dict that a library or another config holds too is changed.
+        """
+        kind, path, text = override
+        last = path[-1]
+        key = self.key(parent, last, path, len(trail))
+        is_dict = isinstance(parent, dict)
+        appends = kind == "+" and hasattr(parent, "append") and last == len(parent)
+        if kind == "+" and key is not _MISSING:
+            raise OverrideError(f"{format_path(path)} exists already: write it without '+' to change it.")
+        if key is _MISSING and not (kind == "+" and (is_dict or appends)):
+            raise OverrideError(_no_such(parent, last, path[:-1]))
+        value: Any = None
+        if kind != "~":
+            key = last if key is _MISSING else key
+            old = _MISSING if kind == "+" else parent[key]
+            try:
+                value = coerce(text, _annotation_in([*trail, (parent, key)]), None if old is _MISSING else old)
+            except Mismatch as error:
+                raise OverrideError(_mismatch(path, text, error, old)) from None
+        changed: Any = list(parent) if isinstance(parent, tuple) else copy.copy(parent)
+        if kind == "~":
+            if isinstance(parent, tuple) and hasattr(parent, "_fields"):
+                raise OverrideError(
+                    f"{format_path(path)} is a field of a {type(parent).__name__} and cannot be deleted."
+                )
+            del changed[key]
+        elif appends:
+            changed.append(value)
+        else:
+            changed[key] = value
+        self.put(parent, changed, trail, source)
+
+    def put(self, old: Any, new: Any, trail: list[tuple[Any, Any]], source: str) -> None:
+        """Let `new` take the place of the container `old`; of a tuple, which has no identity, on this path only."""
+        for parent, key in reversed(trail):
+            if not isinstance(old, tuple):
+                return self.replace_everywhere(old, new, source)
+            new = _rebuild_tuple(old, new)
+            if type(parent) is Node:
+                self.save(parent)
+                return set_argument(parent, key, new, source=source)
+            if type(parent) is Config:
+                self.save(parent)
+                self.copied.append((key, old, source))
+                return set_value(parent, key, new, source)
+            changed = list(parent) if isinstance(parent, tuple) else copy.copy(parent)
+            changed[key] = new
+            old, new = parent, changed
+        return None
+
+    def swap_target(self, node: Any, override: Override, source: str) -> None:
+        kind, path, text = override
+        if type(node) is not Node:
+            raise OverrideError(
+                f"{format_path(path[:-1]) or 'the whole'} is {_kind(node)}, and only a node has a _target_."
+            )
+        if kind != "=" or not text:
+            raise OverrideError("_target_ takes a name to import, _target_=package.module.Class.")
+        target = import_target(text)
+        self.save(node)
+        set_target(node, target, source=source)
+        self.targets.append((node, format_path(path[:-1]), _numbered(source)))
+
+    def replace_everywhere(self, old: Any, new: Any, source: str) -> None:
+        """Replace an object by another wherever the config holds it; lists and dicts around it are copied."""
+        memo: dict[int, Any] = {id(old): new}
+        alive: list[Any] = [old]
+
+        def visit(value: Any) -> Any:
+            if id(value) in memo:
+                return memo[id(value)]
+            if type(value) is Node:
+                memo[id(value)] = value
+                for name, child in list(value.__arguments__.items()):
+                    if (now := visit(child)) is not child:
+                        self.save(value)
+                        set_argument(value, name, now, source=source)
+                return value
+            if not isinstance(value, list | tuple | dict):
+                return value
+            keys = list(value) if isinstance(value, dict) else range(len(value))
+            changes = {key: now for key in keys if (now := visit(value[key])) is not value[key]}
+            result: Any = value
+            if changes:
+                result = list(value) if isinstance(value, tuple) else copy.copy(value)
+                for key, now in changes.items():
+                    result[key] = now
+                if isinstance(value, tuple):
+                    result = _rebuild_tuple(value, result)
+            memo[id(value)] = result
+            alive.append(value)  # or another object could take its id while we look
+            return result
+
+        for name, value in list(self.cfg.__values__.items()):
+            if (now := visit(value)) is not value:
+                self.save(self.cfg)
+                set_value(self.cfg, name, now, source)
+
+    def users_of(self, value: Any) -> list[str]:
+        """The paths at which an object stands."""
+        return [
+            join_path(path, key)
+            for path, parent in walk(self.cfg)
+            for key, child in children_of(parent) or ()
+            if child is value
+        ]
+
+    @staticmethod
+    def key(container: Any, step: Step, path: Sequence[Step], depth: int) -> Any:
+        """The real key for a step into a list, tuple or dict; `_MISSING` when there is none."""
+        if isinstance(container, dict):
+            if step in container:
+                return step
+            return str(step) if str(step) in container else _MISSING
+        if isinstance(container, list | tuple):
+            if isinstance(step, str) and step in getattr(container, "_fields", ()):
+                return container._fields.index(step)  # type: ignore[union-attr]
+            return step if isinstance(step, int) and -len(container) <= step < len(container) else _MISSING
+        raise OverrideError(
+            f"{format_path(path[:depth])} is {_kind(container)}: {format_path(path)} would be inside it. Only nodes, "
+            "lists, tuples and dicts have parts."
+        )
+
+    # ------------------------------------------------------------------------------------------ checks
+    def check(self) -> None:
+        """What only the whole batch shows: arguments that a new target does not accept, changes that reach nothing."""
+        for node, path, override in self.targets:
+            if unfit := unfit_arguments(node):
+                names = ", ".join(f"{path}.{name}" if isinstance(name, str) else f"{path}[{name}]" for name in unfit)
+                error = OverrideError(
+                    f"{node.__sig__.label} does not accept {names} (set at {defined_at(node)}); delete with "
+                    f"{' '.join('~' + name for name in names.split(', '))}. "
+                    f"It accepts: {', '.join(node.__sig__.parameters) or 'no arguments'}."
+                )
+                error.override = override  # type: ignore[attr-defined]
+                raise error
+        refs = [value for _, value in walk(self.cfg) if type(value) is Ref] if self.deleted or self.copied else []
+        for path, source in self.deleted:
+            for ref in refs:
+                if any(f"{format_path(parse_path(p))}.".startswith((f"{path}.", f"{path}[")) for p in ref.paths):
+                    error = OverrideError(f"{ref!r}, written at {describe_source(ref.where)}, reads it.")
+                    error.override = _numbered(source)  # type: ignore[attr-defined]
+                    raise error
+        for name, old, source in self.copied:
+            if any(parse_path(p)[0] == name for ref in refs for p in ref.paths):
+                continue
+            if places := self.copies_of(name, old):
+                error = OverrideError(
+                    f"Python has copied {name} = {old!r:.60} where the config was written, and no ref reads it: "
+                    f"{places[0]} would keep the old value. Override "
+                    f"{' '.join(f'{place}=...' for place in places[:5])} instead, or write ref({name!r}) in the file."
+                )
+                error.override = _numbered(source)  # type: ignore[attr-defined]
+                raise error
+
+    def copies_of(self, name: str, old: Any) -> list[str]:
+        """Where a top-level plain value was copied to and still stands."""
+        record = self.cfg.__record__
+        is_read = record is not None and record.is_read(name)
+        return [
+            join_path(path, key)
+            for path, parent in walk(self.cfg)
+            for key, child in (children_of(parent) or () if path else ())
+            if child is old or (type(child) is type(old) and not hasattr(old, "shape") and child == old)
+            if key == name or is_read
+        ]
+
+
+def _numbered(source: str) -> str:
+    number, text = source.removeprefix("cli:").split(" ", 1)
+    return f"override {number} {text!r}"
+
+
+def _rebuild_tuple(old: tuple[Any, ...], items: list[Any]) -> tuple[Any, ...]:
+    return type(old)._make(items) if hasattr(old, "_fields") else type(old)(items)  # type: ignore[attr-defined]
+
+
+def _annotation_in(trail: list[tuple[Any, Any]]) -> Any:
+    """The annotation of an item, from that of the argument that holds its container."""
+    annotation: Any = Any
+    for parent, key in trail:
+        if type(parent) is Node:
+            annotation = parent.__sig__.hints.get(key, Any)
+        elif type(parent) is not Config:
+            annotation = item_annotation(annotation, key)
+    return annotation
+
+
+def _kind(value: Any) -> str:
+    if type(value) is Node:
+        return f"{value.__sig__.label} (defined at {defined_at(value)})"
+    if type(value) is Config:
+        return "the config"
+    if isinstance(value, list | tuple | dict | set | frozenset):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"{value!r:.60}"
+
+
+def _no_such(parent: Any, step: Step, path: Sequence[Step]) -> str:
+    """Say what exists, what is close, and what is accepted."""
+    extra = ""
+    if type(parent) is Node:
+        sig, given = parent.__sig__, [str(name) for name in parent.__arguments__]
+        names = list(dict.fromkeys([*sig.parameters, *given]))
+        if step in sig.names and step not in parent.__arguments__:
+            default = sig.parameters[step].default  # type: ignore[index]
+            state = "it is required" if default is sig.parameters[step].empty else f"its default is {default!r:.60}"  # type: ignore[index]
+            return f"{format_path([*path, step])} is not set ({state}); it sets: {', '.join(given) or 'nothing'}."
+        if sig.has_var_keyword and isinstance(step, str):
+            extra = f" Its target takes **kwargs: write +{format_path([*path, step])}=... to add one."
+    elif type(parent) is Config:
+        names = list(parent.__values__)
+        extra = f" Write +{step}=... to add it."
+    elif isinstance(parent, dict):
+        names = [str(key) for key in parent]
+        extra = f" Write +{format_path([*path, step])}=... to add it."
+    else:
+        names = list(getattr(parent, "_fields", ()))
+        extra = f" Positions go from 0 to {len(parent) - 1}." if len(parent) else " It is empty."
+        if isinstance(parent, list):
+            extra += f" Write +{format_path([*path, len(parent)])}=... to append."
+    accepted = f" It has: {', '.join(names) or 'nothing'}." if not hasattr(parent, "append") else ""
+    where = f"{format_path(path)} is {_kind(parent)}" if path else _kind(parent)
+    return f"{where}{' and' if path else ''} has no {step!r}.{near(step, names)}{accepted}{extra}"
+
+
+def _mismatch(path: Sequence[Step], text: str, error: Mismatch, old: Any) -> str:
+    now = "" if old is _MISSING else f" (now {_kind(old)})"
+    return f"{format_path(path)}{now} accepts {error}, got {text!r}."
