@@ -139,7 +139,7 @@ def write_archive(archive: Archive, file: IO[bytes]) -> None:
         _write_record(target, file, ".storage_alignment", memoryview(str(_ALIGNMENT).encode()))
         _write_record(target, file, "byteorder", memoryview(sys.byteorder.encode()))
         for index, storage in enumerate(archive.storages):
-            _write_record(target, file, f"data/{index}", memoryview(storage_bytes(storage).cpu().numpy()))
+            _write_record(target, file, f"data/{index}", storage_bytes(storage).cpu().numpy().data)
         _write_record(target, file, "version", memoryview(b"3\n"))
 
 

@@ -45,7 +45,7 @@ def _is_inside(path: str, folder: str) -> bool:
 
 
 def list_checkpoints(folder: str | os.PathLike[str]) -> list[str]:
-    """Return the checkpoint files in a folder, newest first (by time of writing, then by the numbers in their names)."""
+    """Return the checkpoint files in a folder, newest first: by time, then by the numbers in their names."""
     folder = os.path.expanduser(os.fspath(folder))
     found = []
     for entry in os.scandir(folder) if os.path.isdir(folder) else ():

@@ -71,7 +71,6 @@ class CheckpointLoader:
         return read_checkpoint(filename, map_location or "cpu")
 
 
-@CheckpointLoader.register_scheme("torchvision://")
 def _load_from_torchvision(filename: str, map_location: Any = None) -> Any:
     """Read ``torchvision://resnet50`` (its default weights) or ``torchvision://ResNet50_Weights.IMAGENET1K_V1``."""
     try:
@@ -81,6 +80,9 @@ def _load_from_torchvision(filename: str, map_location: Any = None) -> Any:
     name = filename.removeprefix("torchvision://")
     weights = models.get_weight(name) if "." in name else models.get_model_weights(name).DEFAULT
     return read_checkpoint(weights.url, map_location or "cpu")
+
+
+CheckpointLoader.register_scheme("torchvision://", _load_from_torchvision)
 
 
 def state_dict_of(checkpoint: Any, filename: str = "the checkpoint") -> Mapping[str, Any]:

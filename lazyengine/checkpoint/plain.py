@@ -4,7 +4,7 @@ import enum
 import os
 from collections import OrderedDict, deque
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ def _convert(value: Any, path: str, above: tuple[int, ...]) -> Any:
         if id(value) in above:
             raise _refusal(value, path, "it contains itself")
         return _plain_container(value, path, (*above, id(value)))
-    for base in (bool, int, float, complex, str, bytearray):
+    for base in cast("tuple[type, ...]", (int, float, complex, str, bytearray)):
         if isinstance(value, base):
             return base(value)
     if isinstance(value, bytes):

@@ -49,8 +49,8 @@ def read_checkpoint(
 def verify_checkpoint(path: str | os.PathLike[str]) -> None:
     """Check that a file is a checkpoint and that every record in it has the CRC that was saved with it.
 
-    Nothing of it is unpickled. About 0.4 s a gigabyte. Files in the format of torch before 1.6 hold no CRC, and neither do
-    those saved with ``torch.serialization.set_crc32_options(False)``; of these only the structure is checked.
+    Nothing of it is unpickled. About 0.4 s a gigabyte. Files in the format of torch before 1.6 hold no CRC, and neither
+    do those saved with ``torch.serialization.set_crc32_options(False)``; of these only the structure is checked.
 
     Raises:
         FileNotFoundError: There is no such file.

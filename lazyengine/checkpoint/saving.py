@@ -21,8 +21,8 @@ POINTER = "last_checkpoint"
 def save_checkpoint(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Save a checkpoint so that ``path`` is either the whole new file or what it was before.
 
-    Values are made plain first (see ``to_plain``); the file is what ``torch.load(path, weights_only=True)`` reads. It is
-    written beside ``path``, flushed to disk and renamed. Tensors on other devices are saved as CPU tensors.
+    Values are made plain first (see ``to_plain``); the file is what ``torch.load(path, weights_only=True)`` reads. It
+    is written beside ``path``, flushed to disk and renamed. Tensors on other devices are saved as CPU tensors.
 
     Args:
         checkpoint: Any nesting of tensors and plain data, usually ``{"state_dict": ..., "optimizer": ...}``.
@@ -64,9 +64,9 @@ def _write(archive: Archive, target: str) -> None:
 class CheckpointWriter:
     """Saves checkpoints one after the other, optionally in a background thread.
 
-    With ``async_save`` the caller waits until the tensors are copied into host memory, which is kept and reused by the
-    next save (pinned where there is a GPU), and until the previous file is on disk; pickling happens before the copy, so
-    a value that cannot be saved is reported at once. The thread is not a daemon: Python waits for it at exit.
+    With ``async_save`` the caller waits until the previous file is on disk and the tensors are copied into host memory,
+    which is kept and reused by the next save (pinned where there is a GPU). Pickling happens before the copy, so a
+    value that cannot be saved is reported at once. The thread is not a daemon: Python waits for it at exit.
 
     Args:
         async_save: Write in the background.

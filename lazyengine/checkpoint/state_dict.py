@@ -42,7 +42,7 @@ def get_state_dict(
         return module.state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
     raw = module.state_dict(prefix=prefix, keep_vars=keep_vars)
     renames = _wrapped_prefixes(module, prefix)
-    result = OrderedDict() if destination is None else destination
+    result: Any = OrderedDict() if destination is None else destination
     metadata = getattr(result, "_metadata", OrderedDict())
     result.update((_strip(key, renames), value) for key, value in raw.items())
     metadata.update((_strip(key + ".", renames)[:-1], v) for key, v in getattr(raw, "_metadata", {}).items())
@@ -92,8 +92,8 @@ def load_state_dict(
 
     Args:
         module: Receives the tensors; DDP, DataParallel and ``torch.compile`` wrappers are looked through.
-        state_dict: Tensors by name, keys as ``get_state_dict`` gives them. Versions of modules in its ``_metadata`` reach
-            their ``_load_from_state_dict``, which converts old layouts.
+        state_dict: Tensors by name, keys as ``get_state_dict`` gives them. Versions of modules in its ``_metadata``
+            reach their ``_load_from_state_dict``, which converts old layouts.
         strict: Raise where anything does not match. Every rank raises.
         logger: Where the report goes as a warning, on rank 0: a ``logging.Logger``, ``"current"``, ``"silent"``, a
             logger's name, or None to print.

@@ -12,19 +12,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch import distributed as torch_dist
 
-from .comm import all_gather_object, broadcast_object_list, gather, gather_object
+from .comm import DTYPES, all_gather_object, broadcast_object_list, exchange_numbers, gather_object
 from .guard import communication
-from .info import can_send_from, get_comm_device, get_dist_info, get_local_size
+from .info import can_send_from, get_comm_device, get_dist_info, get_local_size, get_rank
 
 _FILLER = object()
+_OBJECTS, _LIST, _TENSOR = range(3)  # how results travel: pickled, as one tensor made of a list of them, as a tensor
+_MAX_SAMPLE_DIMENSIONS = 6
 
 
 def collect_results(results: Any, size: int, device: str = "cpu", tmpdir: str | None = None) -> Any:
     """Collect a list, or a tensor, of results from all ranks (collective: every rank must call).
 
-    Result ``i`` of rank ``r`` goes to place ``i * world_size + r``, which is the order in which samplers deal out indices;
-    then the list is cut to ``size``, since samplers repeat some at the end. In a single process: ``results[:size]``.
+    Result ``i`` of rank ``r`` goes to place ``i * world_size + r``, which is the order in which samplers deal out
+    indices; then the list is cut to ``size``, since samplers repeat some at the end. In a single process:
+    ``results[:size]``.
 
     Tensors travel as tensors, ten and more times faster than as objects: a tensor ``(N, ...)`` with one row for each
     sample, or a list of tensors of the same shape and dtype.
@@ -33,8 +37,8 @@ def collect_results(results: Any, size: int, device: str = "cpu", tmpdir: str | 
         results: The list of this rank, of any length; or a tensor ``(N, ...)``, ``N`` may differ between ranks.
         size: Number of samples in the data set.
         device: ``"cpu"``: objects go through files in a folder that all ranks see. ``"gpu"``: they are sent.
-        tmpdir: The folder for ``"cpu"``; it is created, and deleted afterwards. By default a new one: in the system's
-            folder for temporary files on one machine, in the working directory on several.
+        tmpdir: Where ``"cpu"`` makes its folder, which is deleted afterwards. By default the system's folder for
+            temporary files on one machine, the working directory on several.
 
     Returns:
         On rank 0 the list, or the tensor, of at most ``size`` results; None elsewhere.
@@ -62,6 +66,14 @@ def collect_results_cpu(result_part: Any, size: int, tmpdir: str | None = None) 
     if is_tensor:
         return collected
     folder = _shared_folder(tmpdir)
+    try:
+        return _collect_through(folder, result_part, size, rank, world_size)
+    finally:
+        if rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _collect_through(folder: str, result_part: Sequence[Any], size: int, rank: int, world_size: int) -> Any:
     failure = None
     if rank != 0:  # rank 0 keeps its own
         try:
@@ -82,7 +94,6 @@ def collect_results_cpu(result_part: Any, size: int, tmpdir: str | None = None) 
             )
         with open(path, "rb") as file, _without_collector():
             parts.append(pickle.load(file))
-    shutil.rmtree(folder, ignore_errors=True)
     return _interleave(parts, size)
 
 
@@ -127,10 +138,10 @@ def _shared_folder(tmpdir: str | None) -> str:
         try:
             if tmpdir is None:
                 parent = None if get_local_size() == world_size else os.getcwd()
-                answer[0] = tempfile.mkdtemp(prefix=".collect_results_", dir=parent)
             else:
-                os.makedirs(tmpdir, exist_ok=True)
-                answer[0] = os.path.abspath(tmpdir)
+                parent = os.path.abspath(tmpdir)
+                os.makedirs(parent, exist_ok=True)
+            answer[0] = tempfile.mkdtemp(prefix=".collect_results_", dir=parent)
         except OSError as error:
             answer[1] = f"{type(error).__name__}: {error}"
     broadcast_object_list(answer)
@@ -152,40 +163,48 @@ def _collect_tensors(part: Any, size: int) -> tuple[bool, Any]:
     Returns:
         Whether it was done, and the result (None on other ranks than 0).
     """
-    rank, world_size = get_dist_info()
     is_list = isinstance(part, (list, tuple))
-    own = _stackable(part) if is_list else (part if isinstance(part, Tensor) and part.dim() > 0 else None)
-    if not is_list and not isinstance(part, Tensor):
-        raise TypeError(f"results must be a list or a tensor, not {type(part).__name__}")
-    if own is None:
-        layout = ("objects", len(part))
-    else:
-        layout = ("list" if is_list else "tensor", own.shape[0], tuple(own.shape[1:]), str(own.dtype))
-    layouts = all_gather_object(layout)
-    kinds = {(entry[0], *entry[2:]) for entry in layouts if entry != ("objects", 0)}  # an empty list fits to any
-    if len(kinds) != 1 or next(iter(kinds))[0] == "objects":
-        if own is not None and not is_list and {kind[0] for kind in kinds} == {"tensor"}:
-            raise ValueError(f"results must have the same shape per sample and dtype on every rank, but got {layouts}")
+    if not is_list and not (isinstance(part, Tensor) and part.dim() > 0):
+        raise TypeError(f"results must be a list, or a tensor with a row for each sample, not {type(part).__name__}")
+    own = _stackable(part) if is_list else part.detach()
+    layouts = exchange_numbers(_layout(own, is_list, len(part)))
+    kinds = {(kind, *rest) for kind, rows, *rest in layouts if (kind, rows) != (_OBJECTS, 0)}  # no results fit to any
+    if len(kinds) != 1 or next(iter(kinds))[0] == _OBJECTS:
+        if _TENSOR in {kind for kind, *_ in kinds}:
+            raise ValueError(
+                "results must be tensors of the same dtype and shape of a sample on every rank; "
+                f"rank {get_rank()} got {'a list' if is_list else f'{part.dtype} of {tuple(part.shape[1:])} a sample'}"
+            )
         return False, None
-    kind, tail, dtype_name = next(iter(kinds))
-    rows = [entry[1] for entry in layouts]
-    dtype = getattr(torch, dtype_name.removeprefix("torch."))
+    kind, dtype, num_dims, *dims = next(iter(kinds))
+    rows = [layout[1] for layout in layouts]
     device = own.device if own is not None and can_send_from(own.device) else get_comm_device()
     if own is not None and own.shape[0] == max(rows) and own.device == device:
-        padded = own
+        sent = own.contiguous()
     else:
-        padded = torch.zeros((max(rows), *tail), dtype=dtype, device=device)
+        sent = torch.zeros((max(rows), *dims[:num_dims]), dtype=DTYPES[dtype], device=device)
         if own is not None:
-            padded[: own.shape[0]] = own
-    gathered = gather(padded.detach())
-    if rank != 0:
+            sent[: own.shape[0]] = own
+    received = [torch.empty_like(sent) for _ in rows] if get_rank() == 0 else None
+    torch_dist.gather(sent, received)
+    if received is None:
         return True, None
-    merged = torch.stack(gathered, dim=1).flatten(0, 1)  # (max rows, world size, ...) to the order of the data set
+    merged = torch.stack(received, dim=1).flatten(0, 1)  # (max rows, world size, ...) to the order of the data set
     if len(set(rows)) > 1:
-        keep = torch.arange(max(rows))[:, None] < torch.tensor(rows)[None, :]
-        merged = merged[keep.flatten().to(merged.device)]
+        is_row = torch.arange(max(rows))[:, None] < torch.tensor(rows)[None, :]
+        merged = merged[is_row.flatten().to(merged.device)]
     merged = merged[:size]
-    return True, list(merged.unbind(0)) if kind == "list" else merged
+    return True, list(merged.unbind(0)) if kind == _LIST else merged
+
+
+def _layout(own: Tensor | None, is_list: bool, num_results: int) -> list[int]:
+    """Describe results in numbers: kind, rows, and for tensors the dtype and shape of a sample."""
+    sample = own.shape[1:] if own is not None else ()
+    if own is None or own.dtype not in DTYPES or len(sample) > _MAX_SAMPLE_DIMENSIONS:
+        return [_OBJECTS, num_results] + [0] * (2 + _MAX_SAMPLE_DIMENSIONS)
+    padding = [0] * (_MAX_SAMPLE_DIMENSIONS - len(sample))
+    kind = _LIST if is_list else _TENSOR
+    return [kind, num_results, DTYPES.index(own.dtype), len(sample), *sample, *padding]
 
 
 def _stackable(part: Sequence[Any]) -> Tensor | None:

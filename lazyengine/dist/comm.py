@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 _OPERATIONS = ("sum", "mean", "product", "min", "max", "band", "bor", "bxor")
-_HEADER_SIZE = 10  # dtype, number of dimensions and up to eight of them
-_DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16]
-_DTYPES += [torch.int8, torch.uint8, torch.bool, torch.complex64, torch.complex128]
+_COMPARED_DIMENSIONS = 8
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16]
+DTYPES += [torch.int8, torch.uint8, torch.bool, torch.complex64, torch.complex128]
 
 
 def _reduce_operation(name: str) -> Any:
@@ -43,22 +43,25 @@ def _require_tensor(data: Any, name: str) -> None:
         raise TypeError(f"{name} takes a tensor, not {type(data).__name__}; for Python objects use {name}_object")
 
 
-def _require_equal_shapes(data: Tensor, name: str, group: "ProcessGroup | None") -> None:
-    """Raise on every rank where shapes or dtypes differ: the backends hang, or return garbage.
-
-    One more message of 80 bytes, which costs less than a tenth of a millisecond on one host.
-    """
-    code = _DTYPES.index(data.dtype) if data.dtype in _DTYPES else len(_DTYPES)
-    header = [code, data.dim(), *data.shape[: _HEADER_SIZE - 2]]
-    own = torch.tensor(header + [0] * (_HEADER_SIZE - len(header)), dtype=torch.int64, device=get_comm_device(group))
+def exchange_numbers(numbers: list[int], group: "ProcessGroup | None" = None) -> list[list[int]]:
+    """Gather a few integers, as many on every rank: one message, less than a tenth of a millisecond on one host."""
     world_size = get_world_size(group)
-    gathered = torch.empty(world_size * _HEADER_SIZE, dtype=torch.int64, device=own.device)
+    own = torch.tensor(numbers, dtype=torch.int64, device=get_comm_device(group))
+    gathered = torch.empty(world_size * len(numbers), dtype=torch.int64, device=own.device)
     torch_dist.all_gather(list(gathered.chunk(world_size)), own, group)
-    rows = gathered.view(world_size, _HEADER_SIZE).tolist()
+    return gathered.view(world_size, len(numbers)).tolist()
+
+
+def _require_equal_shapes(data: Tensor, name: str, group: "ProcessGroup | None") -> None:
+    """Raise on every rank where shapes or dtypes differ: the backends hang, or return garbage."""
+    code = DTYPES.index(data.dtype) if data.dtype in DTYPES else len(DTYPES)
+    shape = [*data.shape[:_COMPARED_DIMENSIONS]]
+    shape += [0] * (_COMPARED_DIMENSIONS - len(shape))
+    rows = exchange_numbers([code, data.dim(), *shape], group)
     if all(row == rows[0] for row in rows):
         return
     described = [
-        f"rank {rank}: {tuple(row[2 : 2 + row[1]])} {_DTYPES[row[0]] if row[0] < len(_DTYPES) else 'another dtype'}"
+        f"rank {rank}: {tuple(row[2 : 2 + row[1]])} {DTYPES[row[0]] if row[0] < len(DTYPES) else 'another dtype'}"
         for rank, row in enumerate(rows)
     ]
     raise ValueError(
@@ -265,7 +268,7 @@ def gather_object(data: Any, dst: int = 0, group: "ProcessGroup | None" = None) 
     torch_dist.gather(sent, received, root, group)
     if received is None:
         return None
-    buffers = [tensor[:length].cpu().numpy() for tensor, length in zip(received, lengths)]
+    buffers = [tensor[:length].cpu().numpy().data for tensor, length in zip(received, lengths)]
     return [data if i == dst else pickle.loads(buffer) for i, buffer in enumerate(buffers)]
 
 

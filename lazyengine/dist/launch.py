@@ -30,15 +30,15 @@ def init_dist(launcher: str = "none", backend: str | None = None, timeout_s: flo
 
     Args:
         launcher: ``pytorch`` (torchrun), ``slurm``, ``mpi``, or ``none``, which does nothing.
-        backend: As for ``torch.distributed.init_process_group``. None: NCCL for GPU tensors and gloo for CPU tensors where
-            there are GPUs, else gloo.
+        backend: As for ``torch.distributed.init_process_group``. None: NCCL for GPU tensors and gloo for CPU tensors
+            where there are GPUs, else gloo.
         timeout_s: After so many seconds without an answer from another rank, communication raises an error.
         **kwargs: Passed to ``init_process_group``; ``port`` sets ``MASTER_PORT`` under Slurm and MPI.
 
     Raises:
         ValueError: An unknown launcher, or a timeout that is not positive.
-        RuntimeError: The launcher's environment variables are missing, there are fewer GPUs than processes, or the other
-            processes did not come within the timeout.
+        RuntimeError: The launcher's environment variables are missing, there are fewer GPUs than processes, or the
+            other processes did not come within the timeout.
     """
     if launcher not in _LAUNCHERS:
         raise ValueError(f"launcher must be one of {', '.join(_LAUNCHERS)}, not {launcher!r}")
@@ -84,9 +84,9 @@ def _take_gpu(local_rank: int) -> None:
     count = torch.cuda.device_count()
     if local_rank >= count:
         raise RuntimeError(
-            f"process {local_rank} of this machine has no GPU: {count} visible for "
-            f"{os.environ.get('LOCAL_WORLD_SIZE', 'more')} processes; start at most {count} processes on each machine, or hide "
-            "the GPUs with CUDA_VISIBLE_DEVICES= to run on the CPU"
+            f"process {local_rank} of this machine has no GPU: {count} visible, "
+            f"{os.environ.get('LOCAL_WORLD_SIZE', 'more')} processes started; start at most {count} on each machine, "
+            "or hide the GPUs with CUDA_VISIBLE_DEVICES= to run on the CPU"
         )
     torch.cuda.set_device(local_rank)
 

@@ -18,7 +18,7 @@ _YOUNG_S = 60.0  # an empty file this young may belong to a writer that has not 
 
 
 def sync_folder(folder: str) -> None:
-    """Flush a folder's entries to disk, so that a rename in it survives a power cut; where that cannot be done, skip."""
+    """Flush a folder's entries to disk, so that a rename in it survives a power cut, where the system can."""
     try:
         descriptor = os.open(folder or ".", os.O_RDONLY)
     except OSError:  # Windows cannot open folders

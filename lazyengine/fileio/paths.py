@@ -91,7 +91,7 @@ def rm(path: str | os.PathLike[str]) -> None:
 def join(path: str | os.PathLike[str], *parts: str | os.PathLike[str]) -> str:
     """Join path parts: with ``/`` below a remote path, as ``os.path.join`` does below a local one."""
     if not is_remote(path):
-        return os.path.join(os.fspath(path), *map(os.fspath, parts))
+        return os.path.join(os.fspath(path), *(os.fspath(part) for part in parts))
     return "/".join([os.fspath(path).rstrip("/"), *(os.fspath(part).strip("/") for part in parts)])
 
 
