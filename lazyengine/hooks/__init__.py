@@ -1,0 +1,53 @@
+"""Hooks: everything that happens beside the training step itself, one idea a file."""
+
+from .checkpoint_hook import CheckpointHook
+from .early_stopping_hook import EarlyStoppingHook
+from .ema_hook import EMAHook
+from .empty_cache_hook import EmptyCacheHook
+from .hook import HOOK_POINTS, Hook, Priority, get_priority
+from .iter_timer_hook import IterTimerHook
+from .logger_hook import LoggerHook
+from .param_scheduler_hook import ParamSchedulerHook
+from .profiler_hook import ProfilerHook
+from .progress_bar_hook import ProgressBarHook
+from .runtime_info_hook import RuntimeInfoHook
+from .sampler_seed_hook import DistSamplerSeedHook
+from .schedule import HookSchedule
+from .sync_buffers_hook import SyncBuffersHook
+from .visualization_hook import VisualizationHook
+
+
+def default_hooks() -> dict[str, Hook]:
+    """Return new instances of the hooks that a run has where it names none: mmengine's six, and a progress bar."""
+    return {
+        "runtime_info": RuntimeInfoHook(),
+        "timer": IterTimerHook(),
+        "sampler_seed": DistSamplerSeedHook(),
+        "logger": LoggerHook(),
+        "param_scheduler": ParamSchedulerHook(),
+        "progress_bar": ProgressBarHook(),
+        "checkpoint": CheckpointHook(),
+    }
+
+
+__all__ = [
+    "HOOK_POINTS",
+    "CheckpointHook",
+    "DistSamplerSeedHook",
+    "EMAHook",
+    "EarlyStoppingHook",
+    "EmptyCacheHook",
+    "Hook",
+    "HookSchedule",
+    "IterTimerHook",
+    "LoggerHook",
+    "ParamSchedulerHook",
+    "Priority",
+    "ProfilerHook",
+    "ProgressBarHook",
+    "RuntimeInfoHook",
+    "SyncBuffersHook",
+    "VisualizationHook",
+    "default_hooks",
+    "get_priority",
+]

@@ -1,0 +1,61 @@
+"""Steps the parameter schedulers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from .hook import Hook, Priority
+
+if TYPE_CHECKING:
+    from ..runner import Runner
+
+
+class ParamSchedulerHook(Hook):
+    """Step the schedulers that count iterations after each optimizer step, the others after each epoch.
+
+    Counting optimizer steps keeps gradient accumulation from running a schedule ahead of the optimizer; a scheduler
+    built with ``count_iters=True`` counts every iteration, as mmengine does. A scheduler that needs a metric
+    (``ReduceOnPlateauLR``) is stepped after the validation instead.
+    """
+
+    priority = Priority.LOW
+
+    def before_train(self, runner: Runner) -> None:
+        """Sort the schedulers by what they count, once."""
+        schedulers = list(_flatten(runner.param_schedulers))
+        plain = [s for s in schedulers if not getattr(s, "need_val_args", False)]
+        self._by_iter = tuple(s for s in plain if not s.by_epoch)
+        self._by_epoch = tuple(s for s in plain if s.by_epoch)
+        self._by_metric = tuple(s for s in schedulers if getattr(s, "need_val_args", False))
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Step by iteration, when the optimizer has stepped."""
+        if self._by_iter:
+            stepped = runner.optim_wrapper.at_step_boundary
+            for scheduler in self._by_iter:
+                if stepped or scheduler.count_iters:
+                    scheduler.step()
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Step by epoch."""
+        for scheduler in self._by_epoch:
+            scheduler.step()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
+        """Step the schedulers that follow a metric; only in a validation inside training."""
+        if runner.is_training:
+            for scheduler in self._by_metric:
+                scheduler.step(metrics)
+
+
+def _flatten(schedulers: Any) -> Iterator[Any]:
+    if isinstance(schedulers, dict):
+        for part in schedulers.values():
+            yield from _flatten(part)
+    elif isinstance(schedulers, list | tuple):
+        yield from schedulers
+    elif schedulers is not None:
+        yield schedulers

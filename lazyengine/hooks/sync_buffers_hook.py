@@ -1,0 +1,26 @@
+"""Makes the buffers of all ranks equal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .. import dist
+from .hook import Hook, Priority
+
+if TYPE_CHECKING:
+    from ..runner import Runner
+
+
+class SyncBuffersHook(Hook):
+    """Average the model's buffers (batch norm statistics) over the ranks at the end of each training epoch.
+
+    Without it every rank validates with the statistics of its own share of the data, and rank 0's are saved.
+    Collective: every rank must have it.
+    """
+
+    priority = Priority.NORMAL
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Average the buffers."""
+        if dist.get_world_size() > 1:
+            dist.all_reduce_params((b for b in runner.model.buffers() if b.is_floating_point()), op="mean")

@@ -1,0 +1,29 @@
+"""Describe a batch in an error message."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+_MAX_ITEMS = 6
+
+
+def describe_batch(batch: Any, depth: int = 0) -> str:
+    """Return shapes and types of a batch, for example ``(float32[16, 1, 8, 8], int64[16])``; reads no values."""
+    if hasattr(batch, "shape") and hasattr(batch, "dtype"):
+        device = getattr(batch, "device", None)
+        where = f"@{device}" if device is not None and str(device) != "cpu" else ""
+        return f"{str(batch.dtype).removeprefix('torch.')}{list(batch.shape)}{where}"
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        batch = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+    if depth >= 3:
+        return type(batch).__name__
+    if isinstance(batch, dict):
+        items = [f"{key}: {describe_batch(value, depth + 1)}" for key, value in list(batch.items())[:_MAX_ITEMS]]
+        return "{" + ", ".join(items) + (", …" if len(batch) > _MAX_ITEMS else "") + "}"
+    if isinstance(batch, list | tuple):
+        items = [describe_batch(value, depth + 1) for value in batch[:_MAX_ITEMS]]
+        more = f", … {len(batch)} in all" if len(batch) > _MAX_ITEMS else ""
+        open_, close = "[]" if isinstance(batch, list) else "()"
+        return open_ + ", ".join(items) + more + close
+    return type(batch).__name__

@@ -1,0 +1,133 @@
+"""What surrounds a run: device, seeds, deterministic algorithms, and a record of versions."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from ..dist import get_local_rank, get_rank
+from ..seeding import MODEL_STREAM, derive_seed
+
+Determinism = Literal["off", "warn", "strict"]
+
+
+def choose_device(device: str | None) -> torch.device:
+    """Return the device of this process: the one named, else the GPU of its local rank, else the CPU.
+
+    Raises:
+        RuntimeError: When a GPU is named and there is none.
+    """
+    if device is None:
+        device = f"cuda:{get_local_rank()}" if torch.cuda.is_available() else "cpu"
+    chosen = torch.device(device)
+    if chosen.type == "cuda":
+        if not torch.cuda.is_available():
+            raise RuntimeError(
+                f"device={device!r}: this machine, or this build of torch ({torch.__version__}), has no CUDA device; "
+                "leave device unset to take what there is, or set runner.device=cpu"
+            )
+        torch.cuda.set_device(chosen)
+    return chosen
+
+
+def set_determinism(mode: Determinism) -> None:
+    """Switch torch's deterministic algorithms.
+
+    ``"warn"`` lets operators without a deterministic implementation run and warns about each; ``"strict"`` makes
+    them errors. Both set ``CUBLAS_WORKSPACE_CONFIG``, which CUDA needs before its first matrix product.
+
+    Raises:
+        ValueError: For another mode.
+    """
+    if mode not in ("off", "warn", "strict"):
+        raise ValueError(f"deterministic={mode!r}: expected 'off', 'warn' or 'strict'")
+    if mode != "off":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(mode != "off", warn_only=mode == "warn")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch (all devices) from one integer."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+class ModelStream:
+    """The random stream inside the model (dropout, stochastic depth): a function of seed, mode, position and rank.
+
+    Nothing is carried from one iteration to the next, so nothing has to be saved, and neither validation nor the
+    number of loader workers moves the stream of training.
+
+    Args:
+        seed: The seed of the run.
+        device: The device of the model; its generator is seeded beside the CPU's.
+    """
+
+    _MODES = {"train": 0, "val": 1, "test": 2}
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._rank = get_rank()
+        self._base = {mode: derive_seed(seed, MODEL_STREAM, tag) for mode, tag in self._MODES.items()}
+        self._seeders: list[Callable[[int], Any]] = [torch.default_generator.manual_seed, random.seed]
+        if device.type == "cuda":
+            torch.cuda.init()
+            self._seeders.append(torch.cuda.default_generators[device.index or 0].manual_seed)
+
+    def seed(self, position: int, mode: str = "train") -> None:
+        """Seed the streams for iteration `position` of `mode`; takes a few microseconds."""
+        seed = derive_seed(self._base[mode], position, self._rank)
+        for seeder in self._seeders:
+            seeder(seed)
+        np.random.seed(seed & 0xFFFFFFFF)
+
+
+def collect_env(device: torch.device) -> dict[str, Any]:
+    """Return versions, the code's git commit, devices and the command line, as written to ``env.json``."""
+    env: dict[str, Any] = {
+        "command": [sys.executable, *sys.argv],
+        "cwd": os.getcwd(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "cuda": torch.version.cuda,
+        "device": str(device),
+        "num_threads": torch.get_num_threads(),
+        "num_cpus": os.cpu_count(),
+        "git": _git_state(),
+    }
+    if device.type == "cuda":
+        env["gpu"] = torch.cuda.get_device_name(device)
+        env["cudnn"] = torch.backends.cudnn.version()
+    from importlib.metadata import distributions
+
+    env["packages"] = dict(sorted({d.metadata["Name"]: d.version for d in distributions()}.items()))
+    return env
+
+
+def write_env(path: str, device: torch.device) -> None:
+    """Write `collect_env` to a JSON file."""
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(collect_env(device), file, indent=2)
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit and whether there are uncommitted changes, of the folder the program was started from."""
+    try:
+        run = lambda *args: subprocess.run(  # noqa: E731
+            ["git", *args], capture_output=True, text=True, timeout=5, check=True
+        ).stdout.strip()
+        return {"commit": run("rev-parse", "HEAD"), "dirty": bool(run("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,382 @@
+"""The loops: what happens in which order while training, validating and testing.
+
+Training, in pseudo-code::
+
+    before_train
+    for each epoch                                   (IterBasedTrainLoop: no epochs, the rest is the same)
+        before_train_epoch
+        for each batch
+            before_train_iter
+            seed the model's random stream from (seed, iteration, rank)
+            outputs = train_step(model, batch, optim_wrapper)      forward, backward, optimizer step
+            after_train_iter                                       log, step schedulers, save
+        after_train_epoch
+        validate, if it is due
+    after_train
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..evaluator import Evaluator
+from ..model import test_step, train_step, val_step
+from .batch import describe_batch
+
+if TYPE_CHECKING:
+    from .runner import Runner
+
+
+class BaseTrainLoop:
+    """What the two training loops share: counters, the validation schedule, and one iteration.
+
+    Counters are completed counts. While the hooks of an iteration run, `iter` is still the number of iterations
+    completed before it (mmengine's convention), and `state_dict` already counts the one whose weights are there.
+
+    Attributes:
+        epoch: Completed epochs (of `IterBasedTrainLoop`: passes over the loader).
+        iter: Completed iterations.
+        batch: Completed batches of the current epoch or pass.
+        stop_training: Set it to True to end training at the next boundary, as `EarlyStoppingHook` does.
+    """
+
+    def __init__(
+        self,
+        dataloader: Any,
+        val_begin: int,
+        val_interval: int,
+        dynamic_intervals: Sequence[tuple[int, int]] | None,
+        allow_inexact_resume: bool,
+    ) -> None:
+        if val_interval < 0:
+            raise ValueError(f"val_interval={val_interval}: expected a number of epochs or iterations, or 0 for never")
+        self.dataloader = dataloader
+        self.val_begin = val_begin
+        self.val_interval = val_interval
+        self.dynamic_intervals = sorted(dynamic_intervals or [])
+        self.allow_inexact_resume = allow_inexact_resume
+        self.epoch = 0
+        self.iter = 0
+        self.batch = 0
+        self.num_iters_completed = 0
+        self.val_due = False
+        self.stop_training = False
+
+    # What the two loops answer differently
+    max_epochs: int | None
+    max_iters: int
+    epoch_length: int | None  # batches of one pass over the loader, where it ends
+
+    def run(self, runner: Runner) -> None:
+        """Train from where the counters stand to the end."""
+        raise NotImplementedError
+
+    def current_val_interval(self, position: int) -> int:
+        """Return the validation interval in force at `position` (epochs or iterations, as the loop counts)."""
+        interval = self.val_interval
+        for begin, value in self.dynamic_intervals:
+            if position >= begin:
+                interval = value
+        return interval
+
+    def is_val_due(self, position: int, last: int) -> bool:
+        """Whether to validate after `position` completed epochs or iterations of `last`."""
+        interval = self.current_val_interval(position)
+        if interval == 0 or position < self.val_begin:
+            return False
+        return position % interval == 0 or position == last
+
+    def run_iter(self, runner: Runner, batch_idx: int, data_batch: Any) -> None:
+        """Run one training iteration."""
+        runner.call_hook("before_train_iter", batch_idx=batch_idx, data_batch=data_batch)
+        runner.seed_model_stream(self.iter)
+        try:
+            outputs = train_step(runner.model, data_batch, runner.optim_wrapper, forward=runner.forward)
+        except Exception as error:
+            error.add_note(
+                f"in training iteration {self.iter} (epoch {self.epoch}, batch {batch_idx}) on {describe_batch(data_batch)}"
+            )
+            raise
+        self.num_iters_completed = self.iter + 1
+        self.batch += 1
+        runner.call_hook("after_train_iter", batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
+        self.iter += 1
+
+    def validate_if_due(self, runner: Runner) -> None:
+        """Run the validation that is due at this position, also one that a restart cut off."""
+        if self.val_due:
+            if runner.val_loop is not None:
+                runner.val_loop.run(runner)
+            self.val_due = False
+
+    def skip_to(self, batch: int) -> None:
+        """Let the next pass over the loader begin at `batch`.
+
+        Raises:
+            RuntimeError: When the loader can do it only by reading, and so not exactly.
+        """
+        if batch == 0:
+            return
+        reason = _why_no_exact_resume(self.dataloader)
+        if reason is None:
+            self.dataloader.set_start(batch)
+        elif not self.allow_inexact_resume:
+            raise RuntimeError(
+                f"cannot resume exactly in the middle of an epoch (at batch {batch}): {reason}. Use "
+                "lazyengine.dataset.DataLoader over a map-style dataset, resume from a checkpoint at the end of an "
+                "epoch, or set allow_inexact_resume=True on the train loop to begin the epoch's data anew"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position: completed epochs, iterations, batches of this epoch, and whether validation is due."""
+        return {"epoch": self.epoch, "iter": self.num_iters_completed, "batch": self.batch, "val_due": self.val_due}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take a position back."""
+        self.epoch, self.iter, self.batch = state["epoch"], state["iter"], state["batch"]
+        self.num_iters_completed = self.iter
+        self.val_due = state["val_due"]
+
+
+class EpochBasedTrainLoop(BaseTrainLoop):
+    """Train for a number of epochs.
+
+    Args:
+        dataloader: Any iterable of batches with a length.
+        max_epochs: Number of epochs, at least 1.
+        val_begin: First epoch (counted from 1) after which validation may happen.
+        val_interval: Validate every so many epochs, and after the last one; 0 for never.
+        dynamic_intervals: Pairs ``(epoch, val_interval)``: from that epoch on, the interval changes.
+        allow_inexact_resume: Where a loader cannot skip (a stream without state), begin the epoch's data anew after a
+            resume in mid-epoch instead of refusing.
+    """
+
+    def __init__(
+        self,
+        dataloader: Any,
+        max_epochs: int,
+        val_begin: int = 1,
+        val_interval: int = 1,
+        dynamic_intervals: Sequence[tuple[int, int]] | None = None,
+        *,
+        allow_inexact_resume: bool = False,
+    ) -> None:
+        super().__init__(dataloader, val_begin, val_interval, dynamic_intervals, allow_inexact_resume)
+        if max_epochs < 1:
+            raise ValueError(f"max_epochs={max_epochs}: expected at least 1")
+        self.epoch_length = _length(dataloader)
+        self.max_epochs = max_epochs
+        self.max_iters = max_epochs * self.epoch_length
+        self._epoch_ended = False
+
+    def run(self, runner: Runner) -> None:
+        """Train from where the counters stand to the last epoch."""
+        runner.call_hook("before_train")
+        self.validate_if_due(runner)
+        while self.epoch < self.max_epochs and not self.stop_training:
+            self.run_epoch(runner)
+            self.validate_if_due(runner)
+            runner.stop_if_asked()
+        runner.call_hook("after_train")
+
+    def run_epoch(self, runner: Runner) -> None:
+        """Run what is left of the current epoch."""
+        runner.call_hook("before_train_epoch")
+        runner.model.train()
+        if self.batch < self.epoch_length:  # not so after a restart that stopped between the last batch and the end
+            self.skip_to(self.batch)
+            for batch_idx, data_batch in enumerate(self.dataloader, self.batch):
+                self.run_iter(runner, batch_idx, data_batch)
+                if self.batch < self.epoch_length:
+                    runner.stop_if_asked()
+        if self.batch != self.epoch_length:
+            raise RuntimeError(
+                f"the train loader has a length of {self.epoch_length} batches, and gave {self.batch} in epoch "
+                f"{self.epoch}; every rank would wait for the others. Mend its __len__, or use IterBasedTrainLoop"
+            )
+        # From here on the epoch counts as completed: what is saved now continues with the next one.
+        self._epoch_ended = True
+        self.val_due = runner.has_val and self.is_val_due(self.epoch + 1, self.max_epochs)
+        runner.call_hook("after_train_epoch")
+        self._epoch_ended = False
+        self.epoch += 1
+        self.batch = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position; an epoch that ended is the beginning of the next."""
+        state = super().state_dict()
+        if self._epoch_ended:
+            state["epoch"], state["batch"] = state["epoch"] + 1, 0
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take a position back.
+
+        Raises:
+            RuntimeError: When the epoch now has another length, so that the position means something else.
+        """
+        super().load_state_dict(state)
+        if self.iter != self.epoch * self.epoch_length + self.batch and not self.allow_inexact_resume:
+            raise RuntimeError(
+                f"the checkpoint was saved after {self.iter} iterations, at batch {self.batch} of epoch {self.epoch}, "
+                f"but an epoch now has {self.epoch_length} batches. The dataset, the batch size or the number of "
+                "ranks changed: undo that, or set train_loop.allow_inexact_resume=True"
+            )
+        self.batch = min(self.batch, self.epoch_length)
+
+
+class IterBasedTrainLoop(BaseTrainLoop):
+    """Train for a number of iterations over a loader that may end (it is then begun again) or not.
+
+    Args:
+        dataloader: Any iterable of batches.
+        max_iters: Number of iterations, at least 1.
+        val_begin: First iteration (counted from 1) after which validation may happen.
+        val_interval: Validate every so many iterations, and after the last one; 0 for never.
+        dynamic_intervals: Pairs ``(iteration, val_interval)``: from that iteration on, the interval changes.
+        allow_inexact_resume: See `EpochBasedTrainLoop`.
+    """
+
+    max_epochs: int | None = None
+
+    def __init__(
+        self,
+        dataloader: Any,
+        max_iters: int,
+        val_begin: int = 1,
+        val_interval: int = 1000,
+        dynamic_intervals: Sequence[tuple[int, int]] | None = None,
+        *,
+        allow_inexact_resume: bool = False,
+    ) -> None:
+        super().__init__(dataloader, val_begin, val_interval, dynamic_intervals, allow_inexact_resume)
+        if max_iters < 1:
+            raise ValueError(f"max_iters={max_iters}: expected at least 1")
+        self.max_iters = max_iters
+        try:
+            self.epoch_length = len(dataloader)
+        except TypeError:  # a stream
+            self.epoch_length = None
+
+    def run(self, runner: Runner) -> None:
+        """Train from where the counters stand to the last iteration."""
+        runner.call_hook("before_train")
+        self.validate_if_due(runner)
+        runner.call_hook("before_train_epoch")
+        batches = self._batches()
+        runner.model.train()
+        while self.iter < self.max_iters and not self.stop_training:
+            data_batch = next(batches)
+            self.val_due = runner.has_val and self.is_val_due(self.iter + 1, self.max_iters)
+            self.run_iter(runner, self.iter, data_batch)
+            if self.val_due:
+                self.validate_if_due(runner)
+                runner.model.train()
+            runner.stop_if_asked()
+        runner.call_hook("after_train_epoch")
+        runner.call_hook("after_train")
+
+    def _batches(self) -> Iterator[Any]:
+        """Yield batches without end; a finite loader begins a new pass."""
+        while True:
+            start = self.batch
+            self.skip_to(start)
+            empty = True
+            for data_batch in self.dataloader:
+                empty = False
+                yield data_batch
+            if empty and start == 0:
+                raise RuntimeError("the train loader gave no batch; check the dataset's length and drop_last")
+            self.epoch += 1
+            self.batch = 0
+            if hasattr(self.dataloader, "set_epoch"):
+                self.dataloader.set_epoch(self.epoch)
+
+
+class ValLoop:
+    """Evaluate a model on a loader.
+
+    Args:
+        dataloader: Any iterable of batches whose ``dataset`` has a length.
+        evaluator: An `Evaluator`, a metric or a list of metrics.
+    """
+
+    mode = "val"
+    step = staticmethod(val_step)
+
+    def __init__(self, dataloader: Any, evaluator: Evaluator | Any) -> None:
+        self.dataloader = dataloader
+        self.evaluator = evaluator if isinstance(evaluator, Evaluator) else Evaluator(evaluator)
+        meta = getattr(getattr(dataloader, "dataset", None), "metainfo", None)
+        if meta:
+            self.evaluator.dataset_meta = meta
+
+    @torch.no_grad()
+    def run(self, runner: Runner) -> dict[str, Any]:
+        """Run over the loader once and return the metrics. Collective: every rank must call."""
+        mode = self.mode
+        runner.call_hook(f"before_{mode}")
+        runner.call_hook(f"before_{mode}_epoch")
+        was_training = runner.model.training
+        runner.model.eval()
+        with runner.eval_context():
+            for batch_idx, data_batch in enumerate(self.dataloader):
+                self.run_iter(runner, batch_idx, data_batch)
+        metrics = self.evaluator.evaluate(self._num_samples())
+        runner.call_hook(f"after_{mode}_epoch", metrics=metrics)
+        runner.call_hook(f"after_{mode}")
+        runner.model.train(was_training)
+        return metrics
+
+    def run_iter(self, runner: Runner, batch_idx: int, data_batch: Any) -> None:
+        """Run one batch."""
+        runner.call_hook(f"before_{self.mode}_iter", batch_idx=batch_idx, data_batch=data_batch)
+        runner.seed_model_stream(batch_idx, self.mode)
+        try:
+            outputs = self.step(runner.model, data_batch, forward=runner.forward)
+            self.evaluator.process(data_samples=outputs, data_batch=data_batch)
+        except Exception as error:
+            error.add_note(f"in {self.mode} batch {batch_idx} on {describe_batch(data_batch)}")
+            raise
+        runner.call_hook(f"after_{self.mode}_iter", batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
+
+    def _num_samples(self) -> int:
+        return len(self.dataloader.dataset)
+
+
+class TestLoop(ValLoop):
+    """Evaluate a model on the test loader; the same as `ValLoop` with ``test_step`` and the test hook points."""
+
+    __test__ = False  # not a test, whatever pytest thinks of the name
+    mode = "test"
+    step = staticmethod(test_step)
+
+
+def _length(dataloader: Any) -> int:
+    """The number of batches of an epoch.
+
+    Raises:
+        TypeError: When the loader has no length.
+        ValueError: When it is zero.
+    """
+    try:
+        length = len(dataloader)
+    except TypeError as error:
+        raise TypeError(
+            f"EpochBasedTrainLoop needs a loader with a length, and {type(dataloader).__name__} has none ({error}); "
+            "use IterBasedTrainLoop for streams"
+        ) from error
+    if length == 0:
+        raise ValueError("the train loader has no batch: the dataset is empty, or drop_last dropped its only batch")
+    return length
+
+
+def _why_no_exact_resume(dataloader: Any) -> str | None:
+    """None when the loader can begin at any batch exactly; otherwise why it cannot."""
+    if not hasattr(dataloader, "set_start"):
+        return f"{type(dataloader).__name__} cannot begin in the middle"
+    reason = getattr(dataloader, "exact_resume_reason", None)
+    return reason() if reason is not None else None

@@ -1,0 +1,478 @@
+"""The Runner: builds the parts of a run in the right order and hands them to the loops.
+
+The order, which the README of this folder explains::
+
+    construction   keep the recipes; build nothing
+    setup          environment, seed, work folder, logger, message hub, visualizer, hooks, model
+    train          train loop, (weights or checkpoint), convert / freeze / wrap, optimizer, schedulers, resume, run
+    val, test      val or test loop, weights, run; no optimizer and no train loader is ever built
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from .. import dist
+from ..config import Lazy
+from ..hooks import Hook, HookSchedule, default_hooks
+from ..logging import LogProcessor, MessageHub, MMLogger
+from ..model import ModelSetup, unwrap
+from ..optim import OptimWrapper, OptimWrapperDict, build_param_schedulers
+from ..seeding import derive_seed
+from ..visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
+from .describe import describe
+from .environment import Determinism, ModelStream, choose_device, seed_everything, set_determinism, write_env
+from .loops import BaseTrainLoop, TestLoop, ValLoop
+from .preemption import Preemption
+from .state import LoadFrom, RunState, find_named_checkpoint
+
+T = TypeVar("T")
+TrainLoop = BaseTrainLoop
+AnyOptimWrapper = OptimWrapper | OptimWrapperDict
+
+
+class Runner:
+    """Trains, validates and tests a model.
+
+    Every part may be given as an object or, from a config, as a recipe that is built when it is needed; that is why
+    an evaluation never builds an optimizer. Parts that are not given are left out (an experiment without validation)
+    or have a default (the six default hooks, a visualizer that writes locally and to TensorBoard).
+
+    Args:
+        model: The network: a `BaseModel`, or any module whose forward returns a dict of losses.
+        train_loop: `EpochBasedTrainLoop` or `IterBasedTrainLoop`.
+        val_loop: `ValLoop`; also run within training, at the intervals of the train loop.
+        test_loop: `TestLoop`; where it is missing, `test` uses the validation's.
+        optim_wrapper: `OptimWrapper`, `AmpOptimWrapper` or `OptimWrapperDict`.
+        param_schedulers: One scheduler, a list, or a dict of lists for several optimizers.
+        hooks: Hooks by name (or a list); these and no others. None for `lazyengine.hooks.default_hooks()`.
+        visualizer: Receives curves and images.
+        log_processor: Makes log lines out of the message hub.
+        model_setup: What is done to the model between loading and the optimizer: freezing, SyncBN, activation
+            checkpointing, compilation, wrapping.
+        load_from: Weights to begin with: a path, a URL or a `LoadFrom` with `revise_keys`, `prefix`, `strict`.
+        resume: True or ``"auto"`` to continue from the newest valid checkpoint of `work_dir` (or begin anew where
+            there is none), or the path of a checkpoint.
+        work_dir: The run folder; None for ``work_dirs/<experiment_name>``.
+        experiment_name: Name of the experiment in logs and the folder.
+        seed: Seed of every random stream of the run.
+        deterministic: ``"off"``, ``"warn"`` or ``"strict"``, see `set_determinism`.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …; None takes a GPU where there is one.
+        launcher: ``"none"``, ``"pytorch"`` (torchrun), ``"slurm"``, ``"mpi"``; None finds out from the environment.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Lazy[nn.Module],
+        *,
+        train_loop: TrainLoop | Lazy[TrainLoop] | None = None,
+        val_loop: ValLoop | Lazy[ValLoop] | None = None,
+        test_loop: TestLoop | Lazy[TestLoop] | None = None,
+        optim_wrapper: AnyOptimWrapper | Lazy[AnyOptimWrapper] | None = None,
+        param_schedulers: Any | Lazy[Any] | Sequence[Any | Lazy[Any]] | Mapping[str, Any | Lazy[Any]] | None = None,
+        hooks: Mapping[str, Hook | Lazy[Hook]] | Sequence[Hook | Lazy[Hook]] | None = None,
+        visualizer: Visualizer | Lazy[Visualizer] | None = None,
+        log_processor: LogProcessor | Lazy[LogProcessor] | None = None,
+        model_setup: ModelSetup | None = None,
+        load_from: str | LoadFrom | None = None,
+        resume: bool | str = False,
+        work_dir: str | None = None,
+        experiment_name: str = "experiment",
+        seed: int = 0,
+        deterministic: Determinism = "off",
+        device: str | None = None,
+        launcher: str | None = None,
+    ) -> None:
+        self._parts: dict[str, Any] = {
+            "model": model,
+            "train_loop": train_loop,
+            "val_loop": val_loop,
+            "test_loop": test_loop,
+            "optim_wrapper": optim_wrapper,
+            "param_schedulers": param_schedulers,
+            "hooks": hooks,
+            "visualizer": visualizer,
+            "log_processor": log_processor,
+        }
+        self._built: dict[str, Any] = {}
+        self.model_setup = model_setup or ModelSetup()
+        self.load_from = LoadFrom(load_from) if isinstance(load_from, str) else load_from
+        self.resume_from = "auto" if resume is True else resume or None
+        self.experiment_name = experiment_name
+        self.work_dir = work_dir or os.path.join("work_dirs", experiment_name)
+        self.seed = seed
+        self.deterministic = deterministic
+        self.launcher = launcher
+        self.cfg: Any = None
+        self.forward: Any = None
+        self.is_training = False
+        self._device_name = device
+        self._hooks: HookSchedule | None = None
+        self._is_set_up = False
+        self._has_weights = False
+        self._is_prepared_for_training = False
+        self._state = RunState(self)
+        self._preemption = Preemption()
+
+    @classmethod
+    def from_cfg(cls, cfg: Any, **kwargs: Any) -> Runner:
+        """Build the runner of a loaded config and let it save that config in its folder.
+
+        Args:
+            cfg: What `LazyConfig.load` returned; its ``runner`` is built.
+            **kwargs: Arguments of the runner that the config leaves open.
+        """
+        from ..config import instantiate
+
+        runner = instantiate(cfg.runner, **kwargs)
+        runner.cfg = cfg
+        return runner
+
+    # ------------------------------------------------------------------ the three things to do
+    def train(self) -> nn.Module:
+        """Train to the end and return the model. Collective: every rank must call.
+
+        Raises:
+            ValueError: When the experiment has no train loop or no optimizer.
+            SystemExit: With code 143 after SIGTERM or SIGUSR1, when a checkpoint has been written.
+        """
+        for name in ("train_loop", "optim_wrapper"):
+            if self._parts[name] is None:
+                raise ValueError(f"Runner.train() needs a {name}, and none was given")
+        self.setup()
+        loop = self.train_loop
+        resume_from = self._state.choose_checkpoint(self.resume_from)
+        self.prepare_model(skip_weights=resume_from is not None, train=True)
+        self._check_parameters()
+        self.param_schedulers = build_param_schedulers(
+            self._parts["param_schedulers"] or [],
+            self.optim_wrapper,
+            max_epochs=loop.max_epochs,
+            max_iters=loop.max_iters,
+            epoch_length=loop.epoch_length,
+        )
+        if resume_from is not None:
+            self._state.resume(resume_from)
+        self.optim_wrapper.initialize_count_status(self.forward, loop.iter, loop.max_iters)
+        self._start_visualizer(loop.iter if resume_from is not None else None)
+        self.is_training = True
+        with self._running(), self._preemption:
+            self.call_hook("before_run")
+            loop.run(self)
+            self.call_hook("after_run")
+        return self.model
+
+    def val(self) -> dict[str, Any]:
+        """Evaluate on the validation loader and return the metrics. Collective: every rank must call."""
+        return self._evaluate("val_loop")
+
+    def test(self) -> dict[str, Any]:
+        """Evaluate on the test loader and return the metrics. Collective: every rank must call."""
+        return self._evaluate("test_loop" if self._parts["test_loop"] is not None else "val_loop")
+
+    def _evaluate(self, name: str) -> dict[str, Any]:
+        if self._parts[name] is None:
+            raise ValueError(f"the runner has no {name}, so there is nothing to evaluate on; give it one")
+        self.setup()
+        self.prepare_model(skip_weights=False, train=False)
+        with self._running():
+            self.call_hook("before_run")
+            metrics = self.get_part(name).run(self)
+            self.call_hook("after_run")
+        return metrics
+
+    # ------------------------------------------------------------------ building
+    def setup(self) -> None:
+        """Set the environment up and build what every run needs. Done once; train, val and test call it.
+
+        Collective: every rank must call.
+        """
+        if self._is_set_up:
+            return
+        if self.launcher is None:
+            self.launcher = dist.infer_launcher()
+        if self.launcher != "none":
+            dist.init_dist(self.launcher)
+        self.device = choose_device(self._device_name)
+        set_determinism(self.deterministic)
+        self.timestamp = self._make_log_dir()
+        self.log_dir = os.path.join(self.work_dir, self.timestamp)
+        name = os.path.abspath(self.log_dir)
+        self.logger = MMLogger.get_instance(name, log_file=os.path.join(self.log_dir, f"{self.timestamp}.log"))
+        self.message_hub = MessageHub.get_instance(name)
+        self.visualizer.set_save_dir(self.log_dir)
+        if dist.is_main_process():
+            write_env(os.path.join(self.log_dir, "env.json"), self.device)
+            self._save_config()
+        self.model_stream = ModelStream(self.seed, self.device)
+        self._is_set_up = True
+        self.logger.info("run folder %s, device %s, seed %d", self.work_dir, self.device, self.seed)
+        self.logger.info("\n%s", self.describe())
+
+    def prepare_model(self, *, skip_weights: bool, train: bool) -> None:
+        """Initialise or load the weights, move the model to its device, convert, freeze and wrap it; once.
+
+        Args:
+            skip_weights: Whether a checkpoint is about to be resumed, which holds all weights.
+            train: Whether the model is going to be trained; evaluation neither freezes nor wraps.
+        """
+        model = self.model
+        if not self._has_weights and not skip_weights:
+            init_weights = getattr(model, "init_weights", None)
+            if callable(init_weights) and self.load_from is None:
+                init_weights()
+            if self.load_from is not None:
+                self.load_from.load_into(model, self.logger)
+        self._has_weights = True
+        if self.forward is None or (train and not self._is_prepared_for_training):
+            self.forward = self.model_setup.apply(model, self.device, train=train)
+            self._is_prepared_for_training = train
+
+    def get_part(self, name: str) -> Any:
+        """Return a part of the runner, built on first use."""
+        if name not in self._built:
+            if name == "model":  # weights drawn in constructors are a function of the seed, whatever was built before
+                seed_everything(derive_seed(self.seed))
+            self._built[name] = _build(self._parts[name])
+            if name.endswith("_loop") and self._built[name] is not None:
+                self._adopt_loader(self._built[name].dataloader)
+        return self._built[name]
+
+    @property
+    def model(self) -> nn.Module:
+        """The model, without any wrapper around it."""
+        return self.get_part("model")
+
+    @property
+    def train_loop(self) -> TrainLoop:
+        """The train loop."""
+        return self.get_part("train_loop")
+
+    @property
+    def val_loop(self) -> ValLoop | None:
+        """The validation loop, or None."""
+        return self.get_part("val_loop")
+
+    @property
+    def test_loop(self) -> TestLoop | None:
+        """The test loop, or None."""
+        return self.get_part("test_loop")
+
+    @property
+    def optim_wrapper(self) -> AnyOptimWrapper:
+        """The optimizer wrapper."""
+        return self.get_part("optim_wrapper")
+
+    @property
+    def visualizer(self) -> Visualizer:
+        """The visualizer; where none was given, one that writes locally and to TensorBoard."""
+        if self._parts["visualizer"] is None:
+            self._parts["visualizer"] = Visualizer(vis_backends=[LocalVisBackend(), TensorboardVisBackend()])
+        return self.get_part("visualizer")
+
+    @property
+    def log_processor(self) -> LogProcessor:
+        """What makes log lines; where none was given, one that counts as the train loop does."""
+        if self._parts["log_processor"] is None:
+            self._parts["log_processor"] = LogProcessor(by_epoch=self.max_epochs is not None)
+        return self.get_part("log_processor")
+
+    @property
+    def hook_schedule(self) -> HookSchedule:
+        """The hooks and the order in which they run."""
+        if self._hooks is None:
+            hooks = self._parts["hooks"]
+            self._hooks = HookSchedule(default_hooks() if hooks is None else _build(hooks))
+        return self._hooks
+
+    @property
+    def hooks(self) -> dict[str, Hook]:
+        """The hooks by name, in calling order."""
+        return self.hook_schedule.hooks
+
+    # ------------------------------------------------------------------ where the run stands (mmengine's names)
+    @property
+    def epoch(self) -> int:
+        """Completed training epochs."""
+        loop = self._built.get("train_loop")
+        return loop.epoch if loop is not None else 0
+
+    @property
+    def iter(self) -> int:
+        """Completed training iterations."""
+        loop = self._built.get("train_loop")
+        return loop.iter if loop is not None else 0
+
+    @property
+    def max_epochs(self) -> int | None:
+        """Epochs to train, or None for a loop that counts iterations."""
+        return self.train_loop.max_epochs if self.is_training or "train_loop" in self._built else None
+
+    @property
+    def max_iters(self) -> int | None:
+        """Iterations to train."""
+        return self.train_loop.max_iters if self.is_training or "train_loop" in self._built else None
+
+    @property
+    def train_dataloader(self) -> Any:
+        """The loader of the train loop."""
+        return self.train_loop.dataloader
+
+    @property
+    def val_dataloader(self) -> Any:
+        """The loader of the validation loop, or None."""
+        return None if self.val_loop is None else self.val_loop.dataloader
+
+    @property
+    def test_dataloader(self) -> Any:
+        """The loader of the test loop, or None."""
+        return self.val_dataloader if self.test_loop is None else self.test_loop.dataloader
+
+    @property
+    def has_val(self) -> bool:
+        """Whether there is a validation loop, without building it."""
+        return self._parts["val_loop"] is not None
+
+    def num_batches(self, mode: str) -> int:
+        """Return the number of batches of one pass over the loader of `mode`."""
+        return len(getattr(self, f"{mode}_dataloader"))
+
+    # ------------------------------------------------------------------ called by loops and hooks
+    def call_hook(self, point: str, **kwargs: Any) -> None:
+        """Call every hook of a point, in order."""
+        if self.hook_schedule.points[point]:
+            self.hook_schedule.call(point, self, **kwargs)
+
+    def seed_model_stream(self, position: int, mode: str = "train") -> None:
+        """Seed the randomness inside the model for iteration `position` of `mode`."""
+        self.model_stream.seed(position, mode)
+
+    def eval_context(self) -> contextlib.AbstractContextManager[Any]:
+        """The context of validation: training's precision, where training has one."""
+        wrapper = self._built.get("optim_wrapper")
+        context = getattr(wrapper, "autocast_context", None)
+        return context() if context is not None else contextlib.nullcontext()
+
+    def save_checkpoint(self, filename: str, *, out_dir: str | None = None, **options: Any) -> str:
+        """Save everything that the run needs to continue; see `RunState.save`. Collective: every rank must call."""
+        return self._state.save(filename, out_dir=out_dir, **options)
+
+    def wait_for_checkpoints(self) -> None:
+        """Wait until everything saved is on disk; an error of the writing thread is raised here at the latest."""
+        self._state.wait()
+
+    def set_checkpoint(self, checkpoint: str, *, strict: bool = False) -> None:
+        """Take the weights to begin with from a checkpoint, instead of those that `load_from` named.
+
+        Args:
+            checkpoint: A path, a URL, ``"best"`` or ``"latest"`` of the run folder.
+            strict: Whether a key that does not fit is an error.
+
+        Raises:
+            FileNotFoundError: When the run folder has no such checkpoint.
+            ValueError: When there are several best ones.
+        """
+        path = find_named_checkpoint(self.work_dir, checkpoint)
+        former = self.load_from or LoadFrom(path)
+        self.load_from = dataclasses.replace(former, path=path, strict=strict or former.strict)
+
+    def describe(self) -> str:
+        """Return the hooks timeline and a summary of the model; builds neither datasets nor loops."""
+        return describe(self)
+
+    def register_generator(self, name: str, generator: torch.Generator) -> None:
+        """Let a random generator of your own be saved and resumed under `name`."""
+        self._state.generators[name] = generator
+
+    def stop_if_asked(self) -> None:
+        """At an optimizer step, save and exit with code 143 when a signal asked for it."""
+        if self._preemption.is_requested and self.optim_wrapper.at_step_boundary:
+            name = self.save_checkpoint(f"iter_{self.train_loop.num_iters_completed}.pth")
+            self.wait_for_checkpoints()
+            self.logger.warning("%s: saved %s; exiting with code 143", self._preemption.signal_name, name)
+            raise SystemExit(143)
+
+    # ------------------------------------------------------------------ inside
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        """Whatever happens in a run, its log, curves and checkpoints are on disk afterwards."""
+        try:
+            yield
+        except Exception:
+            self.logger.exception("the run failed at epoch %d, iteration %d", self.epoch, self.iter)
+            raise
+        finally:
+            self.is_training = False
+            for hook in self.hooks.values():
+                hook.close()
+            self.visualizer.close()
+            self.wait_for_checkpoints()
+
+    def _start_visualizer(self, resumed_step: int | None) -> None:
+        """Let a resumed run go on with the curves of the start that it continues, where they are still there."""
+        first = self.message_hub.get_info("first_start") if resumed_step is not None else None
+        if first is None or not os.path.isdir(os.path.join(self.work_dir, first)):
+            first = self.timestamp
+        self.message_hub.update_info("first_start", first)
+        self.visualizer.set_save_dir(self.log_dir, run_dir=os.path.join(self.work_dir, first))
+        self.visualizer.start(resumed_step)
+
+    def _make_log_dir(self) -> str:
+        """Make the folder of this start, named after the time; a second start in one second gets a number."""
+        names = [""]
+        if dist.is_main_process():
+            os.makedirs(self.work_dir, exist_ok=True)
+            stamp = time.strftime("%Y%m%d_%H%M%S")
+            for number in itertools.count(1):
+                names[0] = stamp if number == 1 else f"{stamp}_{number}"
+                try:
+                    os.mkdir(os.path.join(self.work_dir, names[0]))
+                    break
+                except FileExistsError:
+                    continue
+        dist.broadcast_object_list(names)
+        return names[0]
+
+    def _check_parameters(self) -> None:
+        """Refuse an optimizer that was built over another model than this one."""
+        own = {id(p) for p in self.model.parameters()} | {id(p) for p in unwrap(self.forward).parameters()}
+        foreign = sum(id(p) not in own for group in self.optim_wrapper.param_groups for p in group["params"])
+        if foreign:
+            raise RuntimeError(
+                f"{foreign} of the optimizer's parameters are not the model's: it was built over a second model. In a "
+                "config, let the optimizer refer to the very node that the runner has (params=L(param_groups)(model="
+                "model)); by hand, build the optimizer over the model object that you pass"
+            )
+
+    def _adopt_loader(self, loader: Any) -> None:
+        """Give a loader the seed of the run, unless it has its own."""
+        if hasattr(loader, "set_seed") and getattr(loader, "seed", None) is None:
+            loader.set_seed(self.seed)
+
+    def _save_config(self) -> None:
+        """Write the resolved config beside the checkpoints, runnable and as data."""
+        if self.cfg is not None:
+            from ..config import LazyConfig
+
+            for name in ("config.py", "config.json"):
+                LazyConfig.save(self.cfg, os.path.join(self.work_dir, name))
+
+
+def _build(part: Any) -> Any:
+    """Build recipes, also inside lists and dicts; objects pass through."""
+    if isinstance(part, Lazy):
+        return part()
+    if isinstance(part, Mapping):
+        return {key: _build(value) for key, value in part.items()}
+    if isinstance(part, list | tuple):
+        return [_build(value) for value in part]
+    return part

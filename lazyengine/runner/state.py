@@ -1,0 +1,312 @@
+"""Everything that a run needs to continue as if it had never stopped: collected, saved, found and restored."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .. import __version__, dist
+from ..checkpoint import (
+    CheckpointError,
+    CheckpointWriter,
+    find_latest_checkpoint,
+    find_valid_checkpoint,
+    get_state_dict,
+    load_checkpoint_to_model,
+    load_state_dict,
+    mark_latest_checkpoint,
+    read_checkpoint,
+)
+
+if TYPE_CHECKING:
+    from .runner import Runner
+
+
+@dataclasses.dataclass
+class LoadFrom:
+    """Weights to begin with.
+
+    Attributes:
+        path: A file or a URL.
+        revise_keys: Pairs ``(regular expression, replacement)`` applied to every key of the file, in order.
+        prefix: Take only the keys below this prefix, and remove it.
+        strict: Whether a missing, unexpected or mismatched key is an error; otherwise it is logged.
+        trusted: Whether the file may run code while it is read (a pickle from somebody you trust).
+    """
+
+    path: str
+    revise_keys: Sequence[tuple[str, str]] = ((r"^module\.", ""),)
+    prefix: str | None = None
+    strict: bool = False
+    trusted: bool = False
+
+    def load_into(self, model: nn.Module, logger: Any) -> None:
+        """Load the weights into `model` and log what did not fit.
+
+        Raises:
+            CheckpointError: When the file is damaged or is no checkpoint.
+            RuntimeError: With `strict`, when a key does not fit.
+        """
+        logger.info("loading weights from %s", self.path)
+        checkpoint = read_checkpoint(self.path, trusted=self.trusted)
+        load_checkpoint_to_model(model, checkpoint, self.strict, logger, self.revise_keys, self.prefix, self.path)
+
+
+class RunState:
+    """Saves and restores a runner.
+
+    Args:
+        runner: The runner, whose parts may not be built yet.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._writer: CheckpointWriter | None = None
+        self.generators: dict[str, torch.Generator] = {}
+
+    # ------------------------------------------------------------------ saving
+    def collect(self, *, save_optimizer: bool = True, save_param_scheduler: bool = True) -> dict[str, Any]:
+        """Return the whole state of the run. Collective: every rank must call."""
+        runner = self._runner
+        loop = runner.train_loop.state_dict()
+        checkpoint: dict[str, Any] = {
+            "meta": {
+                "epoch": loop["epoch"],
+                "iter": loop["iter"],
+                "experiment_name": runner.experiment_name,
+                "seed": runner.seed,
+                "world_size": dist.get_world_size(),
+                "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+                "lazyengine_version": __version__,
+                "torch_version": torch.__version__,
+                "dataset_meta": runner.message_hub.runtime_info.get("dataset_meta"),
+                "cfg": self._config_text(),
+            },
+            "state_dict": get_state_dict(runner.model),
+            "train_loop": loop,
+            "message_hub": runner.message_hub.state_dict(),
+            "hooks": {name: state for name, hook in runner.hooks.items() if (state := hook.state_dict())},
+            "generators": {name: generator.get_state() for name, generator in self.generators.items()},
+        }
+        if save_optimizer:
+            checkpoint["optimizer"] = runner.optim_wrapper.state_dict()
+        if save_param_scheduler:
+            checkpoint["param_schedulers"] = _map_schedulers(lambda s: s.state_dict(), runner.param_schedulers)
+        dataset = getattr(runner.train_dataloader, "dataset", None)
+        if hasattr(dataset, "state_dict"):
+            checkpoint["dataset"] = dataset.state_dict()
+        return checkpoint
+
+    def save(
+        self,
+        filename: str,
+        *,
+        out_dir: str | None = None,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        is_latest: bool = True,
+        async_save: bool = False,
+        then: Callable[[], None] | None = None,
+    ) -> str:
+        """Save the state of the run; only the main process writes. Collective: every rank must call.
+
+        Args:
+            filename: Name of the file, without a folder.
+            out_dir: Its folder; None for the run folder.
+            save_optimizer: Whether to save the optimizer. A checkpoint without it cannot be resumed.
+            save_param_scheduler: The same for the schedulers.
+            is_latest: Whether `last_checkpoint` points to it afterwards.
+            async_save: Whether a thread writes while training goes on.
+            then: Called when the file and the pointer are in place.
+
+        Returns:
+            The path of the file.
+        """
+        runner = self._runner
+        folder = out_dir or runner.work_dir
+        path = os.path.join(folder, filename)
+        checkpoint = self.collect(save_optimizer=save_optimizer, save_param_scheduler=save_param_scheduler)
+        runner.call_hook("before_save_checkpoint", checkpoint=checkpoint)
+        runner.visualizer.flush()
+        if dist.is_main_process():
+
+            def finish() -> None:
+                if is_latest:
+                    mark_latest_checkpoint(path)
+                if then is not None:
+                    then()
+
+            self._writer_for(async_save).save(checkpoint, path, then=finish)
+        return path
+
+    def wait(self) -> None:
+        """Wait until everything saved is on disk; an error of the writer is raised here at the latest."""
+        if self._writer is not None:
+            self._writer.wait()
+
+    def _writer_for(self, async_save: bool) -> CheckpointWriter:
+        if self._writer is None or self._writer.async_save != async_save:
+            self.wait()
+            self._writer = CheckpointWriter(async_save=async_save)
+        return self._writer
+
+    def _config_text(self) -> str | None:
+        """The resolved config as Python text: data for a reader, never executed when a checkpoint is loaded."""
+        if self._runner.cfg is None:
+            return None
+        from ..config import to_python
+
+        return to_python(self._runner.cfg)
+
+    # ------------------------------------------------------------------ resuming
+    def choose_checkpoint(self, resume_from: str | None) -> str | None:
+        """Return the checkpoint to resume, or None to begin anew. Collective: every rank must call.
+
+        Args:
+            resume_from: None, ``"auto"`` for the newest valid checkpoint of the run folder, or a path, which is taken
+                or refused but never replaced by another.
+
+        Raises:
+            CheckpointError: When the named file is damaged, or when there are checkpoints and all are damaged.
+        """
+        if resume_from is None:
+            return None
+        chosen: str | None = None
+        error: Exception | None = None
+        if dist.is_main_process():
+            try:
+                chosen = self._find_newest() if resume_from == "auto" else resume_from
+            except CheckpointError as e:
+                error = e
+        shared = [chosen, None if error is None else str(error)]
+        dist.broadcast_object_list(shared)
+        if shared[1] is not None:
+            raise error or CheckpointError(shared[1])
+        return shared[0]
+
+    def _find_newest(self) -> str | None:
+        runner = self._runner
+        rejected: list[str] = []
+
+        def reject(path: str, reason: str) -> None:
+            rejected.append(f"{path}: {reason}")
+            runner.logger.warning("not resuming from %s: %s", path, reason)
+
+        path = find_valid_checkpoint(runner.work_dir, on_reject=reject)
+        if path is None and rejected:
+            raise CheckpointError(
+                f"no checkpoint in {runner.work_dir} can be resumed:\n  " + "\n  ".join(rejected) + "\nRemove them to "
+                "begin anew, or name another checkpoint with --resume PATH"
+            )
+        if path is None:
+            runner.logger.info("no checkpoint in %s yet: beginning anew", runner.work_dir)
+        return path
+
+    def resume(self, path: str) -> None:
+        """Restore the whole state of the run from a checkpoint. Collective: every rank must call.
+
+        Raises:
+            CheckpointError: When the file is damaged, or was saved without what a resume needs.
+            RuntimeError: When the model or the position does not fit.
+        """
+        runner = self._runner
+        checkpoint = read_checkpoint(path)
+        missing = [k for k in ("state_dict", "optimizer", "train_loop", "param_schedulers") if k not in checkpoint]
+        if missing:
+            raise CheckpointError(
+                f"{path} cannot be resumed: it has no {', '.join(missing)}. It holds {', '.join(checkpoint)}; weights "
+                "alone are loaded with load_from (or --checkpoint)"
+            )
+        runner.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        load_state_dict(runner.model, checkpoint["state_dict"], strict=True, logger=runner.logger)
+        runner.optim_wrapper.load_state_dict(checkpoint["optimizer"])
+        self._resume_schedulers(checkpoint["param_schedulers"])
+        runner.message_hub.load_state_dict(checkpoint["message_hub"])
+        self._resume_hooks(checkpoint.get("hooks", {}))
+        for name, generator in self.generators.items():
+            if name in checkpoint.get("generators", {}):
+                generator.set_state(checkpoint["generators"][name])
+        dataset = getattr(runner.train_dataloader, "dataset", None)
+        if "dataset" in checkpoint and hasattr(dataset, "load_state_dict"):
+            dataset.load_state_dict(checkpoint["dataset"])
+        runner.train_loop.load_state_dict(checkpoint["train_loop"])
+        self._check_seed(checkpoint["meta"])
+        runner.logger.info(
+            "resumed from %s: %d epochs and %d iterations are done", path, runner.train_loop.epoch, runner.iter
+        )
+
+    def _resume_schedulers(self, saved: Any) -> None:
+        runner = self._runner
+        current = runner.param_schedulers
+        if _count(saved) != _count(current):
+            runner.logger.warning(
+                "the checkpoint has %d parameter schedulers, the experiment %d: each keeps its own position from the "
+                "start; give the same number to continue them",
+                _count(saved),
+                _count(current),
+            )
+            return
+        _map_schedulers(lambda s, state: s.load_state_dict(state), current, saved)
+
+    def _resume_hooks(self, saved: dict[str, Any]) -> None:
+        runner = self._runner
+        for name, state in saved.items():
+            hook = runner.hooks.get(name)
+            if hook is None:
+                runner.logger.warning("the checkpoint holds the state of a hook %r that is not there any more", name)
+            else:
+                hook.load_state_dict(state)
+
+    def _check_seed(self, meta: dict[str, Any]) -> None:
+        runner = self._runner
+        if meta.get("seed") != runner.seed:
+            runner.logger.warning(
+                "the checkpoint was trained with seed %s, this start has seed %d: the data order and the randomness "
+                "inside the model change from here on",
+                meta.get("seed"),
+                runner.seed,
+            )
+
+
+def find_named_checkpoint(work_dir: str, name: str) -> str:
+    """Return the path of the ``"best"`` or ``"latest"`` checkpoint of a run folder; other names are paths already.
+
+    Raises:
+        FileNotFoundError: When there is none; lists what there is.
+        ValueError: When several metrics have a best checkpoint.
+    """
+    if name not in ("best", "latest"):
+        return name
+    files = sorted(f for f in os.listdir(work_dir) if f.endswith(".pth")) if os.path.isdir(work_dir) else []
+    if name == "latest":
+        latest = find_latest_checkpoint(work_dir) if files else None
+        found = [] if latest is None else [latest]
+    else:
+        found = [os.path.join(work_dir, f) for f in files if f.startswith("best_")]
+    if not found:
+        raise FileNotFoundError(
+            f"there is no {name} checkpoint in {work_dir}; it holds {', '.join(files) or 'no checkpoint'}. Name the "
+            "folder with --work-dir, or a file with --checkpoint PATH"
+        )
+    if len(found) > 1:
+        raise ValueError(f"{work_dir} has several best checkpoints, name one: {', '.join(found)}")
+    return found[0]
+
+
+def _map_schedulers(function: Callable[..., Any], schedulers: Any, *others: Any) -> Any:
+    """Apply a function to schedulers in a list, or in a dict of lists."""
+    if isinstance(schedulers, dict):
+        return {key: _map_schedulers(function, part, *(o[key] for o in others)) for key, part in schedulers.items()}
+    return [function(*items) for items in zip(schedulers, *others)]
+
+
+def _count(schedulers: Any) -> int:
+    if isinstance(schedulers, dict):
+        return sum(_count(part) for part in schedulers.values())
+    return len(schedulers)

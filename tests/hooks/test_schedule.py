@@ -1,0 +1,101 @@
+"""Which hook runs when, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from lazyengine.hooks import HOOK_POINTS, Hook, HookSchedule, Priority, default_hooks, get_priority
+
+
+class Recorder(Hook):
+    def __init__(self, name: str, calls: list[str]) -> None:
+        self.name = name
+        self.calls = calls
+
+    def before_run(self, runner):
+        self.calls.append(self.name)
+
+
+def test_priority_decides_first_and_the_given_order_second():
+    calls: list[str] = []
+    hooks = [Recorder(name, calls) for name in "abcd"]
+    for hook, priority in zip(hooks, ("LOWEST", 50, Priority.NORMAL, "very_high")):
+        hook.priority = priority
+    HookSchedule(hooks).call("before_run", None)
+    assert calls == ["d", "b", "c", "a"]
+
+
+def test_only_overridden_points_are_called():
+    class Everything(Hook):
+        def _after_iter(self, runner, batch_idx, data_batch=None, outputs=None, mode="train"):
+            pass
+
+    schedule = HookSchedule([Hook(), Everything()])
+    used = {point for point, methods in schedule.points.items() if methods}
+    assert used == {"after_train_iter", "after_val_iter", "after_test_iter"}
+    assert all(len(methods) <= 1 for methods in schedule.points.values())
+
+
+def test_generic_form_receives_the_mode():
+    seen = []
+
+    class Modes(Hook):
+        def _before_epoch(self, runner, mode="train"):
+            seen.append(mode)
+
+    schedule = HookSchedule([Modes()])
+    for mode in ("train", "val", "test"):
+        schedule.call(f"before_{mode}_epoch", None)
+    assert seen == ["train", "val", "test"]
+
+
+def test_misspelt_point_is_an_error_with_the_near_match():
+    class Typo(Hook):
+        def after_trainiter(self, runner):
+            pass
+
+    with pytest.raises(ValueError, match=r"after_trainiter .*test_schedule\.py:\d+.*did you mean 'after_train_iter'"):
+        HookSchedule([Typo()])
+
+
+def test_the_same_hook_twice_is_an_error_and_two_of_a_class_a_warning():
+    hook = Hook()
+    with pytest.raises(ValueError, match=r"given twice, as 'a' and 'b'"):
+        HookSchedule({"a": hook, "b": hook})
+    assert HookSchedule([Hook(), Hook()]).warnings() == ["Hook is there 2 times: Hook, Hook_2"]
+
+
+def test_something_that_is_no_hook_is_refused():
+    with pytest.raises(TypeError, match=r"hooks\['x'\]: expected a Hook, got str"):
+        HookSchedule({"x": "LoggerHook"})
+
+
+def test_an_exception_keeps_its_type_and_names_hook_and_point():
+    class Broken(Hook):
+        def before_run(self, runner):
+            raise ZeroDivisionError("boom")
+
+    with pytest.raises(ZeroDivisionError, match="boom") as caught:
+        HookSchedule({"mine": Broken()}).call("before_run", None)
+    assert caught.value.__notes__ == ["raised in hook Broken.before_run (hooks['mine'])"]
+    assert caught.traceback[-1].name == "before_run"
+
+
+def test_unknown_priority():
+    with pytest.raises(ValueError, match="unknown hook priority 'URGENT'"):
+        get_priority("URGENT")
+    with pytest.raises(ValueError, match="outside of 0 to 100"):
+        get_priority(101)
+
+
+def test_timeline_names_every_default_hook_with_its_interval_and_file():
+    table = HookSchedule(default_hooks()).timeline()
+    for name in ("RuntimeInfoHook", "IterTimerHook", "DistSamplerSeedHook", "LoggerHook", "ParamSchedulerHook"):
+        assert name in table
+    rows = [line for line in table.splitlines() if "CheckpointHook" in line]
+    assert any("every 1 epochs" in row and "checkpoint_hook.py:" in row for row in rows)
+
+
+def test_points_are_mmengines():
+    assert {"before_run", "after_train_iter", "before_save_checkpoint", "after_test_epoch"} <= set(HOOK_POINTS)
+    assert all(hasattr(Hook, point) for point in HOOK_POINTS)
