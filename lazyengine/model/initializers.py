@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 
 from torch import nn
 
@@ -17,6 +18,7 @@ from .init_record import record_init
 from .patterns import near_matches
 from .weight_init import (
     bias_init_with_prob,
+    caffe2_xavier_init,
     check_distribution,
     constant_init,
     kaiming_init,
@@ -41,11 +43,12 @@ __all__ = [
 Layer = str | type[nn.Module]
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class BaseInit:
     """Base class: chooses layers and fills each by `fill`, which a subclass writes.
 
     Called on a module, it fills all of its submodules (itself included) that ``layer`` names, then those that
-    ``override`` names.
+    ``override`` names. These arguments are given by keyword and belong to every initializer.
 
     Args:
         bias: What biases are filled with.
@@ -59,31 +62,28 @@ class BaseInit:
         ValueError: ``bias_prob`` is not between 0 and 1.
     """
 
-    def __init__(
-        self,
-        *,
-        bias: float = 0,
-        bias_prob: float | None = None,
-        layer: Layer | Sequence[Layer] | None = None,
-        override: Mapping[str, BaseInit | None] | None = None,
-    ) -> None:
-        if isinstance(bias, bool) or not isinstance(bias, (int, float)):
-            raise TypeError(f"bias of {type(self).__name__} must be a number, got {bias!r}")
-        self.bias = bias if bias_prob is None else bias_init_with_prob(bias_prob)
-        layers = [] if layer is None else [layer] if isinstance(layer, (str, type)) else list(layer)
-        for item in layers:
+    bias: float = 0
+    bias_prob: float | None = None
+    layer: Layer | Sequence[Layer] | None = None
+    override: Mapping[str, BaseInit | None] | None = None
+
+    def __post_init__(self) -> None:
+        kind = type(self).__name__
+        if isinstance(self.bias, bool) or not isinstance(self.bias, (int, float)):
+            raise TypeError(f"bias of {kind} must be a number, got {self.bias!r}")
+        if self.bias_prob is not None:
+            self.bias = bias_init_with_prob(self.bias_prob)
+        for item in self._layers():
             if not isinstance(item, (str, type)):
-                raise TypeError(f"layer of {type(self).__name__} takes class names or classes, got {item!r}")
-        self.layers = layers
-        if override is not None and not isinstance(override, Mapping):
+                raise TypeError(f"layer of {kind} takes class names or classes, got {item!r}")
+        if self.override is not None and not isinstance(self.override, Mapping):
             raise TypeError(
-                f"override of {type(self).__name__} is {type(override).__name__} · accepted is a dict from the name of "
-                "a submodule to an initializer or None, such as {'head.cls': ConstantInit(val=0, bias_prob=0.01)}"
+                f"override of {kind} is {type(self.override).__name__} · accepted is a dict from the name of a "
+                "submodule to an initializer or None, such as {'head.cls': ConstantInit(val=0, bias_prob=0.01)}"
             )
-        self.override = dict(override or {})
-        for name, initializer in self.override.items():
+        for name, initializer in (self.override or {}).items():
             if initializer is not None and not callable(initializer):
-                raise TypeError(f"override[{name!r}] must be an initializer or None, got {initializer!r}")
+                raise TypeError(f"override[{name!r}] of {kind} must be an initializer or None, got {initializer!r}")
 
     def fill(self, module: nn.Module) -> None:
         """Fill the weight and bias of one module in place."""
@@ -95,22 +95,23 @@ class BaseInit:
         Raises:
             ValueError: Neither ``layer`` nor ``override`` is given, or ``override`` names no submodule.
         """
-        if not self.layers and not self.override:
+        layers = self._layers()
+        if not layers and not self.override:
             raise ValueError(
                 f"{self} names no layer, so that nothing of {type(module).__name__} would be filled · give layer, such "
                 "as layer='Conv2d' or layer=['Conv2d', 'Linear'], or override={'name': ...}"
             )
-        if self.layers:
-            chosen = [submodule for submodule in _bottom_up(module) if self._names(submodule)]
+        if layers:
+            chosen = [submodule for submodule in _bottom_up(module) if _is_named(submodule, layers)]
             for submodule in chosen:
                 self.fill(submodule)
             if not chosen:
                 message = f"{self}: {type(module).__name__} holds no such layer; nothing was filled"
                 print_log(message, logger="current", level=logging.WARNING)
         record_init(module, str(self))
-        for name, initializer in self.override.items():
+        for name, initializer in (self.override or {}).items():
             submodule = _submodule(module, name, self)
-            if initializer is None or (isinstance(initializer, BaseInit) and not initializer.layers):
+            if initializer is None or (isinstance(initializer, BaseInit) and initializer.layer is None):
                 (initializer or self)._fill_all(submodule)
             else:
                 initializer(submodule)
@@ -120,88 +121,65 @@ class BaseInit:
             self.fill(submodule)
         record_init(module, str(self))
 
-    def _names(self, module: nn.Module) -> bool:
-        names = {type(module).__name__, *(base.__name__ for base in type(module).__bases__)}
-        return any(layer in names if isinstance(layer, str) else isinstance(module, layer) for layer in self.layers)
+    def _layers(self) -> list[Layer]:
+        if self.layer is None:
+            return []
+        return [self.layer] if isinstance(self.layer, (str, type)) else list(self.layer)
 
     def __repr__(self) -> str:
-        parts = [f"{name}={value}" for name, value in vars(self).items() if name not in ("layers", "override")]
-        if self.layers:
-            parts.append(f"layer={[layer if isinstance(layer, str) else layer.__name__ for layer in self.layers]}")
-        if self.override:
-            parts.append(f"override={self.override}")
-        return f"{type(self).__name__}({', '.join(parts)})"
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        own["layer"] = [layer if isinstance(layer, str) else layer.__name__ for layer in self._layers()] or None
+        given = ", ".join(f"{name}={value}" for name, value in own.items() if value is not None)
+        return f"{type(self).__name__}({given})"
 
 
+@dataclass(eq=False, repr=False)
 class ConstantInit(BaseInit):
-    """Fill weights with ``val``; the other arguments are `BaseInit`'s."""
+    """Fill weights with ``val``; `BaseInit` has the arguments by keyword."""
 
-    def __init__(
-        self,
-        val: float,
-        *,
-        bias: float = 0,
-        bias_prob: float | None = None,
-        layer: Layer | Sequence[Layer] | None = None,
-        override: Mapping[str, BaseInit | None] | None = None,
-    ) -> None:
-        super().__init__(bias=bias, bias_prob=bias_prob, layer=layer, override=override)
-        self.val = val
+    val: float
 
     def fill(self, module: nn.Module) -> None:
+        """Fill the weight and bias of one module in place."""
         constant_init(module, self.val, self.bias)
 
 
+@dataclass(eq=False, repr=False)
 class XavierInit(BaseInit):
-    """Fill weights by Glorot and Bengio (2010); see `xavier_init`. The other arguments are `BaseInit`'s.
+    """Fill weights by Glorot and Bengio (2010); see `xavier_init`. `BaseInit` has the arguments by keyword.
 
     Args:
         gain: Scales the standard deviation.
         distribution: ``"normal"`` or ``"uniform"``.
     """
 
-    def __init__(
-        self,
-        gain: float = 1,
-        distribution: str = "normal",
-        *,
-        bias: float = 0,
-        bias_prob: float | None = None,
-        layer: Layer | Sequence[Layer] | None = None,
-        override: Mapping[str, BaseInit | None] | None = None,
-    ) -> None:
-        super().__init__(bias=bias, bias_prob=bias_prob, layer=layer, override=override)
-        check_distribution(distribution)
-        self.gain = gain
-        self.distribution = distribution
+    gain: float = 1
+    distribution: str = "normal"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_distribution(self.distribution)
 
     def fill(self, module: nn.Module) -> None:
+        """Fill the weight and bias of one module in place."""
         xavier_init(module, self.gain, self.bias, self.distribution)
 
 
+@dataclass(eq=False, repr=False)
 class NormalInit(BaseInit):
-    """Fill weights from a normal distribution of ``mean`` and ``std``; the other arguments are `BaseInit`'s."""
+    """Fill weights from a normal distribution; `BaseInit` has the arguments by keyword."""
 
-    def __init__(
-        self,
-        mean: float = 0,
-        std: float = 1,
-        *,
-        bias: float = 0,
-        bias_prob: float | None = None,
-        layer: Layer | Sequence[Layer] | None = None,
-        override: Mapping[str, BaseInit | None] | None = None,
-    ) -> None:
-        super().__init__(bias=bias, bias_prob=bias_prob, layer=layer, override=override)
-        self.mean = mean
-        self.std = std
+    mean: float = 0
+    std: float = 1
 
     def fill(self, module: nn.Module) -> None:
+        """Fill the weight and bias of one module in place."""
         normal_init(module, self.mean, self.std, self.bias)
 
 
+@dataclass(eq=False, repr=False)
 class TruncNormalInit(BaseInit):
-    """Fill weights from a normal distribution cut to ``[a, b]``; the other arguments are `BaseInit`'s.
+    """Fill weights from a normal distribution cut to ``[a, b]``; `BaseInit` has the arguments by keyword.
 
     Args:
         mean: Mean before cutting.
@@ -210,53 +188,36 @@ class TruncNormalInit(BaseInit):
         b: Largest value, absolute.
     """
 
-    def __init__(
-        self,
-        mean: float = 0,
-        std: float = 1,
-        a: float = -2,
-        b: float = 2,
-        *,
-        bias: float = 0,
-        bias_prob: float | None = None,
-        layer: Layer | Sequence[Layer] | None = None,
-        override: Mapping[str, BaseInit | None] | None = None,
-    ) -> None:
-        super().__init__(bias=bias, bias_prob=bias_prob, layer=layer, override=override)
-        if not a < b:
-            raise ValueError(f"TruncNormalInit needs a < b, got a={a}, b={b}")
-        self.mean = mean
-        self.std = std
-        self.a = a
-        self.b = b
+    mean: float = 0
+    std: float = 1
+    a: float = -2
+    b: float = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.a < self.b:
+            raise ValueError(f"TruncNormalInit needs a < b, got a={self.a}, b={self.b}")
 
     def fill(self, module: nn.Module) -> None:
+        """Fill the weight and bias of one module in place."""
         trunc_normal_init(module, self.mean, self.std, self.a, self.b, self.bias)
 
 
+@dataclass(eq=False, repr=False)
 class UniformInit(BaseInit):
-    """Fill weights uniformly from ``[a, b]``; the other arguments are `BaseInit`'s."""
+    """Fill weights uniformly from ``[a, b]``; `BaseInit` has the arguments by keyword."""
 
-    def __init__(
-        self,
-        a: float = 0,
-        b: float = 1,
-        *,
-        bias: float = 0,
-        bias_prob: float | None = None,
-        layer: Layer | Sequence[Layer] | None = None,
-        override: Mapping[str, BaseInit | None] | None = None,
-    ) -> None:
-        super().__init__(bias=bias, bias_prob=bias_prob, layer=layer, override=override)
-        self.a = a
-        self.b = b
+    a: float = 0
+    b: float = 1
 
     def fill(self, module: nn.Module) -> None:
+        """Fill the weight and bias of one module in place."""
         uniform_init(module, self.a, self.b, self.bias)
 
 
+@dataclass(eq=False, repr=False)
 class KaimingInit(BaseInit):
-    """Fill weights by He et al. (2015); see `kaiming_init`. The other arguments are `BaseInit`'s.
+    """Fill weights by He et al. (2015); see `kaiming_init`. `BaseInit` has the arguments by keyword.
 
     Args:
         a: Negative slope of the rectifier that follows (``leaky_relu`` only).
@@ -265,45 +226,29 @@ class KaimingInit(BaseInit):
         distribution: ``"normal"`` or ``"uniform"``.
     """
 
-    def __init__(
-        self,
-        a: float = 0,
-        mode: str = "fan_out",
-        nonlinearity: str = "relu",
-        distribution: str = "normal",
-        *,
-        bias: float = 0,
-        bias_prob: float | None = None,
-        layer: Layer | Sequence[Layer] | None = None,
-        override: Mapping[str, BaseInit | None] | None = None,
-    ) -> None:
-        super().__init__(bias=bias, bias_prob=bias_prob, layer=layer, override=override)
-        check_distribution(distribution)
-        if mode not in ("fan_in", "fan_out"):
-            raise ValueError(f"mode must be 'fan_in' or 'fan_out', got {mode!r}")
-        self.a = a
-        self.mode = mode
-        self.nonlinearity = nonlinearity
-        self.distribution = distribution
+    a: float = 0
+    mode: str = "fan_out"
+    nonlinearity: str = "relu"
+    distribution: str = "normal"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_distribution(self.distribution)
+        if self.mode not in ("fan_in", "fan_out"):
+            raise ValueError(f"mode must be 'fan_in' or 'fan_out', got {self.mode!r}")
 
     def fill(self, module: nn.Module) -> None:
+        """Fill the weight and bias of one module in place."""
         kaiming_init(module, self.a, self.mode, self.nonlinearity, self.bias, self.distribution)
 
 
-class Caffe2XavierInit(KaimingInit):
+@dataclass(eq=False, repr=False)
+class Caffe2XavierInit(BaseInit):
     """Fill weights as Caffe2's ``XavierFill`` does: uniform, variance ``1 / fan_in``; arguments are `BaseInit`'s."""
 
-    def __init__(
-        self,
-        *,
-        bias: float = 0,
-        bias_prob: float | None = None,
-        layer: Layer | Sequence[Layer] | None = None,
-        override: Mapping[str, BaseInit | None] | None = None,
-    ) -> None:
-        super().__init__(
-            1, "fan_in", "leaky_relu", "uniform", bias=bias, bias_prob=bias_prob, layer=layer, override=override
-        )
+    def fill(self, module: nn.Module) -> None:
+        """Fill the weight and bias of one module in place."""
+        caffe2_xavier_init(module, self.bias)
 
 
 class PretrainedInit:
@@ -364,6 +309,11 @@ def _bottom_up(module: nn.Module) -> list[nn.Module]:
     order: list[nn.Module] = []
     module.apply(order.append)
     return order
+
+
+def _is_named(module: nn.Module, layers: Sequence[Layer]) -> bool:
+    names = {type(module).__name__, *(base.__name__ for base in type(module).__bases__)}
+    return any(layer in names if isinstance(layer, str) else isinstance(module, layer) for layer in layers)
 
 
 def _submodule(module: nn.Module, name: str, initializer: BaseInit) -> nn.Module:

@@ -55,7 +55,10 @@ def normal_init(module: nn.Module, mean: float = 0, std: float = 1, bias: float 
 def trunc_normal_init(
     module: nn.Module, mean: float = 0, std: float = 1, a: float = -2, b: float = 2, bias: float = 0
 ) -> None:
-    """Fill the weight from a normal distribution cut to ``[a, b]`` (absolute values), the bias with ``bias``."""
+    """Fill the weight from a normal distribution cut to ``[a, b]`` (absolute values), the bias with ``bias``.
+
+    Draws by ``torch.nn.init.trunc_normal_``, so with the same distribution as mmengine but not the same numbers.
+    """
     if (weight := _tensor(module, "weight")) is not None:
         nn.init.trunc_normal_(weight, mean, std, a, b)
     _fill_bias(module, bias)
