@@ -1,7 +1,7 @@
 """Schedulers of learning rate and momentum, with mmengine's names and semantics. See README.md beside this file."""
 
 from .base import INF, _ParamScheduler
-from .build import build_param_schedulers
+from .build import SchedulerRecipes, build_param_schedulers
 from .cosine import (
     CosineAnnealingLR,
     CosineAnnealingMomentum,
@@ -62,6 +62,7 @@ __all__ = [
     "ReduceOnPlateauLR",
     "ReduceOnPlateauMomentum",
     "ReduceOnPlateauParamScheduler",
+    "SchedulerRecipes",
     "StepLR",
     "StepMomentum",
     "StepParamScheduler",

@@ -6,11 +6,16 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeAlias
+
+from lazyengine.config import Lazy, instantiate
 
 from .base import OptimizerLike, _ParamScheduler
 
-SchedulerList = list[_ParamScheduler]
+SchedulerList: TypeAlias = list[_ParamScheduler]
+_OneOrMore: TypeAlias = _ParamScheduler | Lazy[_ParamScheduler] | Sequence[_ParamScheduler | Lazy[_ParamScheduler]]
+SchedulerRecipes: TypeAlias = _OneOrMore | Mapping[str, _OneOrMore] | None
+"""The annotation of a parameter that takes what `build_param_schedulers` takes."""
 
 
 def build_param_schedulers(
@@ -82,7 +87,7 @@ class _Run:
         try:
             filled = self._fill(recipe.target, recipe.arguments, optimizer)
             if shared:
-                scheduler = recipe.target(**_instantiated(recipe.arguments), **filled)
+                scheduler = _fresh(recipe, filled)
             else:
                 scheduler = recipe(**filled)
         except Exception as error:
@@ -145,10 +150,13 @@ def _as_list(recipes: Any) -> list[Any]:
     return [recipes]
 
 
-def _instantiated(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    from lazyengine.config import instantiate
-
-    return instantiate(dict(arguments))
+def _fresh(recipe: Any, filled: dict[str, Any]) -> Any:
+    """Build a recipe once more: a recipe itself builds once, and here every optimizer gets a scheduler of its own."""
+    if "optimizer" in recipe.arguments:
+        raise ValueError(
+            "the recipe names one optimizer, but its list serves several · leave optimizer out, or give a dict of lists"
+        )
+    return recipe.target(**instantiate(dict(recipe.arguments)), **filled)
 
 
 def _check_owner(scheduler: _ParamScheduler, optimizer: OptimizerLike) -> _ParamScheduler:

@@ -5,11 +5,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lazyengine.config import ConfigError, instantiate
+from lazyengine.config import LazyCall as L
 from lazyengine.optim.scheduler import (
     CosineAnnealingLR,
     LinearLR,
+    LinearParamScheduler,
     MultiStepLR,
     ReduceOnPlateauLR,
+    SchedulerRecipes,
     StepLR,
     build_param_schedulers,
 )
@@ -129,3 +133,26 @@ def test_one_list_serves_every_optimizer():
     found = build([Recipe(StepLR, step_size=3, by_epoch=False)], wrappers)
     assert [found[name][0].optimizer for name in wrappers] == list(wrappers.values())
     assert [found[name][0].end for name in wrappers] == [1050, 525]
+    with pytest.raises(ValueError, match="names one optimizer, but its list serves several"):
+        build([Recipe(StepLR, step_size=3, optimizer=wrappers["generator"])], wrappers)
+
+
+def test_recipes_of_a_config():
+    def parameters():
+        return [torch.nn.Parameter(torch.zeros(1))]
+
+    def run(optimizer: torch.optim.Optimizer, schedulers: SchedulerRecipes = None):
+        many = {"a": optimizer, "b": sgd()} if isinstance(schedulers, dict) else optimizer
+        return build(schedulers, many)
+
+    optimizer = L(torch.optim.SGD)(params=L(parameters)(), lr=0.1)
+    warm_up = L(LinearLR)(optimizer=optimizer, start_factor=0.1, end=1, convert_to_iter_based=True)
+    first, second = instantiate(L(run)(optimizer=optimizer, schedulers=[warm_up, L(StepLR)(step_size=3)]))
+    assert (first.end, second.end) == (105, 10)
+    assert first.optimizer is second.optimizer
+    found = instantiate(L(run)(optimizer=optimizer, schedulers={"a": warm_up, "b": [L(StepLR)(step_size=3)]}))
+    assert [type(chain[0]) for chain in found.values()] == [LinearLR, StepLR]
+    with pytest.raises(ConfigError, match="Did you mean 'start_factor'"):
+        L(LinearLR)(start_facto=0.1)
+    with pytest.raises(ConfigError, match="Did you mean 'param_name'"):
+        L(LinearParamScheduler)(param_nam="weight_decay")
