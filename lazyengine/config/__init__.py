@@ -17,8 +17,10 @@ from .errors import (
     UnsetError,
 )
 from .graph import clone, freeze, repeat, replace
+from .instantiate import instantiate
 from .lazy import Lazy
 from .lazy_call import LazyCall, LazyPartial
+from .lazy_config import LazyConfig
 from .loaded import Config
 from .node import REQUIRED, is_node
 from .ref import ref
@@ -34,6 +36,7 @@ __all__ = [
     "FrozenError",
     "Lazy",
     "LazyCall",
+    "LazyConfig",
     "LazyPartial",
     "MissingArgumentError",
     "OverrideError",
@@ -45,6 +48,7 @@ __all__ = [
     "UnsetError",
     "clone",
     "freeze",
+    "instantiate",
     "is_node",
     "ref",
     "repeat",

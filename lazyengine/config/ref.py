@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from .errors import RefError
+from .errors import ConfigError, RefError
 from .sources import Source, describe_source
 
-__all__ = ["Ref", "ref"]
+__all__ = ["Ref", "lookup", "ref"]
 
 
 class Ref:
@@ -63,3 +63,32 @@ def ref(path: str, /, *more: Any) -> Any:
             f"{describe_source(where)}: ref with {len(paths)} paths needs a function of {len(paths)} values."
         )
     return Ref(paths, function, where)
+
+
+def lookup(root: Any, path: str, asked_by: Ref) -> Any:
+    """Return what stands at a path of a config, node or container, not built.
+
+    Raises:
+        RefError: There is nothing; the message has where the ref was written and a near match.
+    """
+    from .grammar import parse_path
+    from .node import REQUIRED, children_of
+    from .signature import near
+
+    where = describe_source(asked_by.where)
+    try:
+        steps = parse_path(path)
+    except ConfigError as error:
+        raise RefError(f"{where}: {asked_by!r}: {error}.") from None
+    value = root
+    for step in steps:
+        while type(value) is Ref and value.function is None:  # a plain alias on the way
+            value = lookup(value.owner or root, value.paths[0], value)
+        children = dict(children_of(value) or ())
+        if step not in children:
+            has = f"It has: {', '.join(map(str, children))}" if children else f"{type(value).__name__} has no parts"
+            raise RefError(f"{where}: {asked_by!r}: there is no {step!r} in {path!r}.{near(step, children)} {has}.")
+        value = children[step]
+    if value is REQUIRED:
+        raise RefError(f"{where}: {asked_by!r}: {path!r} is REQUIRED and was not set.")
+    return value

@@ -54,6 +54,7 @@ class Signature:
         "parameters",
         "positional",
         "required",
+        "required_names",
         "target",
     )
 
@@ -62,20 +63,17 @@ class Signature:
         self.is_resolved = not isinstance(target, str)
         self.parameters: dict[str, Any] = {}
         self.has_var_positional = self.has_var_keyword = True
-        self._sources: dict[str, Any] = {}  # parameter -> the function that declares it
+        self._sources: dict[str, Any] = {}  # inherited parameter -> the function that declares it
         self._hints: dict[str, Any] | None = None
         self._lazy: dict[str, LazySpec] | None = None
         if self.is_resolved:
             self._inspect()
         kinds = [(name, p.kind, p.default is p.empty) for name, p in self.parameters.items()]
         self.names = frozenset(self.parameters)
-        self.positional = tuple(name for name, kind, _ in kinds if kind < 2 and name not in self._inherited)
+        self.positional = tuple(name for name, kind, _ in kinds if kind < 2 and name not in self._sources)
         self.has_positional_only = any(kind == 0 for _, kind, _ in kinds)
-        self.required = tuple(name for name, _, req in kinds if req and name not in self._inherited)
-
-    @property
-    def _inherited(self) -> set[str]:
-        return {name for name, source in self._sources.items() if source is not None}
+        self.required = tuple(name for name, _, req in kinds if req and name not in self._sources)
+        self.required_names = frozenset(self.required)
 
     def _inspect(self) -> None:
         import inspect

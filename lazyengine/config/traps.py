@@ -1,0 +1,176 @@
+"""The traps of sharing nodes between files, as errors.
+
+Python's import semantics let every importer of a base config see the same nodes. Two things then go wrong without a
+sound: a file changes a node under the feet of another one that does not know of it, and a file binds an imported name
+anew while the old node is still in use. `check_rebound` and `Watch` find them. (The third trap, an override that comes
+too late, is found by `overrides`.)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from . import syntax
+from .errors import ConfigWarning, SharingError
+from .graph import FrozenDict, FrozenList
+from .loaded import Config
+from .node import Node, children_of, defined_at, join_path, sources_of, walk
+from .ref import Ref, lookup
+from .sources import display_path
+
+if TYPE_CHECKING:
+    from .loader import Load
+
+__all__ = ["Watch", "check_loaded", "check_rebound", "holds_node"]
+
+
+def holds_node(value: Any) -> bool:
+    """Return whether a value is a node or a container with a node inside."""
+    return type(value) is Node or any(type(v) is Node for _, v in walk(value))
+
+
+class Watch:
+    """Notices changes of the nodes and containers that finished configs made, and who made them.
+
+    Attributes:
+        changes: `(file, what)` for every node or container that a file changed after another one had made it.
+    """
+
+    def __init__(self) -> None:
+        self.changes: list[tuple[str, Any]] = []
+        self._before: dict[int, tuple[Any, list[Any]]] = {}
+
+    def add(self, module: ModuleType) -> None:
+        """Watch everything that the globals of a finished config hold."""
+        for value in list(vars(module).values()):
+            for _, x in walk(value):
+                if id(x) not in self._before and children_of(x) is not None:
+                    self._before[id(x)] = (x, _content(x))
+
+    def note_changes(self, file: str) -> None:
+        """Put whatever changed since the last call on the account of `file`."""
+        for key, (x, before) in self._before.items():
+            now = _content(x)
+            if len(now) != len(before) or any(a is not b for a, b in zip(now, before)):
+                self.changes.append((file, x))
+                self._before[key] = (x, now)
+
+
+def _content(x: Any) -> list[Any]:
+    content = [part for pair in children_of(x) or () for part in pair] if not isinstance(x, list) else list(x)
+    return [x.__sig__, *content] if type(x) is Node else content
+
+
+def check_loaded(load: Load, config: Config) -> None:
+    """Check what can only be seen when all files ran.
+
+    Raises:
+        SharingError: Two files that do not import one another both hold a node, and one of them changed it.
+        RefError: A ref names a path that does not exist.
+    """
+    for file, x in load.watch.changes:
+        _check_change(load, file, x)
+    seen: set[int] = set()
+    stack: list[Any] = [config]
+    while stack:
+        x = stack.pop()
+        t = type(x)
+        if t is Ref:
+            for path in x.paths:
+                lookup(config, path, x)
+            continue
+        if (t is not Node and not isinstance(x, dict | list | tuple | Config)) or id(x) in seen:
+            continue
+        seen.add(id(x))
+        if isinstance(x, list) and len(x) > 1:
+            _warn_repeated(config, x)
+        stack.extend(v for _, v in children_of(x) or ())
+
+
+def _warn_repeated(config: Config, items: list[Any]) -> None:
+    nodes = [v for v in items if type(v) is Node]
+    if len({id(v) for v in nodes}) < len(nodes):
+        import warnings
+
+        path = next((path for path, value in walk(config) if value is items), "?")
+        twice = next(v for i, v in enumerate(nodes) if any(v is w for w in nodes[:i]))
+        warnings.warn(
+            ConfigWarning(
+                f"{path}: the {twice.__sig__.label} node defined at {defined_at(twice)} occurs more than once in a "
+                "list: all of them become one instance. Write repeat(node, n) for separate ones."
+            ),
+            stacklevel=5,
+        )
+
+
+def _check_change(load: Load, file: str, x: Any) -> None:
+    for other, module in load.modules.items():
+        if file in _reached(load, other) or other in _reached(load, file):
+            continue
+        name = next((n for n, v in vars(module).items() if not n.startswith("__") and _find(v, x) is not None), None)
+        if name is None:
+            continue
+        what = f"a {type(x).__name__}"
+        place = display_path(file)
+        if type(x) is Node:
+            what = f"the {x.__sig__.label} node defined at {defined_at(x)}"
+            edits = [s for n in [*x.__arguments__, "_target_"] for s in sources_of(x, n) if s.startswith(f"{place}:")]
+            place = edits[-1] if edits else place
+        path = join_path(name, "").rstrip(".") + (_find(vars(module)[name], x) or "")
+        raise SharingError(
+            f"{place} changes {what}, which {display_path(other)} also uses (as {path}) without importing "
+            f"{os.path.basename(file)}: the change would reach it unseen. Change a clone(...) in {display_path(file)}, "
+            f"or import one file in the other."
+        )
+
+
+def _reached(load: Load, file: str) -> set[str]:
+    """Return `file` and all configs that it imports, directly or not."""
+    reached, stack = {file}, [file]
+    while stack:
+        new = load.imports.get(stack.pop(), set()) - reached
+        reached |= new
+        stack.extend(new)
+    return reached
+
+
+def _find(value: Any, wanted: Any) -> str | None:
+    return next((path for path, x in walk(value) if x is wanted), None)
+
+
+def check_rebound(load: Load, file: str) -> None:
+    """Check a config that ran: no imported name is bound anew while its old node is still used.
+
+    Raises:
+        SharingError: One is; the message has the path of the old node.
+    """
+    namespace = vars(load.modules[file])
+    for bound, old in _imported_nodes(load, file):
+        new = namespace.get(bound, old)
+        if new is old or any(v is old for n, v in namespace.items() if not n.startswith("_")):
+            continue
+        for name, value in namespace.items():
+            path = None if name.startswith("_") else next((p for p, x in walk(value, name) if x is old), None)
+            if path is None:
+                continue
+            line = syntax.binding_line(syntax.parse(load.sources[file]), bound)
+            place = f"{display_path(file)}:{line}" if line else display_path(file)
+            kind = f"{old.__sig__.label} node (defined at {defined_at(old)})" if type(old) is Node else "container"
+            raise SharingError(
+                f"{place}: {bound!r} is bound anew, but {path} still is the imported {kind}. To change it there too: "
+                f"{bound} = replace({bound}, ...), or set {path}; to have both, use another name."
+            )
+
+
+def _imported_nodes(load: Load, file: str) -> Iterator[tuple[str, Any]]:
+    """Yield the names that a config binds by `from ... import` of other configs, with the nodes they stand for."""
+    pairs = [pair for _, pairs in syntax.from_imports(syntax.parse(load.sources[file])) for pair in pairs]
+    for module, names in load.taken[file]:
+        public = [n for n in vars(module) if not n.startswith("_")] if "*" in names else []
+        for name, bound in [*((n, n) for n in public), *(pair for pair in pairs if pair[0] in names)]:
+            value = vars(module).get(name)
+            if type(value) is Node or (type(value) in (list, dict, FrozenList, FrozenDict) and holds_node(value)):
+                yield bound, value
