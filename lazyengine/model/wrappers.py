@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoint import unwrap_module as unwrap
 from .patterns import as_patterns, match_modules
@@ -77,6 +78,7 @@ class FSDP2:
         modules: Patterns on dotted names of modules that become a unit of communication each, such as
             ``"backbone.blocks.*"``; for a ``ModuleList`` its children do. What is left is one more unit.
         param_dtype: Type for computation and for gathering parameters, such as ``"bfloat16"``; None keeps theirs.
+            Batch norm layers compute in float32, the type of their statistics.
         reduce_dtype: Type for reducing gradients; None is ``param_dtype``.
         output_dtype: Type that the forward of the whole model returns floating tensors in; None leaves them.
         reshard_after_forward: Free gathered parameters after the forward pass and gather them again for the
@@ -134,14 +136,21 @@ class FSDP2:
                 units.update(module.named_children() if is_container else [(name, module)])
         wanted = {id(module) for module in units.values()}
         for module in reversed(list(model.modules())):  # inner units first
-            if module is model or id(module) in wanted:
-                fully_shard(
-                    module,
-                    mesh=mesh,
-                    reshard_after_forward=self.reshard_after_forward,
-                    mp_policy=outer if module is model else inner,
-                    offload_policy=offload_policy,
-                )
+            if module is model:
+                policy = outer
+            elif self.param_dtype is not None and isinstance(module, _BatchNorm):
+                policy = MixedPrecisionPolicy(torch.float32, torch.float32, self.param_dtype)
+            elif id(module) in wanted:
+                policy = inner
+            else:
+                continue
+            fully_shard(
+                module,
+                mesh=mesh,
+                reshard_after_forward=self.reshard_after_forward,
+                mp_policy=policy,
+                offload_policy=offload_policy,
+            )
         return model
 
     def __repr__(self) -> str:

@@ -1,5 +1,4 @@
 """Write golden.json with what mmengine 0.10.7 computes. Run it in an environment that has mmengine and torch 2.13."""
-# ruff: noqa: C408 - mmengine's configs are written with dict()
 
 import json
 import logging
