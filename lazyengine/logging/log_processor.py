@@ -206,8 +206,9 @@ def _num_batches(runner: Any, mode: str) -> int | str:
     """Number of batches of a whole epoch of ``mode``, or ``?`` where it has no end."""
     loop: Any = getattr(runner, f"{mode}_loop", None)
     total = getattr(loop, "total_length", None)
-    if total is not None:
-        return total() if callable(total) else total
+    total = total() if callable(total) else total
+    if isinstance(total, int):
+        return total
     if callable(getattr(runner, "num_batches", None)):
         return runner.num_batches(mode)
     try:

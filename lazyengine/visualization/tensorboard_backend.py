@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import socket
 import time
@@ -37,7 +38,7 @@ class TensorboardVisBackend(VisBackend):
         self._dir = Path()
         self._resumed_step: int | None = None
         self._queue: list[tuple[float, int, Mapping[str, float]]] = []
-        self._last_write = 0.0
+        self._last_write = -math.inf
         self._file: Any = None
         self._writer: Any = None
 
@@ -85,9 +86,9 @@ class TensorboardVisBackend(VisBackend):
                 values = [proto.Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
                 event = proto.Event(wall_time=wall_time, step=step, summary=proto.Summary(value=values))
                 writer.write(event.SerializeToString())
+            self._last_write = time.monotonic()
         if self._file is not None:
             self._file.flush()
-        self._last_write = time.monotonic()
 
     def close(self) -> None:
         """Write queued events and close the file; a later value opens a new one."""

@@ -1,0 +1,173 @@
+import inspect
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from lazyengine.logging import MMLogger, print_log
+
+HERE = os.path.relpath(__file__)
+
+
+@pytest.fixture(autouse=True)
+def own_instances(monkeypatch):
+    monkeypatch.setattr(MMLogger, "_instances", {})
+
+
+def line_number():
+    return inspect.currentframe().f_back.f_lineno
+
+
+def test_lines_name_the_file_and_line_that_wrote_them(tmp_path, capsys):
+    logger = MMLogger("x", log_file=tmp_path / "a" / "run.log")
+    logger.info("hello %d", 3)
+    place = f"{HERE}:{line_number() - 1}"
+    text = (tmp_path / "a" / "run.log").read_text()
+    assert text == capsys.readouterr().out
+    date, time, rest = text.split(" ", 2)
+    assert (len(date), len(time)) == (10, 8)
+    assert rest == f"INFO {place}  hello 3\n"
+    assert logger.log_file == str(tmp_path / "a" / "run.log")
+    logger.close()
+
+
+@pytest.mark.parametrize("how", ["current", "named", "object", "standard"])
+def test_print_log_names_its_caller(how, capsys, caplog):
+    MMLogger.get_instance("other")
+    current = MMLogger.get_instance("mine")
+    logger = {"current": "current", "named": "mine", "object": current, "standard": logging.getLogger("std")}[how]
+    print_log("hello", logger=logger, level="WARNING")
+    line = line_number() - 1
+    if how == "standard":
+        assert (caplog.records[0].lineno, caplog.records[0].pathname) == (line, __file__)
+    else:
+        assert capsys.readouterr().out.endswith(f"WARNING {HERE}:{line}  hello\n")
+
+
+def test_print_log_without_logger(capsys):
+    print_log("plain")
+    print_log("unheard", logger="silent")
+    assert capsys.readouterr().out == "plain\n"
+    with pytest.raises(ValueError, match=r"no MMLogger is called 'nobody'; there are: none"):
+        print_log("x", logger="nobody")
+    with pytest.raises(TypeError, match="must be a Logger, a str or None, got 3"):
+        print_log("x", logger=3)  # type: ignore[arg-type]
+
+
+def test_files_elsewhere_are_named_by_their_last_folders(tmp_path, capsys):
+    path = tmp_path / "pkg" / "sub" / "code.py"
+    exec(compile("\nlogger.info('x')", str(path), "exec"), {"logger": MMLogger("x")})
+    assert f"INFO {os.path.join('pkg', 'sub', 'code.py')}:2  x" in capsys.readouterr().out
+
+
+def test_nothing_is_printed_twice(capsys):
+    logging.getLogger().addHandler(handler := logging.StreamHandler(sys.stdout))
+    try:
+        logger = MMLogger.get_instance("x")
+        assert MMLogger.get_instance("x") is logger
+        MMLogger.get_instance("x").info("once")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert capsys.readouterr().out.count("once") == 1
+
+
+def test_tracebacks_are_whole(tmp_path, capsys):
+    logger = MMLogger("x", log_file=tmp_path / "run.log")
+    try:
+        try:
+            raise KeyError("inner")
+        except KeyError as error:
+            raise ValueError("outer") from error
+    except ValueError:
+        logger.exception("it failed")
+    logger.info("next")
+    text = capsys.readouterr().out
+    assert text == (tmp_path / "run.log").read_text()
+    assert text.index("it failed") < text.index("KeyError: 'inner'") < text.index("ValueError: outer\n")
+    assert text.count("Traceback (most recent call last)") == 2
+    assert text.splitlines()[-1].endswith("  next")
+    logger.close()
+
+
+def test_levels(capsys):
+    logger = MMLogger("x", log_level="warning")
+    logger.info("quiet")
+    logger.setLevel("INFO")
+    logger.info("loud")
+    logger.setLevel(logging.ERROR)
+    logger.info("quiet")
+    text = capsys.readouterr().out
+    assert "loud" in text
+    assert "quiet" not in text
+    with pytest.raises(ValueError, match=r"unknown log level 'LOUD'; known are .*INFO"):
+        MMLogger("y", log_level="LOUD")
+    with pytest.raises(TypeError, match="log level must be"):
+        MMLogger("y", log_level=1.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("rank", "world_size", "distributed", "files"),
+    [
+        (0, 1, False, ["run.log"]),
+        (0, 1, True, ["run.log"]),
+        (0, 4, False, ["run.log"]),
+        (3, 4, False, []),
+        (0, 4, True, ["run.rank0.log"]),
+        (3, 4, True, ["run.rank3.log"]),
+    ],
+)
+def test_ranks(tmp_path, capsys, rank, world_size, distributed, files):
+    logger = MMLogger("x", log_file=tmp_path / "run.log", rank=rank, world_size=world_size, distributed=distributed)
+    logger.info("news")
+    logger.error("trouble")
+    assert [path.name for path in tmp_path.iterdir()] == files
+    for name in files:
+        assert "news" in (tmp_path / name).read_text()
+    text = capsys.readouterr().out
+    assert "trouble" in text
+    assert ("news" in text) == (rank == 0)
+    logger.close()
+
+
+def test_an_earlier_log_is_continued(tmp_path):
+    for i in range(2):
+        logger = MMLogger("x", log_file=tmp_path / "run.log")
+        logger.info("start %d", i)
+        logger.close()
+    assert [line[-7:] for line in (tmp_path / "run.log").read_text().splitlines()] == ["start 0", "start 1"]
+
+
+def test_after_close_lines_go_to_the_terminal(tmp_path, capsys):
+    logger = MMLogger("x", log_file=tmp_path / "run.log")
+    logger.close()
+    logger.info("late")
+    assert "late" in capsys.readouterr().out
+    assert (tmp_path / "run.log").read_text() == ""
+
+
+def test_a_killed_process_loses_no_line(tmp_path):
+    code = """
+        import os, signal, sys
+        from lazyengine.logging import MMLogger
+        logger = MMLogger("x", log_file=sys.argv[1], rank=0, world_size=1)
+        for i in range(100):
+            logger.info("line %d", i)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "run.log")]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
+    assert process.returncode == -9
+    for text in (process.stdout, (tmp_path / "run.log").read_text()):
+        assert [line.split("  ")[1] for line in text.splitlines()] == [f"line {i}" for i in range(100)]
+
+
+def test_the_name_in_logging_is_free(capsys):
+    logger = MMLogger("x", logger_name="engine")
+    assert logger.name == "engine"
+    assert logger is not logging.getLogger("engine")
+    assert logger.instance_name == "x"
