@@ -15,7 +15,9 @@ from typing import IO, Any, NamedTuple
 import torch
 
 _ALIGNMENT = 64  # bytes; what torch.save aligns records to
-_CHUNK = 4 << 20  # bytes written at a time: the interpreter's lock is free while one is written
+# Bytes written at a time. Few enough to be in the processor's cache still when they are written after their CRC was
+# computed: measured, that is as fast as a second thread for the CRC. The interpreter's lock is free meanwhile.
+_CHUNK = 256 << 10
 _ROOT = "archive"
 
 

@@ -14,7 +14,7 @@ from .errors import CheckpointError
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _OLD_MAGIC = b"\x80\x02"  # files of torch before 1.6, and plain pickles
-_CHUNK = 4 << 20
+_CHUNK = 1 << 20
 
 
 def read_checkpoint(
