@@ -53,7 +53,7 @@ def train_step(
     if forward is None or forward is model:
         forward = model
         check_gradients_are_synchronized(model)
-    with optim_wrapper.optim_context(forward):
+    with optim_wrapper.optim_context(forward):  # pyright: ignore[reportArgumentType]
         data = move_data(data, _device_of(model))
         losses = run_forward(forward, data, "loss" if _accepts_mode(model) else None)
     loss, log_vars = parse_losses(losses)
