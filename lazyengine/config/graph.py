@@ -9,9 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 from .errors import FrozenError, TargetError
 from .loaded import Config
-from .node import _ARGUMENTS as _SET_ARGUMENTS
-from .node import _EXTRA, _OWNER, _SIG, Node, children_of, is_frozen, new_node
-from .node import _WHERE as _SET_WHERE
+from .node import _ARGUMENTS, _EXTRA, _NEW, _OWNER, _SIG, _WHERE, Node, children_of, is_frozen
 from .ref import Ref
 from .sources import Extra, check_editable, describe_source, source_here
 
@@ -23,23 +21,32 @@ _ATOMIC = frozenset(
 )
 
 
-def adopt(owner: Config, value: Any) -> None:
-    """Tell all nodes and refs in `value` which config they belong to (refs are looked up there)."""
+def adopt(owner: Config, value: Any) -> tuple[list[Ref], list[list[Any]]]:
+    """Tell all nodes and refs in `value` which config they belong to (refs are looked up there).
+
+    Returns:
+        What the same walk finds out: the refs, and the lists that hold something more than once.
+    """
+    refs: list[Ref] = []
+    repeated: list[list[Any]] = []
     stack, seen = [value], set()
     while stack:
         x = stack.pop()
         t = type(x)
-        if t in _ATOMIC:
-            continue
         if t is Node:
             if x.__owner__ is not owner:
                 _OWNER(x, owner)
-                stack.extend(x.__arguments__.values())
+                stack += [v for v in x.__arguments__.values() if type(v) not in _ATOMIC]
         elif t is Ref:
             x.owner = owner
-        elif isinstance(x, dict | list | tuple) and id(x) not in seen:
+            refs.append(x)
+        elif isinstance(x, dict | list | tuple) and x and id(x) not in seen:
             seen.add(id(x))
-            stack.extend(x.values() if isinstance(x, dict) else x)
+            inner = [v for v in (x.values() if isinstance(x, dict) else x) if type(v) not in _ATOMIC]
+            stack += inner
+            if isinstance(x, list) and len(inner) > 1 and len(set(map(id, inner))) < len(inner):
+                repeated.append(x)
+    return refs, repeated
 
 
 # --------------------------------------------------------------------------------------------------- copies
@@ -49,25 +56,33 @@ def copy_graph(value: Any, memo: dict[int, Any]) -> Any:
     if t in _ATOMIC:
         return value
     key = id(value)
-    if key in memo:
-        return memo[key]
+    found = memo.get(key)
+    if found is not None:
+        return found
     if t is Node:
         extra, owner = value.__extra__, value.__owner__
-        arguments: dict[str | int, Any] = {}
-        new = memo[key] = new_node(value.__sig__, arguments, value.__where__, extra and extra.copy())
-        _OWNER(new, memo.get(id(owner), owner))
-        for name, v in value.__arguments__.items():
-            arguments[name] = v if type(v) in _ATOMIC else copy_graph(v, memo)
+        arguments: dict[str | int, Any] = value.__arguments__.copy()
+        new = memo[key] = _NEW(Node)  # `new_node`, written out: configs have thousands
+        _SIG(new, value.__sig__)
+        _ARGUMENTS(new, arguments)
+        _WHERE(new, value.__where__)
+        _EXTRA(new, extra and extra.copy())
+        _OWNER(new, owner and memo.get(id(owner), owner))
+        for name, v in arguments.items():
+            if type(v) not in _ATOMIC:
+                arguments[name] = copy_graph(v, memo)
         return new
     if t is list or t is FrozenList:
-        items = memo[key] = []
-        for v in value:
-            items.append(v if type(v) in _ATOMIC else copy_graph(v, memo))
+        items = memo[key] = list(value)
+        for i, v in enumerate(items):
+            if type(v) not in _ATOMIC:
+                items[i] = copy_graph(v, memo)
         return items
     if t is dict or t is FrozenDict:
-        mapping = memo[key] = {}
-        for k, v in value.items():
-            mapping[k] = v if type(v) in _ATOMIC else copy_graph(v, memo)
+        mapping = memo[key] = dict(value)
+        for k, v in mapping.items():
+            if type(v) not in _ATOMIC:
+                mapping[k] = copy_graph(v, memo)
         return mapping
     if t is Config:
         extra = value.__extra__.copy()
@@ -124,8 +139,8 @@ def replace(old: T, new: Any, /) -> T:
     past = old.__extra__.history.get("_target_") if old.__extra__ else None
     extra.history["_target_"] = [*(past or [old.__where__]), source]
     _SIG(old, new.__sig__)
-    _SET_ARGUMENTS(old, new.__arguments__)
-    _SET_WHERE(old, new.__where__)
+    _ARGUMENTS(old, new.__arguments__)
+    _WHERE(old, new.__where__)
     _EXTRA(old, extra)
     if old.__owner__ is not None:
         adopt(old.__owner__, list(old.__arguments__.values()))
@@ -159,7 +174,7 @@ def _containers(root: Any) -> Iterator[Any]:
 # ------------------------------------------------------------------------------------------------- freezing
 def _refuse(self: Any, *args: Any, **kwargs: Any) -> NoReturn:
     raise FrozenError(
-        f"{describe_source(source_here(1))}: cannot change a {type(self).__base__.__name__} of a frozen config. "
+        f"{describe_source(source_here(1))}: cannot change a {_PLAIN[type(self)].__name__} of a frozen config. "
         "Change a copy instead: clone(...)."
     )
 

@@ -107,7 +107,16 @@ class Build:
             if not sig.is_resolved:
                 resolve_target(x)
                 sig = x.__sig__
-            kwargs = self._arguments(x, sig, given)
+            lazy = sig.lazy
+            arguments: Mapping[Any, Any] = x.__arguments__ if given is None else self._completed(x, sig, given)
+            kwargs: dict[Any, Any] = {}
+            for name, v in arguments.items():
+                if type(v) in _ATOMIC:
+                    kwargs[name] = v
+                elif v is not REQUIRED:
+                    kwargs[name] = self.late_value(v, lazy[name]) if name in lazy else self.value(v)
+            if len(kwargs) < len(arguments) or (sig.required and not sig.required_names <= kwargs.keys()):
+                self._check_missing(x, sig, arguments, kwargs)
             args = _positional(sig, kwargs) if sig.has_positional_only or 0 in kwargs else ()
             if x.__extra__ is not None and x.__extra__.partial:
                 made = functools.partial(sig.target, *args, **kwargs)
@@ -123,23 +132,11 @@ class Build:
         finally:
             self._active.pop()
 
-    def _arguments(self, x: Node, sig: Signature, given: dict[str, Any] | None) -> dict[Any, Any]:
-        arguments: Mapping[Any, Any] = x.__arguments__
-        if given:
-            for name in given:
-                check_name(sig, name, f"instantiate({self._label(x)})")
-            self._given.append(given)
-            arguments = {**arguments, **given}
-        lazy = sig.lazy
-        kwargs = {}
-        for name, v in arguments.items():
-            if type(v) in _ATOMIC:
-                kwargs[name] = v
-            elif v is not REQUIRED:
-                kwargs[name] = self.late_value(v, lazy[name]) if name in lazy else self.value(v)
-        if len(kwargs) < len(arguments) or not sig.required_names <= kwargs.keys():
-            self._check_missing(x, sig, arguments, kwargs)
-        return kwargs
+    def _completed(self, x: Node, sig: Signature, given: dict[str, Any]) -> dict[Any, Any]:
+        for name in given:
+            check_name(sig, name, f"instantiate({self._label(x)})")
+        self._given.append(given)
+        return {**x.__arguments__, **given}
 
     def _check_missing(self, x: Node, sig: Signature, arguments: Mapping[Any, Any], kwargs: dict[Any, Any]) -> None:
         missing = [name for name, v in arguments.items() if v is REQUIRED]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import builtins
+import functools
 import importlib
 import os
 from collections.abc import Iterable, Sequence
-from types import BuiltinFunctionType, FunctionType, GenericAlias, ModuleType, UnionType
+from types import BuiltinFunctionType, CodeType, FunctionType, GenericAlias, ModuleType, UnionType
 from typing import Any
 
 from . import finding, syntax, traps
 from .errors import ConfigFileError, ConfigImportError, ConfigNotFoundError
-from .graph import copy_graph
+from .graph import adopt, copy_graph
 from .lazy_call import NodeFactory
 from .loaded import Config
 from .node import REQUIRED, Node
@@ -41,8 +42,10 @@ def load_file(path: str) -> Config:
     load = Load(file)
     try:
         module = load.run(file, finding.spell_name(file, root))
-        config = Config({k: v for k, v in vars(module).items() if _is_data(k, v)}, file, load)
-        traps.check_loaded(load, config)
+        config = Config({}, file, load)
+        values = config.__values__
+        values.update({k: v for k, v in vars(module).items() if _is_data(k, v)})
+        traps.check_loaded(load, config, *adopt(config, values))
     except BaseException as error:
         if root is not None:
             finding.release_root(root)
@@ -129,7 +132,7 @@ class Load:
         self.modules[file], self.sources[file] = module, source
         self.imports[file], self.taken[file] = set(), []
         try:
-            code = compile(source, file, "exec", dont_inherit=True)
+            code = _compile(source, file)
         except ValueError as error:  # Python 3.11 about null bytes; it names no file
             raise ConfigFileError(f"{display_path(file)} is not Python source: {error}.") from None
         self._stack.append(file)
@@ -273,7 +276,7 @@ class Load:
 
     # -------------------------------------------------------------------------- questions about the source
     def assigned_at(self, name: str) -> str | None:
-        """Return `"file.py:12"`, where the value of a top-level name was written: here or where it was imported from."""
+        """Return `"file.py:12"`, where a top-level name was written: here or where it was imported from."""
         return self._assigned_in(self.file, name)
 
     def _assigned_in(self, file: str, name: str) -> str | None:
@@ -296,7 +299,7 @@ class Load:
         return [name for name, alias in pairs if alias == bound and name in names and name in vars(module)]
 
     def read_at(self, name: str) -> list[str]:
-        """Return the places (`"file.py:12"`) where configs computed something from a top-level name."""
+        """Return the places (`"file.py:12"`) where files computed something from a top-level name."""
         missing = object()
         value = vars(self.modules[self.file]).get(name, missing)
         return [
@@ -309,6 +312,12 @@ class Load:
     def is_read(self, name: str) -> bool:
         """Return whether configs computed something from a top-level name, so that overriding it may come too late."""
         return bool(self.read_at(name))
+
+
+@functools.lru_cache(maxsize=64)
+def _compile(source: bytes, file: str) -> CodeType:
+    """Compile a file; the same text is not compiled twice, as Python itself does by `.pyc` files."""
+    return compile(source, file, "exec", dont_inherit=True)
 
 
 def _line(file: str) -> int:

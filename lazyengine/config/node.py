@@ -166,7 +166,12 @@ def make_node(target: Any, /, *args: Any, **kwargs: Any) -> Node:
     """
     sig = signature_of(target)
     frame = sys._getframe(1)
-    node = new_node(sig, kwargs, (frame.f_code, frame.f_lasti))
+    node = _NEW(Node)  # `new_node`, written out: configs make thousands
+    _SIG(node, sig)
+    _ARGUMENTS(node, kwargs)
+    _WHERE(node, (frame.f_code, frame.f_lasti))
+    _EXTRA(node, None)
+    _OWNER(node, None)
     if args or not kwargs.keys() <= sig.names:
         _check_arguments(node, args)
     return node

@@ -64,8 +64,8 @@ def _content(x: Any) -> list[Any]:
     return [x.__sig__, *content] if type(x) is Node else content
 
 
-def check_loaded(load: Load, config: Config) -> None:
-    """Check what can only be seen when all files ran.
+def check_loaded(load: Load, config: Config, refs: list[Ref], repeated: list[list[Any]]) -> None:
+    """Check what can only be seen when all files ran; a node twice in one list is a warning.
 
     Raises:
         SharingError: Two files that do not import one another both hold a node, and one of them changed it.
@@ -73,21 +73,11 @@ def check_loaded(load: Load, config: Config) -> None:
     """
     for file, x in load.watch.changes:
         _check_change(load, file, x)
-    seen: set[int] = set()
-    stack: list[Any] = [config]
-    while stack:
-        x = stack.pop()
-        t = type(x)
-        if t is Ref:
-            for path in x.paths:
-                lookup(config, path, x)
-            continue
-        if (t is not Node and not isinstance(x, dict | list | tuple | Config)) or id(x) in seen:
-            continue
-        seen.add(id(x))
-        if isinstance(x, list) and len(x) > 1:
-            _warn_repeated(config, x)
-        stack.extend(v for _, v in children_of(x) or ())
+    for x in refs:
+        for path in x.paths:
+            lookup(config, path, x)
+    for items in repeated:
+        _warn_repeated(config, items)
 
 
 def _warn_repeated(config: Config, items: list[Any]) -> None:
