@@ -1,5 +1,7 @@
 """Configs: experiments as Python files, made of `LazyCall` nodes that `instantiate` turns into objects."""
 
+from typing import TYPE_CHECKING, Any
+
 from .errors import (
     ConfigError,
     ConfigFileError,
@@ -25,6 +27,13 @@ from .loaded import Config
 from .node import REQUIRED, is_node
 from .ref import ref
 
+if TYPE_CHECKING:
+    from .diff import Difference, diff
+    from .saving_python import to_python
+    from .show import format_tree
+
+_LAZY = {"Difference": "diff", "diff": "diff", "format_tree": "show", "to_python": "saving_python"}  # seldom needed
+
 __all__ = [
     "REQUIRED",
     "Config",
@@ -33,6 +42,7 @@ __all__ = [
     "ConfigImportError",
     "ConfigNotFoundError",
     "ConfigWarning",
+    "Difference",
     "FrozenError",
     "Lazy",
     "LazyCall",
@@ -47,10 +57,22 @@ __all__ = [
     "UnknownNameError",
     "UnsetError",
     "clone",
+    "diff",
+    "format_tree",
     "freeze",
     "instantiate",
     "is_node",
     "ref",
     "repeat",
     "replace",
+    "to_python",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    return value

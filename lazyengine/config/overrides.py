@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import keyword
 from collections.abc import Sequence
 from typing import Any
 
@@ -191,6 +192,8 @@ class _Batch:
             raise OverrideError(_mismatch(path, text, error, old)) from None
         self.save(cfg)
         if kind == "+":
+            if not name.isidentifier() or name.startswith("_") or keyword.iskeyword(name):
+                raise OverrideError(f"{name!r} is not a name that a config file can have.")
             return add_value(cfg, name, value, source)
         if isinstance(old, Node | list | dict):
             self.replace_everywhere(old, value, source)
@@ -345,28 +348,32 @@ class _Batch:
                     error.override = _numbered(source)  # type: ignore[attr-defined]
                     raise error
         for name, old, source in self.copied:
-            if any(parse_path(p)[0] == name for ref in refs for p in ref.paths):
-                continue
-            if places := self.copies_of(name, old):
-                error = OverrideError(
-                    f"Python has copied {name} = {old!r:.60} where the config was written, and no ref reads it: "
-                    f"{places[0]} would keep the old value. Override "
-                    f"{' '.join(f'{place}=...' for place in places[:5])} instead, or write ref({name!r}) in the file."
-                )
-                error.override = _numbered(source)  # type: ignore[attr-defined]
-                raise error
+            if not any(parse_path(p)[0] == name for ref in refs for p in ref.paths):
+                self.check_copied(name, old, source)
 
-    def copies_of(self, name: str, old: Any) -> list[str]:
-        """Where a top-level plain value was copied to and still stands."""
+    def check_copied(self, name: str, old: Any, source: str) -> None:
+        """Refuse to set a top-level plain value from which Python has computed others already."""
         record = self.cfg.__record__
-        is_read = record is not None and record.is_read(name)
-        return [
+        lines = record.read_at(name) if record is not None else []
+        places = [
             join_path(path, key)
             for path, parent in walk(self.cfg)
             for key, child in (children_of(parent) or () if path else ())
             if child is old or (type(child) is type(old) and not hasattr(old, "shape") and child == old)
-            if key == name or is_read
+            if lines or (record is None and key == name)
         ]
+        if not places and not lines:
+            return
+        where = f" at {', '.join(lines[:3])}" if lines else ""
+        instead = (
+            f"Override {' '.join(f'{place}=...' for place in places[:5])} instead" if places else "Change the file"
+        )
+        error = OverrideError(
+            f"Python has read {name} = {old!r:.60} already{where}, and no ref follows it: what was made of it "
+            f"would stay. {instead}, or write ref({name!r}) in the file."
+        )
+        error.override = _numbered(source)  # type: ignore[attr-defined]
+        raise error
 
 
 def _numbered(source: str) -> str:

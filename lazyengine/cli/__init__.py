@@ -1,0 +1,1 @@
+"""Command lines over the package; `tools/` has a thin script for each."""

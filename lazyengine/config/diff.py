@@ -1,0 +1,93 @@
+"""The structural difference of two configs."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from .graph import FrozenDict, FrozenList, is_equal
+from .node import Node, children_of, is_partial, join_path
+from .text import brief, module_of, target_label
+
+__all__ = ["Difference", "diff"]
+
+_MISSING: Any = object()
+
+
+class Difference(NamedTuple):
+    """One place where two configs differ."""
+
+    path: str
+    """As on the command line; `optimizer._target_` for another class."""
+    old: str | None
+    """The value in the first config as text; None where it is only in the second."""
+    new: str | None
+    """The value in the second config as text; None where it is only in the first."""
+
+    def __str__(self) -> str:
+        if self.old is None:
+            return f"+ {self.path} = {self.new}"
+        if self.new is None:
+            return f"- {self.path} = {self.old}"
+        return f"~ {self.path}: {self.old} -> {self.new}"
+
+
+def diff(old: Any, new: Any) -> list[Difference]:
+    """Compare two configs, nodes or values by structure; an empty list means that they are equal.
+
+    A node used in several places is compared once, at the first. Where one config shares a node and the other has two,
+    that is a difference too.
+    """
+    comparison = _Comparison()
+    comparison.compare(old, new, "")
+    return comparison.found
+
+
+class _Comparison:
+    def __init__(self) -> None:
+        self.found: list[Difference] = []
+        self.left: dict[int, tuple[str, Any]] = {}
+        self.right: dict[int, tuple[str, Any]] = {}
+
+    def add(self, path: str, old: Any, new: Any) -> None:
+        shown = (None if v is _MISSING else str(v) if type(v) is _Text else brief(v) for v in (old, new))
+        self.found.append(Difference(path, *shown))
+
+    def compare(self, old: Any, new: Any, path: str) -> None:
+        if type(old) is Node or type(new) is Node:
+            first = [seen.get(id(value), (None, None))[0] for seen, value in ((self.left, old), (self.right, new))]
+            if first[0] is not None or first[1] is not None:
+                if first[0] != first[1]:
+                    texts = (_Text(f"the node of {p}") if p is not None else v for p, v in zip(first, (old, new)))
+                    self.add(path, *texts)
+                return
+            self.left[id(old)], self.right[id(new)] = (path, old), (path, new)
+        if children_of(old) is None or children_of(new) is None or _kind(old) is not _kind(new):
+            if not is_equal(old, new):
+                self.add(path, old, new)
+            return
+        if type(old) is Node:
+            same = is_equal(old.__sig__.target, new.__sig__.target) and is_partial(old) == is_partial(new)
+            if not same:
+                labels = [target_label(node) for node in (old, new)]
+                if labels[0] == labels[1]:  # two classes of one name
+                    labels = [f"{module_of(node)}.{label}" for node, label in zip((old, new), labels)]
+                self.add(join_path(path, "_target_"), *map(_Text, labels))
+        a, b = (dict(children_of(value) or ()) for value in (old, new))
+        for key, value in a.items():
+            if key in b:
+                self.compare(value, b[key], join_path(path, key))
+            else:
+                self.add(join_path(path, key), value, _MISSING)
+        for key, value in b.items():
+            if key not in a:
+                self.add(join_path(path, key), _MISSING, value)
+
+
+def _kind(value: Any) -> type:
+    return {FrozenList: list, FrozenDict: dict}.get(type(value), type(value))
+
+
+class _Text(str):
+    """Text that is shown as it is, without quotes."""
+
+    __slots__ = ()
