@@ -88,8 +88,8 @@ class HistoryBuffer:
         """Append a value.
 
         Args:
-            log_val: A Python or numpy number, or a tensor with one element. A tensor is not read now (no wait for its
-                device); it is detached, and copied only if it has been changed in place before, as buffers are.
+            log_val: A Python or numpy number, or a tensor with one element. A tensor on another device is not read now
+                (no wait); it is detached, and copied only if it has been changed in place before, as buffers are.
             count: How many things ``log_val`` is the sum of.
 
         Raises:
@@ -109,13 +109,10 @@ class HistoryBuffer:
             count = count.item()
         if not isinstance(count, int | float):
             raise TypeError(f"HistoryBuffer.update: count must be an int or a float, got {_describe(count)}")
-        if isinstance(value, torch.Tensor):
-            value = _keep(value)
-        else:
-            value = _as_number(value)
-            if not self._pending:
-                self._append(value, count)
-                return
+        value = _keep(value) if isinstance(value, torch.Tensor) else _as_number(value)
+        if not self._pending and not isinstance(value, torch.Tensor):
+            self._append(value, count)
+            return
         self._pending.append((value, count))
         self._is_plain = False
         if len(self._pending) >= MAX_PENDING:
@@ -346,7 +343,7 @@ def _to_host(tensors: list[torch.Tensor]) -> list[float]:
     result: list[Any] = [0.0] * len(tensors)
     for device, by_dtype in kinds.items():
         order = [i for indices in by_dtype.values() for i in indices]
-        stacks = [torch.stack([tensors[i].reshape(()) for i in indices]) for indices in by_dtype.values()]
+        stacks = [torch.stack([tensors[i] for i in indices]) for indices in by_dtype.values()]
         if len(stacks) > 1 and device.type != "mps":  # mps has no float64: there, one copy for each dtype
             stacks = [torch.cat([stack.to(torch.float64) for stack in stacks])]
         values = [value for stack in stacks for value in stack.cpu().tolist()]
@@ -355,8 +352,12 @@ def _to_host(tensors: list[torch.Tensor]) -> list[float]:
     return result
 
 
-def _keep(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor that holds the current value without its graph."""
+def _is_on_host(tensor: torch.Tensor) -> bool:
+    return tensor.is_cpu
+
+
+def _keep(tensor: torch.Tensor) -> torch.Tensor | float:
+    """Return the value where reading it needs no wait, else a tensor that holds it, without its graph."""
     if tensor.numel() != 1:
         raise TypeError(
             f"HistoryBuffer.update: a scalar is recorded, got a tensor of shape {tuple(tensor.shape)}; reduce it first"
@@ -364,7 +365,11 @@ def _keep(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.__class__ is not torch.Tensor:
         if hasattr(tensor, "full_tensor"):  # a DTensor, as FSDP2 makes them
             tensor = tensor.full_tensor()  # type: ignore[attr-defined]
-        return tensor.detach().clone()  # a Parameter will change in place
+        tensor = tensor.detach().clone()  # a Parameter will change in place
+    if _is_on_host(tensor):
+        return tensor.item()
+    if tensor.dim():
+        tensor = tensor.reshape(())
     if tensor.is_inference():
         return tensor.clone()
     # A fresh result is not written to again. One that was written to in place may be a buffer of the model.

@@ -7,6 +7,7 @@ import math
 import os
 import socket
 import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,8 @@ class TensorboardVisBackend(VisBackend):
 
     All starts of a run share the folder, so TensorBoard shows one run; a resumed start begins with
     ``SessionLog.START``, at which TensorBoard drops the steps that are computed anew. Scalars are called
-    ``<mode>/<name>``. Events are queued and written at most once per ``interval_s``, by the thread that adds them.
+    ``<mode>/<name>``. Events are queued and written at most once per ``interval_s``, by the thread that adds them;
+    what is left when the interpreter exits is written then.
 
     Args:
         log_dir: Folder of the event files; None: ``<run_dir>/tensorboard``.
@@ -35,21 +37,18 @@ class TensorboardVisBackend(VisBackend):
             raise ValueError(f"TensorboardVisBackend: interval_s must be at least 0, got {interval_s!r}")
         self.log_dir = None if log_dir is None else Path(log_dir)
         self.interval_s = interval_s
-        self._dir = Path()
-        self._resumed_step: int | None = None
-        self._queue: list[tuple[float, int, Mapping[str, float]]] = []
+        self._events: _EventFile | None = None
         self._last_write = -math.inf
-        self._file: Any = None
-        self._writer: Any = None
 
     def start(self, save_dir: Path, run_dir: Path, resumed_step: int | None) -> None:
         """Take the folder; a resumed run voids later steps at once, a new one makes no file before its first value."""
         self.close()
-        self._dir = self.log_dir if self.log_dir is not None else run_dir / "tensorboard"
-        self._resumed_step = resumed_step
+        events = self._events = _EventFile(self.log_dir or run_dir / "tensorboard")
+        weakref.finalize(self, events.close)
         if resumed_step is not None:
-            self._open()
-            self.flush()
+            start = _proto().SessionLog(status=_proto().SessionLog.START)
+            events.add(_proto().Event(wall_time=time.time(), step=resumed_step + 1, session_log=start))
+            events.flush()
 
     def add_config(self, text: str) -> None:
         """Show the config on the text page."""
@@ -61,60 +60,32 @@ class TensorboardVisBackend(VisBackend):
 
     def add_image(self, name: str, image: np.ndarray, step: int) -> None:
         """Add an image."""
-        proto = _proto()
         height, width, channels = image.shape
         png = encode_png(image)
-        picture = proto.Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png)
-        self._write_summary(proto.Summary(value=[proto.Summary.Value(tag=name, image=picture)]), step)
+        picture = _proto().Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png)
+        self._add([_proto().Summary.Value(tag=name, image=picture)], step)
 
     def add_scalars(
         self, scalars: Mapping[str, float], step: int, mode: str | None, epoch: int | None, iter: int | None
     ) -> None:
         """Queue one event with all values."""
-        prefix = f"{mode}/" if mode else ""
-        named = {name if name.startswith(prefix) else prefix + name: value for name, value in scalars.items()}
-        self._queue.append((time.time(), step, named))
-        if time.monotonic() - self._last_write >= self.interval_s:
-            self.flush()
+        if self._events is not None:
+            prefix = f"{mode}/" if mode else ""
+            named = {name if name.startswith(prefix) else prefix + name: value for name, value in scalars.items()}
+            self._events.queue.append((time.time(), step, named))
+            if time.monotonic() - self._last_write >= self.interval_s:
+                self.flush()
 
     def flush(self) -> None:
         """Write queued events to the file."""
-        if self._queue:
-            proto, writer = _proto(), self._open()
-            queue, self._queue = self._queue, []
-            for wall_time, step, scalars in queue:
-                values = [proto.Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
-                event = proto.Event(wall_time=wall_time, step=step, summary=proto.Summary(value=values))
-                writer.write(event.SerializeToString())
+        if self._events is not None and self._events.queue:
+            self._events.flush()
             self._last_write = time.monotonic()
-        if self._file is not None:
-            self._file.flush()
 
     def close(self) -> None:
         """Write queued events and close the file; a later value opens a new one."""
-        self.flush()
-        if self._file is not None:
-            self._file.close()
-            self._file = self._writer = None
-            self._resumed_step = None
-
-    def _open(self) -> Any:
-        """Return the record writer, opening the event file the first time."""
-        if self._writer is None:
-            from tensorboard.summary.writer.record_writer import RecordWriter
-
-            proto, now = _proto(), time.time()
-            self._dir.mkdir(parents=True, exist_ok=True)
-            # TensorBoard reads the files of a folder in the order of their names
-            name = f"events.out.tfevents.{now:.6f}.{socket.gethostname()}.{os.getpid()}"
-            self._file = open(self._dir / name, "xb")  # noqa: SIM115  (closed by `close`)
-            self._writer = RecordWriter(self._file)
-            self._writer.write(proto.Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
-            if self._resumed_step is not None:
-                session = proto.SessionLog(status=proto.SessionLog.START)
-                event = proto.Event(wall_time=now, step=self._resumed_step + 1, session_log=session)
-                self._writer.write(event.SerializeToString())
-        return self._writer
+        if self._events is not None:
+            self._events.close()
 
     def _add_text(self, tag: str, text: str) -> None:
         proto = _proto()
@@ -122,12 +93,66 @@ class TensorboardVisBackend(VisBackend):
         shape = proto.TensorShapeProto(dim=[proto.TensorShapeProto.Dim(size=1)])
         tensor = proto.TensorProto(dtype=proto.DT_STRING, string_val=[indented.encode()], tensor_shape=shape)
         metadata = proto.SummaryMetadata(plugin_data=proto.SummaryMetadata.PluginData(plugin_name="text"))
-        self._write_summary(proto.Summary(value=[proto.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)]), 0)
+        self._add([proto.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)], 0)
 
-    def _write_summary(self, summary: Any, step: int) -> None:
-        self.flush()  # keep the order of steps
-        event = _proto().Event(wall_time=time.time(), step=step, summary=summary)
-        self._open().write(event.SerializeToString())
+    def _add(self, values: list[Any], step: int) -> None:
+        if self._events is not None:
+            self._events.add(_make_event(time.time(), step, values))
+            self._events.flush()
+
+
+class _EventFile:
+    """One event file, opened at the first write; ``queue`` holds points ``(wall_time, step, scalars)`` until `flush`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.queue: list[tuple[float, int, Mapping[str, float]]] = []
+        self._pid = os.getpid()
+        self._file: Any = None
+        self._writer: Any = None
+
+    def add(self, event: Any) -> None:
+        """Write what is queued, then an event, to the file's buffer."""
+        self._write_queue()
+        self._write(event)
+
+    def flush(self) -> None:
+        """Write everything."""
+        self._write_queue()
+        if self._file is not None and self._pid == os.getpid():
+            self._file.flush()
+
+    def close(self) -> None:
+        """Write everything and close the file."""
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _write_queue(self) -> None:
+        if self._pid != os.getpid():  # a forked child has a copy of the queue and must not write it
+            self.queue.clear()
+        for wall_time, step, scalars in self.queue:
+            values = [_proto().Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+            self._write(_make_event(wall_time, step, values))
+        self.queue.clear()
+
+    def _write(self, event: Any) -> None:
+        if self._file is None:
+            from tensorboard.summary.writer.record_writer import RecordWriter
+
+            now = time.time()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # TensorBoard reads the files of a folder in the order of their names
+            name = f"events.out.tfevents.{now:.6f}.{socket.gethostname()}.{os.getpid()}"
+            self._file = open(self.folder / name, "xb")  # noqa: SIM115  (closed by `close`)
+            self._writer = RecordWriter(self._file)
+            self._write(_proto().Event(wall_time=now, file_version="brain.Event:2"))
+        self._writer.write(event.SerializeToString())
+
+
+def _make_event(wall_time: float, step: int, values: list[Any]) -> Any:
+    return _proto().Event(wall_time=wall_time, step=step, summary=_proto().Summary(value=values))
 
 
 @functools.cache

@@ -45,6 +45,7 @@ def test_errors_name_the_key(hub):
 
 
 def test_nothing_is_read_before_it_is_asked_for_and_then_all_at_once(hub, monkeypatch):
+    monkeypatch.setattr("lazyengine.logging.history_buffer._is_on_host", lambda tensor: False)
     for i in range(4):
         hub.update_scalar("a", torch.tensor(float(i)))
         hub.update_scalar("b", torch.tensor(float(10 * i)))
@@ -58,8 +59,10 @@ def test_nothing_is_read_before_it_is_asked_for_and_then_all_at_once(hub, monkey
     assert copies == [(8,)]
 
 
-def test_flush_reads_everything(hub):
+def test_flush_reads_everything(hub, monkeypatch):
+    monkeypatch.setattr("lazyengine.logging.history_buffer._is_on_host", lambda tensor: False)
     hub.update_scalar("a", torch.tensor(1.0))
+    assert "1 pending" in repr(hub.get_scalar("a"))
     hub.flush()
     assert "0 pending" in repr(hub.get_scalar("a"))
 
@@ -152,3 +155,16 @@ def test_states_that_are_none(hub, capsys):
     hub.load_state_dict({"log_scalars": {"a": 3}, "runtime_info": {}, "resumed_keys": {}})
     assert "scalar 'a' in the state of the message hub is no saved history" in capsys.readouterr().out
     assert hub.log_scalars == {}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_recording_never_waits_for_the_device(hub):
+    loss = torch.ones((), device="cuda", requires_grad=True) * 2
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(20):
+            hub.update_scalars({"train/loss": loss, "train/half": loss.half(), "train/lr": 0.1})
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert [hub.get_scalar(key).mean() for key in ("train/loss", "train/half")] == [2, 2]

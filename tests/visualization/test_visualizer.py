@@ -1,4 +1,5 @@
 import dataclasses
+import gc
 import io
 import itertools
 import sys
@@ -283,7 +284,7 @@ def test_tensorboard_files(tmp_path):
 def test_tensorboard_events_are_written_once_an_interval(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("lazyengine.visualization.tensorboard_backend.time.monotonic", lambda: now[0])
-    backend = TensorboardVisBackend(tmp_path)
+    backend = TensorboardVisBackend()
     backend.start(tmp_path, tmp_path, None)
     sizes = []
     for step in range(8):
@@ -294,3 +295,15 @@ def test_tensorboard_events_are_written_once_an_interval(tmp_path, monkeypatch):
     assert [b > a for a, b in itertools.pairwise(sizes)] == [False, False, False, True, False, False, False]
     with pytest.raises(ValueError, match="interval_s must be at least 0, got -1"):
         TensorboardVisBackend(interval_s=-1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_is_queued_is_written_when_the_backend_goes(tmp_path):
+    visualizer = Visualizer("x", [LocalVisBackend(), TensorboardVisBackend()], tmp_path)
+    for step in range(5):
+        visualizer.add_scalars({"loss": 1.0}, step=step, mode="train")
+    Visualizer.discard_instance("x")
+    del visualizer
+    gc.collect()
+    assert [event.step for event in read_events(tmp_path / "tensorboard").Scalars("train/loss")] == list(range(5))
+    assert [record["step"] for record in read_metrics(tmp_path)] == list(range(5))
