@@ -102,7 +102,7 @@ class TensorboardVisBackend(VisBackend):
 
 
 class _EventFile:
-    """One event file, opened at the first write; ``queue`` holds points ``(wall_time, step, scalars)`` until `flush`."""
+    """One event file, opened at the first write; ``queue`` holds ``(wall_time, step, scalars)`` until `flush`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
