@@ -1,0 +1,55 @@
+"""Several ranks compute what one would: in the dataset's order, cut to its size, the same everywhere."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lazyengine.evaluator import load_results
+
+DRIVER = Path(__file__).with_name("ranks_driver.py")
+
+
+def _run(world, folder):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    processes = []
+    for rank in range(world):
+        ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+        env = os.environ | ranks | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
+                                    "PYTHONPATH": str(DRIVER.parents[2])}  # fmt: skip
+        command = [sys.executable, str(DRIVER), str(folder)]
+        processes.append(
+            subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        )
+    outputs = [process.communicate(timeout=120) for process in processes]
+    for process, (out, error) in zip(processes, outputs):
+        assert process.returncode == 0, error + out
+    return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+
+
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_ranks_agree_with_one_process(world, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    scores, labels = torch.rand(11, 4, generator=generator), torch.randint(0, 4, (11,), generator=generator)
+    losses = torch.rand(11, generator=generator)
+    top1 = (scores.argmax(1) == labels).float().mean().item()
+    top2 = (scores.topk(2, 1).indices == labels[:, None]).any(1).float().mean().item()
+    for rank, values in enumerate(_run(world, tmp_path)):
+        for device in ("cpu", "gpu"):
+            found = values[device]
+            assert found["accuracy/top1"] == pytest.approx(top1)
+            assert found["accuracy/top2"] == pytest.approx(top2)
+            assert found["loss"] == pytest.approx(losses.double().mean().item(), rel=1e-12)
+            assert found["order"] == list(range(11))
+            assert (found["max"], found["count"]) == (10, 11)
+            assert [int(s["index"]) for s in load_results(tmp_path / f"{device}.pt")] == list(range(11))
+        assert values["error"].startswith("ZeroDivisionError: on purpose" if rank == 0 else "RuntimeError: the metric Broken")
+        assert "on purpose" in values["error"]
+        assert values["one rank has none"] == {"accuracy/top1": 1.0}
