@@ -150,13 +150,19 @@ def replace(old: T, new: Any, /) -> T:
 def _substitute(root: Node, old: Node, new: Node) -> None:
     """Let everything in `root` that holds `old` hold `new`."""
     for holder in _containers(root):
-        items = holder.__arguments__ if isinstance(holder, Node) else holder
-        for key, child in children_of(holder) or ():
-            if child is old:
-                items[key] = new
-            elif isinstance(child, tuple) and any(v is old for v in child):
-                swapped = [new if v is old else v for v in child]
-                items[key] = type(child)._make(swapped) if hasattr(child, "_make") else type(child)(swapped)  # type: ignore[attr-defined]
+        if not isinstance(holder, tuple):  # those are rebuilt where they are held
+            items = holder.__arguments__ if isinstance(holder, Node) else holder
+            for key, child in children_of(holder) or ():
+                items[key] = _swapped(child, old, new)
+
+
+def _swapped(value: Any, old: Node, new: Node) -> Any:
+    if not isinstance(value, tuple):
+        return new if value is old else value
+    items = [_swapped(v, old, new) for v in value]
+    if all(a is b for a, b in zip(items, value)):
+        return value
+    return type(value)._make(items) if hasattr(value, "_make") else type(value)(items)  # type: ignore[attr-defined]
 
 
 def _containers(root: Any) -> Iterator[Any]:

@@ -86,7 +86,7 @@ class Build:
         if isinstance(x, dict | list | tuple):
             return _rebuilt(x, self.value)
         if x is REQUIRED:
-            raise MissingArgumentError("A REQUIRED value inside a container was not set.")
+            raise MissingArgumentError(f"{_find(self._root, x) or 'a value'}: REQUIRED stands here and was not set.")
         return set(x) if t is set else x
 
     def node(self, x: Node, given: dict[str, Any] | None = None) -> Any:
@@ -226,7 +226,7 @@ class Build:
     def _label(self, x: Any) -> str:
         path = self.path_of(x)
         if type(x) is Ref:
-            return f"{path or x!r} (defined at {describe_source(x.where)})"
+            return f"{path or repr(x)} (defined at {describe_source(x.where)})"
         target = x.__sig__.target
         name = target if isinstance(target, str) else f"{getattr(target, '__module__', '')}.{x.__sig__.label}"
         return f"{path}: {name}, defined at {defined_at(x)}" if path else f"{name}, defined at {defined_at(x)}"
