@@ -78,7 +78,7 @@ def make_golden(dataset_module, as_rank):
         ]
 
     class Numbers(dataset_module.BaseDataset):
-        METAINFO = {"classes": ["a"], "task": "numbers"}
+        METAINFO = {"classes": ["a"], "task": "numbers"}  # noqa: RUF012
 
         def load_data_list(self):
             return [{"value": i} for i in range(len(CATEGORIES))]

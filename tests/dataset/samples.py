@@ -107,7 +107,8 @@ class StatelessStream(IterableDataset[Any]):
 
 def file_ids(dataset: Any) -> tuple[int, int]:
     """Which file the records of a dataset lie in, as seen by this process."""
-    return dataset._records.buffer.file_id
+    records = dataset._records
+    return getattr(records, "_records", records).buffer.file_id  # a subset has records inside
 
 
 class FileIds:
