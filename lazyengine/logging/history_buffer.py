@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from ._tensors import keep_value, to_host
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 SAVED_ENTRIES = 10_000  # a state holds at least so many of the latest entries one by one
@@ -109,7 +111,7 @@ class HistoryBuffer:
             count = count.item()
         if not isinstance(count, int | float):
             raise TypeError(f"HistoryBuffer.update: count must be an int or a float, got {_describe(count)}")
-        value = _keep(value) if isinstance(value, torch.Tensor) else _as_number(value)
+        value = keep_value(value) if isinstance(value, torch.Tensor) else _as_number(value)
         if not self._pending and not isinstance(value, torch.Tensor):
             self._append(value, count)
             return
@@ -327,53 +329,12 @@ def resolve_pending(buffers: Iterable[HistoryBuffer]) -> None:
     """Move the pending tensors of all ``buffers`` to the host, in one copy (one wait) per device."""
     buffers = [buffer for buffer in buffers if buffer._pending]
     tensors = [value for buffer in buffers for value, _ in buffer._pending if isinstance(value, torch.Tensor)]
-    numbers = iter(_to_host(tensors))
+    numbers = iter(to_host(tensors))
     for buffer in buffers:
         pending, buffer._pending = buffer._pending, []
         buffer._is_plain = buffer._counts is None
         for value, count in pending:
             buffer._append(next(numbers) if isinstance(value, torch.Tensor) else value, count)
-
-
-def _to_host(tensors: list[torch.Tensor]) -> list[float]:
-    """Values of one-element tensors on any devices and of any dtypes."""
-    kinds: dict[torch.device, dict[torch.dtype, list[int]]] = {}
-    for i, tensor in enumerate(tensors):
-        kinds.setdefault(tensor.device, {}).setdefault(tensor.dtype, []).append(i)
-    result: list[Any] = [0.0] * len(tensors)
-    for device, by_dtype in kinds.items():
-        order = [i for indices in by_dtype.values() for i in indices]
-        stacks = [torch.stack([tensors[i] for i in indices]) for indices in by_dtype.values()]
-        if len(stacks) > 1 and device.type != "mps":  # mps has no float64: there, one copy for each dtype
-            stacks = [torch.cat([stack.to(torch.float64) for stack in stacks])]
-        values = [value for stack in stacks for value in stack.cpu().tolist()]
-        for i, value in zip(order, values):
-            result[i] = float(value) if tensors[i].is_floating_point() else int(value)
-    return result
-
-
-def _is_on_host(tensor: torch.Tensor) -> bool:
-    return tensor.is_cpu
-
-
-def _keep(tensor: torch.Tensor) -> torch.Tensor | float:
-    """Return the value where reading it needs no wait, else a tensor that holds it, without its graph."""
-    if tensor.numel() != 1:
-        raise TypeError(
-            f"HistoryBuffer.update: a scalar is recorded, got a tensor of shape {tuple(tensor.shape)}; reduce it first"
-        )
-    if tensor.__class__ is not torch.Tensor:
-        if hasattr(tensor, "full_tensor"):  # a DTensor, as FSDP2 makes them
-            tensor = tensor.full_tensor()  # type: ignore[attr-defined]
-        tensor = tensor.detach().clone()  # a Parameter will change in place
-    if _is_on_host(tensor):
-        return tensor.item()
-    if tensor.dim():
-        tensor = tensor.reshape(())
-    if tensor.is_inference():
-        return tensor.clone()
-    # A fresh result is not written to again. One that was written to in place may be a buffer of the model.
-    return tensor.detach().clone() if tensor._version else tensor.detach()
 
 
 def _as_number(value: Any) -> float:

@@ -20,20 +20,21 @@ class LineFormatter(logging.Formatter):
         self._second, self._time = -1, ""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line; the date is formatted once a second, the place once a file."""
+        """Return the line."""
+        time_text, message = self.parts(record)
+        return f"{time_text} {record.levelname} {place_of(record)}  {message}"
+
+    def parts(self, record: logging.LogRecord) -> tuple[str, str]:
+        """Return the time, and the message with what follows it; the time is formatted once a second."""
         second = int(record.created)
         if second != self._second:
             self._second, self._time = second, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
-        line = f"{self._time} {record.levelname} {place_of(record)}  {record.getMessage()}"
-        return line + self.extra(record)
-
-    def extra(self, record: logging.LogRecord) -> str:
-        """Return the traceback and the stack of a record, whole, each on lines of its own."""
-        if not (record.exc_info or record.exc_text or record.stack_info):
-            return ""
-        if record.exc_info and not record.exc_text:
-            record.exc_text = self.formatException(record.exc_info)
-        return "".join("\n" + part for part in (record.exc_text, record.stack_info) if part)
+        message = record.getMessage()
+        if record.exc_info or record.exc_text or record.stack_info:  # whole, on lines of their own
+            if record.exc_info and not record.exc_text:
+                record.exc_text = self.formatException(record.exc_info)
+            message = "\n".join(part for part in (message, record.exc_text, record.stack_info) if part)
+        return self._time, message
 
 
 _places: dict[str, str] = {}
@@ -55,18 +56,19 @@ class _TerminalHandler(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.setFormatter(LineFormatter())
+        self._line = LineFormatter()
+        self.setFormatter(self._line)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            line = self.format(record)
             stream: TextIO | None = sys.stdout
             if stream is None:
                 return
             if rich_terminal(stream) is not None:
-                print_line(line, record.levelname, place_of(record))
+                time_text, message = self._line.parts(record)
+                print_line(time_text, record.levelname, place_of(record), message)
             else:
-                stream.write(line + "\n")
+                stream.write(self.format(record) + "\n")
                 stream.flush()
         except Exception:
             self.handleError(record)

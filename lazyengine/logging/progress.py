@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from .terminal import rich_terminal
+from .terminal import count_bars, rich_terminal
 
 
 class ProgressBar:
@@ -48,6 +48,7 @@ class ProgressBar:
         )
         self._progress = Progress(*columns, console=console, auto_refresh=False, transient=True)
         self._progress.start()
+        count_bars(1)
 
     def begin(self, mode: str, total: int | None, description: str | None = None, completed: int = 0) -> None:
         """Show the bar of ``mode`` from ``completed`` of ``total`` (None: no known end)."""
@@ -86,6 +87,7 @@ class ProgressBar:
             for mode in list(self._tasks):
                 self._progress.remove_task(self._tasks.pop(mode))
             self._progress.stop()
+            count_bars(-1)
             self._progress = None
 
     def _draw(self) -> None:
