@@ -39,10 +39,12 @@ def project_root(file: str) -> str | None:
 def keep_root(root: str) -> None:
     """Make sure that `root` is on `sys.path` (at its end)."""
     with _roots_lock:
+        is_listed = any(os.path.abspath(entry) == root for entry in sys.path)
         if root in _roots:
             _roots[root] += 1
-        elif not any(os.path.abspath(entry) == root for entry in sys.path):
+        elif not is_listed:
             _roots[root] = 1
+        if not is_listed:
             sys.path.append(root)
 
 
@@ -53,7 +55,8 @@ def release_root(root: str) -> None:
             _roots[root] -= 1
             if _roots[root] == 0:
                 del _roots[root]
-                sys.path.remove(root)
+                if root in sys.path:
+                    sys.path.remove(root)
 
 
 def spell_name(file: str, root: str | None) -> str | None:

@@ -184,7 +184,9 @@ class Load:
         folders, origin = [folder], os.path.join(folder, "__init__.py")
         for i, part in enumerate(parts):
             spec = finding.find_in(folders, part)
-            if spec is None or (i < len(parts) - 1 and spec.submodule_search_locations is None):
+            if spec is not None and i < len(parts) - 1 and spec.submodule_search_locations is None:
+                raise ConfigImportError(f"No module {parts[i + 1]!r} in {part!r}: it is a file (import of {shown!r}).")
+            if spec is None:
                 hint = near(part, finding.names_in(folders))
                 raise ConfigImportError(
                     f"No module {part!r} in {display_path(folders[0])} (import of {shown!r}).{hint}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from types import TracebackType
 
@@ -9,7 +10,7 @@ from .errors import ConfigError
 
 __all__ = ["strip_frames"]
 
-_OWN_FOLDER = os.path.dirname(__file__) + os.sep
+_OWN = (os.path.dirname(__file__) + os.sep, os.path.dirname(importlib.__file__) + os.sep, "<frozen importlib")
 
 
 def strip_frames(error: BaseException) -> None:
@@ -23,7 +24,7 @@ def strip_frames(error: BaseException) -> None:
     last = tb
     while tb is not None:
         name = tb.tb_frame.f_code.co_filename
-        is_own = name.startswith((_OWN_FOLDER, "<frozen importlib"))
+        is_own = name.startswith(_OWN)
         if not is_own:
             kept.append(tb)
         last, tb = tb, tb.tb_next

@@ -154,7 +154,7 @@ def test_lazy_tells_what_it_will_build():
     )
     with pytest.raises(TypeError):
         recipe.arguments["lr"] = 5
-    with pytest.raises(MissingArgumentError, match="optimizer.model"):
+    with pytest.raises(MissingArgumentError, match=r"optimizer\.model"):
         recipe()
     assert recipe(model=1).model == 1  # a failed call may be repeated
     with pytest.raises(ConfigError, match="already built"):
@@ -170,7 +170,7 @@ def test_objects_can_be_given_instead_of_recipes():
 
 def test_constructor_error_keeps_type_and_traceback_and_gains_path_and_place():
     cfg = config(runner=LazyCall(Runner)(model=LazyCall(Model)(width=-1)))
-    with pytest.raises(ZeroDivisionError, match="^width -1\n") as caught:
+    with pytest.raises(ZeroDivisionError, match=r"^width -1\n") as caught:
         instantiate(cfg)
     (note,) = caught.value.__notes__
     assert note.startswith("while building runner.model: ")
@@ -215,7 +215,7 @@ def test_nodes_in_a_circle_are_named():
     inner = LazyCall(Optimizer)()
     outer = LazyCall(Runner)(model=inner)
     inner.model = [outer]
-    with pytest.raises(ConfigError, match="runner -> runner.model -> runner"):
+    with pytest.raises(ConfigError, match=r"runner -> runner\.model -> runner"):
         instantiate(config(runner=outer))
 
 
@@ -296,7 +296,7 @@ def test_cycle_of_refs_shows_the_chain():
 
 def test_ref_errors():
     for wrong in ((1,), ("a", "b"), ("a", "b", 3), ("",)):
-        with pytest.raises(RefError, match="test_config_instantiate.py"):
+        with pytest.raises(RefError, match=r"test_config_instantiate\.py"):
             ref(*wrong)
     cfg = config(model=LazyCall(Model)(width=1), x=REQUIRED, a=ref("model.widht"), b=ref("x"))
     with pytest.raises(RefError, match=r"no 'widht' in 'model.widht'. Did you mean 'width'"):

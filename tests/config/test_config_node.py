@@ -172,7 +172,8 @@ def test_partial():
 
 def test_target_by_name_is_imported_late():
     code = (
-        "import sys; from lazyengine.config import LazyCall, instantiate; from lazyengine.config.node import target_of\n"
+        "import sys; from lazyengine.config import LazyCall, instantiate\n"
+        "from lazyengine.config.node import target_of\n"
         "node = LazyCall('wave:Wave_read')(f=1); assert 'wave' not in sys.modules, 1\n"
         "assert target_of(node) == 'wave:Wave_read'\n"
         "try: instantiate(node)\n"
