@@ -195,7 +195,7 @@ def autocast_modules(model: nn.Module, names: list[str] | tuple[str, ...], dtype
         if not name or name not in modules:
             close = get_close_matches(name, modules, n=3) or [n for n, _ in model.named_children()]
             raise ValueError(f"amp_modules: {type(model).__name__} has no submodule {name!r}; close are {close}")
-        module = modules[name]
+        module = unwrap_module(modules[name])
         present = getattr(type(module), "_autocast_dtype", None)
         if "forward" in vars(module):
             raise ValueError(

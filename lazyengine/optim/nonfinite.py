@@ -42,9 +42,10 @@ class NonFiniteGuard:
     Args:
         policy: ``"raise"``, ``"skip"`` or ``"ignore"``.
         max_consecutive_skips: How many updates in a row may be skipped; one more is an error.
+        keeps_losses: Whether losses in host memory are also read late, as those on an accelerator are.
     """
 
-    def __init__(self, policy: str, max_consecutive_skips: int) -> None:
+    def __init__(self, policy: str, max_consecutive_skips: int, keeps_losses: bool = False) -> None:
         if policy not in POLICIES:
             raise ValueError(f"nonfinite must be one of {POLICIES}; got {policy!r}")
         if isinstance(max_consecutive_skips, bool) or not isinstance(max_consecutive_skips, int):
@@ -55,7 +56,8 @@ class NonFiniteGuard:
         self.is_active = policy != "ignore"
         self.max_consecutive_skips = max_consecutive_skips
         self.num_consecutive_skips = 0
-        self._losses: list[Tensor] = []  # on an accelerator, not read yet
+        self._keeps_losses = keeps_losses
+        self._losses: list[Tensor] = []  # not read yet
         self._found: list[str] = []  # what was not finite among the losses read
         self._num_losses = 0
         self._pending: tuple[Tensor, torch.Event | None, int | None] | None = None
@@ -67,7 +69,7 @@ class NonFiniteGuard:
             The error where it can be known at once: one process, a loss in host memory, policy ``"raise"``.
         """
         self._num_losses += 1
-        if not loss.is_cpu:
+        if self._keeps_losses or not loss.is_cpu:
             self._losses.append(loss.detach())
             return None
         value = loss.item()

@@ -78,7 +78,7 @@ class OptimWrapper:
         self.num_optimizer_steps = 0
         self._accumulative_counts = accumulative_counts
         self._clipping = None if clip_grad is None else GradientClipping(clip_grad)
-        self._guard = NonFiniteGuard(nonfinite, max_consecutive_skips)
+        self._guard = NonFiniteGuard(nonfinite, max_consecutive_skips, keeps_losses=bool(deferred_check))
         self._deferred_check = deferred_check
         self._scan = FiniteScan()
         self._needs_closure = _needs_closure(optimizer)

@@ -1,0 +1,148 @@
+"""Several optimizers under names: used one by one, saved together, a GAN resumed in the middle."""
+
+import io
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lazyengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
+
+
+class Gan(nn.Module):
+    """A generator and a discriminator over points, without a random number that is not a function of the iteration."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.generator = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2))
+        self.discriminator = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 1))
+
+    def wrappers(self) -> OptimWrapperDict:
+        """Return a wrapper for each part; the generator accumulates two micro-batches."""
+        return OptimWrapperDict(
+            generator=OptimWrapper(
+                torch.optim.Adam(self.generator.parameters(), lr=1e-2, betas=(0.5, 0.9)), accumulative_counts=2
+            ),
+            discriminator=OptimWrapper(
+                torch.optim.SGD(self.discriminator.parameters(), lr=1e-2, momentum=0.9), clip_grad={"max_norm": 1.0}
+            ),
+        )
+
+    def train_step(self, iteration: int, optim_wrapper: OptimWrapperDict) -> dict[str, Tensor]:
+        """Update the discriminator, then in two of three iterations the generator."""
+        generator = torch.Generator().manual_seed(iteration)
+        real = torch.randn(8, 2, generator=generator) + 2
+        noise = torch.randn(8, 2, generator=generator)
+        wrapper = optim_wrapper["discriminator"]
+        with wrapper.optim_context(self):
+            fake = self.generator(noise)
+            loss_d = nn.functional.softplus(-self.discriminator(real)).mean()
+            loss_d = loss_d + nn.functional.softplus(self.discriminator(fake.detach())).mean()
+        wrapper.update_params(loss_d)
+        if iteration % 3:
+            loss_g = nn.functional.softplus(-self.discriminator(self.generator(noise))).mean()
+            optim_wrapper["generator"].update_params(loss_g)
+            wrapper.zero_grad()
+        return {"loss_d": loss_d.detach()}
+
+
+def weights(model: nn.Module) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def test_a_gan_resumed_in_the_middle_is_equal_to_the_bit() -> None:
+    straight = Gan()
+    wrappers = straight.wrappers()
+    boundaries = []
+    for iteration in range(40):
+        straight.train_step(iteration, wrappers)
+        boundaries.append(wrappers.at_step_boundary)
+    assert not all(boundaries)
+
+    first = Gan()
+    wrappers_before = first.wrappers()
+    for iteration in range(21):
+        first.train_step(iteration, wrappers_before)
+    assert wrappers_before.at_step_boundary
+    buffer = io.BytesIO()
+    torch.save({"model": first.state_dict(), "optimizer": wrappers_before.state_dict()}, buffer)
+    buffer.seek(0)
+    saved = torch.load(buffer, weights_only=True)
+
+    second = Gan()
+    wrappers_after = second.wrappers()
+    second.load_state_dict(saved["model"])
+    wrappers_after.load_state_dict(saved["optimizer"])
+    wrappers_after.initialize_count_status(second, 21, 40)
+    for iteration in range(21, 40):
+        second.train_step(iteration, wrappers_after)
+    assert all(torch.equal(a, b) for a, b in zip(weights(straight), weights(second)))
+    assert wrappers_after["generator"].num_optimizer_steps == wrappers["generator"].num_optimizer_steps == 13
+    assert wrappers_after["discriminator"].num_optimizer_steps == 40
+    assert wrappers_after.num_optimizer_steps == 53
+
+
+def test_it_is_a_mapping_and_gives_values_under_the_names_of_mmengine() -> None:
+    wrappers = Gan().wrappers()
+    assert list(wrappers) == list(wrappers.keys()) == ["generator", "discriminator"]
+    assert len(wrappers) == 2
+    assert "generator" in wrappers
+    assert dict(wrappers.items())["generator"] is wrappers["generator"]
+    assert wrappers.get_lr() == {"generator.lr": [1e-2], "discriminator.lr": [1e-2]}
+    assert wrappers.get_momentum() == {"generator.momentum": [0.5], "discriminator.momentum": [0.9]}
+    assert wrappers.param_groups["generator"] is wrappers["generator"].param_groups
+    assert set(wrappers.state_dict()) == {"generator", "discriminator"}
+    with pytest.raises(KeyError, match="did you mean 'generator'"):
+        wrappers["generater"]
+
+
+def test_zero_grad_clears_all() -> None:
+    gan = Gan()
+    wrappers = gan.wrappers()
+    gan.discriminator(gan.generator(torch.ones(1, 2))).sum().backward()
+    wrappers.zero_grad()
+    assert all(parameter.grad is None for parameter in gan.parameters())
+
+
+@pytest.mark.parametrize("call", ["update_params", "backward", "optim_context"])
+def test_what_is_ambiguous_is_refused_with_the_way_to_do_it(call: str) -> None:
+    wrappers = Gan().wrappers()
+    with pytest.raises(NotImplementedError, match=rf"optim_wrapper\['generator'\]\.{call}"):
+        getattr(wrappers, call)(torch.zeros(()))
+    with pytest.raises(NotImplementedError, match=r"optim_wrapper\['generator'\]\.step"):
+        wrappers.step()
+
+
+def test_wrong_contents_are_refused() -> None:
+    gan = Gan()
+    optimizer = torch.optim.SGD(gan.generator.parameters(), lr=0.1)
+    with pytest.raises(TypeError, match="generator is a SGD"):
+        OptimWrapperDict(generator=optimizer)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least one"):
+        OptimWrapperDict()
+    with pytest.raises(ValueError, match="in both 'a' and 'b'"):
+        OptimWrapperDict(a=OptimWrapper(optimizer), b=OptimWrapper(torch.optim.Adam(gan.parameters())))
+
+
+def test_a_state_of_other_names_is_refused_and_an_error_inside_names_the_optimizer() -> None:
+    wrappers = Gan().wrappers()
+    state = wrappers.state_dict()
+    with pytest.raises(ValueError, match=r"saved optimizers are \['generator'\]"):
+        wrappers.load_state_dict({"generator": state["generator"]})
+    swapped = {"generator": {"state": {}}, "discriminator": state["discriminator"]}
+    with pytest.raises(ValueError, match="no key 'param_groups'") as caught:
+        wrappers.load_state_dict(swapped)
+    assert caught.value.__notes__ == ["while loading the optimizer 'generator'"]
+
+
+def test_validation_takes_the_dtype_of_the_mixed_precision_optimizer() -> None:
+    gan = Gan()
+    wrappers = OptimWrapperDict(
+        a=OptimWrapper(torch.optim.SGD(gan.generator.parameters(), lr=0.1)),
+        b=AmpOptimWrapper(torch.optim.SGD(gan.discriminator.parameters(), lr=0.1), dtype="bfloat16"),
+    )
+    with wrappers.autocast_context(gan):
+        assert gan.generator(torch.ones(1, 2)).dtype == torch.bfloat16
+    with Gan().wrappers().autocast_context():
+        assert gan.generator(torch.ones(1, 2)).dtype == torch.float32
