@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lazyengine.model import ConstantInit, LossAdapter, Sequential, init_weights
+from lazyengine.model import ConstantInit, LossAdapter, ModelSetup, Sequential, init_weights, train_step
 
 X, Y = torch.randn(4, 3), torch.tensor([0, 1, 1, 0])
 
@@ -127,3 +127,36 @@ def test_weights_of_a_foreign_network_are_left_alone_when_initializing():
     from_outside = LossAdapter(Pretrained(2, 2), nn.MSELoss(), init_cfg=ConstantInit(4, layer=nn.Linear))
     init_weights(from_outside)
     assert (from_outside.network.weight == 4).all()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_transformers_model_trains_from_its_config_class():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        num_labels=3,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    network = transformers.BertForSequenceClassification(config)
+    model, updates = LossAdapter(network), Updates()
+    before = network.classifier.weight.clone()
+    init_weights(model)
+    assert torch.equal(network.classifier.weight, before)
+    batch = {
+        "input_ids": torch.randint(0, 50, (4, 7)),
+        "attention_mask": torch.ones(4, 7, dtype=torch.long),
+        "labels": Y,
+    }
+    assert model.train_step(batch, updates)["loss"] == network(**batch).loss.detach()
+    assert model.val_step(batch)["scores"].shape == (4, 3)
+    assert train_step(network, batch, updates) == {"loss": updates.loss.detach()}  # needs no adapter to be trained
+    ModelSetup(freeze="network.bert", activation_checkpointing="network.bert.encoder.layer").apply(model, "cpu")
+    assert [name for name, value in model.named_parameters() if value.requires_grad] == [
+        "network.classifier.weight",
+        "network.classifier.bias",
+    ]
