@@ -17,7 +17,9 @@ def test_equals_torchmetrics_by_hand_again_and_again():
     expected = torchmetrics.Accuracy(task="multiclass", num_classes=4)
     for scores, labels in _batches():
         expected.update(scores, labels)
-    evaluator = Evaluator([TorchMetric(torchmetrics.Accuracy(task="multiclass", num_classes=4), name="acc", prefix="tm")])
+    evaluator = Evaluator(
+        [TorchMetric(torchmetrics.Accuracy(task="multiclass", num_classes=4), name="acc", prefix="tm")]
+    )
     for _ in range(2):
         for scores, labels in _batches():
             evaluator.process({"scores": scores}, {"label": labels})

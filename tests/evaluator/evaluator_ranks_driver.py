@@ -1,4 +1,4 @@
-"""Evaluate 11 samples on several ranks and print what each rank got; run by test_ranks.py."""
+"""Evaluate 11 samples on several ranks and print what each rank got; run by test_evaluator_ranks.py."""
 
 import json
 import sys

@@ -12,7 +12,7 @@ import torch
 
 from lazyengine.evaluator import load_results
 
-DRIVER = Path(__file__).with_name("ranks_driver.py")
+DRIVER = Path(__file__).with_name("evaluator_ranks_driver.py")
 
 
 def _run(world, folder):
@@ -25,9 +25,7 @@ def _run(world, folder):
         env = os.environ | ranks | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
                                     "PYTHONPATH": str(DRIVER.parents[2])}  # fmt: skip
         command = [sys.executable, str(DRIVER), str(folder)]
-        processes.append(
-            subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        )
+        processes.append(subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
     outputs = [process.communicate(timeout=120) for process in processes]
     for process, (out, error) in zip(processes, outputs):
         assert process.returncode == 0, error + out
@@ -50,6 +48,8 @@ def test_ranks_agree_with_one_process(world, tmp_path):
             assert found["order"] == list(range(11))
             assert (found["max"], found["count"]) == (10, 11)
             assert [int(s["index"]) for s in load_results(tmp_path / f"{device}.pt")] == list(range(11))
-        assert values["error"].startswith("ZeroDivisionError: on purpose" if rank == 0 else "RuntimeError: the metric Broken")
+        assert values["error"].startswith(
+            "ZeroDivisionError: on purpose" if rank == 0 else "RuntimeError: the metric Broken"
+        )
         assert "on purpose" in values["error"]
         assert values["one rank has none"] == {"accuracy/top1": 1.0}

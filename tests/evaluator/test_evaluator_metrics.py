@@ -70,7 +70,10 @@ def test_mean_loss_by_sample_by_batch_and_weighted():
     by_sample = [{"loss": torch.tensor([1.0, 2.0, 3.0])}, {"loss": torch.tensor([6.0])}]
     assert evaluate(MeanLoss(), *by_sample) == {"loss": 3.0}
     assert evaluate(MeanLoss(), *by_sample, size=3) == {"loss": 2.0}
-    by_batch = [{"loss": torch.tensor(2.0), "label": torch.zeros(3)}, {"loss": torch.tensor(6.0), "label": torch.zeros(1)}]
+    by_batch = [
+        {"loss": torch.tensor(2.0), "label": torch.zeros(3)},
+        {"loss": torch.tensor(6.0), "label": torch.zeros(1)},
+    ]
     assert evaluate(MeanLoss(prefix="val"), *by_batch) == {"val/loss": 3.0}
     weighted = {"loss": torch.tensor([1.0, 4.0]), "num_tokens": torch.tensor([30, 10])}
     assert evaluate(MeanLoss(weight_key="num_tokens"), weighted) == {"loss": 1.75}

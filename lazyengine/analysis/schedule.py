@@ -1,0 +1,208 @@
+"""Draw the learning rate (and what else is scheduled) of every parameter group over a whole run, without training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from lazyengine.optim.scheduler import _ParamScheduler
+
+__all__ = ["ScheduleCurves", "plot_schedule", "simulate_schedule"]
+
+_MARKS = "●○■□▲△◆◇"
+
+
+@dataclass(frozen=True)
+class ScheduleCurves:
+    """Values of scheduled options over a run.
+
+    Attributes:
+        iters: Indices of the iterations that were recorded, ascending, the first and the last among them.
+        values: For each option (``"lr"``), for each group's name, the value that each recorded iteration trains with.
+        epoch_length: Iterations in one epoch, None when unknown.
+    """
+
+    iters: list[int]
+    values: dict[str, dict[str, list[float]]]
+    epoch_length: int | None = None
+
+    def distinct(self, option: str) -> dict[str, list[float]]:
+        """Return an option's curves with equal ones merged; the names are joined."""
+        merged: dict[tuple[float, ...], list[str]] = {}
+        for name, values in self.values[option].items():
+            merged.setdefault(tuple(values), []).append(name)
+        return {_join(names): list(values) for values, names in merged.items()}
+
+
+def simulate_schedule(
+    optim_wrapper: Any,
+    schedulers: Sequence[_ParamScheduler] | Mapping[str, Sequence[_ParamScheduler]],
+    *,
+    max_iters: int,
+    epoch_length: int | None = None,
+    max_points: int = 2000,
+) -> ScheduleCurves:
+    """Step copies of the schedulers through a run; optimizer and schedulers are left as they are.
+
+    Args:
+        optim_wrapper: An `OptimWrapper`, a torch optimizer, or several by name (an `OptimWrapperDict`).
+        schedulers: Built schedulers: a list, or a dict of lists for several optimizers.
+        max_iters: Training iterations of the run.
+        epoch_length: Iterations in one epoch; needed when a scheduler counts epochs.
+        max_points: At most about this many iterations are recorded, evenly spaced.
+
+    Raises:
+        ValueError: A scheduler counts epochs and ``epoch_length`` is unknown, or ``max_iters`` is not positive.
+    """
+    if max_iters < 1:
+        raise ValueError(f"simulate_schedule: max_iters must be at least 1, got {max_iters}")
+    wrappers = dict(optim_wrapper.items()) if callable(getattr(optim_wrapper, "items", None)) else {"": optim_wrapper}
+    chains = schedulers if isinstance(schedulers, Mapping) else {"": schedulers}
+    stride = max(1, -(-max_iters // max_points))
+    iters = sorted({*range(0, max_iters, stride), max_iters - 1})
+    values: dict[str, dict[str, list[float]]] = {}
+    for name, wrapper in wrappers.items():
+        chain = chains.get(name, [])
+        if epoch_length is None and any(s.by_epoch and not s.need_val_args for s in chain):
+            raise ValueError("simulate_schedule: a scheduler counts epochs, so epoch_length is needed; got None")
+        groups = [{k: v for k, v in group.items() if k != "params"} for group in wrapper.param_groups]
+        preview = _Preview(groups, chain, getattr(wrapper, "_accumulative_counts", 1))
+        names = [_group_name(name, index, group, len(groups)) for index, group in enumerate(groups)]
+        for row in preview.run(max_iters, epoch_length, set(iters)):
+            for option, columns in row.items():
+                for group_name, value in zip(names, columns):
+                    values.setdefault(option, {}).setdefault(group_name, []).append(value)
+    return ScheduleCurves(iters, values, epoch_length)
+
+
+def plot_schedule(
+    optim_wrapper: Any,
+    schedulers: Sequence[_ParamScheduler] | Mapping[str, Sequence[_ParamScheduler]],
+    *,
+    max_iters: int,
+    epoch_length: int | None = None,
+    path: str | None = None,
+    width: int = 72,
+    height: int = 10,
+) -> str:
+    """Draw the curves of a run as text and, given a path, as a PNG.
+
+    Args:
+        optim_wrapper: See `simulate_schedule`, like the next three.
+        schedulers: Built schedulers.
+        max_iters: Training iterations of the run.
+        epoch_length: Iterations in one epoch.
+        path: Where to write a picture (needs matplotlib); None for none.
+        width: Columns of the text.
+        height: Rows of each option's curve in the text.
+
+    Returns:
+        The curves as text, option by option.
+    """
+    curves = simulate_schedule(optim_wrapper, schedulers, max_iters=max_iters, epoch_length=epoch_length)
+    if path is not None:
+        _write_picture(curves, path)
+    return "\n\n".join(_draw(curves, option, width, height) for option in curves.values)
+
+
+class _Preview:
+    """A chain of copied schedulers on copied groups."""
+
+    def __init__(
+        self, groups: list[dict[str, Any]], chain: Sequence[_ParamScheduler], accumulative_counts: int
+    ) -> None:
+        self.groups = groups
+        self.accumulative_counts = accumulative_counts
+        optimizer = SimpleNamespace(param_groups=groups)
+        self.chain = [copy.copy(scheduler) for scheduler in chain]
+        for scheduler in self.chain:
+            scheduler.optimizer = optimizer
+            scheduler.verbose = False
+        for group in groups:  # a tensor would be shared with the real group
+            group.update({key: value.item() for key, value in group.items() if hasattr(value, "item")})
+        for scheduler in reversed(self.chain):
+            scheduler._reset_groups()
+        for scheduler in self.chain:
+            scheduler._start()
+        self.options = list(dict.fromkeys(["lr", *(scheduler.param_name for scheduler in self.chain)]))
+
+    def run(self, max_iters: int, epoch_length: int | None, recorded: set[int]):
+        """Yield the values by option before each recorded iteration."""
+        chain = [s for s in self.chain if not s.need_val_args]
+        by_iter = [s for s in chain if not s.by_epoch and s.count_iters]
+        by_step = [s for s in chain if not s.by_epoch]
+        by_epoch = [s for s in chain if s.by_epoch]
+        for index in range(max_iters):
+            if index in recorded:
+                yield {name: [float(group[name]) for group in self.groups] for name in self.options}
+            done = index + 1
+            has_stepped = done % self.accumulative_counts == 0 or done == max_iters
+            for scheduler in by_step if has_stepped else by_iter:
+                scheduler._advance()
+            if epoch_length and done % epoch_length == 0:
+                for scheduler in by_epoch:
+                    scheduler._advance()
+
+
+def _group_name(optimizer: str, index: int, group: Mapping[str, Any], num_groups: int) -> str:
+    own = str(group.get("name", "")) or (f"group {index}" if num_groups > 1 else "")
+    return ".".join(part for part in (optimizer, own) if part) or "all"
+
+
+def _join(names: Sequence[str], limit: int = 3) -> str:
+    if len(names) <= limit:
+        return ", ".join(names)
+    return f"{', '.join(names[:limit])} and {len(names) - limit} more"
+
+
+def _draw(curves: ScheduleCurves, option: str, width: int, height: int) -> str:
+    distinct = curves.distinct(option)
+    low = min(min(values) for values in distinct.values())
+    high = max(max(values) for values in distinct.values())
+    span = high - low or 1.0
+    margin = 11
+    columns = max(width - margin, 10)
+    grid = [[" "] * columns for _ in range(height)]
+    for mark, values in zip(_MARKS, reversed(distinct.values())):  # the first is drawn last, over the others
+        for column in range(columns):
+            value = values[round(column * (len(values) - 1) / (columns - 1))]
+            grid[height - 1 - round((value - low) / span * (height - 1))][column] = mark
+    labels = {0: f"{high:.3e}", height - 1: f"{low:.3e}"}
+    lines = [f"{labels.get(row, ''):>{margin - 2}} ┤{''.join(cells).rstrip()}" for row, cells in enumerate(grid)]
+    last = curves.iters[-1] + 1
+    epochs = f" ({last / curves.epoch_length:g} epochs)" if curves.epoch_length else ""
+    lines.append(" " * (margin - 1) + "└" + "─" * columns)
+    lines.append(" " * margin + f"0{f'{last} iterations{epochs}':>{columns - 1}}")
+    legend = dict(zip(reversed(distinct), _MARKS))
+    title = option if list(distinct) == ["all"] else f"{option}: " + "   ".join(
+        f"{legend.get(name, '·')} {name}" for name in distinct
+    )  # fmt: skip
+    if len(distinct) > len(_MARKS):
+        title += f"   (the last {len(_MARKS)} of {len(distinct)} are drawn)"
+    return "\n".join([title, *lines])
+
+
+def _write_picture(curves: ScheduleCurves, path: str) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 2.6 * len(curves.values)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(curves.values), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, option in zip(axes, curves.values):
+        distinct = curves.distinct(option)
+        for name, values in distinct.items():
+            axis.plot(curves.iters, values, label=name, linewidth=1.5)
+        axis.set_ylabel(option)
+        axis.grid(alpha=0.3)
+        if list(distinct) != ["all"]:
+            axis.legend(fontsize="small", ncols=1 + len(distinct) // 8)
+    axes[-1].set_xlabel("iteration")
+    length = curves.epoch_length
+    if length and curves.iters[-1] >= length:
+        top = axes[0].secondary_xaxis("top", functions=(lambda x: x / length, lambda x: x * length))
+        top.set_xlabel("epoch")
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,138 @@
+"""The command line that computes metrics from saved predictions: ``tools/evaluate.py``."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from ..config import ConfigError, LazyConfig, instantiate
+from ..config.node import arguments_of, is_node
+
+_DESCRIPTION = """\
+Compute metrics from the predictions that DumpResults saved, without the model.
+
+The metrics come from a config (those of its validation loop), or are given one by one.
+"""
+_EPILOG = """\
+examples:
+  evaluate.py results.pt --metric "Accuracy(topk=(1, 5))" --metric ConfusionMatrix
+  evaluate.py results.pt --metric "my_package.metrics.Dice(threshold=0.5)"
+  evaluate.py results.pt --config projects/digits/config.py
+  evaluate.py results.pt --config projects/digits/config.py --with-data
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("results", metavar="RESULTS", help="a file of DumpResults (.pt, .jsonl or .pkl)")
+    parser.add_argument("--metric", action="append", default=[], metavar="CALL", help="a metric, with its arguments")
+    parser.add_argument("--config", metavar="FILE", help="take the metrics from this experiment")
+    parser.add_argument("--loop", choices=["val_loop", "test_loop"], default="val_loop", help="of which loop")
+    parser.add_argument("--with-data", action="store_true", help="also hand over the dataset's samples and metainfo")
+    parser.add_argument("--chunk-size", type=int, default=256, metavar="N", help="samples processed at once (256)")
+    parser.add_argument("--trusted", action="store_true", help="allow a .pkl file, which can run code when read")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to the config")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0, or 2 for a mistake in the config or the command line.
+
+    Args:
+        argv: Arguments without the program's name; None for those of the process.
+    """
+    args = build_parser().parse_intermixed_args(argv)
+    from ..checkpoint import CheckpointError
+    from ..evaluator import DumpResults, Evaluator, load_results
+
+    try:
+        metrics, dataset = _from_config(args) if args.config else ([], None)
+        metrics = [metric for metric in metrics if not isinstance(metric, DumpResults)]
+        metrics += [parse_metric(text) for text in args.metric]
+        if not metrics:
+            raise ConfigError("there is no metric to compute · give --metric NAME or --config FILE")
+        samples = load_results(args.results, trusted=args.trusted)
+    except (ConfigError, CheckpointError, OSError, ValueError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        for note in getattr(error, "__notes__", ()):
+            print(note, file=sys.stderr)
+        return 2
+    evaluator = Evaluator(metrics)
+    if dataset is not None:
+        evaluator.dataset_meta = getattr(dataset, "metainfo", None)
+    data = None if dataset is None else (dataset[index] for index in range(len(dataset)))
+    values = evaluator.offline_evaluate(samples, data, chunk_size=args.chunk_size)
+    print(f"{len(samples)} samples of {args.results}")
+    for name, value in values.items():
+        print(f"{name}: {value}")
+    return 0
+
+
+def parse_metric(text: str) -> Any:
+    """Build a metric from a call with literal arguments; nothing else is evaluated.
+
+    Args:
+        text: ``Accuracy``, ``Accuracy(topk=(1, 5))``, or the same with a dotted path.
+
+    Raises:
+        ConfigError: It is no such call, or names no metric.
+    """
+    try:
+        node = ast.parse(text, mode="eval").body
+        call = node if isinstance(node, ast.Call) else ast.Call(func=node, args=[], keywords=[])
+        path = ast.unparse(call.func)
+        args = [ast.literal_eval(value) for value in call.args]
+        kwargs = {keyword.arg or "**": ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError) as error:
+        raise ConfigError(f"--metric {text!r}: expected a name, or a call with literal arguments") from error
+    return _metric_class(path)(*args, **kwargs)
+
+
+def _metric_class(path: str) -> Any:
+    from .. import evaluator
+
+    module, _, name = path.rpartition(".")
+    try:
+        source = importlib.import_module(module) if module else evaluator
+        found = getattr(source, name, None)
+    except ImportError as error:
+        raise ConfigError(f"--metric {path}: cannot import {module!r}: {error}") from error
+    if isinstance(found, type) and issubclass(found, evaluator.BaseMetric):
+        return found
+    known = [n for n in evaluator.__all__ if isinstance(cls := getattr(evaluator, n), type) and _is_metric(cls)]
+    near = get_close_matches(name, known, n=1)
+    hint = f" · did you mean {near[0]}?" if near else f" · there are {', '.join(known)}"
+    raise ConfigError(f"--metric {path}: no metric of that name{hint}")
+
+
+def _is_metric(cls: type) -> bool:
+    from ..evaluator import BaseMetric, TensorMetric
+
+    return issubclass(cls, BaseMetric) and cls not in (BaseMetric, TensorMetric)
+
+
+def _from_config(args: argparse.Namespace) -> tuple[list[Any], Any]:
+    """Build the metrics of a config's loop and, if asked for, its dataset."""
+    cfg = LazyConfig.load(args.config)
+    LazyConfig.apply_overrides(cfg, args.overrides)
+    loop: Any = arguments_of(cfg.runner).get(args.loop) if hasattr(cfg, "runner") else None
+    if loop is None or not is_node(loop) or "evaluator" not in arguments_of(loop):
+        raise ConfigError(f"{args.config}: runner.{args.loop} has no evaluator")
+    wanted = {"evaluator": arguments_of(loop)["evaluator"]}
+    if args.with_data:
+        wanted["dataloader"] = arguments_of(loop)["dataloader"]
+    built = instantiate(wanted)
+    found = getattr(built["evaluator"], "metrics", built["evaluator"])
+    metrics = list(found) if isinstance(found, list | tuple) else [found]
+    return metrics, built["dataloader"].dataset if args.with_data else None

@@ -1,0 +1,118 @@
+"""tools/evaluate.py: metrics from saved predictions."""
+
+import pytest
+import torch
+
+from lazyengine.cli.evaluate import main, parse_metric
+from lazyengine.config import ConfigError
+from lazyengine.evaluator import Accuracy, save_results
+
+CONFIG = """
+from lazyengine.config import LazyCall as L
+from lazyengine.evaluator import Accuracy, DumpResults, Evaluator
+from {module} import Loader, Loop, Runner
+
+val_loop = L(Loop)(
+    dataloader=L(Loader)(),
+    evaluator=L(Evaluator)(metrics=[L(Accuracy)(topk=(1, 2)), L(DumpResults)(out_file_path={dump!r})]),
+)
+runner = L(Runner)(val_loop=val_loop)
+"""
+
+PARTS = """
+class Dataset:
+    metainfo = {"classes": ["a", "b", "c", "d", "e"]}
+    def __len__(self):
+        return 4
+    def __getitem__(self, index):
+        return {"label": 0}
+
+class Loader:
+    def __init__(self):
+        self.dataset = Dataset()
+
+class Loop:
+    def __init__(self, dataloader, evaluator):
+        raise AssertionError("no loop is built")
+
+class Runner(Loop):
+    def __init__(self, val_loop):
+        pass
+"""
+
+
+@pytest.fixture
+def results(tmp_path):
+    path = str(tmp_path / "results.pt")
+    scores = torch.eye(4, 5) + torch.linspace(0.4, 0, 5)
+    save_results([{"scores": s, "label": y} for s, y in zip(scores, (0, 1, 2, 0))], path)
+    return path
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch, results):
+    module = f"parts_of_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{module}.py").write_text(PARTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = tmp_path / "config.py"
+    path.write_text(CONFIG.format(module=module, dump=results))
+    return str(path)
+
+
+def test_metrics_given_one_by_one(results, capsys):
+    assert main([results, "--metric", "Accuracy(topk=(1, 2))", "--metric", "ConfusionMatrix(num_classes=5)"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"4 samples of {results}"
+    assert lines[1:3] == ["accuracy/top1: 0.75", "accuracy/top2: 1.0"]
+    assert lines[3].startswith("confusion_matrix/mean_recall: ")
+
+
+def test_metrics_of_a_config_which_does_not_overwrite_the_results(results, config, capsys):
+    with open(results, "rb") as file:
+        before = file.read()
+    assert main([results, "--config", config, "val_loop.evaluator.metrics[0].topk=(1,)"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["accuracy/top1: 0.75"]
+    with open(results, "rb") as file:
+        assert file.read() == before
+
+
+def test_the_data_of_a_config(tmp_path, config, capsys):
+    path = str(tmp_path / "unlabelled.jsonl")
+    save_results([{"scores": s} for s in torch.eye(4, 5)], path)
+    assert main([path, "--config", config, "--with-data", "--metric", "ConfusionMatrix"]) == 0
+    assert "accuracy/top1: 0.25" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "there is no metric to compute"),
+        (["--metric", "Acuracy"], "--metric Acuracy: no metric of that name · did you mean Accuracy?"),
+        (["--metric", "torch.nn.Linear(2, 2)"], "no metric of that name"),
+        (["--metric", "no_such_package.Metric"], "cannot import 'no_such_package'"),
+        (["--metric", "Accuracy(topk=open('x'))"], "expected a name, or a call with literal arguments"),
+        (["--metric", "Accuracy(topk=0)"], "topk needs different numbers"),
+        (["--config", "nowhere.py"], "nowhere.py"),
+    ],
+)
+def test_mistakes_end_with_code_2(results, capsys, arguments, message):
+    assert main([results, *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_results_file_that_is_not_there(tmp_path, capsys):
+    assert main([str(tmp_path / "none.jsonl"), "--metric", "Accuracy"]) == 2
+    assert "none.jsonl" in capsys.readouterr().err
+    assert main([str(tmp_path / "none.pt"), "--metric", "Accuracy"]) == 2
+    assert "none.pt" in capsys.readouterr().err
+    (tmp_path / "results.pkl").write_bytes(b"")
+    assert main([str(tmp_path / "results.pkl"), "--metric", "Accuracy"]) == 2
+    assert "reading a pickle can run any code" in capsys.readouterr().err
+
+
+def test_parse_metric():
+    metric = parse_metric("lazyengine.evaluator.Accuracy((1, 3), prefix='a')")
+    assert isinstance(metric, Accuracy)
+    assert (metric.topk, metric.prefix) == ((1, 3), "a")
+    with pytest.raises(ConfigError, match="expected a name"):
+        parse_metric("Accuracy(")
