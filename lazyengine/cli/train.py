@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..config import ConfigError, LazyConfig, format_tree
+from ..config.loaded import values_of
 from ..config.node import arguments_of, set_argument
 
 if TYPE_CHECKING:
@@ -89,7 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for note in getattr(error, "__notes__", ()):
             print(note, file=sys.stderr)
         return 2
-    return run(runner, cfg, args)
+    try:
+        return run(runner, cfg, args)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def load_config(args: argparse.Namespace) -> Any:
@@ -103,7 +108,7 @@ def load_config(args: argparse.Namespace) -> Any:
     if not hasattr(cfg, "runner"):
         raise ConfigError(
             f"{args.config} has no `runner`: the command needs a top-level runner = LazyCall(Runner)(...); its names "
-            f"are {', '.join(sorted(vars(cfg))) or 'none'}"
+            f"are {', '.join(sorted(values_of(cfg))) or 'none'}"
         )
     return cfg
 
@@ -145,7 +150,7 @@ def run(runner: Runner, cfg: Any, args: argparse.Namespace) -> int:
 
 
 def default_experiment_name(config_path: str) -> str:
-    """Name an experiment after its file: ``projects/digits/config.py`` -> ``digits``; ``projects/digits/long_config.py`` -> ``digits_long_config``."""
+    """Name an experiment after its file: ``x/digits/config.py`` is ``digits``, ``x/digits/long.py`` ``digits_long``."""
     folder = os.path.basename(os.path.dirname(os.path.abspath(config_path)))
     stem = os.path.splitext(os.path.basename(config_path))[0]
     return folder if stem == "config" else f"{folder}_{stem}"

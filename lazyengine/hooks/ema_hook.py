@@ -116,8 +116,8 @@ class EMAHook(Hook):
         if "ema_state_dict" not in checkpoint:
             if self.strict_load:
                 raise KeyError(
-                    "the checkpoint was saved without EMAHook: it has no ema_state_dict. Set strict_load=False to begin "
-                    "averaging here"
+                    "the checkpoint was saved without EMAHook: it has no ema_state_dict. Set strict_load=False to "
+                    "begin averaging here"
                 )
             runner.logger.warning("the checkpoint has no averaged weights: averaging begins here")
             return

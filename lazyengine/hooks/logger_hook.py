@@ -45,10 +45,9 @@ class LoggerHook(Hook):
     ) -> None:
         """Write a training line when one is due."""
         by_epoch = runner.max_epochs is not None
-        count = batch_idx + 1 if by_epoch else runner.iter + 1
-        if count % self.interval:
-            if not (by_epoch and not self.ignore_last and batch_idx + 1 == runner.num_batches("train")):
-                return
+        is_due = (batch_idx + 1 if by_epoch else runner.iter + 1) % self.interval == 0
+        if not is_due and not (not self.ignore_last and by_epoch and batch_idx + 1 == runner.num_batches("train")):
+            return
         tag, line = runner.log_processor.get_log_after_iter(runner, batch_idx, "train")
         self.last_values = tag
         runner.logger.info(line)

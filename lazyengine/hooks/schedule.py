@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -102,7 +101,7 @@ class HookSchedule:
                     type(hook).__name__,
                     str(get_priority(hook.priority)),
                     hook.describe_interval(),
-                    _source_file(type(hook)),
+                    _place(hook, point),
                 ))  # fmt: skip
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
@@ -127,17 +126,19 @@ def _check_names(hook: Hook) -> None:
         if name.startswith(("before_", "after_")) and name not in HOOK_POINTS and callable(getattr(hook, name)):
             near = difflib.get_close_matches(name, HOOK_POINTS, 1, 0.6)
             raise ValueError(
-                f"{type(hook).__name__}.{name} ({_source_file(type(hook))}) is not a hook point and would never be "
+                f"{type(hook).__name__}.{name} ({_place(hook, name)}) is not a hook point and would never be "
                 f"called{f'; did you mean {near[0]!r}?' if near else ''} The points are: {', '.join(HOOK_POINTS)}"
             )
 
 
-def _source_file(cls: type) -> str:
-    """``package/file.py:12`` of a class, relative to the current folder where that is shorter."""
-    try:
-        path = inspect.getsourcefile(cls) or "?"
-        line = inspect.getsourcelines(cls)[1]
-    except (OSError, TypeError):
+def _place(hook: Hook, point: str) -> str:
+    """``package/file.py:12`` of the method that does the work of a point."""
+    method = getattr(hook, point)
+    generic = _generic_form(point)
+    if generic is not None and getattr(type(hook), point) is getattr(Hook, point):
+        method = getattr(hook, generic)
+    code = getattr(method, "__code__", None)
+    if code is None:
         return "?"
-    relative = os.path.relpath(path)
-    return f"{relative if len(relative) < len(path) else path}:{line}"
+    relative = os.path.relpath(code.co_filename)
+    return f"{min(relative, code.co_filename, key=len)}:{code.co_firstlineno}"

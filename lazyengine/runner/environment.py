@@ -63,6 +63,9 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+_MODES = {"train": 0, "val": 1, "test": 2}
+
+
 class ModelStream:
     """The random stream inside the model (dropout, stochastic depth): a function of seed, mode, position and rank.
 
@@ -74,11 +77,9 @@ class ModelStream:
         device: The device of the model; its generator is seeded beside the CPU's.
     """
 
-    _MODES = {"train": 0, "val": 1, "test": 2}
-
     def __init__(self, seed: int, device: torch.device) -> None:
         self._rank = get_rank()
-        self._base = {mode: derive_seed(seed, MODEL_STREAM, tag) for mode, tag in self._MODES.items()}
+        self._base = {mode: derive_seed(seed, MODEL_STREAM, tag) for mode, tag in _MODES.items()}
         self._seeders: list[Callable[[int], Any]] = [torch.default_generator.manual_seed, random.seed]
         if device.type == "cuda":
             torch.cuda.init()
@@ -110,9 +111,7 @@ def collect_env(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         env["gpu"] = torch.cuda.get_device_name(device)
         env["cudnn"] = torch.backends.cudnn.version()
-    from importlib.metadata import distributions
-
-    env["packages"] = dict(sorted({d.metadata["Name"]: d.version for d in distributions()}.items()))
+    env["packages"] = _installed_packages()
     return env
 
 
@@ -120,6 +119,18 @@ def write_env(path: str, device: torch.device) -> None:
     """Write `collect_env` to a JSON file."""
     with open(path, "w", encoding="utf-8") as file:
         json.dump(collect_env(device), file, indent=2)
+
+
+def _installed_packages() -> dict[str, str]:
+    """Names and versions, from the names of the metadata folders; reading the metadata itself would take long."""
+    packages = {}
+    for folder in reversed(sys.path):
+        if os.path.isdir(folder):
+            for name in os.listdir(folder):
+                if name.endswith(".dist-info"):
+                    package, _, version = name.removesuffix(".dist-info").rpartition("-")
+                    packages[package] = version
+    return dict(sorted(packages.items()))
 
 
 def _git_state() -> dict[str, Any] | None:

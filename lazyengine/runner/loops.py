@@ -97,7 +97,8 @@ class BaseTrainLoop:
             outputs = train_step(runner.model, data_batch, runner.optim_wrapper, forward=runner.forward)
         except Exception as error:
             error.add_note(
-                f"in training iteration {self.iter} (epoch {self.epoch}, batch {batch_idx}) on {describe_batch(data_batch)}"
+                f"in training iteration {self.iter} (epoch {self.epoch}, batch {batch_idx}) on "
+                f"{describe_batch(data_batch)}"
             )
             raise
         self.num_iters_completed = self.iter + 1

@@ -149,6 +149,7 @@ class Runner:
             if self._parts[name] is None:
                 raise ValueError(f"Runner.train() needs a {name}, and none was given")
         self.setup()
+        self._save_config(self.work_dir)  # of the training, not of a later evaluation with other overrides
         loop = self.train_loop
         resume_from = self._state.choose_checkpoint(self.resume_from)
         self.prepare_model(skip_weights=resume_from is not None, train=True)
@@ -212,7 +213,7 @@ class Runner:
         self.visualizer.set_save_dir(self.log_dir)
         if dist.is_main_process():
             write_env(os.path.join(self.log_dir, "env.json"), self.device)
-            self._save_config()
+        self._save_config(self.log_dir)
         self.model_stream = ModelStream(self.seed, self.device)
         self._is_set_up = True
         self.logger.info("run folder %s, device %s, seed %d", self.work_dir, self.device, self.seed)
@@ -458,13 +459,13 @@ class Runner:
         if hasattr(loader, "set_seed") and getattr(loader, "seed", None) is None:
             loader.set_seed(self.seed)
 
-    def _save_config(self) -> None:
-        """Write the resolved config beside the checkpoints, runnable and as data."""
-        if self.cfg is not None:
+    def _save_config(self, folder: str) -> None:
+        """Write the resolved config, runnable and as data."""
+        if self.cfg is not None and dist.is_main_process():
             from ..config import LazyConfig
 
             for name in ("config.py", "config.json"):
-                LazyConfig.save(self.cfg, os.path.join(self.work_dir, name))
+                LazyConfig.save(self.cfg, os.path.join(folder, name))
 
 
 def _build(part: Any) -> Any:

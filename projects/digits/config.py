@@ -10,12 +10,12 @@ from lazyengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper, param_gr
 from lazyengine.runner import EpochBasedTrainLoop, Runner, ValLoop
 
 from ..common.runtime_config import default_hooks
-from .digits import DigitNet, Digits, RandomShift
+from .digits import DigitNet, Digits, RandomAffine
 
-model = L(DigitNet)(num_classes=10, width=32, data_preprocessor=L(BaseDataPreprocessor)())
-optimizer = L(AdamW)(params=L(param_groups)(model=model), lr=2e-3, weight_decay=0.05)
+model = L(DigitNet)(num_classes=10, width=48, data_preprocessor=L(BaseDataPreprocessor)())
+optimizer = L(AdamW)(params=L(param_groups)(model=model), lr=3e-3, weight_decay=0.05)
 
-train_dataset = L(Digits)(split="train", pipeline=[L(RandomShift)(max_shift=1)])
+train_dataset = L(Digits)(split="train", pipeline=[L(RandomAffine)(degrees=10, shift=0.3, scale=0.1)])
 test_dataset = L(Digits)(split="test")
 train_loop = L(EpochBasedTrainLoop)(
     dataloader=L(DataLoader)(

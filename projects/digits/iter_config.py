@@ -4,7 +4,7 @@ from lazyengine.config import LazyCall as L
 from lazyengine.config import replace
 from lazyengine.runner import IterBasedTrainLoop
 
-from .config import runner, train_loop  # noqa: F401
+from .config import *
 
 train_loop = replace(
     train_loop, L(IterBasedTrainLoop)(dataloader=train_loop.dataloader, max_iters=675, val_interval=45)

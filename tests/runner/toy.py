@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lazyengine.evaluator import BaseMetric, Evaluator
 from torch import nn
 
 from lazyengine.dataset import DataLoader, DefaultSampler
+from lazyengine.evaluator import BaseMetric, Evaluator
 from lazyengine.hooks import Hook, default_hooks
 from lazyengine.model import BaseModel
 from lazyengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper
