@@ -97,9 +97,9 @@ class HistoryBuffer:
         Raises:
             TypeError: When ``log_val`` or ``count`` is no such number.
         """
-        if log_val.__class__ is float and count == 1 and self._is_plain:
+        if type(log_val) is float and count == 1 and self._is_plain:
             values = self._values
-            values.append(log_val)  # type: ignore[arg-type]
+            values.append(log_val)
             if len(values) > self._capacity:
                 self._trim()
         else:
@@ -309,7 +309,7 @@ class HistoryBuffer:
     def __getstate__(self) -> dict[str, Any]:
         """Everything, for copies and pickles; pending tensors are read, the hub is not included."""
         self._ready()
-        names = (name for name in self.__slots__ if name != "_owner")
+        names = (name for name in HistoryBuffer.__slots__ if name != "_owner")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

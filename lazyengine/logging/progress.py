@@ -34,8 +34,10 @@ class ProgressBar:
         return self._progress is not None
 
     def start(self) -> None:
-        """Begin to show bars, if ``sys.stdout`` is a terminal and rich is installed."""
-        console = rich_terminal()
+        """Begin to show bars, if ``sys.stdout`` is a terminal, rich is installed and this is the main process."""
+        from ..dist import is_main_process
+
+        console = rich_terminal() if is_main_process() else None
         if console is None or self._progress is not None:
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -73,7 +75,8 @@ class ProgressBar:
             return
         text = "  ".join(f"{name} {_text(value)}" for name, value in values.items())
         self._progress.update(self._tasks[mode], values=text)
-        self._draw()
+        if time.monotonic() >= self._next_draw:
+            self._draw()
 
     def end(self, mode: str) -> None:
         """Remove the bar of ``mode``."""
