@@ -1,6 +1,7 @@
 """Checkpoints: plain data in torch's own format, whole or absent, checked before they are loaded."""
 
 from .errors import CheckpointError
+from .export import average_checkpoints, export_safetensors
 from .finding import find_latest_checkpoint, find_valid_checkpoint, list_checkpoints
 from .loading import (
     CheckpointLoader,
@@ -34,6 +35,10 @@ __all__ = [  # noqa: RUF022 - in reading order
     "load_state_dict",
     "read_checkpoint_with_prefix",
     "CheckpointLoader",
+    # give away
+    "export_safetensors",
+    "average_checkpoints",
+    # details
     "state_dict_of",
     "revise_state_dict",
     "get_state_dict",

@@ -1,6 +1,7 @@
 """Read checkpoints: damage is noticed before anything is loaded, and nothing in the file is run."""
 
 import difflib
+import errno
 import os
 import pickle
 import re
@@ -15,6 +16,7 @@ from .errors import CheckpointError
 _ZIP_MAGIC = b"PK\x03\x04"
 _OLD_MAGIC = b"\x80\x02"  # files of torch before 1.6, and plain pickles
 _CHUNK = 1 << 20
+_FOLDER = 0x10  # in a zip entry's attributes
 
 
 def read_checkpoint(
@@ -87,6 +89,9 @@ def _verify(file: IO[bytes], name: str) -> None:
             records = archive.infolist()
             if not any(record.filename.endswith("/data.pkl") for record in records):
                 raise CheckpointError(f"{name} is a zip file but not a checkpoint: it has no data.pkl")
+            marked = [r.filename for r in records if r.external_attr & _FOLDER or r.compress_type != zipfile.ZIP_STORED]
+            if marked:  # torch would return memory that was never written to
+                raise CheckpointError(f"{name} is damaged: {marked[0]} is marked as a folder or as compressed")
             if all(record.CRC == 0 for record in records if record.file_size):
                 return  # saved without checksums
             for record in records:
@@ -99,8 +104,8 @@ def _verify(file: IO[bytes], name: str) -> None:
             f"{name} is damaged ({size} bytes): {error}. It was cut off or changed after it was saved; use another one."
         ) from error
     except (EOFError, NotImplementedError, RuntimeError, ValueError, OSError, UnicodeError) as error:
-        if isinstance(error, CheckpointError) or (isinstance(error, OSError) and error.errno is not None):
-            raise
+        if isinstance(error, CheckpointError) or (isinstance(error, OSError) and error.errno != errno.EINVAL):
+            raise  # a disk that cannot be read is no damaged file; an impossible position in the file is one
         raise CheckpointError(f"{name} is damaged: {type(error).__name__}: {error}") from error
 
 

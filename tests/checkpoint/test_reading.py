@@ -1,0 +1,232 @@
+"""Damage is noticed, foreign files are explained, and nothing in a file is run."""
+
+import os
+import pickle
+import zipfile
+
+import pytest
+import torch
+
+from lazyengine.checkpoint import (
+    CheckpointError,
+    find_latest_checkpoint,
+    find_valid_checkpoint,
+    list_checkpoints,
+    mark_latest_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+    verify_checkpoint,
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "iter_1.pth"
+    save_checkpoint({"state_dict": {"w": torch.arange(300.0), "b": torch.ones(5)}, "meta": {"iter": 1}}, path)
+    return path
+
+
+def test_every_flipped_byte_of_every_record_is_noticed(path):
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        records = [(info.header_offset, info) for info in archive.infolist()]
+    num_flipped = 0
+    for offset, info in records:
+        start = offset + 30 + len(info.filename) + len(info.extra)
+        step = max(1, info.file_size // 40)
+        for position in range(start, start + info.file_size, step):
+            flipped = bytearray(content)
+            flipped[position] ^= 1 << (position % 8)
+            path.write_bytes(flipped)
+            for function in (verify_checkpoint, read_checkpoint):
+                with pytest.raises(CheckpointError, match="damaged") as caught:
+                    function(path)
+                assert str(path) in str(caught.value)
+            num_flipped += 1
+    assert num_flipped > 100
+    path.write_bytes(content)
+    assert read_checkpoint(path)["meta"] == {"iter": 1}
+
+
+def test_a_flipped_byte_anywhere_is_noticed_or_harmless(path):
+    content = path.read_bytes()
+    expected = read_checkpoint(path)
+    with zipfile.ZipFile(path) as archive:
+        directory = archive.start_dir
+    places = [(position, 0xFF) for position in range(0, directory, 11)]
+    places += [(position, 1 << bit) for position in range(directory, len(content)) for bit in (4,)]
+    for position, mask in places:
+        flipped = bytearray(content)
+        flipped[position] ^= mask
+        path.write_bytes(flipped)
+        try:
+            loaded = read_checkpoint(path)
+        except CheckpointError:
+            continue
+        assert loaded["meta"] == expected["meta"]
+        assert all(torch.equal(loaded["state_dict"][k], expected["state_dict"][k]) for k in "wb")
+
+
+def test_torch_alone_does_not_notice(path):
+    """Why the checksums are compared at all; if this fails, torch has learned it."""
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo("archive/data/0")
+    content[info.header_offset + 30 + len(info.filename) + len(info.extra) + 402] ^= 0x40
+    path.write_bytes(content)
+    assert not torch.equal(torch.load(path)["state_dict"]["w"], torch.arange(300.0))
+    with pytest.raises(CheckpointError):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.02, 0.5, 0.9, 0.999])
+def test_truncated(path, keep):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(CheckpointError, match=r"damaged|empty") as caught:
+        read_checkpoint(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"<!DOCTYPE html><html><head><title>Sign in</title>", "web page"),
+        (b"  <html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        (b"\x1f\x8b\x08 something else", "starts with"),
+    ],
+)
+def test_not_a_checkpoint_shows_the_first_bytes(tmp_path, content, part):
+    (tmp_path / "c.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match="not a checkpoint") as caught:
+        read_checkpoint(tmp_path / "c.pth")
+    assert repr(content[:60]) in str(caught.value)
+    assert part in str(caught.value)
+
+
+def test_zip_file_of_something_else(tmp_path):
+    with zipfile.ZipFile(tmp_path / "c.pth", "w") as archive:
+        archive.writestr("a.txt", "a")
+    with pytest.raises(CheckpointError, match=r"no data\.pkl"):
+        verify_checkpoint(tmp_path / "c.pth")
+
+
+def test_missing_file_lists_close_names(path):
+    with pytest.raises(FileNotFoundError, match=r"did you mean iter_1\.pth"):
+        read_checkpoint(path.parent / "iter1.pth")
+    with pytest.raises(FileNotFoundError, match="folder does not exist"):
+        read_checkpoint(path.parent / "no" / "iter1.pth")
+    with pytest.raises(CheckpointError, match="is a folder"):
+        read_checkpoint(path.parent)
+
+
+class Malicious:
+    def __init__(self, sentinel):
+        self.sentinel = str(sentinel)
+
+    def __reduce__(self):
+        return os.mkdir, (self.sentinel,)
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_malicious_pickle_is_refused_and_not_run(tmp_path, new_format):
+    torch.save({"x": Malicious(tmp_path / "sentinel")}, tmp_path / "c.pth", _use_new_zipfile_serialization=new_format)
+    with pytest.raises(CheckpointError, match=r"mkdir.*trusted=True"):
+        read_checkpoint(tmp_path / "c.pth")
+    assert not (tmp_path / "sentinel").exists()
+    read_checkpoint(tmp_path / "c.pth", trusted=True)
+    assert (tmp_path / "sentinel").exists()  # so the file did hold the call
+
+
+def test_plain_pickle_is_refused_and_not_run(tmp_path):
+    (tmp_path / "c.pth").write_bytes(pickle.dumps(Malicious(tmp_path / "sentinel"), protocol=2))
+    with pytest.raises(CheckpointError):
+        read_checkpoint(tmp_path / "c.pth")
+    assert not (tmp_path / "sentinel").exists()
+
+
+def test_files_of_torch_itself_and_of_old_versions(tmp_path):
+    state = {"w": torch.arange(5.0)}
+    torch.save(state, tmp_path / "new.pth")
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(state, tmp_path / "unchecked.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    for name in ("new", "old", "unchecked"):
+        verify_checkpoint(tmp_path / f"{name}.pth")
+        assert torch.equal(read_checkpoint(tmp_path / f"{name}.pth")["w"], state["w"])
+
+
+def test_safetensors(tmp_path):
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    save_file({"w": torch.ones(2)}, tmp_path / "m.safetensors")
+    assert read_checkpoint(tmp_path / "m.safetensors")["w"].tolist() == [1, 1]
+    (tmp_path / "m.safetensors").write_bytes(b"broken")
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        read_checkpoint(tmp_path / "m.safetensors")
+
+
+def _make(folder, name, time_s):
+    path = folder / name
+    save_checkpoint({"name": name, "w": torch.zeros(10)}, path)
+    os.utime(path, (time_s, time_s))
+    return str(path)
+
+
+def test_newest_valid_checkpoint_and_why_the_others_are_not(tmp_path):
+    assert find_valid_checkpoint(tmp_path) is None
+    assert find_valid_checkpoint(tmp_path / "absent") is None
+    old, middle, new = (_make(tmp_path, f"iter_{n}.pth", t) for n, t in [(9, 100), (10, 200), (2, 300)])
+    (tmp_path / ".iter_3.pth.0123abcd.tmp").write_text("half")
+    (tmp_path / "notes.txt").write_text("")
+    assert list_checkpoints(tmp_path) == [new, middle, old]
+    mark_latest_checkpoint(old)
+    assert find_valid_checkpoint(tmp_path) == new  # newer than the pointer knows
+    with open(new, "r+b") as file:
+        file.truncate(500)
+    rejected = []
+    assert find_valid_checkpoint(tmp_path, lambda *why: rejected.append(why)) == middle
+    assert [path for path, _ in rejected] == [new]
+    assert "damaged" in rejected[0][1]
+    rejected.clear()
+    refuse = lambda path: "too new" if path == middle else None  # noqa: E731
+    assert find_valid_checkpoint(tmp_path, lambda *why: rejected.append(why), refuse) == old
+    assert rejected[1] == (middle, "too new")
+    for path in (middle, old):
+        open(path, "w").close()
+    assert find_valid_checkpoint(tmp_path) is None
+
+
+def test_same_time_is_ordered_by_number(tmp_path):
+    paths = [_make(tmp_path, f"iter_{n}.pth", 100) for n in (9, 10, 100)]
+    assert list_checkpoints(tmp_path) == paths[::-1]
+
+
+def test_pointer(tmp_path):
+    assert find_latest_checkpoint(tmp_path) is None
+    path = _make(tmp_path, "iter_1.pth", 100)
+    for content in ("iter_1.pth\n", path):  # mmengine writes absolute paths
+        (tmp_path / "last_checkpoint").write_text(content)
+        assert find_latest_checkpoint(tmp_path) == path
+    for content in ("../secret.pth", "/etc/passwd", "sub/x.pth", "", "."):
+        (tmp_path / "last_checkpoint").write_text(content)
+        with pytest.raises(CheckpointError, match="last_checkpoint"):
+            find_latest_checkpoint(tmp_path)
+    (tmp_path / "last_checkpoint").write_text("iter_2.pth")
+    with pytest.raises(CheckpointError, match="does not exist"):
+        find_latest_checkpoint(tmp_path)
+    (tmp_path / "last_checkpoint").write_bytes(b"\xff\xfe")
+    with pytest.raises(CheckpointError, match="not text"):
+        find_latest_checkpoint(tmp_path)
+
+
+def test_link_out_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "run").mkdir()
+    path = _make(tmp_path, "outside.pth", 100)
+    (tmp_path / "run" / "a.pth").symlink_to(path)
+    (tmp_path / "run" / "last_checkpoint").write_text("a.pth")
+    with pytest.raises(CheckpointError, match="not in the folder"):
+        find_latest_checkpoint(tmp_path / "run")

@@ -1,0 +1,215 @@
+"""Local and remote paths, and files that are whole or absent."""
+
+import fcntl
+import http.server
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from lazyengine import fileio
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Serves a folder; gives its URL, the folder and the paths asked for."""
+    folder = tmp_path / "served"
+    (folder / "models").mkdir(parents=True)
+    (folder / "models" / "a.pth").write_bytes(b"content of a")
+    monkeypatch.setenv("LAZYENGINE_CACHE", str(tmp_path / "cache"))
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, *_):
+            asked.append(self.path)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}", folder, asked
+        running.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/a/b", False),
+        ("a.pth", False),
+        ("~/a", False),
+        ("file:///a", False),
+        ("C:\\a", False),
+        ("https://host/a", True),
+        ("s3://bucket/a", True),
+    ],
+)
+def test_is_remote(path, expected):
+    assert fileio.is_remote(path) is expected
+
+
+def test_join():
+    assert fileio.join("a", "b", "c") == os.path.join("a", "b", "c")
+    assert fileio.join("s3://bucket/", "/a/", "b") == "s3://bucket/a/b"
+
+
+def test_local_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fileio.mkdirs("~/x/y")
+    fileio.mkdirs("~/x/y")
+    with fileio.open(f"file://{tmp_path}/x/y/f.txt", "w", encoding="utf-8") as file:
+        file.write("é")
+    assert fileio.open("~/x/y/f.txt", encoding="utf-8").read() == "é"
+    assert fileio.ls(tmp_path / "x") == ["y"]
+    assert fileio.isfile("~/x/y/f.txt")
+    assert fileio.isdir("~/x")
+    assert not fileio.isfile("~/x")
+    assert fileio.exists(tmp_path / "x")
+    assert fileio.get_local_path("~/x") == str(tmp_path / "x")
+    fileio.rm("~/x")
+    assert not fileio.exists("~/x")
+    with pytest.raises(FileNotFoundError):
+        fileio.rm("~/x")
+
+
+def test_local_paths_do_not_import_iopath(tmp_path):
+    code = """
+import sys
+from lazyengine import fileio
+with fileio.atomic_write(sys.argv[1]) as file:
+    file.write(b"x")
+assert fileio.exists(sys.argv[1]) and fileio.get_local_path(sys.argv[1]) == sys.argv[1]
+print([name for name in ("iopath", "torch", "tqdm", "portalocker") if name in sys.modules])
+"""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    command = [sys.executable, "-c", code, str(tmp_path / "f")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": root})
+    assert done.stdout.strip() == "[]"
+
+
+def test_url_is_downloaded_once(server, tmp_path):
+    url, folder, asked = server
+    local = fileio.get_local_path(f"{url}/models/a.pth")
+    assert open(local, "rb").read() == b"content of a"
+    assert os.path.commonpath([local, tmp_path / "cache"]) == str(tmp_path / "cache")
+    assert fileio.open(f"{url}/models/a.pth", "rb").read() == b"content of a"
+    assert len(asked) == 1
+
+
+def test_hosts_and_queries_do_not_share_a_file(server):
+    url, folder, asked = server
+    (folder / "models" / "a.pth").write_bytes(b"version 2")
+    first = fileio.get_local_path(f"{url}/models/a.pth?version=1/../../x")
+    second = fileio.get_local_path(f"{url}/models/a.pth?version=2")
+    third = fileio.get_local_path(f"{url.replace('127.0.0.1', 'localhost')}/models/a.pth")
+    assert len({first, second, third}) == 3
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../../../evil.pth",
+        "a/../../../../evil.pth",
+        "a/..",
+        "%2e%2e/%2e%2e/evil.pth",
+        "..%2f..%2fevil.pth",
+        "a\\..\\evil.pth",
+        "",
+    ],
+)
+def test_url_that_leaves_the_cache_is_refused_before_it_is_asked_for(server, tmp_path, path):
+    url, folder, asked = server
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=r"refused to download|cannot download"):
+        fileio.get_local_path(f"{url}/{path}")
+    assert asked == []
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_link_in_the_cache_that_leads_out_is_refused(server, tmp_path):
+    url, folder, asked = server
+    host = url.removeprefix("http://").replace(":", "_")
+    (tmp_path / "cache" / host).mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "cache" / host / "models").symlink_to(tmp_path / "outside")
+    with pytest.raises(ValueError, match="outside of"):
+        fileio.get_local_path(f"{url}/models/a.pth")
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+def test_failed_download_leaves_no_file(server, tmp_path):
+    url, folder, asked = server
+    with pytest.raises(OSError, match="404"):
+        fileio.get_local_path(f"{url}/models/missing.pth")
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+def test_handlers_of_ones_own(tmp_path):
+    from iopath.common.file_io import PathHandler
+
+    class Memory(PathHandler):
+        def _get_supported_prefixes(self):
+            return ["memory://"]
+
+        def _get_local_path(self, path, force=False, **kwargs):
+            target = tmp_path / path.removeprefix("memory://")
+            target.write_text("from memory")
+            return str(target)
+
+        def _exists(self, path, **kwargs):
+            return path.endswith("here")
+
+    fileio.path_manager().register_handler(Memory(), allow_override=True)
+    assert open(fileio.get_local_path("memory://x")).read() == "from memory"
+    assert fileio.exists("memory://here")
+    assert not fileio.exists("memory://there")
+
+
+def test_atomic_write(tmp_path):
+    path = tmp_path / "f"
+    with fileio.atomic_write(path, "w", encoding="utf-8") as file:
+        file.write("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["f"]
+    with pytest.raises(ValueError, match="mode"), fileio.atomic_write(path, "a"):
+        pass
+
+
+def test_atomic_write_that_fails_changes_nothing(tmp_path):
+    path = tmp_path / "f"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), fileio.atomic_write(path) as file:
+        file.write(b"new")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["f"]
+    with pytest.raises(FileNotFoundError) as caught, fileio.atomic_write(tmp_path / "no" / "f"):
+        pass
+    assert caught.value.filename == str(tmp_path / "no" / "f")
+
+
+def test_leftovers(tmp_path):
+    leftover = tmp_path / ".c.pth.0123abcd.tmp"
+    leftover.write_text("half")
+    keep = [".hidden", ".other.tmp", "c.pth.0123abcd.tmp"]
+    for name in keep:
+        (tmp_path / name).write_text("x")
+    young = tmp_path / ".d.pth.00000000.tmp"
+    young.write_text("")  # its writer may be about to lock it
+    with fileio.atomic_write(tmp_path / "running") as file:
+        file.write(b"x" * 100_000)
+        (running,) = (name for name in os.listdir(tmp_path) if name.startswith(".running"))
+        assert fileio.remove_leftovers(tmp_path) == [str(leftover)]
+        assert sorted(os.listdir(tmp_path)) == sorted([*keep, young.name, running])
+    with open(tmp_path / ".e.0123abcd.tmp", "wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        other.write(b"x")
+        other.flush()
+        assert fileio.remove_leftovers(tmp_path) == []
+    assert len(fileio.remove_leftovers(tmp_path)) == 1
+    assert fileio.remove_leftovers(tmp_path / "absent") == []
