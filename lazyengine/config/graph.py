@@ -85,12 +85,11 @@ def copy_graph(value: Any, memo: dict[int, Any]) -> Any:
                 mapping[k] = copy_graph(v, memo)
         return mapping
     if t is Config:
-        extra = value.__extra__.copy()
-        new = memo[key] = Config({}, value.__file__, value.__record__, extra)
-        values = new.__values__
+        config = memo[key] = Config({}, value.__file__, value.__record__, value.__extra__.copy())
+        values = config.__values__
         for name, v in value.__values__.items():
             values[name] = copy_graph(v, memo)
-        return new
+        return config
     return copy.deepcopy(value, memo)
 
 
@@ -139,7 +138,7 @@ def replace(old: T, new: Any, /) -> T:
     past = old.__extra__.history.get("_target_") if old.__extra__ else None
     extra.history["_target_"] = [*(past or [old.__where__]), source]
     _SIG(old, new.__sig__)
-    _ARGUMENTS(old, new.__arguments__)
+    _ARGUMENTS(old, dict(new.__arguments__))
     _WHERE(old, new.__where__)
     _EXTRA(old, extra)
     if old.__owner__ is not None:
@@ -292,8 +291,10 @@ def _equal_leaves(a: Any, b: Any, left: dict[int, Any], right: dict[int, Any]) -
         same = (a == b) | ((a != a) & (b != b))
         return bool(same.all()) if hasattr(same, "all") else bool(same)
     if t.__eq__ is object.__eq__:
-        state = getattr(a, "__dict__", None)
-        return bool(state) and _equal(state, b.__dict__, left, right)
+        try:
+            return _equal(a.__reduce_ex__(2), b.__reduce_ex__(2), left, right)  # of one class and in one state
+        except TypeError:  # nothing can be known of what cannot be pickled
+            return False
     return bool(a == b) or (a != a and b != b)  # nan
 
 

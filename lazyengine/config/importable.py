@@ -39,18 +39,18 @@ def importable_name(value: Any) -> tuple[str, str] | None:
     The module is the shortest public one: `torch.optim` rather than `torch.optim.sgd`.
     """
     module, name = _own_name(value)
-    if not module or not name or module == "__main__" or _look_up(module, name) is not value:
-        if isinstance(value, types.MethodType) and isinstance(value.__self__, type):  # Model.from_pretrained
-            owner = importable_name(value.__self__)
-            if owner and _look_up(owner[0], f"{owner[1]}.{value.__name__}") == value:
-                return owner[0], f"{owner[1]}.{value.__name__}"
-        return None
-    parts = module.split(".")
-    for length in range(1, len(parts)):
-        shorter = ".".join(parts[:length])
-        if _look_up(shorter, name) is value:
-            return shorter, name
-    return module, name
+    if module and name and module != "__main__":
+        parts = module.split(".")
+        for length in range(1, len(parts) + 1):
+            place = ".".join(parts[:length])
+            for spelled in (name, name.rpartition(".")[2]):  # torch.arange says _VariableFunctionsClass.arange
+                if _look_up(place, spelled) is value:
+                    return place, spelled
+    if isinstance(value, types.MethodType) and isinstance(value.__self__, type):  # Model.from_pretrained
+        owner = importable_name(value.__self__)
+        if owner and _look_up(owner[0], f"{owner[1]}.{value.__name__}") == value:
+            return owner[0], f"{owner[1]}.{value.__name__}"
+    return None
 
 
 def _own_name(value: Any) -> tuple[str | None, str | None]:
@@ -69,7 +69,9 @@ def _module_of(value: Any) -> str | None:
     module = getattr(value, "__module__", None)
     if module is None:  # functions written in C may know their module only so
         owner = getattr(value, "__self__", None)
-        module = owner.__name__ if isinstance(owner, types.ModuleType) else getattr(type(owner), "__module__", None)
+        if isinstance(owner, types.ModuleType):
+            return owner.__name__
+        module = getattr(owner if isinstance(owner, type) else type(owner), "__module__", None)
     return module if isinstance(module, str) else None
 
 
