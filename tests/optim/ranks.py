@@ -14,7 +14,7 @@ import torch.distributed as td
 from torch import nn
 
 from lazyengine.logging import MessageHub
-from lazyengine.optim import AmpOptimWrapper, NonFiniteError, OptimWrapper
+from lazyengine.optim import AmpOptimWrapper, NonFiniteError, OptimWrapper, param_groups
 
 
 def build(**options: Any) -> tuple[nn.Module, nn.Module, OptimWrapper]:
@@ -55,7 +55,7 @@ def raise_names_the_rank(rank: int) -> None:
 def nan_on_one_rank_is_seen_in_the_reduced_gradients(rank: int) -> None:
     """A NaN loss on rank 1 spreads to the gradients of both."""
     model, ddp, wrapper = build()
-    with pytest.raises(NonFiniteError, match="on rank 0 the gradient norm is nan.*on rank 1 the loss is nan"):
+    with pytest.raises(NonFiniteError, match=r"on rank 0 the gradient norm is nan.*on rank 1 the loss is nan"):
         wrapper.update_params(loss(ddp, 0, rank) * (math.nan if rank == 1 else 1.0))
     assert wrapper.num_optimizer_steps == 0
     assert same_on_all(model)
@@ -121,6 +121,36 @@ def a_deferred_flag_is_that_of_all_ranks(rank: int) -> None:
     assert caught.value.reasons == [None, "the loss is inf"]
 
 
+def sharded_parameters_are_checked_and_clipped(rank: int) -> None:
+    """FSDP2: the norm is that of the whole gradient, and an infinite element in the shard of one rank stops both."""
+    from torch.distributed.fsdp import fully_shard
+
+    torch.manual_seed(0)
+    model, alone = nn.Linear(4, 2), nn.Linear(4, 2)
+    alone.load_state_dict(model.state_dict())
+    fully_shard(model)
+    wrapper = OptimWrapper(
+        torch.optim.SGD(param_groups(model), lr=0.1), accumulative_counts=2, clip_grad={"max_norm": 0.1}
+    )
+    for iteration in range(2):
+        with wrapper.optim_context(model):
+            value = loss(model, iteration, rank)
+        wrapper.update_params(value)
+    sum(loss(alone, i, r) for i in range(2) for r in range(2)).div(4).backward()  # type: ignore[union-attr]
+    norm = torch.nn.utils.clip_grad_norm_(alone.parameters(), 0.1)
+    recorded = MessageHub.get_current_instance().get_scalar("train/grad_norm").current()
+    assert recorded == pytest.approx(norm.item(), rel=1e-6)
+    torch.optim.SGD(alone.parameters(), lr=0.1).step()
+    torch.testing.assert_close(model.weight.full_tensor(), alone.weight, rtol=1e-5, atol=1e-7)  # type: ignore[operator]
+
+    wrapper = OptimWrapper(torch.optim.SGD(param_groups(model), lr=0.1))
+    wrapper.backward(loss(model, 2, rank))
+    if rank == 1:
+        model.weight.grad.to_local()[0, 0] = math.inf  # type: ignore[union-attr, operator]
+    with pytest.raises(NonFiniteError, match=r"on rank 1 the gradient norm is nan \(gradient of weight\)"):
+        wrapper.step()
+
+
 CHECKS: list[Callable[[int], None]] = [
     raise_names_the_rank,
     nan_on_one_rank_is_seen_in_the_reduced_gradients,
@@ -128,6 +158,7 @@ CHECKS: list[Callable[[int], None]] = [
     accumulation_equals_one_process,
     the_loss_scale_falls_on_all_ranks,
     a_deferred_flag_is_that_of_all_ranks,
+    sharded_parameters_are_checked_and_clipped,
 ]
 
 
