@@ -187,7 +187,7 @@ class BaseDataset(Dataset[Any]):
             self.data_list = []
         self._fully_initialized = True
         if indices is not None and not isinstance(indices, int):
-            self._records = RecordSubset(self._records, self._checked_index(indices))
+            self._records = RecordSubset.select(self._records, self._checked_index(indices))
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
         """Return the record of sample `idx`, a new dict with `sample_idx` (never negative) added.
@@ -268,7 +268,7 @@ class BaseDataset(Dataset[Any]):
             self.data_list = [self.data_list[i] for i in index]
             self._records = ListRecords(self.data_list)
         else:
-            self._records = RecordSubset(self._records, index)
+            self._records = RecordSubset.select(self._records, index)
 
     @force_full_init
     def get_subset(self, indices: int | Sequence[int]) -> Self:

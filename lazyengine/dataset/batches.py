@@ -101,7 +101,7 @@ class BatchReader:
     def __getitem__(self, key: BatchKey) -> Any:
         """Return the batch that `key` describes, the random streams seeded for it.
 
-        In the main process the streams of the model are put back afterwards.
+        In the main process torch's and numpy's streams are put back afterwards.
         """
         seed = key[0]
         if seed is None:

@@ -30,9 +30,9 @@ class DataLoader(TorchDataLoader[Any]):
     """torch's `DataLoader`, whose batches do not depend on who reads them.
 
     Before a batch is read and collated, python's, numpy's and torch's random streams are seeded from (seed, epoch,
-    position of the batch, rank). So batches are equal for any `num_workers` and start method, differ between epochs,
-    can be reached by skipping indices alone, and reading them leaves the model's streams as they were. Call
-    `set_epoch` before each epoch (the runner does).
+    position of the batch, rank). So batches are equal for any `num_workers` and start method, differ between epochs and
+    can be reached by skipping indices alone. Reading one in the main process leaves torch's and numpy's streams as they
+    were (python's goes on from the batch's). Call `set_epoch` before each epoch (the runner does).
 
     Args:
         dataset: Map-style or iterable. Iterable datasets are passed through: only in the main process are their batches

@@ -110,16 +110,22 @@ class RecordSubset:
 
     Args:
         records: The whole.
-        index: Which of them, as indices that are not negative.
+        index: Which of them: a range, or a buffer of int64 indices that are not negative.
     """
 
-    def __init__(self, records: Records, index: range | np.ndarray) -> None:
-        self._records = records
-        self._index = index if isinstance(index, range) else np.ascontiguousarray(index, np.int64).data
+    def __init__(self, records: Records, index: range | SharedBuffer) -> None:
+        self._records, self._source = records, index
+        self._index = index if isinstance(index, range) else index.section(Section(0, index.num_bytes, "q"))
+
+    @classmethod
+    def select(cls, records: Records, index: range | np.ndarray) -> "RecordSubset":
+        """Build the subset from a range or an array of indices."""
+        if isinstance(index, range):
+            return cls(records, index)
+        return cls(records, SharedBuffer.from_bytes(np.ascontiguousarray(index, np.int64).tobytes()))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        index = self._index if isinstance(self._index, range) else np.frombuffer(self._index, np.int64)
-        return RecordSubset, (self._records, index)
+        return RecordSubset, (self._records, self._source)
 
     def __len__(self) -> int:
         return len(self._index)

@@ -44,8 +44,8 @@ def seed_all(seed):
 
 
 def next_draws():
-    """What the three global streams give next."""
-    return [random.random() for _ in range(700)], np.random.rand(700).tolist(), torch.rand(700).tolist()
+    """What numpy's and torch's global streams give next."""
+    return np.random.rand(700).tolist(), torch.rand(700).tolist()
 
 
 def test_a_batch_is_a_function_of_seed_epoch_and_position():
@@ -94,15 +94,21 @@ def test_reading_leaves_the_streams_of_the_model_alone():
     with_reading, without = [], []
     for found, loader in ((with_reading, iter(make())), (without, None)):
         seed_all(5)
-        for step in range(5):
+        for _ in range(5):
             if loader is not None:
                 next(loader)
-            found.append((random.random(), np.random.rand(), torch.rand(()).item()))
-            if step % 2:
-                found.append(random.gauss(0, 1))
-            if step == 3:
-                random.seed(9)
+            found.append((np.random.rand(), torch.rand(()).item(), torch.randn(()).item()))
     assert with_reading == without
+
+
+def test_pythons_stream_goes_on_from_the_batch():
+    def draws(seed, start):
+        random.seed(seed)
+        loader = make()
+        loader.set_start(start)
+        return [random.random() for _ in loader]
+
+    assert draws(1, 0)[2:] == draws(2, 2)
 
 
 def test_starting_an_epoch_draws_nothing():

@@ -78,6 +78,7 @@ def test_errors_in_a_worker_name_the_index():
         list(DataLoader(Broken("raises"), 4, num_workers=1, multiprocessing_context="fork"))
 
 
+@pytest.mark.slow  # torch gives a hanging worker five seconds to leave
 @pytest.mark.parametrize(("how", "message"), [("dies", "exited unexpectedly"), ("hangs", "timed out after 1 seconds")])
 def test_workers_that_die_or_hang_come_with_advice(how, message):
     timeout = 1 if how == "hangs" else 0
