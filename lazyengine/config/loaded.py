@@ -72,9 +72,12 @@ class Config:
         return _blank, (self.__file__,), (self.__values__, extra.frozen, extra.described())
 
     def __setstate__(self, state: tuple[dict[str, Any], bool, dict[Any, list[Source]]]) -> None:
+        from .graph import adopt
+
         values, frozen, history = state
         object.__setattr__(self, "__extra__", Extra(False, frozen, history))
         self.__values__.update(values)
+        adopt(self, values)
 
 
 def _blank(file: str) -> Config:

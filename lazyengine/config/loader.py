@@ -6,7 +6,7 @@ import builtins
 import functools
 import importlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import BuiltinFunctionType, CodeType, FunctionType, GenericAlias, ModuleType, UnionType
 from typing import Any
 
@@ -108,12 +108,14 @@ class Load:
         self.taken: dict[str, list[tuple[ModuleType, Sequence[str]]]] = {}
         self.watch = traps.Watch()
         self._stack: list[str] = []
+        self._files: dict[str, str] = {}
         self._copies: dict[int, Any] = {}  # memo of the copies of nodes that real modules hold
         self._builtins = {**vars(builtins), "__import__": self._import}
 
     # ------------------------------------------------------------------------------------------- running
     def run(self, file: str, name: str | None = None) -> ModuleType:
         """Run a config file, or return its module if it already ran in this load."""
+        file = self._files.setdefault(os.path.realpath(file), file)  # one file may be reached by several links
         if self._stack:
             self.imports[self._stack[-1]].add(file)
         if file in self._stack:
@@ -160,11 +162,15 @@ class Load:
         names = tuple(fromlist or ())
         if not isinstance(file, str):
             return builtins.__import__(name, globals, locals, names, level)
+
+        def where() -> str:
+            return f"{display_path(file)}:{_line(file)}"
+
         if level:
             folder = os.path.dirname(file)
             for _ in range(level - 1):
                 folder = os.path.dirname(folder)
-            module = self._import_relative(name.split(".") if name else [], folder, names, "." * level + name)
+            module = self._import_relative(name.split(".") if name else [], folder, names, "." * level + name, where)
         else:
             module = self._import_absolute(name, names)
         if any(module is m for m in self.modules.values()):
@@ -174,23 +180,22 @@ class Load:
                 origin = getattr(module, "__file__", None) or module.__name__
                 has = [n for n in vars(module) if not n.startswith("_")] + list(getattr(module, "__all__", ()))
                 raise ConfigImportError(
-                    f"{display_path(file)}:{_line(file)}: cannot import name {item!r} from {display_path(origin)}."
-                    f"{near(item, has)}"
+                    f"{where()}: cannot import name {item!r} from {display_path(origin)}.{near(item, has)}"
                 )
         return module
 
     # ------------------------------------------------------------------------------------------- relative
-    def _import_relative(self, parts: list[str], folder: str, names: Sequence[str], shown: str) -> ModuleType:
+    def _import_relative(
+        self, parts: list[str], folder: str, names: Sequence[str], shown: str, where: Callable[[], str]
+    ) -> ModuleType:
         folders, origin = [folder], os.path.join(folder, "__init__.py")
         for i, part in enumerate(parts):
             spec = finding.find_in(folders, part)
             if spec is not None and i < len(parts) - 1 and spec.submodule_search_locations is None:
-                raise ConfigImportError(f"No module {parts[i + 1]!r} in {part!r}: it is a file (import of {shown!r}).")
+                raise ConfigImportError(f"{where()}: no module {parts[i + 1]!r} in {part!r}, which is a file.")
             if spec is None:
                 hint = near(part, finding.names_in(folders))
-                raise ConfigImportError(
-                    f"No module {part!r} in {display_path(folders[0])} (import of {shown!r}).{hint}"
-                )
+                raise ConfigImportError(f"{where()}: no module {part!r} in {display_path(folders[0])}.{hint}")
             folders = list(spec.submodule_search_locations or ())
             origin = spec.origin or ""
         if not folders:

@@ -22,8 +22,10 @@ class Ref:
         self.paths, self.function, self.where, self.owner = paths, function, where, owner
 
     def __repr__(self) -> str:
-        function = self.function and getattr(self.function, "__qualname__", repr(self.function))
-        return f"ref({', '.join([*map(repr, self.paths), *([function] if function else [])])})"
+        parts = [repr(path) for path in self.paths]
+        if self.function is not None:
+            parts.append(getattr(self.function, "__qualname__", repr(self.function)))
+        return f"ref({', '.join(parts)})"
 
     def __eq__(self, other: object) -> bool:
         from .graph import is_equal

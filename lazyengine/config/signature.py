@@ -251,7 +251,7 @@ class _Namespace(dict[str, Any]):
         function = source if source is not None else target
         classes = target.__mro__ if isinstance(target, type) else ()
         if isinstance(function, type):
-            function = function.__init__
+            function = getattr(function, "__init__", None)
         for _ in range(20):  # decorators that use functools.wraps
             function = getattr(function, "__wrapped__", None) or function
         self._scopes: list[Mapping[str, Any]] = [getattr(function, "__globals__", {})]

@@ -1,7 +1,9 @@
 """Loading: imports of configs and code, no leaks, the traps of sharing, bad files."""
 
 import builtins
+import copy
 import os
+import pickle
 import sys
 import threading
 import traceback
@@ -14,10 +16,12 @@ from lazyengine.config import (
     ConfigImportError,
     ConfigNotFoundError,
     ConfigWarning,
+    FrozenError,
     LazyConfig,
     RefError,
     SharingError,
     UnknownNameError,
+    freeze,
     instantiate,
 )
 from lazyengine.config.loaded import values_of
@@ -163,6 +167,31 @@ def test_nodes_of_real_modules_are_copied_once_per_load(write):
     (folder / "main.py").write_text(ways[0] + "\n")
     cfg = load(folder)
     assert cfg.table["net"] is cfg.net
+
+
+def test_a_config_reached_by_two_links_runs_once(write):
+    folder = write(a__base=BASE, a__code=CODE, main="from .a.base import net\nfrom .b.base import net as other\n")
+    (folder / "b").symlink_to(folder / "a")
+    cfg = load(folder)
+    assert cfg.net is cfg.other
+
+
+def test_whole_configs_are_copied_pickled_and_frozen(write):
+    main = HEAD + "from .base import *\nhalf = ref('opt.lr', abs)\nnet.width = 4\n"
+    cfg = load(write(base=BASE, code=CODE, main=main))
+    copied = copy.deepcopy(cfg)
+    for again in (copied, pickle.loads(pickle.dumps(cfg))):
+        assert again == cfg
+        again.opt.lr = -3
+        assert again.opt.net is again.net
+        assert instantiate(again)["half"] == 3
+        assert sources_of(again.net, "width")[-1].endswith("main.py:4")
+    frozen = freeze(copied)
+    with pytest.raises(FrozenError, match="the config is frozen"):
+        frozen.epochs = 4
+    with pytest.raises(FrozenError, match="the Net node is frozen"):
+        frozen.net.width = 4
+    assert cfg.opt.lr == 0.1
 
 
 def test_what_is_data(write):
@@ -347,11 +376,11 @@ def test_syntax_error_keeps_its_place(write):
     ("statement", "match"),
     [
         ("from .base import nett", r"main\.py:2: cannot import name 'nett' from .*base\.py.*Did you mean 'net'"),
-        ("from .bsae import net", r"No module 'bsae' in .*Did you mean 'base'"),
+        ("from .bsae import net", r"main\.py:2: no module 'bsae' in .*Did you mean 'base'"),
         ("from .code import Nett", r"main\.py:2: .*'Nett'.*Did you mean 'Net'"),
         ("from . import bsae", r"cannot import name 'bsae'"),
         ("from fractions import Fractoin", r"Did you mean 'Fraction'"),
-        ("from .code.inner import x", r"No module 'inner'"),
+        ("from .code.inner import x", r"main\.py:2: no module 'inner'"),
     ],
 )
 def test_no_such_name(write, statement, match):
