@@ -180,7 +180,7 @@ def test_no_state_dict(tmp_path):
 
 def test_wrappers_leave_no_trace_in_keys():
     model = Model()
-    plain = model.state_dict()
+    plain = copy.deepcopy(model.state_dict())
     wrapped = nn.DataParallel(model)
     assert unwrap_module(wrapped) is model
     nested = Model()

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -31,7 +33,7 @@ def server(tmp_path, monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         thread = threading.Thread(target=running.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{running.server_port}", folder, asked
+        yield SimpleNamespace(url=f"http://127.0.0.1:{running.server_port}", folder=folder, asked=asked)
         running.shutdown()
         thread.join()
 
@@ -63,7 +65,8 @@ def test_local_files(tmp_path, monkeypatch):
     fileio.mkdirs("~/x/y")
     with fileio.open(f"file://{tmp_path}/x/y/f.txt", "w", encoding="utf-8") as file:
         file.write("é")
-    assert fileio.open("~/x/y/f.txt", encoding="utf-8").read() == "é"
+    with fileio.open("~/x/y/f.txt", encoding="utf-8") as file:
+        assert file.read() == "é"
     assert fileio.ls(tmp_path / "x") == ["y"]
     assert fileio.isfile("~/x/y/f.txt")
     assert fileio.isdir("~/x")
@@ -92,17 +95,18 @@ print([name for name in ("iopath", "torch", "tqdm", "portalocker") if name in sy
 
 
 def test_url_is_downloaded_once(server, tmp_path):
-    url, folder, asked = server
+    url, asked = server.url, server.asked
     local = fileio.get_local_path(f"{url}/models/a.pth")
-    assert open(local, "rb").read() == b"content of a"
+    assert Path(local).read_bytes() == b"content of a"
     assert os.path.commonpath([local, tmp_path / "cache"]) == str(tmp_path / "cache")
-    assert fileio.open(f"{url}/models/a.pth", "rb").read() == b"content of a"
+    with fileio.open(f"{url}/models/a.pth", "rb") as file:
+        assert file.read() == b"content of a"
     assert len(asked) == 1
 
 
 def test_hosts_and_queries_do_not_share_a_file(server):
-    url, folder, asked = server
-    (folder / "models" / "a.pth").write_bytes(b"version 2")
+    url = server.url
+    (server.folder / "models" / "a.pth").write_bytes(b"version 2")
     first = fileio.get_local_path(f"{url}/models/a.pth?version=1/../../x")
     second = fileio.get_local_path(f"{url}/models/a.pth?version=2")
     third = fileio.get_local_path(f"{url.replace('127.0.0.1', 'localhost')}/models/a.pth")
@@ -122,7 +126,7 @@ def test_hosts_and_queries_do_not_share_a_file(server):
     ],
 )
 def test_url_that_leaves_the_cache_is_refused_before_it_is_asked_for(server, tmp_path, path):
-    url, folder, asked = server
+    url, asked = server.url, server.asked
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match=r"refused to download|cannot download"):
         fileio.get_local_path(f"{url}/{path}")
@@ -131,7 +135,7 @@ def test_url_that_leaves_the_cache_is_refused_before_it_is_asked_for(server, tmp
 
 
 def test_link_in_the_cache_that_leads_out_is_refused(server, tmp_path):
-    url, folder, asked = server
+    url = server.url
     host = url.removeprefix("http://").replace(":", "_")
     (tmp_path / "cache" / host).mkdir(parents=True)
     (tmp_path / "outside").mkdir()
@@ -142,7 +146,7 @@ def test_link_in_the_cache_that_leads_out_is_refused(server, tmp_path):
 
 
 def test_failed_download_leaves_no_file(server, tmp_path):
-    url, folder, asked = server
+    url = server.url
     with pytest.raises(OSError, match="404"):
         fileio.get_local_path(f"{url}/models/missing.pth")
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
@@ -164,9 +168,9 @@ def test_handlers_of_ones_own(tmp_path):
             return path.endswith("here")
 
     fileio.path_manager().register_handler(Memory(), allow_override=True)
-    assert open(fileio.get_local_path("memory://x")).read() == "from memory"
+    assert Path(fileio.get_local_path("memory://x")).read_text() == "from memory"
     assert fileio.exists("memory://here")
-    assert not fileio.exists("memory://there")
+    assert not fileio.exists("memory://absent")
 
 
 def test_atomic_write(tmp_path):
@@ -183,9 +187,9 @@ def test_atomic_write(tmp_path):
 def test_atomic_write_that_fails_changes_nothing(tmp_path):
     path = tmp_path / "f"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), fileio.atomic_write(path) as file:
-        file.write(b"new")
-        raise KeyboardInterrupt
+    writing = fileio.atomic_write(path)
+    writing.__enter__().write(b"new")
+    assert writing.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None) is not True
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["f"]
     with pytest.raises(FileNotFoundError) as caught, fileio.atomic_write(tmp_path / "no" / "f"):
