@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .metric import TensorMetric
@@ -79,4 +80,4 @@ class Accuracy(TensorMetric):
                 f"Accuracy: topk={self.topk} needs scores (N, C) with C >= {largest}, got {tuple(scores.shape)}"
             )
         hits = scores.topk(largest, dim=1).indices == labels[:, None]
-        return hits.cumsum(1)[:, [k - 1 for k in self.topk]] > 0
+        return torch.stack([hits[:, :k].any(1) for k in self.topk], dim=1)

@@ -1,6 +1,6 @@
 """Schedulers of learning rate and momentum, with mmengine's names and semantics. See README.md beside this file."""
 
-from .base import INF, _ParamScheduler
+from .base import _ParamScheduler
 from .build import SchedulerRecipes, build_param_schedulers
 from .cosine import (
     CosineAnnealingLR,
@@ -32,10 +32,9 @@ from .decay import (
 )
 from .one_cycle import OneCycleLR, OneCycleParamScheduler
 from .plateau import ReduceOnPlateauLR, ReduceOnPlateauMomentum, ReduceOnPlateauParamScheduler
-from .resume import param_schedulers_state_dict, replay, resume_param_schedulers, unit_of
+from .resume import param_schedulers_state_dict, replay_param_schedulers, resume_param_schedulers
 
 __all__ = [
-    "INF",
     "ConstantLR",
     "ConstantMomentum",
     "ConstantParamScheduler",
@@ -69,7 +68,6 @@ __all__ = [
     "_ParamScheduler",
     "build_param_schedulers",
     "param_schedulers_state_dict",
-    "replay",
+    "replay_param_schedulers",
     "resume_param_schedulers",
-    "unit_of",
 ]

@@ -108,7 +108,7 @@ class _ParamScheduler:
 
     def step(self) -> None:
         """Advance by one epoch, optimizer step or iteration, and set the groups' values."""
-        if self._global_step == 0:
+        if self._global_step == 0 and not self.count_iters:
             self._warn_if_optimizer_idle()
         self._advance()
 
@@ -202,7 +202,7 @@ class _ParamScheduler:
     # -- inside
 
     def _reset_groups(self) -> None:
-        """Give the groups the values that they had before this scheduler's first step (see `replay`)."""
+        """Give the groups the values that they had before this scheduler's first step; for a replay."""
         for group, base in zip(self.optimizer.param_groups, self.base_values):
             group[f"initial_{self.param_name}"] = base
         self._write(self._start_values)

@@ -98,7 +98,7 @@ class _ReduceOnPlateau(_ParamScheduler):
         self.num_bad_epochs = 0
         self.cooldown_counter = 0
         self.reductions: list[int] = []
-        """The value of the step count at every reduction; what `replay` needs, since metrics are not kept."""
+        """The value of the step count at every reduction; a replay needs them, since metrics are not kept."""
         self._last_value = self._snapshot()
 
     def step(self, metrics: Mapping[str, Any] | None = None) -> None:

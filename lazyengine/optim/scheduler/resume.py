@@ -70,7 +70,7 @@ def resume_param_schedulers(
         for unit, count in (("epoch", num_epochs), ("step", num_optimizer_steps), ("iter", num_iters)):
             if count is not None:
                 position[unit] = count
-        replay(chain, position, epoch_length=epoch_length, reductions=reductions)
+        replay_param_schedulers(chain, position, epoch_length=epoch_length, reductions=reductions)
         _restore_plateaus(chain, chain_states)
         changes += [f"{name}: {change}" if name else change for change in chain_changes]
     if changes:
@@ -82,14 +82,7 @@ def resume_param_schedulers(
     return changes
 
 
-def unit_of(scheduler: _ParamScheduler) -> str:
-    """Return what a scheduler counts: ``"epoch"``, ``"step"`` (of the optimizer) or ``"iter"``."""
-    if scheduler.by_epoch:
-        return "epoch"
-    return "iter" if scheduler.count_iters else "step"
-
-
-def replay(
+def replay_param_schedulers(
     chain: Sequence[_ParamScheduler],
     position: Mapping[str, int],
     *,
@@ -100,14 +93,14 @@ def replay(
 
     Args:
         chain: The schedulers of one optimizer, in their order.
-        position: Counts done, by unit (see `unit_of`).
+        position: Counts done, by unit: ``"epoch"``, ``"step"`` (of the optimizer), ``"iter"``.
         epoch_length: Iterations in one epoch.
         reductions: For a plateau scheduler's index in the chain, the counts at which it reduced the value.
 
     Raises:
         ValueError: The position of a unit that the chain counts is not given.
     """
-    missing = sorted({unit_of(scheduler) for scheduler in chain} - set(position))
+    missing = sorted({_unit_of(scheduler) for scheduler in chain} - set(position))
     if missing:
         raise ValueError(
             f"cannot place the changed schedule: the checkpoint says nothing of the number of {missing[0]}s done · "
@@ -121,7 +114,7 @@ def replay(
     for targets in _ticks(position, epoch_length):
         for units in (("step", "iter"), ("epoch",)):
             for index, scheduler in enumerate(chain):
-                unit = unit_of(scheduler)
+                unit = _unit_of(scheduler)
                 if unit not in units:
                     continue
                 while scheduler._global_step < targets[unit]:
@@ -131,6 +124,12 @@ def replay(
                     scheduler._set_values(scheduler._get_value())
     for scheduler in chain:
         scheduler._last_value = scheduler._snapshot()
+
+
+def _unit_of(scheduler: _ParamScheduler) -> str:
+    if scheduler.by_epoch:
+        return "epoch"
+    return "iter" if scheduler.count_iters else "step"
 
 
 def _ticks(position: Mapping[str, int], epoch_length: int | None) -> Iterator[dict[str, int]]:

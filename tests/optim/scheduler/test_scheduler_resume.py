@@ -17,7 +17,7 @@ from lazyengine.optim.scheduler import (
     ReduceOnPlateauLR,
     StepLR,
     param_schedulers_state_dict,
-    replay,
+    replay_param_schedulers,
     resume_param_schedulers,
 )
 
@@ -251,6 +251,6 @@ def test_replay_places_a_fresh_chain():
     optimizer, reference = adamw(), adamw()
     chain, reference_chain = mixed(optimizer), mixed(reference)
     expected = advance(reference, reference_chain, 45)[-1]
-    replay(chain, {"epoch": 4, "step": 45}, epoch_length=10)
+    replay_param_schedulers(chain, {"epoch": 4, "step": 45}, epoch_length=10)
     assert [(g["lr"], g["betas"][0]) for g in optimizer.param_groups] == expected
     assert param_schedulers_state_dict(chain) == param_schedulers_state_dict(reference_chain)
