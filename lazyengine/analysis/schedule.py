@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from lazyengine.optim.scheduler import _ParamScheduler
+from lazyengine.optim.scheduler.build import accumulative_counts
 
 __all__ = ["ScheduleCurves", "plot_schedule", "simulate_schedule"]
 
@@ -69,7 +70,7 @@ def simulate_schedule(
         if epoch_length is None and any(s.by_epoch and not s.need_val_args for s in chain):
             raise ValueError("simulate_schedule: a scheduler counts epochs, so epoch_length is needed; got None")
         groups = [{k: v for k, v in group.items() if k != "params"} for group in wrapper.param_groups]
-        preview = _Preview(groups, chain, getattr(wrapper, "_accumulative_counts", 1))
+        preview = _Preview(groups, chain, accumulative_counts(wrapper))
         names = [_group_name(name, index, group, len(groups)) for index, group in enumerate(groups)]
         for row in preview.run(max_iters, epoch_length, set(iters)):
             for option, columns in row.items():

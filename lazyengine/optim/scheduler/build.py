@@ -109,7 +109,7 @@ class _Run:
             return given.get(name, default)
 
         by_epoch, converts = value_of("by_epoch", True), value_of("convert_to_iter_based", False)
-        steps_per_iter = 1.0 if value_of("count_iters", False) else 1.0 / _accumulative_counts(optimizer)
+        steps_per_iter = 1.0 if value_of("count_iters", False) else 1.0 / accumulative_counts(optimizer)
         filled: dict[str, Any] = {"optimizer": optimizer}
         filled["end"] = self._end(target, by_epoch, converts, steps_per_iter)
         if converts:
@@ -133,7 +133,7 @@ class _Run:
         )
 
 
-def _accumulative_counts(optimizer: OptimizerLike) -> int:
+def accumulative_counts(optimizer: OptimizerLike) -> int:
     """Return iterations per optimizer step (mmengine's wrapper, like ours, keeps them in a private attribute)."""
     return getattr(optimizer, "accumulative_counts", getattr(optimizer, "_accumulative_counts", 1))
 

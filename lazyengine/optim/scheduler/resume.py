@@ -9,6 +9,7 @@ from typing import Any
 from lazyengine.logging import print_log
 
 from .base import _ParamScheduler
+from .build import accumulative_counts
 
 Schedulers = Sequence[_ParamScheduler] | Mapping[str, Sequence[_ParamScheduler]]
 
@@ -40,7 +41,7 @@ def resume_param_schedulers(
         schedulers: Built schedulers, a list or a dict of lists.
         states: What `param_schedulers_state_dict` returned (or mmengine's list of states).
         num_epochs: Epochs completed; read from the states if not given, like the next two.
-        num_optimizer_steps: Optimizer steps done.
+        num_optimizer_steps: Optimizer steps done; otherwise derived from ``num_iters`` where the states do not say.
         num_iters: Training iterations done.
         epoch_length: Iterations in one epoch, for the order of the steps when a chain mixes epochs and steps.
 
@@ -70,6 +71,8 @@ def resume_param_schedulers(
         for unit, count in (("epoch", num_epochs), ("step", num_optimizer_steps), ("iter", num_iters)):
             if count is not None:
                 position[unit] = count
+        if "iter" in position and chain:
+            position.setdefault("step", position["iter"] // accumulative_counts(chain[0].optimizer))
         replay_param_schedulers(chain, position, epoch_length=epoch_length, reductions=reductions)
         _restore_plateaus(chain, chain_states)
         changes += [f"{name}: {change}" if name else change for change in chain_changes]

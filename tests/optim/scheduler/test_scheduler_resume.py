@@ -245,6 +245,9 @@ def test_an_unknown_position_is_an_error():
     saved = param_schedulers_state_dict([StepLR(adamw(), 3)])
     with pytest.raises(ValueError, match="says nothing of the number of steps done · pass"):
         resume_param_schedulers([StepLR(adamw(), 3, by_epoch=False)], saved)
+    scheduler = StepLR(adamw(), 3, by_epoch=False)
+    resume_param_schedulers([scheduler], saved, num_iters=7)  # no accumulation: seven steps
+    assert scheduler.last_step == 7
 
 
 def test_replay_places_a_fresh_chain():
