@@ -21,6 +21,9 @@ _ATOMIC = frozenset(
 )
 
 
+_CONTAINERS = (dict, list, tuple)
+
+
 def adopt(owner: Config, value: Any) -> tuple[list[Ref], list[list[Any]]]:
     """Tell all nodes and refs in `value` which config they belong to (refs are looked up there).
 
@@ -29,18 +32,21 @@ def adopt(owner: Config, value: Any) -> tuple[list[Ref], list[list[Any]]]:
     """
     refs: list[Ref] = []
     repeated: list[list[Any]] = []
-    stack, seen = [value], set()
+    stack: list[Any] = [value]
+    seen: set[int] = set()
     while stack:
         x = stack.pop()
         t = type(x)
         if t is Node:
             if x.__owner__ is not owner:
                 _OWNER(x, owner)
-                stack += [v for v in x.__arguments__.values() if type(v) not in _ATOMIC]
+                for v in x.__arguments__.values():
+                    if type(v) not in _ATOMIC:
+                        stack.append(v)
         elif t is Ref:
             x.owner = owner
             refs.append(x)
-        elif isinstance(x, dict | list | tuple) and x and id(x) not in seen:
+        elif (t is list or isinstance(x, _CONTAINERS)) and x and id(x) not in seen:
             seen.add(id(x))
             inner = [v for v in (x.values() if isinstance(x, dict) else x) if type(v) not in _ATOMIC]
             stack += inner
