@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import traceback
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Optional, TypeVar
@@ -316,3 +317,35 @@ def test_error_in_the_function_of_a_ref_has_a_note():
 def test_partial_of_a_late_parameter():
     made = instantiate(LazyPartial(Hook)(optimizer=LazyCall(Optimizer)(model=1)))
     assert made().optimizer().model == 1
+
+
+@dataclasses.dataclass
+class Settings:
+    optimizer: Optimizer | Lazy[Optimizer]
+    hooks: list[Lazy[Hook]] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class MoreSettings(Settings):
+    name: str = ""
+
+
+def test_dataclasses_ask_for_recipes_too():
+    optimizer = LazyCall(Optimizer)(model=1)
+    built = instantiate(LazyCall(MoreSettings)(optimizer=optimizer, hooks=[LazyCall(Hook)(optimizer=optimizer)]))
+    assert built.optimizer() is built.hooks[0]().optimizer()
+
+
+def test_lazy_imported_only_for_type_checkers(tmp_path, monkeypatch):
+    (tmp_path / "only_checked.py").write_text(
+        "from __future__ import annotations\nfrom typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    import lazyengine.config as c\n    from lazyengine.config import Lazy\n"
+        "class A:\n    def __init__(self, x: int | Lazy[int], y: c.Lazy[int] | None, z: 'list[c.Model]'):\n"
+        "        self.x, self.y, self.z = x, y, z\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    node = LazyCall("only_checked:A")(*[LazyCall(Model)() for _ in range(3)])
+    built = instantiate(node)
+    assert isinstance(built.x, Lazy)
+    assert isinstance(built.y, Lazy)
+    assert isinstance(built.z, Model)
