@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from ..evaluator import get_metric_value
 
@@ -18,7 +18,7 @@ class BestTracker:
 
     Args:
         indicators: Metric names with or without their prefix; ``"auto"`` is the first metric of the first evaluation.
-        rules: ``"greater"`` or ``"less"`` for each indicator; None decides by the name.
+        rules: ``"greater"`` or ``"less"``, for all or for each indicator; None decides by the name.
         greater_keys: Parts of names that mean greater is better, instead of `GREATER_KEYS`.
         less_keys: Parts of names that mean less is better, instead of `LESS_KEYS`.
 
@@ -29,10 +29,12 @@ class BestTracker:
     def __init__(
         self,
         indicators: Sequence[str],
-        rules: Sequence[Rule] | None = None,
+        rules: Rule | Sequence[Rule] | None = None,
         greater_keys: Sequence[str] | None = None,
         less_keys: Sequence[str] | None = None,
     ) -> None:
+        if isinstance(rules, str):
+            rules = cast("list[Rule]", [rules] * len(indicators))
         if rules is not None and (len(rules) != len(indicators) or any(r not in ("greater", "less") for r in rules)):
             raise ValueError(
                 f"rule={list(rules)}: expected one of 'greater' and 'less' for each of the {len(indicators)} metrics "
@@ -42,6 +44,7 @@ class BestTracker:
         self._rules = None if rules is None else dict(zip(indicators, rules))
         self._greater = [k.lower() for k in (greater_keys or GREATER_KEYS)]
         self._less = [k.lower() for k in (less_keys or LESS_KEYS)]
+        self._by_name: list[tuple[list[str], Rule]] = [(self._greater, "greater"), (self._less, "less")]
         self.scores: dict[str, float] = {}
 
     def rule_of(self, indicator: str) -> Rule:
@@ -53,10 +56,11 @@ class BestTracker:
         if self._rules is not None and indicator in self._rules:
             return self._rules[indicator]
         name = indicator.lower()
-        for keys, rule in ((self._greater, "greater"), (self._less, "less")):
-            if any(key == name or key == name.rpartition("/")[2] for key in keys):
+        last = name.rpartition("/")[2]
+        for keys, rule in self._by_name:  # a name that is a key counts before one that contains a key
+            if name in keys or last in keys:
                 return rule
-        for keys, rule in ((self._greater, "greater"), (self._less, "less")):
+        for keys, rule in self._by_name:
             if any(key in name for key in keys):
                 return rule
         raise ValueError(

@@ -87,8 +87,7 @@ class CheckpointHook(Hook):
         self.published_keys = [published_keys] if isinstance(published_keys, str) else published_keys
         self.async_save = async_save
         indicators = [save_best] if isinstance(save_best, str) else list(save_best or [])
-        rules = [rule] * len(indicators) if isinstance(rule, str) else rule
-        self.best = BestTracker(indicators, rules, greater_keys, less_keys) if indicators else None
+        self.best = BestTracker(indicators, rule, greater_keys, less_keys) if indicators else None
         self.best_names: dict[str, str] = {}
         self._kept: list[str] = []
         self._pending: str | None = None

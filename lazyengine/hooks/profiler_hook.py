@@ -57,7 +57,7 @@ class ProfilerHook(Hook):
                 "the others at least 0"
             )
         self.schedule = {"wait": wait, "warmup": warmup, "active": active, "repeat": repeat}
-        self.options = {
+        self.options: dict[str, Any] = {
             "record_shapes": record_shapes,
             "profile_memory": profile_memory,
             "with_stack": with_stack,

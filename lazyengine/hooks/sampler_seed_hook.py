@@ -20,6 +20,7 @@ class DistSamplerSeedHook(Hook):
         loader = runner.train_dataloader
         batch_sampler = getattr(loader, "batch_sampler", None)
         for target in (loader, getattr(loader, "sampler", None), getattr(batch_sampler, "sampler", None)):
-            if hasattr(target, "set_epoch"):
-                target.set_epoch(runner.epoch)
+            set_epoch = getattr(target, "set_epoch", None)
+            if set_epoch is not None:
+                set_epoch(runner.epoch)
                 return

@@ -19,7 +19,7 @@ from .data_preprocessor import move_data
 from .wrappers import is_sharded
 
 if TYPE_CHECKING:
-    from lazyengine.optim import OptimWrapper
+    from lazyengine.optim import OptimWrapper, OptimWrapperDict
 
 __all__ = ["parse_losses", "run_forward", "test_step", "train_step", "val_step"]
 
@@ -27,7 +27,10 @@ _accepts_mode_of: dict[type, bool] = {}
 
 
 def train_step(
-    model: nn.Module, data: Any, optim_wrapper: OptimWrapper, forward: Callable[..., Any] | None = None
+    model: nn.Module,
+    data: Any,
+    optim_wrapper: OptimWrapper | OptimWrapperDict,
+    forward: Callable[..., Any] | None = None,
 ) -> dict[str, Any]:
     """Run one training iteration of any module.
 

@@ -1,7 +1,7 @@
 """Optimizer wrappers, options of single parameters, and schedulers. See README.md beside this file."""
 
 from . import scheduler
-from .amp import AmpOptimWrapper, autocast_modules
+from .amp import AmpOptimWrapper, autocast_for, autocast_modules
 from .nonfinite import NonFiniteError
 from .optim_wrapper import OptimWrapper
 from .optim_wrapper_dict import OptimWrapperDict
@@ -14,6 +14,7 @@ __all__ = [
     "OptimWrapper",
     "OptimWrapperDict",
     "ParamGroup",
+    "autocast_for",
     "autocast_modules",
     "param_group_table",
     "param_groups",

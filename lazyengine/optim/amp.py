@@ -174,6 +174,24 @@ class AmpOptimWrapper(OptimWrapper):
         return self.optimizer.param_groups[0]["params"][0].device.type
 
 
+def autocast_for(
+    model: nn.Module, dtype: str | torch.dtype | None, amp_modules: list[str] | tuple[str, ...] | None
+) -> AbstractContextManager[Any]:
+    """Return the context in which a model computes as an `AmpOptimWrapper` with these arguments lets it in training.
+
+    Args:
+        model: The model; with ``amp_modules``, its modules are prepared once (see `autocast_modules`).
+        dtype: As for `AmpOptimWrapper`.
+        amp_modules: As for `AmpOptimWrapper`.
+    """
+    device_type = next(model.parameters()).device.type
+    known = _dtype_of(dtype, device_type)
+    if amp_modules is None:
+        return torch.autocast(device_type, known)
+    autocast_modules(model, amp_modules, known)
+    return nullcontext()
+
+
 def autocast_modules(model: nn.Module, names: list[str] | tuple[str, ...], dtype: str | torch.dtype) -> None:
     """Let some submodules compute in ``dtype`` and give their outputs back in float32, wherever they are called.
 

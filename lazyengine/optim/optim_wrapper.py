@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lazyengine.dist import get_world_size
 from lazyengine.logging import MessageHub, print_log
 
 from ._gradients import FiniteScan, GradientClipping, total_norm
@@ -288,17 +289,21 @@ class OptimWrapper:
     def state_dict(self) -> dict[str, Any]:
         """Return the optimizer's own state dict with the wrapper's counters under one more key.
 
-        A plain optimizer, and mmengine, load it. Plain types and tensors only.
+        A plain optimizer, and mmengine, load it. Plain types and tensors only. Inside an accumulation of a single
+        process the gradients so far are part of it; those of several ranks differ and are left out.
 
         Raises:
             NonFiniteError: If a deferred check of the last update finds that it was not finite.
         """
         self._guard.resolve()
-        counters = {
+        counters: dict[str, Any] = {
             "num_optimizer_steps": self.num_optimizer_steps,
             "inner_count": self._inner_count,
             "num_consecutive_skips": self._guard.num_consecutive_skips,
         }
+        if not self.at_step_boundary and get_world_size() == 1:
+            counters["num_accumulated"] = self._num_accumulated
+            counters["gradients"] = [p.grad for group in self.param_groups for p in group["params"]]
         return {**self.optimizer.state_dict(), _STATE_KEY: counters}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -315,7 +320,11 @@ class OptimWrapper:
         self.num_optimizer_steps = counters.get("num_optimizer_steps", 0)
         self._inner_count = counters.get("inner_count", self._inner_count)
         self._guard.num_consecutive_skips = counters.get("num_consecutive_skips", 0)
-        self._num_accumulated = 0
+        self._num_accumulated = counters.get("num_accumulated", 0)
+        if self._num_accumulated:
+            parameters = [p for group in self.param_groups for p in group["params"]]
+            for parameter, gradient in zip(parameters, counters["gradients"]):
+                parameter.grad = None if gradient is None else gradient.to(parameter.device).clone()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(accumulative_counts={self._accumulative_counts}, optimizer={self.optimizer!r})"

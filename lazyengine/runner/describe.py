@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..analysis import summary
-from ..optim import param_group_table
+from ..optim import OptimWrapperDict, param_group_table
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -24,5 +24,8 @@ def describe(runner: Runner) -> str:
 
 
 def describe_optimizer(runner: Runner) -> str:
-    """Return the table of parameter groups; the optimizer must be built."""
-    return param_group_table(runner.optim_wrapper, runner.model)
+    """Return the table of parameter groups of each optimizer; builds the optimizer."""
+    wrapper = runner.optim_wrapper
+    if isinstance(wrapper, OptimWrapperDict):
+        return "\n".join(f"{name}:\n{param_group_table(each)}" for name, each in wrapper.items())
+    return param_group_table(wrapper)

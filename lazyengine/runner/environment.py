@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -13,8 +14,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import nn
 
+from ..config import Lazy
 from ..dist import get_local_rank, get_rank
+from ..optim import AmpOptimWrapper, autocast_for
 from ..seeding import MODEL_STREAM, derive_seed
 
 Determinism = Literal["off", "warn", "strict"]
@@ -91,6 +95,24 @@ class ModelStream:
         for seeder in self._seeders:
             seeder(seed)
         np.random.seed(seed & 0xFFFFFFFF)
+
+
+def evaluation_context(optim_wrapper: Any, model: nn.Module) -> contextlib.AbstractContextManager[Any]:
+    """Return the context in which an evaluation computes in the dtype of training.
+
+    Args:
+        optim_wrapper: The optimizer wrapper; or its recipe, of which only class and arguments are read, so that an
+            evaluation builds no optimizer; or None.
+        model: The model that is evaluated.
+    """
+    if optim_wrapper is None:
+        return contextlib.nullcontext()
+    if not isinstance(optim_wrapper, Lazy):
+        return optim_wrapper.autocast_context(model)
+    if not (isinstance(optim_wrapper.target, type) and issubclass(optim_wrapper.target, AmpOptimWrapper)):
+        return contextlib.nullcontext()
+    given = optim_wrapper.arguments
+    return autocast_for(model, given.get("dtype"), given.get("amp_modules"))
 
 
 def collect_env(device: torch.device) -> dict[str, Any]:

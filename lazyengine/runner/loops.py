@@ -36,6 +36,9 @@ class BaseTrainLoop:
     Counters are completed counts. While the hooks of an iteration run, `iter` is still the number of iterations
     completed before it (mmengine's convention), and `state_dict` already counts the one whose weights are there.
 
+    The two loops differ in what they count to: `max_epochs` (None without epochs), `max_iters`, and `epoch_length`,
+    the batches of one pass over the loader (None where it does not end).
+
     Attributes:
         epoch: Completed epochs (of `IterBasedTrainLoop`: passes over the loader).
         iter: Completed iterations.
@@ -66,9 +69,6 @@ class BaseTrainLoop:
         self.stop_training = False
 
     # What the two loops answer differently
-    max_epochs: int | None
-    max_iters: int
-    epoch_length: int | None  # batches of one pass over the loader, where it ends
 
     def run(self, runner: Runner) -> None:
         """Train from where the counters stand to the end."""
@@ -168,8 +168,8 @@ class EpochBasedTrainLoop(BaseTrainLoop):
         super().__init__(dataloader, val_begin, val_interval, dynamic_intervals, allow_inexact_resume)
         if max_epochs < 1:
             raise ValueError(f"max_epochs={max_epochs}: expected at least 1")
-        self.epoch_length = _length(dataloader)
         self.max_epochs = max_epochs
+        self.epoch_length = _length(dataloader)
         self.max_iters = max_epochs * self.epoch_length
         self._epoch_ended = False
 
@@ -241,8 +241,6 @@ class IterBasedTrainLoop(BaseTrainLoop):
         allow_inexact_resume: See `EpochBasedTrainLoop`.
     """
 
-    max_epochs: int | None = None
-
     def __init__(
         self,
         dataloader: Any,
@@ -256,9 +254,10 @@ class IterBasedTrainLoop(BaseTrainLoop):
         super().__init__(dataloader, val_begin, val_interval, dynamic_intervals, allow_inexact_resume)
         if max_iters < 1:
             raise ValueError(f"max_iters={max_iters}: expected at least 1")
+        self.max_epochs = None
         self.max_iters = max_iters
         try:
-            self.epoch_length = len(dataloader)
+            self.epoch_length: int | None = len(dataloader)
         except TypeError:  # a stream
             self.epoch_length = None
 

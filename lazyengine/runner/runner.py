@@ -25,18 +25,26 @@ from .. import dist
 from ..config import Lazy
 from ..hooks import Hook, HookSchedule, default_hooks
 from ..logging import LogProcessor, MessageHub, MMLogger
-from ..model import ModelSetup, unwrap
+from ..model import BaseModule, ModelSetup, unwrap
 from ..optim import OptimWrapper, OptimWrapperDict, build_param_schedulers
 from ..seeding import derive_seed
 from ..visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
-from .describe import describe
-from .environment import Determinism, ModelStream, choose_device, seed_everything, set_determinism, write_env
-from .loops import BaseTrainLoop, TestLoop, ValLoop
+from .describe import describe, describe_optimizer
+from .environment import (
+    Determinism,
+    ModelStream,
+    choose_device,
+    evaluation_context,
+    seed_everything,
+    set_determinism,
+    write_env,
+)
+from .loops import EpochBasedTrainLoop, IterBasedTrainLoop, TestLoop, ValLoop
 from .preemption import Preemption
 from .state import LoadFrom, RunState, find_named_checkpoint
 
 T = TypeVar("T")
-TrainLoop = BaseTrainLoop
+TrainLoop = EpochBasedTrainLoop | IterBasedTrainLoop
 AnyOptimWrapper = OptimWrapper | OptimWrapperDict
 
 
@@ -110,7 +118,7 @@ class Runner:
         self.experiment_name = experiment_name
         self.work_dir = work_dir or os.path.join("work_dirs", experiment_name)
         self.seed = seed
-        self.deterministic = deterministic
+        self.deterministic: Determinism = deterministic
         self.launcher = launcher
         self.cfg: Any = None
         self.forward: Any = None
@@ -154,6 +162,7 @@ class Runner:
         resume_from = self._state.choose_checkpoint(self.resume_from)
         self.prepare_model(skip_weights=resume_from is not None, train=True)
         self._check_parameters()
+        self.logger.info("parameter groups:\n%s", describe_optimizer(self))
         self.param_schedulers = build_param_schedulers(
             self._parts["param_schedulers"] or [],
             self.optim_wrapper,
@@ -227,16 +236,22 @@ class Runner:
             train: Whether the model is going to be trained; evaluation neither freezes nor wraps.
         """
         model = self.model
-        if not self._has_weights and not skip_weights:
-            init_weights = getattr(model, "init_weights", None)
-            if callable(init_weights) and self.load_from is None:
-                init_weights()
-            if self.load_from is not None:
-                self.load_from.load_into(model, self.logger)
-        self._has_weights = True
+        on_meta = any(parameter.is_meta for parameter in model.parameters())  # filled by ModelSetup.apply
+        if not self._has_weights and not skip_weights and not on_meta:
+            self._give_weights(model)
         if self.forward is None or (train and not self._is_prepared_for_training):
             self.forward = self.model_setup.apply(model, self.device, train=train)
             self._is_prepared_for_training = train
+        if not self._has_weights and not skip_weights and on_meta and self.load_from is not None:
+            self.load_from.load_into(model, self.logger)
+        self._has_weights = True
+
+    def _give_weights(self, model: nn.Module) -> None:
+        """Initialise, then load: a checkpoint may hold a part of the model only."""
+        if isinstance(model, BaseModule) and not model.is_init:  # never what a foreign class calls init_weights
+            model.init_weights()
+        if self.load_from is not None:
+            self.load_from.load_into(model, self.logger)
 
     def get_part(self, name: str) -> Any:
         """Return a part of the runner, built on first use."""
@@ -359,9 +374,7 @@ class Runner:
 
     def eval_context(self) -> contextlib.AbstractContextManager[Any]:
         """The context of validation: training's precision, where training has one."""
-        wrapper = self._built.get("optim_wrapper")
-        context = getattr(wrapper, "autocast_context", None)
-        return context() if context is not None else contextlib.nullcontext()
+        return evaluation_context(self._built.get("optim_wrapper", self._parts["optim_wrapper"]), self.model)
 
     def save_checkpoint(self, filename: str, *, out_dir: str | None = None, **options: Any) -> str:
         """Save everything that the run needs to continue; see `RunState.save`. Collective: every rank must call."""
@@ -446,7 +459,10 @@ class Runner:
     def _check_parameters(self) -> None:
         """Refuse an optimizer that was built over another model than this one."""
         own = {id(p) for p in self.model.parameters()} | {id(p) for p in unwrap(self.forward).parameters()}
-        foreign = sum(id(p) not in own for group in self.optim_wrapper.param_groups for p in group["params"])
+        wrapper = self.optim_wrapper
+        wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+        parameters = [p for w in wrappers for group in w.param_groups for p in group["params"]]
+        foreign = sum(id(p) not in own for p in parameters)
         if foreign:
             raise RuntimeError(
                 f"{foreign} of the optimizer's parameters are not the model's: it was built over a second model. In a "

@@ -98,7 +98,7 @@ class RunState:
             checkpoint["optimizer"] = runner.optim_wrapper.state_dict()
         if save_param_scheduler:
             checkpoint["param_schedulers"] = _map_schedulers(lambda s: s.state_dict(), runner.param_schedulers)
-        dataset = getattr(runner.train_dataloader, "dataset", None)
+        dataset: Any = getattr(runner.train_dataloader, "dataset", None)
         if hasattr(dataset, "state_dict"):
             checkpoint["dataset"] = dataset.state_dict()
         return checkpoint
@@ -232,7 +232,7 @@ class RunState:
         for name, generator in self.generators.items():
             if name in checkpoint.get("generators", {}):
                 generator.set_state(checkpoint["generators"][name])
-        dataset = getattr(runner.train_dataloader, "dataset", None)
+        dataset: Any = getattr(runner.train_dataloader, "dataset", None)
         if "dataset" in checkpoint and hasattr(dataset, "load_state_dict"):
             dataset.load_state_dict(checkpoint["dataset"])
         runner.train_loop.load_state_dict(checkpoint["train_loop"])

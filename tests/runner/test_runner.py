@@ -28,6 +28,15 @@ class StopAt(Hook):
             raise InterruptedError("killed")
 
 
+class SaveAfterValidation(Hook):
+    """Saves after the first validation, as the best checkpoint is saved."""
+
+    priority = "LOWEST"
+
+    def after_val_epoch(self, runner, metrics=None):
+        runner.save_checkpoint("first.pth", is_latest=False)
+
+
 def weights_of(runner: Runner) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in runner.model.state_dict().items()}
 
@@ -122,6 +131,20 @@ def test_accumulation_saves_only_at_optimizer_steps(tmp_path):
     with pytest.raises(InterruptedError):
         cut.train()
     resumed = toy_runner(str(tmp_path / "cut"), accumulative_counts=4, resume=True)
+    assert_same(_train(resumed), expected)
+
+
+def test_the_best_checkpoint_in_mid_accumulation_can_be_resumed(tmp_path):
+    """The first epoch ends one batch into an accumulation of 4: the gradients so far are saved with the best."""
+    best = {"checkpoint": CheckpointHook(save_best="error", rule="less")}
+    whole = toy_runner(str(tmp_path / "whole"), accumulative_counts=4, hooks=best)
+    expected = _train(whole)
+    path = tmp_path / "whole" / "first.pth"
+    hooks = {"save": SaveAfterValidation(), "stop": StopAt(7)}
+    with pytest.raises(InterruptedError):
+        toy_runner(str(tmp_path / "whole"), accumulative_counts=4, hooks=hooks).train()
+    assert read_checkpoint(path)["meta"]["iter"] == 5
+    resumed = toy_runner(str(tmp_path / "other"), accumulative_counts=4, resume=str(path))
     assert_same(_train(resumed), expected)
 
 
