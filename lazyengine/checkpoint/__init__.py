@@ -12,7 +12,7 @@ from .loading import (
     state_dict_of,
 )
 from .plain import to_plain
-from .reading import read_checkpoint, verify_checkpoint
+from .reading import SkippedObject, read_checkpoint, verify_checkpoint
 from .saving import CheckpointWriter, mark_latest_checkpoint, save_checkpoint
 from .state_dict import get_state_dict, load_state_dict, unwrap_module, weights_to_cpu
 
@@ -25,6 +25,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "to_plain",
     # read
     "read_checkpoint",
+    "SkippedObject",
     "verify_checkpoint",
     "find_latest_checkpoint",
     "find_valid_checkpoint",

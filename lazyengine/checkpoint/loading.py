@@ -1,16 +1,21 @@
 """Load checkpoints from wherever they are into a model."""
 
+import logging
+import os
 import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import nn
 
+from ..fileio import get_local_path
 from .errors import CheckpointError
-from .reading import read_checkpoint
+from .reading import read_checkpoint, unsafe_names
 from .state_dict import load_state_dict
 
+_MMENGINE_NAMES = ("mmengine.", "numpy.", "builtins.getattr")  # what the history buffers in its message hub ask for
 _Loader = Callable[..., Any]
 
 
@@ -68,7 +73,22 @@ class CheckpointLoader:
         for prefix in sorted(cls._schemes, key=len, reverse=True):
             if re.match(prefix, filename):
                 return cls._schemes[prefix](filename, map_location)
-        return read_checkpoint(filename, map_location or "cpu")
+        return _read_with_mmengine_objects(filename, map_location or "cpu", logger)
+
+
+def _read_with_mmengine_objects(filename: str, map_location: Any, logger: Any) -> Any:
+    """Read a checkpoint; leave out the message hub that mmengine pickled, since only tensors are asked for."""
+    try:
+        return read_checkpoint(filename, map_location)
+    except CheckpointError:
+        local = get_local_path(filename)
+        names = unsafe_names(local) if os.path.isfile(local) and zipfile.is_zipfile(local) else []
+        if not names or not all(name.startswith(_MMENGINE_NAMES) for name in names):
+            raise
+    from ..logging import print_log
+
+    print_log(f"{filename} was saved by mmengine; its message hub is left out", logger, logging.WARNING)
+    return read_checkpoint(filename, map_location, skip_objects=True)
 
 
 def _load_from_torchvision(filename: str, map_location: Any = None) -> Any:

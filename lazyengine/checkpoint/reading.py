@@ -19,8 +19,29 @@ _CHUNK = 1 << 20
 _FOLDER = 0x10  # in a zip entry's attributes
 
 
+class SkippedObject:
+    """Stands for an object of a class that was not loaded; holds nothing of it."""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> "SkippedObject":
+        return super().__new__(cls)
+
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, _state: Any) -> None:
+        pass
+
+    def __repr__(self) -> str:
+        return "<an object that was not loaded>"
+
+
 def read_checkpoint(
-    path: str | os.PathLike[str], map_location: Any = "cpu", *, trusted: bool = False, verify: bool = True
+    path: str | os.PathLike[str],
+    map_location: Any = "cpu",
+    *,
+    trusted: bool = False,
+    verify: bool = True,
+    skip_objects: bool = False,
 ) -> dict[str, Any]:
     """Read a checkpoint into memory.
 
@@ -28,6 +49,8 @@ def read_checkpoint(
         path: A local path or a URL (downloaded into the cache). ``.safetensors`` files give their tensors as a dict.
         map_location: As for ``torch.load``.
         trusted: Load pickled objects of any class, which can run any code. Leave it off for files of others.
+        skip_objects: Put a ``SkippedObject`` where the file holds an object of another class, and load the rest.
+            Nothing of that class is imported or run. mmengine's checkpoints need it for their message hub.
         verify: Compare every record with its CRC first: ``torch.load`` returns wrong numbers from a damaged file.
 
     Returns:
@@ -45,7 +68,22 @@ def read_checkpoint(
         if verify:
             _verify(file, local)
         file.seek(0)
+        if skip_objects and not trusted:
+            with torch.serialization.safe_globals([(SkippedObject, name) for name in unsafe_names(local)]):
+                file.seek(0)
+                return _load(file, local, map_location, trusted)
         return _load(file, local, map_location, trusted)
+
+
+def unsafe_names(path: str) -> list[str]:
+    """Return the classes and functions that a checkpoint asks for and that torch does not load safely, sorted.
+
+    Found by reading the pickle without running it; empty for files in the format of torch before 1.6.
+    """
+    with open(path, "rb") as file:
+        if file.read(4) != _ZIP_MAGIC:
+            return []
+    return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
 
 
 def verify_checkpoint(path: str | os.PathLike[str]) -> None:
@@ -130,7 +168,7 @@ def _load(file: IO[bytes], name: str, map_location: Any, trusted: bool) -> Any:
         what = f"an object of {found[1]}" if found else "what torch does not load safely"
         raise CheckpointError(
             f"{name} holds {what}, which was not loaded because loading it can run code. "
-            "If you trust where the file comes from, say so with trusted=True."
+            "If you trust where the file comes from, say so with trusted=True; skip_objects=True loads the rest of it."
         ) from error
     except (EOFError, RuntimeError, ValueError, KeyError, AttributeError, ImportError, UnicodeError) as error:
         if isinstance(error, RuntimeError) and "CUDA" in str(error):

@@ -2,7 +2,10 @@
 
 import copy
 import logging
+import sys
+import types
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -204,6 +207,28 @@ def test_weights_to_cpu_keeps_the_structure():
     assert moved["a"]._metadata == state._metadata
     assert type(moved["a"]) is type(state)
     assert moved["b"][1] == 2
+
+
+def test_weights_from_mmengine(tmp_path, log, monkeypatch):
+    """Its message hub holds objects of its own class, which is not installed here."""
+    module = types.ModuleType("mmengine.logging.history_buffer")
+    exec("class HistoryBuffer:\n    pass", module.__dict__)
+    module.HistoryBuffer.__module__ = module.__name__
+    buffer = module.HistoryBuffer()
+    buffer.history = np.arange(3)
+    buffer.statistics = {"mean": getattr}
+    model, other = Model(), Model()
+    with monkeypatch.context() as patched:
+        for name in ("mmengine", "mmengine.logging", module.__name__):
+            patched.setitem(sys.modules, name, module)
+        hub = {"log_scalars": {"train/loss": buffer}}
+        torch.save({"state_dict": model.state_dict(), "message_hub": hub}, tmp_path / "c.pth")
+    load_checkpoint(other, str(tmp_path / "c.pth"), strict=True, logger=log.logger)
+    assert _equal(model, other)
+    assert "message hub is left out" in log.messages[-1][1]
+    torch.save({"state_dict": {}, "x": types.SimpleNamespace()}, tmp_path / "d.pth")
+    with pytest.raises(CheckpointError, match="SimpleNamespace"):
+        load_checkpoint(other, str(tmp_path / "d.pth"), logger="silent")
 
 
 def test_own_schemes(monkeypatch):

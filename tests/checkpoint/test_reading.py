@@ -9,6 +9,7 @@ import torch
 
 from lazyengine.checkpoint import (
     CheckpointError,
+    SkippedObject,
     find_latest_checkpoint,
     find_valid_checkpoint,
     list_checkpoints,
@@ -129,6 +130,11 @@ class Malicious:
         return os.mkdir, (self.sentinel,)
 
 
+class Malicious2(Malicious):
+    def __reduce__(self):
+        return exec, (f"open({self.sentinel!r}, 'w').close()",)
+
+
 @pytest.mark.parametrize("new_format", [True, False])
 def test_malicious_pickle_is_refused_and_not_run(tmp_path, new_format):
     torch.save({"x": Malicious(tmp_path / "sentinel")}, tmp_path / "c.pth", _use_new_zipfile_serialization=new_format)
@@ -137,6 +143,33 @@ def test_malicious_pickle_is_refused_and_not_run(tmp_path, new_format):
     assert not (tmp_path / "sentinel").exists()
     read_checkpoint(tmp_path / "c.pth", trusted=True)
     assert (tmp_path / "sentinel").exists()  # so the file did hold the call
+
+
+class Foreign:
+    """A class that the reader does not have."""
+
+    def __init__(self):
+        self.value = torch.ones(2)
+
+
+def test_objects_can_be_left_out_without_running_them(tmp_path):
+    state = {"w": torch.ones(3), "hub": {"loss": Foreign(), "n": 1}, "x": [Malicious2(tmp_path / "sentinel")]}
+    torch.save(state, tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match="skip_objects=True"):
+        read_checkpoint(tmp_path / "c.pth")
+    loaded = read_checkpoint(tmp_path / "c.pth", skip_objects=True)
+    assert loaded["w"].tolist() == [1, 1, 1]
+    assert loaded["hub"]["n"] == 1
+    assert isinstance(loaded["hub"]["loss"], SkippedObject)
+    assert vars(loaded["hub"]["loss"]) == {}
+    assert isinstance(loaded["x"][0], SkippedObject)
+    assert not (tmp_path / "sentinel").exists()
+    with pytest.raises(CheckpointError):  # nothing stays allowed
+        read_checkpoint(tmp_path / "c.pth")
+    torch.save({"x": Malicious(tmp_path / "sentinel")}, tmp_path / "c.pth")  # os, sys, posix are never replaced
+    with pytest.raises(CheckpointError):
+        read_checkpoint(tmp_path / "c.pth", skip_objects=True)
+    assert not (tmp_path / "sentinel").exists()
 
 
 def test_plain_pickle_is_refused_and_not_run(tmp_path):
