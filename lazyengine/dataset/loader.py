@@ -126,14 +126,14 @@ class DataLoader(TorchDataLoader[Any]):
             self.sampler, self._torch_index_sampler, self.batch_size, self.drop_last, seed_batches
         )
         self._follows_seed = self._batches.is_own and self.sampler.seed is None  # type: ignore[union-attr]
-        self._seed = seed
+        self.seed = seed
         self._num_batches_to_skip = 0
         self._check_num_batches()
 
     # ------------------------------------------------------------------ what the runner sets
     def set_seed(self, seed: int) -> None:
         """Set the run's seed; a sampler of ours without a seed of its own follows it."""
-        self._seed = seed
+        self.seed = seed
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration, for the batches' seeds and for a sampler that knows epochs."""
@@ -205,14 +205,14 @@ class DataLoader(TorchDataLoader[Any]):
         """Start an epoch; returns torch's iterator."""
         from ..dist import get_rank, sync_random_seed
 
-        if self._seed is None:
-            self._seed = sync_random_seed()
+        if self.seed is None:
+            self.seed = sync_random_seed()
         if self._follows_seed:
-            self.sampler.seed = self._seed  # type: ignore[union-attr]
+            self.sampler.seed = self.seed  # type: ignore[union-attr]
         batches = self._batches
-        batches.seed, batches.start, self._num_batches_to_skip = self._seed, self._num_batches_to_skip, 0
+        batches.seed, batches.start, self._num_batches_to_skip = self.seed, self._num_batches_to_skip, 0
         if self._own_generator is not None:
-            self._own_generator.manual_seed(derive_seed(self._seed, DATA_STREAM, batches.epoch, get_rank()))
+            self._own_generator.manual_seed(derive_seed(self.seed, DATA_STREAM, batches.epoch, get_rank()))
         return super().__iter__()
 
     def __len__(self) -> int:

@@ -4,14 +4,20 @@ Costs count here, once a batch: `torch.manual_seed` takes a hundred times as lon
 reading the state of numpy's or python's generator takes longer than seeding all three (numpy's is exchanged instead).
 """
 
+import functools
 import random
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.random import mtrand  # where numpy keeps the functions its type stubs forget
 
-_BATCH_BITS = np.random.MT19937(0)  # numpy's global functions draw from it while the main process reads a batch
+
+@functools.cache
+def _numpy_generator() -> tuple[Any, Any]:
+    """Return the module with numpy's global generator, and the bits it draws from while the main process reads."""
+    from numpy.random import MT19937, mtrand  # numpy imports it late too; it takes 10 ms
+
+    return mtrand, MT19937(0)
 
 
 def seed_streams(seed: int) -> None:
@@ -42,11 +48,12 @@ class SeededStreams:
 
     def __enter__(self) -> Self:
         self._torch = torch.default_generator.get_state()
+        mtrand, bits_of_batches = _numpy_generator()
         self._numpy = mtrand.get_bit_generator()
-        mtrand.set_bit_generator(_BATCH_BITS)
+        mtrand.set_bit_generator(bits_of_batches)
         seed_streams(self._seed)
         return self
 
     def __exit__(self, *exception: object) -> None:
         torch.default_generator.set_state(self._torch)
-        mtrand.set_bit_generator(self._numpy)
+        _numpy_generator()[0].set_bit_generator(self._numpy)
