@@ -16,7 +16,7 @@ class ParamSchedulerHook(Hook):
 
     Counting optimizer steps keeps gradient accumulation from running a schedule ahead of the optimizer; a scheduler
     built with ``count_iters=True`` counts every iteration, as mmengine does. A scheduler that needs a metric
-    (``ReduceOnPlateauLR``) is stepped after the validation instead.
+    (``ReduceOnPlateauLR``) counts the same way, and looks at the metrics after each validation.
     """
 
     priority = Priority.LOW
@@ -24,9 +24,8 @@ class ParamSchedulerHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Sort the schedulers by what they count, once."""
         schedulers = list(_flatten(runner.param_schedulers))
-        plain = [s for s in schedulers if not getattr(s, "need_val_args", False)]
-        self._by_iter = tuple(s for s in plain if not s.by_epoch)
-        self._by_epoch = tuple(s for s in plain if s.by_epoch)
+        self._by_iter = tuple(s for s in schedulers if not s.by_epoch)
+        self._by_epoch = tuple(s for s in schedulers if s.by_epoch)
         self._by_metric = tuple(s for s in schedulers if getattr(s, "need_val_args", False))
 
     def after_train_iter(

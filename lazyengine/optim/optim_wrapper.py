@@ -257,6 +257,11 @@ class OptimWrapper:
         return count % self._accumulative_counts == 0 or count == self._max_counts
 
     @property
+    def accumulative_counts(self) -> int:
+        """Number of `update_params` calls whose gradients make one step."""
+        return self._accumulative_counts
+
+    @property
     def inner_count(self) -> int:
         """Number of backward passes counted so far."""
         return self._inner_count

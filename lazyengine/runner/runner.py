@@ -26,7 +26,7 @@ from ..config import Lazy
 from ..hooks import Hook, HookSchedule, default_hooks
 from ..logging import LogProcessor, MessageHub, MMLogger
 from ..model import BaseModule, ModelSetup, unwrap
-from ..optim import OptimWrapper, OptimWrapperDict, build_param_schedulers
+from ..optim import OptimWrapper, OptimWrapperDict, SchedulerRecipes, build_param_schedulers
 from ..seeding import derive_seed
 from ..visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
 from .describe import describe, describe_optimizer
@@ -86,7 +86,7 @@ class Runner:
         val_loop: ValLoop | Lazy[ValLoop] | None = None,
         test_loop: TestLoop | Lazy[TestLoop] | None = None,
         optim_wrapper: AnyOptimWrapper | Lazy[AnyOptimWrapper] | None = None,
-        param_schedulers: Any | Lazy[Any] | Sequence[Any | Lazy[Any]] | Mapping[str, Any | Lazy[Any]] | None = None,
+        param_schedulers: SchedulerRecipes = None,
         hooks: Mapping[str, Hook | Lazy[Hook]] | Sequence[Hook | Lazy[Hook]] | None = None,
         visualizer: Visualizer | Lazy[Visualizer] | None = None,
         log_processor: LogProcessor | Lazy[LogProcessor] | None = None,
@@ -164,7 +164,7 @@ class Runner:
         self._check_parameters()
         self.logger.info("parameter groups:\n%s", describe_optimizer(self))
         self.param_schedulers = build_param_schedulers(
-            self._parts["param_schedulers"] or [],
+            self._parts["param_schedulers"],
             self.optim_wrapper,
             max_epochs=loop.max_epochs,
             max_iters=loop.max_iters,

@@ -23,6 +23,7 @@ from ..checkpoint import (
     mark_latest_checkpoint,
     read_checkpoint,
 )
+from ..optim import param_schedulers_state_dict, resume_param_schedulers
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -97,7 +98,7 @@ class RunState:
         if save_optimizer:
             checkpoint["optimizer"] = runner.optim_wrapper.state_dict()
         if save_param_scheduler:
-            checkpoint["param_schedulers"] = _map_schedulers(lambda s: s.state_dict(), runner.param_schedulers)
+            checkpoint["param_schedulers"] = param_schedulers_state_dict(runner.param_schedulers)
         dataset: Any = getattr(runner.train_dataloader, "dataset", None)
         if hasattr(dataset, "state_dict"):
             checkpoint["dataset"] = dataset.state_dict()
@@ -226,7 +227,6 @@ class RunState:
         runner.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         load_state_dict(runner.model, checkpoint["state_dict"], strict=True, logger=runner.logger)
         runner.optim_wrapper.load_state_dict(checkpoint["optimizer"])
-        self._resume_schedulers(checkpoint["param_schedulers"])
         runner.message_hub.load_state_dict(checkpoint["message_hub"])
         self._resume_hooks(checkpoint.get("hooks", {}))
         for name, generator in self.generators.items():
@@ -235,24 +235,19 @@ class RunState:
         dataset: Any = getattr(runner.train_dataloader, "dataset", None)
         if "dataset" in checkpoint and hasattr(dataset, "load_state_dict"):
             dataset.load_state_dict(checkpoint["dataset"])
-        runner.train_loop.load_state_dict(checkpoint["train_loop"])
+        loop = runner.train_loop
+        loop.load_state_dict(checkpoint["train_loop"])
+        resume_param_schedulers(
+            runner.param_schedulers,
+            checkpoint["param_schedulers"],
+            num_epochs=loop.epoch,
+            num_iters=loop.iter,
+            epoch_length=loop.epoch_length,
+        )
         self._check_seed(checkpoint["meta"])
         runner.logger.info(
             "resumed from %s: %d epochs and %d iterations are done", path, runner.train_loop.epoch, runner.iter
         )
-
-    def _resume_schedulers(self, saved: Any) -> None:
-        runner = self._runner
-        current = runner.param_schedulers
-        if _count(saved) != _count(current):
-            runner.logger.warning(
-                "the checkpoint has %d parameter schedulers, the experiment %d: each keeps its own position from the "
-                "start; give the same number to continue them",
-                _count(saved),
-                _count(current),
-            )
-            return
-        _map_schedulers(lambda s, state: s.load_state_dict(state), current, saved)
 
     def _resume_hooks(self, saved: dict[str, Any]) -> None:
         runner = self._runner
@@ -297,16 +292,3 @@ def find_named_checkpoint(work_dir: str, name: str) -> str:
     if len(found) > 1:
         raise ValueError(f"{work_dir} has several best checkpoints, name one: {', '.join(found)}")
     return found[0]
-
-
-def _map_schedulers(function: Callable[..., Any], schedulers: Any, *others: Any) -> Any:
-    """Apply a function to schedulers in a list, or in a dict of lists."""
-    if isinstance(schedulers, dict):
-        return {key: _map_schedulers(function, part, *(o[key] for o in others)) for key, part in schedulers.items()}
-    return [function(*items) for items in zip(schedulers, *others)]
-
-
-def _count(schedulers: Any) -> int:
-    if isinstance(schedulers, dict):
-        return sum(_count(part) for part in schedulers.values())
-    return len(schedulers)

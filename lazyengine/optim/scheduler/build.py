@@ -135,7 +135,7 @@ class _Run:
 
 def accumulative_counts(optimizer: OptimizerLike) -> int:
     """Return iterations per optimizer step (mmengine's wrapper, like ours, keeps them in a private attribute)."""
-    return getattr(optimizer, "accumulative_counts", getattr(optimizer, "_accumulative_counts", 1))
+    return getattr(optimizer, "accumulative_counts", 1)
 
 
 def _is_many(optimizer: OptimizerLike) -> bool:
