@@ -28,11 +28,16 @@ from .node import REQUIRED, is_node
 from .ref import ref
 
 if TYPE_CHECKING:
-    from .diff import Difference, diff
+    from .differences import Difference, diff
     from .saving_python import to_python
     from .show import format_tree
 
-_LAZY = {"Difference": "diff", "diff": "diff", "format_tree": "show", "to_python": "saving_python"}  # seldom needed
+_LAZY = {
+    "Difference": "differences",
+    "diff": "differences",
+    "format_tree": "show",
+    "to_python": "saving_python",
+}  # seldom needed
 
 __all__ = [
     "REQUIRED",

@@ -53,12 +53,15 @@ class LazyConfig:
         return apply_overrides(config, overrides)
 
     @staticmethod
-    def save(config: Any, path: str | os.PathLike[str]) -> None:
+    def save(config: Any, path: str | os.PathLike[str]) -> list[str]:
         """Write the config as `.py`, `.json` or `.pkl`; `load` reads all of them.
+
+        Returns:
+            The paths of values that had to be pickled (lambdas, local classes, objects); a warning lists them too.
 
         Raises:
             SaveError: The format cannot hold it; the message lists the paths.
         """
         from .saving import save
 
-        save(config, os.fspath(path))
+        return save(config, os.fspath(path))

@@ -64,7 +64,7 @@ def save(cfg: Config, path: str | os.PathLike[str]) -> list[str]:
 
 
 def _verify(cfg: Config, file: str, path: str) -> None:
-    from .diff import diff
+    from .differences import diff
     from .loader import load_file
 
     with warnings.catch_warnings():

@@ -236,11 +236,11 @@ class _Decoder:
             return self.made.setdefault(path, made)
         if type(item) is not dict:
             return item
-        tags = [key for key in item if key[:1] == "$"]
-        if not tags:
+        if not any(key[:1] == "$" for key in item):
             return self.made.setdefault(path, {key: self.decode(v, join_path(path, key)) for key, v in item.items()})
-        read, allowed = _READERS.get(tags[0], (None, ""))
-        if read is None or set(item) - {tags[0], *allowed.split()}:
+        tag = next((key for key in item if key in _READERS), "")
+        read, allowed = _READERS.get(tag, (None, ""))
+        if read is None or set(item) - {tag, *allowed.split()}:
             raise SaveError(f"{path}: the keys {', '.join(map(repr, item))} are not a value that this version writes.")
         return read(self, item, path)
 
@@ -362,7 +362,7 @@ class _Decoder:
         return Ref(paths, function, f"{self.file}: {path}")
 
     def number(self, item: Any, path: str) -> Any:
-        tag = next(iter(item))
+        (tag,) = item
         try:
             if tag == "$complex":
                 real, imag = (float(v) for v in self.items(item[tag], path))

@@ -196,6 +196,8 @@ def import_target(name: str) -> Callable[..., Any]:
     """
     import importlib
 
+    if not all(part.isidentifier() for part in name.replace(":", ".", 1).split(".")):
+        raise TargetError(f"{name!r} is not the name of a target. Accepted: 'pkg.mod:Cls'.")
     module_name, colon, attribute = name.partition(":")
     parts = attribute.split(".") if colon else []
     while True:

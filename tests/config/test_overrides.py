@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lazyengine.config import Config, ConfigWarning, FrozenError, OverrideError, clone, freeze, ref
+from lazyengine.config import Config, ConfigWarning, FrozenError, LazyConfig, OverrideError, clone, freeze, ref
 from lazyengine.config import LazyCall as L
 from lazyengine.config.node import arguments_of, is_node, sources_of, target_of, values_of
 from lazyengine.config.overrides import apply_overrides
@@ -157,6 +157,7 @@ def test_overrides_reach_their_place_as_the_type_expected_there(override, read, 
         ("optimizer._target_=", ["_target_=package.module.Class"]),
         ("optimizer._target_=no.such.module", ["no.such.module"]),
         ("optimizer._target_=os.path", ["not callable"]),
+        ("optimizer._target_=.5", ["'.5' is not the name of a target"]),
         ("hooks._target_=os.getcwd", ["hooks is a list of 2"]),
         ("optimizer", ["no '='"]),
         ("optimizer.lr=[1", ["is expected"]),
@@ -320,6 +321,24 @@ def test_an_override_of_a_plain_value_that_python_has_copied_is_an_error():
     apply_overrides(cfg, ["flag=2"])
     apply_overrides(cfg, ["lr=0.2", "optimizer.lr=0.2"])  # both changed: nothing is left behind
     assert cfg.optimizer.lr == cfg.lr == 0.2
+
+
+def test_what_a_loaded_file_computed_with_is_refused_and_what_it_only_holds_is_set(tmp_path):
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "base.py").write_text(
+        "from lazyengine.config import LazyCall as L\nlr = 0.1\nopt = L(dict)(lr=lr)\nfree = 3\n"
+    )
+    (tmp_path / "config.py").write_text(
+        "from .base import *\nfrom lazyengine.config import ref\nopt.x = ref('free')\nseed = 0\nn = 5\nm = n * 2\n"
+    )
+    cfg = LazyConfig.load(tmp_path / "config.py")
+    apply_overrides(cfg, ["free=4", "seed=1", "m=3"])
+    assert (cfg.free, cfg.seed, cfg.m) == (4, 1, 3)
+    with pytest.raises(OverrideError, match=r"already at .*base.py:3.* Override opt\.lr=\.\.\. instead"):
+        apply_overrides(cfg, ["lr=1"])
+    with pytest.raises(OverrideError, match=r"already at .*config.py:6.* Change the file"):
+        apply_overrides(cfg, ["n=6"])
+    assert (cfg.lr, cfg.n) == (0.1, 5)
 
 
 def test_deleting_what_a_ref_reads_is_an_error():

@@ -181,7 +181,8 @@ def test_python_runs_outside_the_repository_in_a_fresh_process(tmp_path):
         "class Net:\n    def __init__(self, width=1):\n        self.width = width\n"
     )
     (project / "config.py").write_text(
-        "from lazyengine.config import LazyCall as L\nfrom .net_of_project import Net\nnet = L(Net)(width=3)\nsame = [net]\n"
+        "from lazyengine.config import LazyCall as L\nfrom .net_of_project import Net\n"
+        "net = L(Net)(width=3)\nsame = [net]\n"
     )
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
