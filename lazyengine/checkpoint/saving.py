@@ -61,6 +61,11 @@ def _write(archive: Archive, target: str) -> None:
             raise CheckpointError(f"{target}: {size} bytes were written where {file.tell()} are needed; not kept")
 
 
+def _wide(data: torch.Tensor) -> torch.Tensor:
+    """View bytes as 64-bit numbers where they fill them: torch copies those faster."""
+    return data if data.numel() % 8 else data.view(torch.int64)
+
+
 class CheckpointWriter:
     """Saves checkpoints one after the other, optionally in a background thread.
 
@@ -145,7 +150,7 @@ class CheckpointWriter:
             is_pinned = storage.device.type == "cuda"
             if buffer is None or buffer.numel() != source.numel() or buffer.is_pinned() != is_pinned:
                 buffer = torch.empty(source.numel(), dtype=torch.uint8, pin_memory=is_pinned)
-            buffer.copy_(source, non_blocking=is_pinned)
+            _wide(buffer).copy_(_wide(source), non_blocking=is_pinned)
             buffers.append(buffer)
             if is_pinned:
                 devices.add(storage.device)
