@@ -30,13 +30,13 @@ for the checkpoint that its last_checkpoint names.
 """
 _EPILOG = """\
 examples:
-  checkpoint.py show work_dirs/run/epoch_3.pth                   what is in it, and its SHA-256
-  checkpoint.py show work_dirs/run --depth 4                     deeper
-  checkpoint.py verify work_dirs/run/*.pth                       compare every record with its checksum
-  checkpoint.py export work_dirs/run model.safetensors           the model alone; also to .pth
-  checkpoint.py export best.pth backbone.pth --prefix backbone   a part of it
-  checkpoint.py export run/epoch_3.pth ema.pth --key ema_state_dict
-  checkpoint.py average run/epoch_8.pth run/epoch_9.pth -o soup.pth
+  %(prog)s show work_dirs/run/epoch_3.pth                   what is in it, and its SHA-256
+  %(prog)s show work_dirs/run --depth 4                     deeper
+  %(prog)s verify work_dirs/run/*.pth                       compare every record with its checksum
+  %(prog)s export work_dirs/run model.safetensors           the model alone; also to .pth
+  %(prog)s export best.pth backbone.pth --prefix backbone   a part of it
+  %(prog)s export run/epoch_3.pth ema.pth --key ema_state_dict
+  %(prog)s average run/epoch_8.pth run/epoch_9.pth -o soup.pth
 
 exit codes: 0 done; 1 a checkpoint is damaged or cannot be used; 2 a mistake in the command line.
 """
@@ -45,7 +45,6 @@ exit codes: 0 done; 1 a checkpoint is damaged or cannot be used; 2 a mistake in 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     parser = argparse.ArgumentParser(
-        prog="checkpoint.py",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -80,6 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         return {"show": _show, "verify": _verify, "export": _export, "average": _average}[args.command](args)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (CheckpointError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

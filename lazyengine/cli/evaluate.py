@@ -20,17 +20,16 @@ The metrics come from a config (those of its validation loop), or are given one 
 """
 _EPILOG = """\
 examples:
-  evaluate.py results.pt --metric "Accuracy(topk=(1, 5))" --metric ConfusionMatrix
-  evaluate.py results.pt --metric "my_package.metrics.Dice(threshold=0.5)"
-  evaluate.py results.pt --config projects/digits/config.py
-  evaluate.py results.pt --config projects/digits/config.py --with-data
+  %(prog)s results.pt --metric "Accuracy(topk=(1, 5))" --metric ConfusionMatrix
+  %(prog)s results.pt --metric "my_package.metrics.Dice(threshold=0.5)"
+  %(prog)s results.pt --config projects/digits/config.py
+  %(prog)s results.pt --config projects/digits/config.py --with-data
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     parser = argparse.ArgumentParser(
-        prog="evaluate.py",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

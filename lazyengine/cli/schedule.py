@@ -21,9 +21,7 @@ and --epoch-length does not give it.
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
-        prog="show_schedule.py", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, metavar="FILE", help="the experiment: a Python config file")
     parser.add_argument("--output", metavar="PNG", help="also write the curves as a picture (needs matplotlib)")
     parser.add_argument(

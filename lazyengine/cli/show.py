@@ -19,11 +19,11 @@ FILE is a config (.py), a saved one (.json, .pkl), or a run folder that holds co
 """
 _EPILOG = """\
 examples:
-  show_config.py projects/digits/config.py                            the tree, with types and defaults
-  show_config.py projects/digits/config.py optimizer.lr=1 --blame     which line or argument set each value
-  show_config.py projects/digits/config.py --keys optimizer           what can be overridden there
-  show_config.py projects/digits/config.py --check                    targets, required arguments, types
-  show_config.py work_dirs/run1 --diff work_dirs/run2                 how two runs differ
+  %(prog)s projects/digits/config.py                            the tree, with types and defaults
+  %(prog)s projects/digits/config.py optimizer.lr=1 --blame     which line or argument set each value
+  %(prog)s projects/digits/config.py --keys optimizer           what can be overridden there
+  %(prog)s projects/digits/config.py --check                    targets, required arguments, types
+  %(prog)s work_dirs/run1 --diff work_dirs/run2                 how two runs differ
 
 exit codes: 0 done (--diff: equal; --check: nothing found); 1 --diff found differences; 2 the config, or the command
 line, is wrong.
@@ -33,7 +33,6 @@ line, is wrong.
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     parser = argparse.ArgumentParser(
-        prog="show_config.py",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

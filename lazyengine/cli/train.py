@@ -27,10 +27,10 @@ overrides:
   optimizer._target_=torch.optim.SGD ~optimizer.weight_decay    another class
 
 examples:
-  train_net.py --config projects/digits/config.py
-  train_net.py --config projects/digits/config.py --resume
-  train_net.py --config projects/digits/config.py --eval-only --checkpoint best
-  train_net.py --config projects/digits/config.py --dry-run optimizer.lr=3e-4
+  %(prog)s --config projects/digits/config.py
+  %(prog)s --config projects/digits/config.py --resume
+  %(prog)s --config projects/digits/config.py --eval-only --checkpoint best
+  %(prog)s --config projects/digits/config.py --dry-run optimizer.lr=3e-4
   torchrun --nproc_per_node=2 tools/train_net.py --config projects/digits/config.py
 
 exit codes: 0 done; 1 the run failed; 2 a mistake in the config or the command line; 143 stopped by a signal, after
@@ -66,7 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     parser = argparse.ArgumentParser(
-        prog="train_net.py",
         description="Train or evaluate the experiment that a config file describes.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -118,7 +118,7 @@ def evaluation_context(optim_wrapper: Any, model: nn.Module) -> contextlib.Abstr
 def collect_env(device: torch.device) -> dict[str, Any]:
     """Return versions, the code's git commit, devices and the command line, as written to ``env.json``."""
     env: dict[str, Any] = {
-        "command": [sys.executable, *sys.argv],
+        "command": sys.orig_argv,
         "cwd": os.getcwd(),
         "python": platform.python_version(),
         "platform": platform.platform(),
