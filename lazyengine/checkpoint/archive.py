@@ -16,8 +16,8 @@ import torch
 
 _ALIGNMENT = 64  # bytes; what torch.save aligns records to
 # Bytes written at a time. Few enough to be in the processor's cache still when they are written after their CRC was
-# computed: measured, that is as fast as a second thread for the CRC. The interpreter's lock is free meanwhile; with less
-# at a time the loop beside the writer has to wait for the lock too often.
+# computed: measured, that is as fast as a second thread for the CRC. The interpreter's lock is free meanwhile; with
+# fewer, the loop beside the writer has to wait for the lock too often.
 _CHUNK = 1 << 20
 _ROOT = "archive"
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import secrets
 import time
 from collections.abc import Iterator
 from typing import IO, Any
@@ -53,7 +52,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb", **kwargs: Any) 
         raise ValueError(f"atomic_write writes whole files: mode must be 'w' or 'wb', not {mode!r}")
     target = os.path.expanduser(os.fspath(path))
     folder, name = os.path.split(target)
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.tmp")
+    temporary = os.path.join(folder, f".{name}.{os.urandom(4).hex()}.tmp")
     try:
         with open(temporary, mode, **kwargs) as file:
             if fcntl is not None:
