@@ -62,7 +62,7 @@ def average_checkpoints(paths: Sequence[str | os.PathLike[str]]) -> "OrderedDict
     sums: dict[str, torch.Tensor] = {}
     last: Mapping[str, Any] = {}
     for number, path in enumerate(paths):
-        state = state_dict_of(read_checkpoint(path), os.fspath(path))
+        state = state_dict_of(read_checkpoint(path, skip_objects=True), os.fspath(path))
         if number:
             _require_same(last, state, os.fspath(paths[0]), os.fspath(path))
         for key, value in state.items():

@@ -98,7 +98,7 @@ def _resolve(path: str) -> str:
 
 def _show(args: argparse.Namespace) -> int:
     path = _resolve(args.file)
-    checkpoint = read_checkpoint(path, trusted=args.trusted)
+    checkpoint = read_checkpoint(path, trusted=args.trusted, skip_objects=True)
     local = get_local_path(path)
     print(f"{path}: {os.path.getsize(local):,} bytes, sha256 {_sha256(local)}")
     tensors = _tensors(checkpoint)
@@ -159,7 +159,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     path = _resolve(args.file)
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, skip_objects=True)
     if args.key is not None:
         if not isinstance(checkpoint, Mapping) or args.key not in checkpoint:
             entries = list(checkpoint) if isinstance(checkpoint, Mapping) else type(checkpoint).__name__

@@ -86,3 +86,15 @@ def test_mistakes(run, capsys):
     assert main(["show", str(run / "nothing.pth")]) == 1
     assert main(["show", str(run.parent)]) == 1
     assert "no last_checkpoint" in capsys.readouterr().err
+
+
+class Foreign:
+    pass
+
+
+def test_objects_of_other_classes_are_shown_as_left_out(run, capsys):
+    torch.save({"state_dict": {"w": torch.ones(1)}, "hub": Foreign()}, run / "foreign.pth")
+    assert main(["show", str(run / "foreign.pth")]) == 0
+    assert "hub: <an object that was not loaded>" in capsys.readouterr().out
+    assert main(["export", str(run / "foreign.pth"), str(run / "w.pth")]) == 0
+    assert torch.load(run / "w.pth")["state_dict"]["w"].item() == 1
