@@ -80,10 +80,23 @@ class NonFiniteGuard:
             return None
         return self._error([self._reason(None, "")])
 
-    def passes(self, gradient_norm: float) -> bool:
-        """Return True where `judge` would say at once that all is well: the way of nearly every update."""
-        if gradient_norm - gradient_norm != 0.0 or self._losses or self._found or dist.is_distributed():
+    @property
+    def has_nonfinite_loss(self) -> bool:
+        """Whether a loss noted since the last update, and read already, is not finite."""
+        return bool(self._found)
+
+    def passes(self, gradient_norm: float, is_agreed: bool = False) -> bool:
+        """Return True where `judge` would say at once that all is well: the way of nearly every update.
+
+        Args:
+            gradient_norm: The norm of the gradients, or any value that is not finite when one of them is not.
+            is_agreed: Whether every rank has this very norm, as under DDP, and needs no other to decide.
+        """
+        if gradient_norm - gradient_norm != 0.0 or self._losses:
             return False
+        if not is_agreed and (self._found or dist.is_distributed()):
+            return False
+        self._found.clear()
         self._num_losses = self.num_consecutive_skips = 0
         return True
 

@@ -89,6 +89,7 @@ class OptimWrapper:
                 "gradients anew. Clip inside the closure"
             )
         self._clears_plainly = type(optimizer).zero_grad is Optimizer.zero_grad
+        self._has_shared_gradients = False
         self._inner_count = 0
         self._max_counts = -1
         self._remainder_counts = -1
@@ -144,6 +145,8 @@ class OptimWrapper:
             if error is not None:
                 self._discard()
                 self._guard.reject(error)
+            if self._has_shared_gradients and self._guard.has_nonfinite_loss:
+                loss = loss * math.nan  # DDP hands the NaN to all ranks, so that no other message is needed
         self._run_backward(loss, **kwargs)
         self._inner_count += 1
         self._num_accumulated += 1
@@ -177,7 +180,8 @@ class OptimWrapper:
                 found = guard.defer(norm)
             else:
                 known_norm = norm.item() if norm is not None else self._scan.value(gradients)
-                if not guard.passes(known_norm) and not self._accept(known_norm):
+                is_agreed = on_host and self._has_shared_gradients
+                if not guard.passes(known_norm, is_agreed) and not self._accept(known_norm):
                     return
         if clipping is not None and norm is not None:
             self._clip(clipping, norm, known_norm)
@@ -223,10 +227,12 @@ class OptimWrapper:
         """Tell the wrapper where the run stands, so that the last accumulation is completed with what is left.
 
         Args:
-            model: The model that is trained.
+            model: What is called in training: the model, or DDP around it. Under DDP on the host the ranks need no
+                message to agree on an update that is not finite.
             init_counts: Number of `update_params` calls before this one (the iteration that a resumed run begins with).
             max_counts: Number of `update_params` calls of the whole run; -1 when there is no end.
         """
+        self._has_shared_gradients = isinstance(model, nn.parallel.DistributedDataParallel)
         self._inner_count = init_counts
         self._max_counts = max_counts
         self._remainder_counts = max_counts % self._accumulative_counts

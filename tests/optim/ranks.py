@@ -1,5 +1,6 @@
 """Run in each of two processes: faults on one rank alone, and accumulation under DDP. Prints one JSON line."""
 
+import contextlib
 import json
 import math
 import os
@@ -58,6 +59,29 @@ def nan_on_one_rank_is_seen_in_the_reduced_gradients(rank: int) -> None:
     with pytest.raises(NonFiniteError, match=r"on rank 0 the gradient norm is nan.*on rank 1 the loss is nan"):
         wrapper.update_params(loss(ddp, 0, rank) * (math.nan if rank == 1 else 1.0))
     assert wrapper.num_optimizer_steps == 0
+    assert same_on_all(model)
+
+
+def under_ddp_the_gradients_carry_the_news(rank: int) -> None:
+    """Once the wrapper knows of DDP, a good update sends nothing, and an infinite loss of rank 1 still stops both."""
+    model, ddp, wrapper = build(accumulative_counts=2)
+    wrapper.initialize_count_status(ddp, 0, -1)
+    sent: list[torch.Tensor] = []
+    wrapper._guard.agree, agree = sent.append, wrapper._guard.agree  # type: ignore[method-assign]
+    for iteration in range(4):
+        with wrapper.optim_context(ddp):
+            value = loss(ddp, iteration, rank)
+        wrapper.update_params(value)
+    assert (wrapper.num_optimizer_steps, sent) == (2, [])
+    wrapper._guard.agree = agree  # type: ignore[method-assign]
+    before = model.weight.detach().clone()
+    message = r"on rank 0 the gradient norm is nan.*on rank 1 the loss is inf and the gradient norm is nan"
+    for iteration in range(2):
+        with wrapper.optim_context(ddp):
+            value = loss(ddp, iteration, rank) + (math.inf if (rank, iteration) == (1, 0) else 0.0)
+        with pytest.raises(NonFiniteError, match=message) if iteration else contextlib.nullcontext():
+            wrapper.update_params(value)
+    assert torch.equal(model.weight.detach(), before)
     assert same_on_all(model)
 
 
@@ -154,6 +178,7 @@ def sharded_parameters_are_checked_and_clipped(rank: int) -> None:
 CHECKS: list[Callable[[int], None]] = [
     raise_names_the_rank,
     nan_on_one_rank_is_seen_in_the_reduced_gradients,
+    under_ddp_the_gradients_carry_the_news,
     skip_is_decided_together,
     accumulation_equals_one_process,
     the_loss_scale_falls_on_all_ranks,
