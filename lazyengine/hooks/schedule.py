@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from .hook import HOOK_POINTS, Hook, get_priority
 
@@ -63,23 +64,14 @@ class HookSchedule:
             for point in HOOK_POINTS
         }
 
-    def call(self, point: str, *args: Any, **kwargs: Any) -> None:
-        """Call every hook of `point` in order; an exception keeps its type and says which hook raised it.
-
-        Raises:
-            KeyError: For a point that is not one of `HOOK_POINTS`.
-        """
-        for method in self.points[point]:
-            try:
-                method(*args, **kwargs)
-            except Exception as error:
-                hook = method.__self__  # type: ignore[attr-defined]
-                name = next((n for n, h in self.hooks.items() if h is hook), "?")
-                error.add_note(f"raised in hook {type(hook).__name__}.{point} (hooks[{name!r}])")
-                raise
+    def add_note(self, error: Exception, method: Callable[..., None], point: str) -> None:
+        """Say in an exception which hook raised it, and at which point."""
+        hook = method.__self__  # type: ignore[attr-defined]
+        name = next((n for n, h in self.hooks.items() if h is hook), "?")
+        error.add_note(f"raised in hook {type(hook).__name__}.{point} (hooks[{name!r}])")
 
     def warnings(self) -> list[str]:
-        """Return what looks like a mistake in the list of hooks: two of one class, or an order left to chance."""
+        """Return what looks like a mistake: two hooks of one class, or one that runs before a hook that it follows."""
         found = []
         by_class: dict[type, list[str]] = {}
         for name, hook in self.hooks.items():
@@ -87,26 +79,44 @@ class HookSchedule:
         for cls, names in by_class.items():
             if len(names) > 1:
                 found.append(f"{cls.__name__} is there {len(names)} times: {', '.join(names)}")
+        wrong: dict[tuple[str, str], list[str]] = {}
+        for point in HOOK_POINTS:
+            names = self.names_at(point)
+            for i, name in enumerate(names):
+                for later in names[i + 1 :]:
+                    if self.hooks[name].must_follow(self.hooks[later]):
+                        wrong.setdefault((name, later), []).append(point)
+        for (name, later), points in wrong.items():
+            first, second = (f"{n} (priority {get_priority(self.hooks[n].priority)})" for n in (name, later))
+            found.append(
+                f"{first} runs before {second} at {', '.join(points)}, and needs what that one does: "
+                "give it a priority with a larger number"
+            )
         return found
 
-    def timeline(self) -> str:
-        """Return a table: point by point, which hook runs, in which order, how often, and from which file."""
-        rows = [("point", "order", "hook", "priority", "interval", "file")]
-        for point, methods in self.points.items():
-            for order, method in enumerate(methods, 1):
-                hook = method.__self__  # type: ignore[attr-defined]
-                rows.append((
-                    point if order == 1 else "",
-                    str(order),
-                    type(hook).__name__,
-                    str(get_priority(hook.priority)),
-                    hook.describe_interval(),
-                    _place(hook, point),
-                ))  # fmt: skip
+    def names_at(self, point: str) -> list[str]:
+        """Return the names of the hooks of a point, in calling order."""
+        return [name for name, hook in self.hooks.items() if overrides_point(hook, point)]
+
+    def timeline(self, width: int = 120) -> str:
+        """Return two tables: which hooks run at each point and in which order, and what each hook is.
+
+        Args:
+            width: Columns at which long rows of the first table are broken.
+        """
+        margin = max(map(len, HOOK_POINTS)) + 2
+        lines = []
+        for point in HOOK_POINTS:
+            if names := self.names_at(point):
+                order = textwrap.wrap(" > ".join(names), width - margin, break_long_words=False, break_on_hyphens=False)
+                lines += [("" if i else point).ljust(margin) + part for i, part in enumerate(order)]
+        rows = [("hook", "class", "priority", "acts", "file")]
+        for name, hook in self.hooks.items():
+            priority = str(get_priority(hook.priority))
+            rows.append((name, type(hook).__name__, priority, hook.describe_interval(), _file_of(hook)))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-        lines.insert(1, "  ".join("-" * width for width in widths))
-        return "\n".join(lines)
+        table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+        return "\n".join([*lines, "", *table])
 
 
 def _name(hooks: Sequence[Hook]) -> list[tuple[str, Hook]]:
@@ -126,19 +136,12 @@ def _check_names(hook: Hook) -> None:
         if name.startswith(("before_", "after_")) and name not in HOOK_POINTS and callable(getattr(hook, name)):
             near = difflib.get_close_matches(name, HOOK_POINTS, 1, 0.6)
             raise ValueError(
-                f"{type(hook).__name__}.{name} ({_place(hook, name)}) is not a hook point and would never be "
+                f"{type(hook).__name__}.{name} ({_file_of(hook)}) is not a hook point and would never be "
                 f"called{f'; did you mean {near[0]!r}?' if near else ''} The points are: {', '.join(HOOK_POINTS)}"
             )
 
 
-def _place(hook: Hook, point: str) -> str:
-    """``package/file.py:12`` of the method that does the work of a point."""
-    method = getattr(hook, point)
-    generic = _generic_form(point)
-    if generic is not None and getattr(type(hook), point) is getattr(Hook, point):
-        method = getattr(hook, generic)
-    code = getattr(method, "__code__", None)
-    if code is None:
-        return "?"
-    relative = os.path.relpath(code.co_filename)
-    return f"{min(relative, code.co_filename, key=len)}:{code.co_firstlineno}"
+def _file_of(hook: Hook) -> str:
+    """The file of a hook's class: relative to the working directory where that is shorter."""
+    path = getattr(sys.modules.get(type(hook).__module__), "__file__", None)
+    return "?" if path is None else min(os.path.relpath(path), path, key=len)

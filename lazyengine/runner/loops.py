@@ -200,7 +200,7 @@ class EpochBasedTrainLoop(BaseTrainLoop):
             )
         # From here on the epoch counts as completed: what is saved now continues with the next one.
         self._epoch_ended = True
-        self.val_due = runner.has_val and self.is_val_due(self.epoch + 1, self.max_epochs)
+        self.val_due = runner.has("val_loop") and self.is_val_due(self.epoch + 1, self.max_epochs)
         runner.call_hook("after_train_epoch")
         self._epoch_ended = False
         self.epoch += 1
@@ -270,7 +270,7 @@ class IterBasedTrainLoop(BaseTrainLoop):
         runner.model.train()
         while self.iter < self.max_iters and not self.stop_training:
             data_batch = next(batches)
-            self.val_due = runner.has_val and self.is_val_due(self.iter + 1, self.max_iters)
+            self.val_due = runner.has("val_loop") and self.is_val_due(self.iter + 1, self.max_iters)
             self.run_iter(runner, self.iter, data_batch)
             if self.val_due:
                 self.validate_if_due(runner)
@@ -297,35 +297,64 @@ class IterBasedTrainLoop(BaseTrainLoop):
 
 
 class ValLoop:
-    """Evaluate a model on a loader.
+    """Evaluate a model on a loader, or on several with names, each with its own metrics.
+
+    One pass over all loaders is one evaluation: ``before_val_epoch`` and ``after_val_epoch`` are called once, the
+    batches are counted through, and the metrics of a named loader are called ``<name>/<metric>``. So whatever follows
+    a metric (the best checkpoint, early stopping, a plateau scheduler) sees all of them together. Hooks find the name
+    of the loader at work in `loader_name`.
 
     Args:
-        dataloader: Any iterable of batches whose ``dataset`` has a length.
-        evaluator: An `Evaluator`, a metric or a list of metrics.
+        dataloader: Any iterable of batches with a length whose ``dataset`` has one; or several by name.
+        evaluator: An `Evaluator`, a metric or a list of metrics; with several loaders, one of these for each name.
+
+    Raises:
+        ValueError: When loaders and evaluators do not have the same names.
+
+    Attributes:
+        loader_name: Name of the loader whose batches are evaluated now; empty where there is only one.
+        evaluators: The evaluators by the names of the loaders.
     """
 
     mode = "val"
     step = staticmethod(val_step)
 
-    def __init__(self, dataloader: Any, evaluator: Evaluator | Any) -> None:
+    def __init__(self, dataloader: Any | Mapping[str, Any], evaluator: Evaluator | Any | Mapping[str, Any]) -> None:
         self.dataloader = dataloader
-        self.evaluator = evaluator if isinstance(evaluator, Evaluator) else Evaluator(evaluator)
-        meta = getattr(getattr(dataloader, "dataset", None), "metainfo", None)
-        if meta:
-            self.evaluator.dataset_meta = meta
+        loaders = loaders_of(dataloader)
+        given = evaluator if isinstance(evaluator, Mapping) else {"": evaluator}
+        if given.keys() != loaders.keys() or not loaders:
+            raise ValueError(
+                f"{type(self).__name__}: the loaders are called {list(loaders)}, the evaluators {list(given)}; give a "
+                "dict with one evaluator for each loader, or one loader and one evaluator without names"
+            )
+        self.evaluators = {name: e if isinstance(e, Evaluator) else Evaluator(e) for name, e in given.items()}
+        self.loader_name = ""
 
     @torch.no_grad()
     def run(self, runner: Runner) -> dict[str, Any]:
-        """Run over the loader once and return the metrics. Collective: every rank must call."""
+        """Run over every loader once and return the metrics. Collective: every rank must call."""
         mode = self.mode
         runner.call_hook(f"before_{mode}")
         runner.call_hook(f"before_{mode}_epoch")
         was_training = runner.model.training
         runner.model.eval()
-        with runner.eval_context():
-            for batch_idx, data_batch in enumerate(self.dataloader):
-                self.run_iter(runner, batch_idx, data_batch)
-        metrics = self.evaluator.evaluate(self._num_samples())
+        metrics: dict[str, Any] = {}
+        done = 0
+        for self.loader_name, loader in loaders_of(self.dataloader).items():
+            evaluator = self.evaluators[self.loader_name]
+            meta = getattr(getattr(loader, "dataset", None), "metainfo", None)
+            if meta:
+                evaluator.dataset_meta = meta
+            with runner.eval_context():
+                for data_batch in loader:
+                    self.run_iter(runner, done, data_batch)
+                    done += 1
+            values = evaluator.evaluate(len(loader.dataset))
+            prefix = f"{self.loader_name}/" if self.loader_name else ""
+            metrics.update({prefix + key: value for key, value in values.items()})
+        if runner.is_training:
+            runner.train_loop.val_due = False  # hooks take the metrics now: what they save has this validation behind it
         runner.call_hook(f"after_{mode}_epoch", metrics=metrics)
         runner.call_hook(f"after_{mode}")
         runner.model.train(was_training)
@@ -337,14 +366,12 @@ class ValLoop:
         runner.seed_model_stream(batch_idx, self.mode)
         try:
             outputs = self.step(runner.model, data_batch, forward=runner.forward)
-            self.evaluator.process(data_samples=outputs, data_batch=data_batch)
+            self.evaluators[self.loader_name].process(data_samples=outputs, data_batch=data_batch)
         except Exception as error:
-            error.add_note(f"in {self.mode} batch {batch_idx} on {describe_batch(data_batch)}")
+            where = f" of {self.loader_name!r}" if self.loader_name else ""
+            error.add_note(f"in {self.mode} batch {batch_idx}{where} on {describe_batch(data_batch)}")
             raise
         runner.call_hook(f"after_{self.mode}_iter", batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
-
-    def _num_samples(self) -> int:
-        return len(self.dataloader.dataset)
 
 
 class TestLoop(ValLoop):
@@ -353,6 +380,18 @@ class TestLoop(ValLoop):
     __test__ = False  # not a test, whatever pytest thinks of the name
     mode = "test"
     step = staticmethod(test_step)
+
+
+def loaders_of(dataloader: Any) -> dict[str, Any]:
+    """Return loaders by name; a single one is called ``""``."""
+    return dict(dataloader) if isinstance(dataloader, Mapping) else {"": dataloader}
+
+
+def seed_loaders(dataloader: Any, seed: int) -> None:
+    """Give the loaders the seed of the run, unless they have their own."""
+    for loader in loaders_of(dataloader).values():
+        if hasattr(loader, "set_seed") and getattr(loader, "seed", None) is None:
+            loader.set_seed(seed)
 
 
 def _length(dataloader: Any) -> int:

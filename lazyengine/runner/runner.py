@@ -16,39 +16,34 @@ import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
 from .. import dist
 from ..config import Lazy
-from ..hooks import Hook, HookSchedule, default_hooks
+from ..hooks import Hook
 from ..logging import LogProcessor, MessageHub, MMLogger
 from ..model import BaseModule, ModelSetup, unwrap
-from ..optim import OptimWrapper, OptimWrapperDict, SchedulerRecipes, build_param_schedulers
-from ..seeding import derive_seed
-from ..visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
+from ..optim import OptimWrapperDict, SchedulerRecipes, build_param_schedulers
+from ..visualization import Visualizer
 from .describe import describe, describe_optimizer
 from .environment import (
     Determinism,
     ModelStream,
     choose_device,
     evaluation_context,
-    seed_everything,
     set_determinism,
     write_env,
 )
-from .loops import EpochBasedTrainLoop, IterBasedTrainLoop, TestLoop, ValLoop
+from .loops import TestLoop, ValLoop
+from .parts import AnyOptimWrapper, RunnerParts, TrainLoop
 from .preemption import Preemption
 from .state import LoadFrom, RunState, find_named_checkpoint
 
-T = TypeVar("T")
-TrainLoop = EpochBasedTrainLoop | IterBasedTrainLoop
-AnyOptimWrapper = OptimWrapper | OptimWrapperDict
 
-
-class Runner:
+class Runner(RunnerParts):
     """Trains, validates and tests a model.
 
     Every part may be given as an object or, from a config, as a recipe that is built when it is needed; that is why
@@ -74,6 +69,8 @@ class Runner:
         experiment_name: Name of the experiment in logs and the folder.
         seed: Seed of every random stream of the run.
         deterministic: ``"off"``, ``"warn"`` or ``"strict"``, see `set_determinism`.
+        exact_resume: Whether the randomness inside the model is seeded at each iteration; False saves a few
+            microseconds of each, and a resumed run is then another one (see also ``seed_batches`` of the loader).
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …; None takes a GPU where there is one.
         launcher: ``"none"``, ``"pytorch"`` (torchrun), ``"slurm"``, ``"mpi"``; None finds out from the environment.
     """
@@ -97,10 +94,11 @@ class Runner:
         experiment_name: str = "experiment",
         seed: int = 0,
         deterministic: Determinism = "off",
+        exact_resume: bool = True,
         device: str | None = None,
         launcher: str | None = None,
     ) -> None:
-        self._parts: dict[str, Any] = {
+        parts = {
             "model": model,
             "train_loop": train_loop,
             "val_loop": val_loop,
@@ -111,20 +109,19 @@ class Runner:
             "visualizer": visualizer,
             "log_processor": log_processor,
         }
-        self._built: dict[str, Any] = {}
+        super().__init__(seed, parts)
         self.model_setup = model_setup or ModelSetup()
         self.load_from = LoadFrom(load_from) if isinstance(load_from, str) else load_from
         self.resume_from = "auto" if resume is True else resume or None
         self.experiment_name = experiment_name
         self.work_dir = work_dir or os.path.join("work_dirs", experiment_name)
-        self.seed = seed
         self.deterministic: Determinism = deterministic
+        self.exact_resume = exact_resume
         self.launcher = launcher
         self.cfg: Any = None
         self.forward: Any = None
         self.is_training = False
         self._device_name = device
-        self._hooks: HookSchedule | None = None
         self._is_set_up = False
         self._has_weights = False
         self._is_prepared_for_training = False
@@ -154,7 +151,7 @@ class Runner:
             SystemExit: With code 143 after SIGTERM or SIGUSR1, when a checkpoint has been written.
         """
         for name in ("train_loop", "optim_wrapper"):
-            if self._parts[name] is None:
+            if not self.has(name):
                 raise ValueError(f"Runner.train() needs a {name}, and none was given")
         self.setup()
         self._save_config(self.work_dir)  # of the training, not of a later evaluation with other overrides
@@ -187,16 +184,16 @@ class Runner:
 
     def test(self) -> dict[str, Any]:
         """Evaluate on the test loader and return the metrics. Collective: every rank must call."""
-        return self._evaluate("test_loop" if self._parts["test_loop"] is not None else "val_loop")
+        return self._evaluate("test_loop" if self.has("test_loop") else "val_loop")
 
     def _evaluate(self, name: str) -> dict[str, Any]:
-        if self._parts[name] is None:
+        if not self.has(name):
             raise ValueError(f"the runner has no {name}, so there is nothing to evaluate on; give it one")
         self.setup()
         self.prepare_model(skip_weights=False, train=False)
         with self._running():
             self.call_hook("before_run")
-            metrics = self.get_part(name).run(self)
+            metrics = getattr(self, name).run(self)
             self.call_hook("after_run")
         return metrics
 
@@ -253,128 +250,25 @@ class Runner:
         if self.load_from is not None:
             self.load_from.load_into(model, self.logger)
 
-    def get_part(self, name: str) -> Any:
-        """Return a part of the runner, built on first use."""
-        if name not in self._built:
-            if name == "model":  # weights drawn in constructors are a function of the seed, whatever was built before
-                seed_everything(derive_seed(self.seed))
-            self._built[name] = _build(self._parts[name])
-            if name.endswith("_loop") and self._built[name] is not None:
-                self._adopt_loader(self._built[name].dataloader)
-        return self._built[name]
-
-    @property
-    def model(self) -> nn.Module:
-        """The model, without any wrapper around it."""
-        return self.get_part("model")
-
-    @property
-    def train_loop(self) -> TrainLoop:
-        """The train loop."""
-        return self.get_part("train_loop")
-
-    @property
-    def val_loop(self) -> ValLoop | None:
-        """The validation loop, or None."""
-        return self.get_part("val_loop")
-
-    @property
-    def test_loop(self) -> TestLoop | None:
-        """The test loop, or None."""
-        return self.get_part("test_loop")
-
-    @property
-    def optim_wrapper(self) -> AnyOptimWrapper:
-        """The optimizer wrapper."""
-        return self.get_part("optim_wrapper")
-
-    @property
-    def visualizer(self) -> Visualizer:
-        """The visualizer; where none was given, one that writes locally and to TensorBoard."""
-        if self._parts["visualizer"] is None:
-            self._parts["visualizer"] = Visualizer(vis_backends=[LocalVisBackend(), TensorboardVisBackend()])
-        return self.get_part("visualizer")
-
-    @property
-    def log_processor(self) -> LogProcessor:
-        """What makes log lines; where none was given, one that counts as the train loop does."""
-        if self._parts["log_processor"] is None:
-            self._parts["log_processor"] = LogProcessor(by_epoch=self.max_epochs is not None)
-        return self.get_part("log_processor")
-
-    @property
-    def hook_schedule(self) -> HookSchedule:
-        """The hooks and the order in which they run."""
-        if self._hooks is None:
-            hooks = self._parts["hooks"]
-            self._hooks = HookSchedule(default_hooks() if hooks is None else _build(hooks))
-        return self._hooks
-
-    @property
-    def hooks(self) -> dict[str, Hook]:
-        """The hooks by name, in calling order."""
-        return self.hook_schedule.hooks
-
-    # ------------------------------------------------------------------ where the run stands (mmengine's names)
-    @property
-    def epoch(self) -> int:
-        """Completed training epochs."""
-        loop = self._built.get("train_loop")
-        return loop.epoch if loop is not None else 0
-
-    @property
-    def iter(self) -> int:
-        """Completed training iterations."""
-        loop = self._built.get("train_loop")
-        return loop.iter if loop is not None else 0
-
-    @property
-    def max_epochs(self) -> int | None:
-        """Epochs to train, or None for a loop that counts iterations."""
-        return self.train_loop.max_epochs if self.is_training or "train_loop" in self._built else None
-
-    @property
-    def max_iters(self) -> int | None:
-        """Iterations to train."""
-        return self.train_loop.max_iters if self.is_training or "train_loop" in self._built else None
-
-    @property
-    def train_dataloader(self) -> Any:
-        """The loader of the train loop."""
-        return self.train_loop.dataloader
-
-    @property
-    def val_dataloader(self) -> Any:
-        """The loader of the validation loop, or None."""
-        return None if self.val_loop is None else self.val_loop.dataloader
-
-    @property
-    def test_dataloader(self) -> Any:
-        """The loader of the test loop, or None."""
-        return self.val_dataloader if self.test_loop is None else self.test_loop.dataloader
-
-    @property
-    def has_val(self) -> bool:
-        """Whether there is a validation loop, without building it."""
-        return self._parts["val_loop"] is not None
-
-    def num_batches(self, mode: str) -> int:
-        """Return the number of batches of one pass over the loader of `mode`."""
-        return len(getattr(self, f"{mode}_dataloader"))
-
     # ------------------------------------------------------------------ called by loops and hooks
     def call_hook(self, point: str, **kwargs: Any) -> None:
-        """Call every hook of a point, in order."""
-        if self.hook_schedule.points[point]:
-            self.hook_schedule.call(point, self, **kwargs)
+        """Call every hook of a point, in order; an exception keeps its type and says which hook raised it."""
+        schedule = self.hook_schedule
+        for method in schedule.points[point]:
+            try:
+                method(self, **kwargs)
+            except Exception as error:
+                schedule.add_note(error, method, point)
+                raise
 
     def seed_model_stream(self, position: int, mode: str = "train") -> None:
         """Seed the randomness inside the model for iteration `position` of `mode`."""
-        self.model_stream.seed(position, mode)
+        if self.exact_resume:
+            self.model_stream.seed(position, mode)
 
     def eval_context(self) -> contextlib.AbstractContextManager[Any]:
         """The context of validation: training's precision, where training has one."""
-        return evaluation_context(self._built.get("optim_wrapper", self._parts["optim_wrapper"]), self.model)
+        return evaluation_context(self.recipe_of("optim_wrapper"), self.model)
 
     def save_checkpoint(self, filename: str, *, out_dir: str | None = None, **options: Any) -> str:
         """Save everything that the run needs to continue; see `RunState.save`. Collective: every rank must call."""
@@ -470,11 +364,6 @@ class Runner:
                 "model)); by hand, build the optimizer over the model object that you pass"
             )
 
-    def _adopt_loader(self, loader: Any) -> None:
-        """Give a loader the seed of the run, unless it has its own."""
-        if hasattr(loader, "set_seed") and getattr(loader, "seed", None) is None:
-            loader.set_seed(self.seed)
-
     def _save_config(self, folder: str) -> None:
         """Write the resolved config, runnable and as data."""
         if self.cfg is not None and dist.is_main_process():
@@ -482,14 +371,3 @@ class Runner:
 
             for name in ("config.py", "config.json"):
                 LazyConfig.save(self.cfg, os.path.join(folder, name))
-
-
-def _build(part: Any) -> Any:
-    """Build recipes, also inside lists and dicts; objects pass through."""
-    if isinstance(part, Lazy):
-        return part()
-    if isinstance(part, Mapping):
-        return {key: _build(value) for key, value in part.items()}
-    if isinstance(part, list | tuple):
-        return [_build(value) for value in part]
-    return part

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import nn
@@ -23,10 +25,15 @@ from ..checkpoint import (
     mark_latest_checkpoint,
     read_checkpoint,
 )
+from ..hooks import CheckpointHook
 from ..optim import param_schedulers_state_dict, resume_param_schedulers
 
 if TYPE_CHECKING:
     from .runner import Runner
+
+PREEMPTED = "preempted.pth"
+"""The checkpoint of a run that a signal stopped; gone as soon as the resumed run has saved a regular one."""
+_NEEDED = ("state_dict", "optimizer", "train_loop", "param_schedulers")
 
 
 @dataclasses.dataclass
@@ -69,6 +76,7 @@ class RunState:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._writer: CheckpointWriter | None = None
+        self._failure: OSError | None = None
         self.generators: dict[str, torch.Generator] = {}
 
     # ------------------------------------------------------------------ saving
@@ -117,6 +125,9 @@ class RunState:
     ) -> str:
         """Save the state of the run; only the main process writes. Collective: every rank must call.
 
+        A file that cannot be written (a full disk) is logged as an error, and training goes on with the checkpoints
+        that there are; the second one in a row is raised, and so is that of the last save, by `wait`.
+
         Args:
             filename: Name of the file, without a folder.
             out_dir: Its folder; None for the run folder.
@@ -128,8 +139,14 @@ class RunState:
 
         Returns:
             The path of the file.
+
+        Raises:
+            OSError: When this file and the one before could not be written.
+            CheckpointError: When the state holds a value that no checkpoint can hold.
         """
         runner = self._runner
+        if self._writer is not None:
+            self._tolerate_once(self._writer.wait)  # so that what is collected now is what the last save left
         folder = out_dir or runner.work_dir
         path = os.path.join(folder, filename)
         checkpoint = self.collect(save_optimizer=save_optimizer, save_param_scheduler=save_param_scheduler)
@@ -140,22 +157,57 @@ class RunState:
             def finish() -> None:
                 if is_latest:
                     mark_latest_checkpoint(path)
+                    if filename != PREEMPTED:
+                        with contextlib.suppress(FileNotFoundError):
+                            os.remove(os.path.join(folder, PREEMPTED))
                 if then is not None:
                     then()
+                self._failure = None
 
-            self._writer_for(async_save).save(checkpoint, path, then=finish)
+            if self._writer is None or self._writer.async_save != async_save:
+                self._writer = CheckpointWriter(async_save=async_save)
+            self._tolerate_once(functools.partial(self._writer.save, checkpoint, path, then=finish))
         return path
 
     def wait(self) -> None:
-        """Wait until everything saved is on disk; an error of the writer is raised here at the latest."""
+        """Wait until everything saved is on disk.
+
+        Raises:
+            BaseException: What the writer raised, or what kept the last save from being written.
+        """
         if self._writer is not None:
             self._writer.wait()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
-    def _writer_for(self, async_save: bool) -> CheckpointWriter:
-        if self._writer is None or self._writer.async_save != async_save:
-            self.wait()
-            self._writer = CheckpointWriter(async_save=async_save)
-        return self._writer
+    def _tolerate_once(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            if self._failure is not None:
+                self._failure = None
+                error.add_note("the checkpoint before it could not be written either, so training was stopped")
+                raise
+            self._failure = error
+            self._runner.logger.error("no checkpoint was saved, training goes on: %s", error)
+
+    def stop(self, reason: str) -> NoReturn:
+        """Save and leave, as a signal asked for. Collective: every rank must call.
+
+        Raises:
+            SystemExit: With code 143, when the checkpoint is on disk.
+        """
+        path = self.save(PREEMPTED, out_dir=self._folders()[-1])
+        self.wait()
+        self._runner.logger.warning("%s: saved %s; exiting with code 143", reason, path)
+        raise SystemExit(143)
+
+    def _folders(self) -> list[str]:
+        """The run folder, and behind it the folders in which hooks save."""
+        hooks = self._runner.hooks.values()
+        saving = [h.out_dir for h in hooks if isinstance(h, CheckpointHook) and h.out_dir is not None]
+        return list(dict.fromkeys([self._runner.work_dir, *saving]))
 
     def _config_text(self) -> str | None:
         """The resolved config as Python text: data for a reader, never executed when a checkpoint is loaded."""
@@ -199,15 +251,18 @@ class RunState:
             rejected.append(f"{path}: {reason}")
             runner.logger.warning("not resuming from %s: %s", path, reason)
 
-        path = find_valid_checkpoint(runner.work_dir, on_reject=reject)
-        if path is None and rejected:
+        folders = self._folders()
+        found = [find_valid_checkpoint(folder, reject, _why_not_resumable) for folder in folders]
+        newest = max((path for path in found if path is not None), key=os.path.getmtime, default=None)
+        where = " and ".join(folders)
+        if newest is None and rejected:
             raise CheckpointError(
-                f"no checkpoint in {runner.work_dir} can be resumed:\n  " + "\n  ".join(rejected) + "\nRemove them to "
+                f"no checkpoint in {where} can be resumed:\n  " + "\n  ".join(rejected) + "\nRemove them to "
                 "begin anew, or name another checkpoint with --resume PATH"
             )
-        if path is None:
-            runner.logger.info("no checkpoint in %s yet: beginning anew", runner.work_dir)
-        return path
+        if newest is None:
+            runner.logger.info("no checkpoint in %s yet: beginning anew", where)
+        return newest
 
     def resume(self, path: str) -> None:
         """Restore the whole state of the run from a checkpoint. Collective: every rank must call.
@@ -218,12 +273,8 @@ class RunState:
         """
         runner = self._runner
         checkpoint = read_checkpoint(path)
-        missing = [k for k in ("state_dict", "optimizer", "train_loop", "param_schedulers") if k not in checkpoint]
-        if missing:
-            raise CheckpointError(
-                f"{path} cannot be resumed: it has no {', '.join(missing)}. It holds {', '.join(checkpoint)}; weights "
-                "alone are loaded with load_from (or --checkpoint)"
-            )
+        if lack := _what_is_missing(checkpoint):
+            raise CheckpointError(f"{path} cannot be resumed: {lack}")
         runner.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         load_state_dict(runner.model, checkpoint["state_dict"], strict=True, logger=runner.logger)
         runner.optim_wrapper.load_state_dict(checkpoint["optimizer"])
@@ -267,6 +318,27 @@ class RunState:
                 meta.get("seed"),
                 runner.seed,
             )
+
+
+def _what_is_missing(checkpoint: Any) -> str | None:
+    """None for the state of a whole run; otherwise what a file such as published weights lacks."""
+    keys = [str(key) for key in checkpoint] if isinstance(checkpoint, dict) else []
+    missing = [key for key in _NEEDED if key not in keys]
+    if not missing:
+        return None
+    held = ", ".join(keys[:8]) + (", …" if len(keys) > 8 else "")
+    return (
+        f"it has no {', '.join(missing)}. It holds {held or type(checkpoint).__name__}; weights alone are loaded with "
+        "load_from (or --checkpoint)"
+    )
+
+
+def _why_not_resumable(path: str) -> str | None:
+    """The reason for which a whole file is no candidate; its tensors are not read."""
+    try:
+        return _what_is_missing(read_checkpoint(path, map_location="meta", verify=False))
+    except CheckpointError as error:
+        return str(error)
 
 
 def find_named_checkpoint(work_dir: str, name: str) -> str:

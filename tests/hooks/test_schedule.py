@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from lazyengine.hooks import HOOK_POINTS, Hook, HookSchedule, Priority, default_hooks, get_priority
+from lazyengine.runner import Runner
+
+
+def call(schedule: HookSchedule, point: str) -> None:
+    """Call the hooks of a point as the runner does."""
+    runner = Runner(torch.nn.Identity(), hooks=schedule.hooks)
+    runner.call_hook(point)
 
 
 class Recorder(Hook):
@@ -21,7 +29,7 @@ def test_priority_decides_first_and_the_given_order_second():
     hooks = [Recorder(name, calls) for name in "abcd"]
     for hook, priority in zip(hooks, ("LOWEST", 50, Priority.NORMAL, "very_high")):
         hook.priority = priority
-    HookSchedule(hooks).call("before_run", None)
+    call(HookSchedule(hooks), "before_run")
     assert calls == ["d", "b", "c", "a"]
 
 
@@ -45,7 +53,7 @@ def test_generic_form_receives_the_mode():
 
     schedule = HookSchedule([Modes()])
     for mode in ("train", "val", "test"):
-        schedule.call(f"before_{mode}_epoch", None)
+        call(schedule, f"before_{mode}_epoch")
     assert seen == ["train", "val", "test"]
 
 
@@ -76,7 +84,7 @@ def test_an_exception_keeps_its_type_and_names_hook_and_point():
             raise ZeroDivisionError("boom")
 
     with pytest.raises(ZeroDivisionError, match="boom") as caught:
-        HookSchedule({"mine": Broken()}).call("before_run", None)
+        call(HookSchedule({"mine": Broken()}), "before_run")
     assert caught.value.__notes__ == ["raised in hook Broken.before_run (hooks['mine'])"]
     assert caught.traceback[-1].name == "before_run"
 

@@ -257,7 +257,7 @@ def test_an_error_in_the_step_names_iteration_and_batch(tmp_path):
     runner = toy_runner(str(tmp_path))
     runner.model.net[0] = torch.nn.Linear(3, 8)
     runner._parts["optim_wrapper"] = type(runner.optim_wrapper)(torch.optim.SGD(runner.model.parameters(), lr=0.1))
-    runner._built.pop("optim_wrapper")
+    del runner.optim_wrapper
     runner._parts["param_schedulers"] = None
     with pytest.raises(RuntimeError) as caught:
         runner.train()
