@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -10,7 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from .. import dist
 from .best import BestTracker, Rule
+from .ema_hook import EMAHook
 from .hook import Hook, Priority
+from .param_scheduler_hook import ParamSchedulerHook
+from .runtime_info_hook import RuntimeInfoHook
+from .sync_buffers_hook import SyncBuffersHook
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -90,10 +95,11 @@ class CheckpointHook(Hook):
         self.best = BestTracker(indicators, rule, greater_keys, less_keys) if indicators else None
         self.best_names: dict[str, str] = {}
         self._kept: list[str] = []
+        self._stale: list[str] = []  # to be deleted when the next checkpoint is in place
         self._pending: str | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Make sure, before any work is done, that the folder can be written to.
+        """Make sure, before any work is done, that the folder can be written to; end a deletion that was cut off.
 
         Raises:
             OSError: When it cannot.
@@ -109,6 +115,7 @@ class CheckpointHook(Hook):
             except OSError as error:
                 error.add_note(f"checkpoints could not be written to {folder}; set work_dir to a writable folder")
                 raise
+            self._prune(folder, tuple(self._stale), runner.logger.warning)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Save by epoch."""
@@ -141,8 +148,9 @@ class CheckpointHook(Hook):
             self.best_names[indicator] = name
             runner.message_hub.update_info(f"best/{indicator}", score)
             runner.logger.info("best %s so far: %.4f; saving %s", indicator, score, name)
-            stale = [former] if former and former != name else []
-            self._write(runner, name, stale=stale, is_latest=False)
+            if former and former != name:
+                self._stale.append(former)
+            self._write(runner, name, is_latest=False)
 
     def after_train(self, runner: Runner) -> None:
         """Save at the end in a loop without epochs, and write the published files."""
@@ -161,6 +169,11 @@ class CheckpointHook(Hook):
             return []
         return [(f"best {k}", f"{v:.4f} ({self.best_names.get(k, '?')})") for k, v in self.best.scores.items()]
 
+    def must_follow(self, other: Hook) -> bool:
+        """Whether `other` changes what is saved here."""
+        changes = isinstance(other, RuntimeInfoHook | ParamSchedulerHook | SyncBuffersHook | EMAHook)
+        return changes or type(other).state_dict is not Hook.state_dict
+
     def describe_interval(self) -> str:
         """Say how often, for the timeline."""
         text = super().describe_interval() if self.interval > 0 else ""
@@ -173,6 +186,7 @@ class CheckpointHook(Hook):
             "best": self.best.state_dict() if self.best else {},
             "best_names": dict(self.best_names),
             "kept": list(self._kept),
+            "stale": list(self._stale),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -181,6 +195,7 @@ class CheckpointHook(Hook):
             self.best.load_state_dict(state_dict["best"])
             self.best_names = {k: v for k, v in state_dict["best_names"].items() if k in self.best.scores}
         self._kept = list(state_dict["kept"])
+        self._stale = list(state_dict.get("stale", []))
 
     # ------------------------------------------------------------------ inside
     def _position(self, runner: Runner) -> str:
@@ -199,14 +214,17 @@ class CheckpointHook(Hook):
         if name in self._kept:
             self._kept.remove(name)
         self._kept.append(name)
-        stale = []
         if self.max_keep_ckpts > 0:
-            stale, self._kept = self._kept[: -self.max_keep_ckpts], self._kept[-self.max_keep_ckpts :]
+            self._stale += self._kept[: -self.max_keep_ckpts]
+            self._kept = self._kept[-self.max_keep_ckpts :]
         runner.logger.info("saving %s", name)
-        self._write(runner, name, stale=stale, is_latest=True)
+        self._write(runner, name, is_latest=True)
 
-    def _write(self, runner: Runner, name: str, *, stale: list[str], is_latest: bool) -> None:
+    def _write(self, runner: Runner, name: str, *, is_latest: bool) -> None:
         """Write a checkpoint; what it makes superfluous is deleted only when it is in place."""
+        if name in self._stale:
+            self._stale.remove(name)
+        folder = self.out_dir or runner.work_dir
         runner.save_checkpoint(
             name,
             out_dir=self.out_dir,
@@ -214,12 +232,10 @@ class CheckpointHook(Hook):
             save_param_scheduler=self.save_param_scheduler,
             is_latest=is_latest,
             async_save=self.async_save,
-            then=_deleter(self.out_dir or runner.work_dir, stale, runner.logger.warning),
+            then=functools.partial(self._prune, folder, tuple(self._stale), runner.logger.warning),
         )
 
-
-def _deleter(folder: str, names: list[str], warn: Callable[..., None]) -> Callable[[], None]:
-    def delete() -> None:
+    def _prune(self, folder: str, names: Sequence[str], warn: Callable[..., None]) -> None:
         for name in names:
             path = os.path.join(folder, os.path.basename(name))
             try:
@@ -228,8 +244,7 @@ def _deleter(folder: str, names: list[str], warn: Callable[..., None]) -> Callab
                     os.remove(path)
             except OSError as error:
                 warn("could not delete the old checkpoint %s: %s", path, error)
-
-    return delete
+            self._stale.remove(name)
 
 
 def publish(path: str, keys: Sequence[str]) -> str:

@@ -31,7 +31,7 @@ class EarlyStoppingHook(Hook):
         ValueError: For a negative `patience` or `min_delta`.
     """
 
-    priority = Priority.LOWEST
+    priority = Priority.LOW
 
     def __init__(
         self,
@@ -89,6 +89,10 @@ class EarlyStoppingHook(Hook):
         self.best_score = state_dict["best_score"]
         self.wait_count = state_dict["wait_count"]
         self.reason = state_dict["reason"]
+
+    def describe_interval(self) -> str:
+        """Say what is watched, for the timeline."""
+        return f"watches {self.monitor}, patience {self.patience}"
 
     def _judge(self, score: float) -> str | None:
         """Count, and say why to stop, or None."""

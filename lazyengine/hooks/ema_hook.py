@@ -23,7 +23,8 @@ class EMAHook(Hook):
         ema_type: Class of the average: `ExponentialMovingAverage`, `StochasticWeightAverage`,
             `MomentumAnnealingEMA` or another `BaseAveragedModel`.
         strict_load: Whether a checkpoint without averaged weights, or with other keys, is an error on resume.
-        begin_iter: Iterations before averaging begins; until then the average is a copy.
+        begin_iter: Number of the iteration, counted from 1, with which averaging begins; until then, and in that
+            iteration, the average is a copy.
         begin_epoch: The same in epochs; give only one of the two.
         **kwargs: Arguments of `ema_type`, such as ``momentum``, ``interval``, ``update_buffers``.
 
@@ -72,7 +73,7 @@ class EMAHook(Hook):
         """Update the average when the optimizer has stepped."""
         if self.ema_model is None or not runner.optim_wrapper.at_step_boundary:
             return
-        if runner.iter + 1 >= self.begin_iter and runner.epoch >= self.begin_epoch:
+        if runner.iter + 1 >= self.begin_iter and runner.epoch + 1 >= self.begin_epoch:
             self.ema_model.update_parameters(runner.model)
         else:
             self.ema_model.steps = 0
@@ -94,6 +95,11 @@ class EMAHook(Hook):
     def after_test_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
         """Exchange them back."""
         self._swap(runner, into_model=False)
+
+    def describe_interval(self) -> str:
+        """Say from when on, for the timeline."""
+        begin = f", from epoch {self.begin_epoch}" if self.begin_epoch > 1 else ""
+        return f"each optimizer step{begin or (f', from iteration {self.begin_iter}' if self.begin_iter > 1 else '')}"
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Put the averaged weights first, and the source beside them."""

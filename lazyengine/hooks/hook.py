@@ -202,13 +202,18 @@ class Hook:
         """Whether the current iteration is the last one of the run."""
         return runner.max_iters is not None and runner.iter + 1 == runner.max_iters
 
+    # How hooks get along
+    def must_follow(self, other: Hook) -> bool:
+        """Whether this hook needs what `other` does at a point of both. The wrong order is reported at the start."""
+        return False
+
     def describe_interval(self) -> str:
-        """Say how often this hook acts, for the timeline table."""
+        """Say when this hook acts, for the timeline; here from the attributes ``interval`` and ``by_epoch``."""
         interval = getattr(self, "interval", None)
         if not isinstance(interval, int):
             return ""
-        unit = {True: "epochs", False: "iterations", None: ""}[getattr(self, "by_epoch", None)]
-        return f"every {interval} {unit}".strip() if interval > 0 else "never"
+        unit = {True: "epoch", False: "iteration", None: "time"}[getattr(self, "by_epoch", None)]
+        return "never" if interval <= 0 else f"every {unit}" if interval == 1 else f"every {interval} {unit}s"
 
     # State
     def state_dict(self) -> dict[str, Any]:

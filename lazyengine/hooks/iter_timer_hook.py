@@ -30,9 +30,31 @@ class IterTimerHook(Hook):
         """Forget the times of an earlier start: the machine may be another one."""
         self._train_seconds = 0.0
         self._num_train_iters = 0
+        self._update_time = runner.message_hub.scalar_updater("train/time")
+        self._update_data_time = runner.message_hub.scalar_updater("train/data_time")
 
     def _before_epoch(self, runner: Runner, mode: str = "train") -> None:
         self._last_end = time.perf_counter()
+
+    def after_val(self, runner: Runner) -> None:
+        """Leave the validation out of the next iteration's time."""
+        self._last_end = time.perf_counter()
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Record how long the batch was waited for."""
+        self._update_data_time(time.perf_counter() - self._last_end)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Record how long the iteration took, and what that means for the rest."""
+        now = time.perf_counter()
+        duration, self._last_end = now - self._last_end, now
+        self._update_time(duration)
+        self._train_seconds += duration
+        self._num_train_iters += 1
+        num_left = runner.train_loop.max_iters - runner.train_loop.num_iters_completed
+        runner.message_hub.update_info("eta", self._train_seconds / self._num_train_iters * num_left)
 
     def _before_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = "train") -> None:
         runner.message_hub.update_scalar(mode + "/data_time", time.perf_counter() - self._last_end)
@@ -41,15 +63,6 @@ class IterTimerHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = "train"
     ) -> None:
         now = time.perf_counter()
-        duration = now - self._last_end
-        self._last_end = now
-        hub = runner.message_hub
-        hub.update_scalar(mode + "/time", duration)
-        if mode == "train":
-            self._train_seconds += duration
-            self._num_train_iters += 1
-            if runner.max_iters is not None:
-                mean = self._train_seconds / self._num_train_iters
-                hub.update_info("eta", mean * (runner.max_iters - runner.iter - 1))
-        else:
-            hub.update_info("eta", duration * (runner.num_batches(mode) - batch_idx - 1))
+        duration, self._last_end = now - self._last_end, now
+        runner.message_hub.update_scalar(mode + "/time", duration)
+        runner.message_hub.update_info("eta", duration * (runner.num_batches(mode) - batch_idx - 1))

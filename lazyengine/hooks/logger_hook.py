@@ -6,6 +6,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .hook import Hook, Priority
+from .iter_timer_hook import IterTimerHook
+from .runtime_info_hook import RuntimeInfoHook
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -80,6 +82,14 @@ class LoggerHook(Hook):
             rows.extend(getattr(hook, "summary", list)())
         width = max(len(name) for name, _ in rows)
         runner.logger.info("done\n%s", "\n".join(f"  {name.ljust(width)}  {value}" for name, value in rows))
+
+    def must_follow(self, other: Hook) -> bool:
+        """Whether `other` records what is written here."""
+        return isinstance(other, RuntimeInfoHook | IterTimerHook)
+
+    def describe_interval(self) -> str:
+        """Say how often, for the timeline."""
+        return f"every {self.interval} iterations"
 
     def _after_eval_iter(self, runner: Runner, batch_idx: int, mode: str) -> None:
         if self.every_n_inner_iters(batch_idx, self.interval):

@@ -101,8 +101,17 @@ class ProfilerHook(Hook):
         if self._profiler is not None:
             self._profiler.step()
 
+    def describe_interval(self) -> str:
+        """Say which iterations of this start, for the timeline."""
+        begin = self.schedule["wait"] + self.schedule["warmup"] + 1
+        return f"iterations {begin} to {begin + self.schedule['active'] - 1}"
+
     def after_train(self, runner: Runner) -> None:
         """Stop the profiler; what it has recorded so far is written."""
+        self.close()
+
+    def close(self) -> None:
+        """Stop the profiler, also when the run failed."""
         if self._profiler is not None:
             self._profiler.stop()
             self._profiler = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .hook import Hook, Priority
@@ -23,6 +24,7 @@ class RuntimeInfoHook(Hook):
 
     def __init__(self) -> None:
         self._stages: list[str | None] = []
+        self._updaters: dict[str, Callable[..., None]] = {}
 
     def before_run(self, runner: Runner) -> None:
         """Record what identifies the run."""
@@ -30,6 +32,7 @@ class RuntimeInfoHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Record where the run stands and where it ends."""
+        self._updaters.clear()
         self._enter(runner, "train")
         info = {"epoch": runner.epoch, "iter": runner.iter, "max_epochs": runner.max_epochs}
         info["max_iters"] = runner.max_iters
@@ -48,19 +51,24 @@ class RuntimeInfoHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Record the iteration and the learning rate that it uses."""
-        hub = runner.message_hub
-        hub.update_info("iter", runner.iter)
+        runner.message_hub.update_info("iter", runner.iter)
         for name, values in runner.optim_wrapper.get_lr().items():
-            hub.update_scalar("train/" + name, values[0])
+            self._record(runner, name, values[0])
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
         """Record the losses."""
         if outputs:
-            hub = runner.message_hub
             for name, value in outputs.items():
-                hub.update_scalar("train/" + name, value)
+                self._record(runner, name, value)
+
+    def _record(self, runner: Runner, name: str, value: Any) -> None:
+        """Update a scalar of training; what does so is looked up once."""
+        update = self._updaters.get(name)
+        if update is None:
+            update = self._updaters[name] = runner.message_hub.scalar_updater("train/" + name)
+        update(value)
 
     def before_val(self, runner: Runner) -> None:
         """Enter the validation stage; training's comes back afterwards."""
@@ -87,15 +95,12 @@ class RuntimeInfoHook(Hook):
         _record(runner, "test", metrics)
 
     def _enter(self, runner: Runner, stage: str) -> None:
-        self._stages.append(runner.message_hub.runtime_info.get("loop_stage"))
-        runner.message_hub.update_info("loop_stage", stage)
+        self._stages.append(runner.message_hub.get_info("loop_stage"))
+        runner.message_hub.update_info("loop_stage", stage, resumed=False)
 
     def _leave(self, runner: Runner) -> None:
         outer = self._stages.pop() if self._stages else None
-        if outer is None:
-            runner.message_hub.runtime_info.pop("loop_stage", None)
-        else:
-            runner.message_hub.update_info("loop_stage", outer)
+        runner.message_hub.update_info("loop_stage", outer, resumed=False)
 
 
 def _record(runner: Runner, mode: str, metrics: dict[str, Any] | None) -> None:

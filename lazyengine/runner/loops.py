@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .. import dist
+from ..dist.comm import exchange_numbers
 from ..evaluator import Evaluator
 from ..model import test_step, train_step, val_step
 from .batch import describe_batch
@@ -105,6 +107,22 @@ class BaseTrainLoop:
         self.batch += 1
         runner.call_hook("after_train_iter", batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
         self.iter += 1
+
+    def check_ranks(self) -> None:
+        """Make sure that all ranks have the same number of batches. Collective: every rank must call.
+
+        Raises:
+            ValueError: On every rank, when they have not: the last ones would wait for the others for ever.
+        """
+        if dist.get_world_size() == 1:
+            return
+        lengths = [length for (length,) in exchange_numbers([self.epoch_length or -1])]
+        if len(set(lengths)) > 1:
+            listed = ", ".join(f"rank {rank}: {length}" for rank, length in enumerate(lengths))
+            raise ValueError(
+                f"the train loader has a different number of batches on each rank ({listed}); give every rank the same "
+                "dataset and batch size, and a sampler with round_up=True"
+            )
 
     def validate_if_due(self, runner: Runner) -> None:
         """Run the validation that is due at this position, also one that a restart cut off."""
@@ -341,8 +359,9 @@ class ValLoop:
         runner.model.eval()
         metrics: dict[str, Any] = {}
         done = 0
-        for self.loader_name, loader in loaders_of(self.dataloader).items():
-            evaluator = self.evaluators[self.loader_name]
+        for name, loader in loaders_of(self.dataloader).items():
+            self.loader_name = name
+            evaluator = self.evaluators[name]
             meta = getattr(getattr(loader, "dataset", None), "metainfo", None)
             if meta:
                 evaluator.dataset_meta = meta
@@ -351,10 +370,10 @@ class ValLoop:
                     self.run_iter(runner, done, data_batch)
                     done += 1
             values = evaluator.evaluate(len(loader.dataset))
-            prefix = f"{self.loader_name}/" if self.loader_name else ""
+            prefix = f"{name}/" if name else ""
             metrics.update({prefix + key: value for key, value in values.items()})
         if runner.is_training:
-            runner.train_loop.val_due = False  # hooks take the metrics now: what they save has this validation behind it
+            runner.train_loop.val_due = False  # what hooks save from here on has this validation behind it
         runner.call_hook(f"after_{mode}_epoch", metrics=metrics)
         runner.call_hook(f"after_{mode}")
         runner.model.train(was_training)

@@ -62,7 +62,7 @@ def test_misspelt_point_is_an_error_with_the_near_match():
         def after_trainiter(self, runner):
             pass
 
-    with pytest.raises(ValueError, match=r"after_trainiter .*test_schedule\.py:\d+.*did you mean 'after_train_iter'"):
+    with pytest.raises(ValueError, match=r"after_trainiter .*test_schedule\.py.*did you mean 'after_train_iter'"):
         HookSchedule([Typo()])
 
 
@@ -101,7 +101,7 @@ def test_timeline_names_every_default_hook_with_its_interval_and_file():
     for name in ("RuntimeInfoHook", "IterTimerHook", "DistSamplerSeedHook", "LoggerHook", "ParamSchedulerHook"):
         assert name in table
     rows = [line for line in table.splitlines() if "CheckpointHook" in line]
-    assert any("every 1 epochs" in row and "checkpoint_hook.py:" in row for row in rows)
+    assert any("every epoch" in row and "checkpoint_hook.py" in row for row in rows)
 
 
 def test_points_are_mmengines():
