@@ -35,7 +35,10 @@ def coerce(text: str, annotation: Any, old: Any = None) -> Any:
         Mismatch: If it does not fit; the message says what is accepted.
         OverrideError: If it starts like a literal and is none, where no text is expected.
     """
-    convert = converter_of(annotation)
+    try:
+        convert = _SIMPLE.get(annotation) or converter_of(annotation)
+    except TypeError:
+        convert = converter_of(annotation)
     try:
         value = read_value(text)
     except OverrideError:

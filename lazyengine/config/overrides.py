@@ -13,6 +13,7 @@ from .grammar import Override, format_path, parse_override, parse_path
 from .loaded import Config
 from .node import (
     Node,
+    _remember,
     add_value,
     children_of,
     defined_at,
@@ -171,7 +172,11 @@ class _Batch:
                 raise OverrideError(_mismatch(path, text, error, old)) from None
             value = None  # `x: int = None`
         self.save(node)
-        set_argument(node, name, value, source=source)
+        if known and not (node.__extra__ and node.__extra__.frozen):  # set_argument without checks made above
+            _remember(node, name, source)
+            arguments[name] = value
+        else:
+            set_argument(node, name, value, source=source)
 
     def apply_to_config(self, cfg: Config, name: Step, override: Override, source: str) -> None:
         kind, path, text = override

@@ -328,11 +328,12 @@ class _Decoder:
                 values = self.items(item["$array"], path)
                 if dtype.kind not in "biuf" or not all(isinstance(v, bool | int | float) for v in values):
                     raise SaveError(f"{path}: an array of numbers is expected.")
-                array = numpy.array(values, dtype=dtype).reshape(shape)
+                with numpy.errstate(over="raise", invalid="raise"):
+                    array = numpy.array(values, dtype=dtype).reshape(shape)
             return array[()] if item.get("$scalar") else array
         except SaveError:
             raise
-        except (ValueError, TypeError, OverflowError, EOFError, SyntaxError, MemoryError) as error:
+        except (ValueError, TypeError, ArithmeticError, EOFError, SyntaxError, MemoryError) as error:
             raise SaveError(f"{path}: the array cannot be read: {error}.") from None
 
     def enum(self, item: Any, path: str) -> Any:

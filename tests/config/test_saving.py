@@ -331,6 +331,12 @@ def test_a_malicious_file_runs_nothing(tmp_path):
         sys.path.remove(str(tmp_path))
 
 
+def test_keys_of_a_value_may_come_in_any_order(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes(document(a={"$kind": "Path", "$path": "x"}, b={"$with": {"a": 1}, "$call": "builtins:dict"}))
+    assert load_json(path) == Config({"a": pathlib.Path("x"), "b": L(dict)(a=1)})
+
+
 def test_a_refusal_says_what_to_allow(tmp_path):
     path = tmp_path / "config.json"
     path.write_bytes(document(net={"$call": f"{__name__}:Thing"}))
@@ -382,6 +388,7 @@ def test_a_refusal_says_what_to_allow(tmp_path):
         (document(a={"$array": ["x"], "$dtype": "<f4", "$shape": [1]}), "array of numbers"),
         (document(a={"$array": [1], "$dtype": "<f4", "$shape": [7]}), "cannot be read"),
         (document(a={"$array": [1], "$dtype": "nonsense", "$shape": [1]}), "cannot be read"),
+        (document(a={"$array": [1e300], "$dtype": "<f4", "$shape": [1]}), "cannot be read"),
         (document(a={"$npy": "AAAA"}), "cannot be read"),
     ],
 )
