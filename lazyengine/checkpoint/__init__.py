@@ -14,6 +14,7 @@ from .loading import (
 from .plain import to_plain
 from .reading import SkippedObject, read_checkpoint, verify_checkpoint
 from .saving import CheckpointWriter, mark_latest_checkpoint, save_checkpoint
+from .sharded import gather_shards, is_sharded_tensor, shard_optimizer_state
 from .state_dict import get_state_dict, load_state_dict, unwrap_module, weights_to_cpu
 
 __all__ = [  # noqa: RUF022 - in reading order
@@ -39,6 +40,10 @@ __all__ = [  # noqa: RUF022 - in reading order
     # give away
     "export_safetensors",
     "average_checkpoints",
+    # sharded over ranks
+    "gather_shards",
+    "is_sharded_tensor",
+    "shard_optimizer_state",
     # details
     "state_dict_of",
     "revise_state_dict",

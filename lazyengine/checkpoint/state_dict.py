@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .sharded import shard_state
+
 _SHOWN = 10  # keys of a kind in a message
 
 
@@ -88,7 +90,8 @@ def load_state_dict(
     """Load tensors into a model and report what did not match.
 
     Tensors of another shape are left out, as is what the model does not know; unlike ``nn.Module.load_state_dict``
-    that is no error unless ``strict``. Missing ``num_batches_tracked`` counters are no mismatch.
+    that is no error unless ``strict``. Missing ``num_batches_tracked`` counters are no mismatch. A model that FSDP2
+    shards takes its share of whole tensors; then every rank must call.
 
     Args:
         module: Receives the tensors; DDP, DataParallel and ``torch.compile`` wrappers are looked through.
@@ -110,6 +113,7 @@ def load_state_dict(
     unexpected: list[str] = []
     errors: list[str] = []
     own = get_state_dict(module, keep_vars=True)
+    state_dict = shard_state(state_dict, own)
     mismatched = {
         key: (tuple(value.shape), tuple(own[key].shape))
         for key, value in state_dict.items()

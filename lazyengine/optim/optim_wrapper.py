@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lazyengine.checkpoint import shard_optimizer_state
 from lazyengine.dist import get_world_size
 from lazyengine.logging import MessageHub, print_log
 
@@ -320,6 +321,8 @@ class OptimWrapper:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, or the state of a plain optimizer or of mmengine's wrappers.
 
+        For parameters that FSDP2 shards, the state holds whole tensors; then every rank must call.
+
         Raises:
             ValueError: If the parameter groups are not those of the saved optimizer.
         """
@@ -327,7 +330,7 @@ class OptimWrapper:
         counters = state_dict.pop(_STATE_KEY, {})
         state_dict.pop("base_param_settings", None)  # of mmengine
         _check_same_groups(self.optimizer, state_dict)
-        self.optimizer.load_state_dict(state_dict)
+        self.optimizer.load_state_dict(shard_optimizer_state(state_dict, self.param_groups))
         self.num_optimizer_steps = counters.get("num_optimizer_steps", 0)
         self._inner_count = counters.get("inner_count", self._inner_count)
         self._guard.num_consecutive_skips = counters.get("num_consecutive_skips", 0)

@@ -19,6 +19,7 @@ from ..checkpoint import (
     CheckpointWriter,
     find_latest_checkpoint,
     find_valid_checkpoint,
+    gather_shards,
     get_state_dict,
     load_checkpoint_to_model,
     load_state_dict,
@@ -97,20 +98,27 @@ class RunState:
                 "dataset_meta": runner.message_hub.runtime_info.get("dataset_meta"),
                 "cfg": self._config_text(),
             },
-            "state_dict": get_state_dict(runner.model),
+            "state_dict": gather_shards(get_state_dict(runner.model)),
             "train_loop": loop,
             "message_hub": runner.message_hub.state_dict(),
             "hooks": {name: state for name, hook in runner.hooks.items() if (state := hook.state_dict())},
-            "generators": {name: generator.get_state() for name, generator in self.generators.items()},
+            "ranks": self._collect_ranks(),
         }
         if save_optimizer:
-            checkpoint["optimizer"] = runner.optim_wrapper.state_dict()
+            checkpoint["optimizer"] = gather_shards(runner.optim_wrapper.state_dict())
         if save_param_scheduler:
             checkpoint["param_schedulers"] = param_schedulers_state_dict(runner.param_schedulers)
-        dataset: Any = getattr(runner.train_dataloader, "dataset", None)
-        if hasattr(dataset, "state_dict"):
-            checkpoint["dataset"] = dataset.state_dict()
         return checkpoint
+
+    def _collect_ranks(self) -> list[dict[str, Any]]:
+        """Return what differs between ranks, by rank: generators of the user and positions in streams."""
+        own: dict[str, Any] = {}
+        if self.generators:
+            own["generators"] = {name: generator.get_state() for name, generator in self.generators.items()}
+        dataset: Any = getattr(self._runner.train_dataloader, "dataset", None)
+        if hasattr(dataset, "state_dict"):
+            own["dataset"] = dataset.state_dict()
+        return dist.all_gather_object(own) if own else []
 
     def save(
         self,
@@ -280,12 +288,7 @@ class RunState:
         runner.optim_wrapper.load_state_dict(checkpoint["optimizer"])
         runner.message_hub.load_state_dict(checkpoint["message_hub"])
         self._resume_hooks(checkpoint.get("hooks", {}))
-        for name, generator in self.generators.items():
-            if name in checkpoint.get("generators", {}):
-                generator.set_state(checkpoint["generators"][name])
-        dataset: Any = getattr(runner.train_dataloader, "dataset", None)
-        if "dataset" in checkpoint and hasattr(dataset, "load_state_dict"):
-            dataset.load_state_dict(checkpoint["dataset"])
+        self._resume_rank(checkpoint.get("ranks", []))
         loop = runner.train_loop
         loop.load_state_dict(checkpoint["train_loop"])
         resume_param_schedulers(
@@ -299,6 +302,22 @@ class RunState:
         runner.logger.info(
             "resumed from %s: %d epochs and %d iterations are done", path, runner.train_loop.epoch, runner.iter
         )
+
+    def _resume_rank(self, ranks: list[dict[str, Any]]) -> None:
+        if not ranks:
+            return
+        if len(ranks) != dist.get_world_size():
+            raise RuntimeError(
+                f"the checkpoint holds the {' and '.join(ranks[0])} of each of {len(ranks)} ranks, which cannot be "
+                f"shared out among {dist.get_world_size()}; resume with {len(ranks)} ranks"
+            )
+        own = ranks[dist.get_rank()]
+        for name, state in own.get("generators", {}).items():
+            if name in self.generators:
+                self.generators[name].set_state(state)
+        dataset: Any = getattr(self._runner.train_dataloader, "dataset", None)
+        if "dataset" in own and hasattr(dataset, "load_state_dict"):
+            dataset.load_state_dict(own["dataset"])
 
     def _resume_hooks(self, saved: dict[str, Any]) -> None:
         runner = self._runner
