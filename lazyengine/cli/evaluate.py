@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
-import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from ..config import ConfigError, LazyConfig, instantiate
 from ..config.node import arguments_of, is_node
+from .mistakes import is_mistake, report
 
 _DESCRIPTION = """\
 Compute metrics from the predictions that DumpResults saved, without the model.
@@ -52,7 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None for those of the process.
     """
     args = build_parser().parse_intermixed_args(argv)
-    from ..checkpoint import CheckpointError
     from ..evaluator import DumpResults, Evaluator, load_results
 
     try:
@@ -62,10 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not metrics:
             raise ConfigError("there is no metric to compute · give --metric NAME or --config FILE")
         samples = load_results(args.results, trusted=args.trusted)
-    except (ConfigError, CheckpointError, OSError, ValueError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        for note in getattr(error, "__notes__", ()):
-            print(note, file=sys.stderr)
+    except Exception as error:
+        if not is_mistake(error):
+            raise
+        report(error)
         return 2
     evaluator = Evaluator(metrics)
     if dataset is not None:

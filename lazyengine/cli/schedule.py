@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from ..config import ConfigError, Lazy, LazyCall, LazyConfig, instantiate
 from ..config.node import arguments_of
 from ..optim import SchedulerRecipes, build_param_schedulers
+from .mistakes import is_mistake, report
 
 _DESCRIPTION = """\
 Draw the learning rate (and momentum) of every parameter group over the whole run, without training.
@@ -42,10 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         cfg = LazyConfig.load(args.config)
         LazyConfig.apply_overrides(cfg, args.overrides)
         print(show(cfg, epoch_length=args.epoch_length, path=args.output))
-    except ConfigError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        for note in getattr(error, "__notes__", ()):
-            print(note, file=sys.stderr)
+    except Exception as error:
+        if not is_mistake(error):
+            raise
+        report(error)
         return 2
     if args.output is not None:
         print(f"\nwritten: {args.output}")

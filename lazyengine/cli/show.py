@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from ..config import ConfigError, ConfigFileError, LazyConfig, diff, format_tree
+from ..config import ConfigFileError, LazyConfig, diff, format_tree
 from ..config.show import check_config, format_keys
+from .mistakes import is_mistake, report
 
 _DESCRIPTION = """\
 Show a config: what every value is, where it came from, what can be overridden. Nothing is built.
@@ -64,13 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_intermixed_args(argv)
     try:
         text, code = _answer(args)
-    except ConfigError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        for note in getattr(error, "__notes__", ()):
-            print(note, file=sys.stderr)
-        return 2
-    except Exception:  # what the config's own code raises: its traceback says most
-        traceback.print_exc()
+    except Exception as error:
+        if not is_mistake(error):
+            raise
+        report(error)
         return 2
     try:
         print(text, flush=True)

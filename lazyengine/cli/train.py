@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import ConfigError, LazyConfig, format_tree
 from ..config.loaded import values_of
 from ..config.node import arguments_of, set_argument
+from .mistakes import is_mistake, report
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -83,17 +84,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_intermixed_args(argv)
     try:
         cfg = load_config(args)
-        runner = build_runner(cfg, args)
-    except ConfigError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        for note in getattr(error, "__notes__", ()):
-            print(note, file=sys.stderr)
-        return 2
-    try:
-        return run(runner, cfg, args)
+        return run(build_runner(cfg, args), cfg, args)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        if not is_mistake(error):
+            raise
+        report(error)
+        return 2
 
 
 def load_config(args: argparse.Namespace) -> Any:

@@ -1,0 +1,38 @@
+"""Tell a mistake in the config or the command line from a failed run, and report it without the engine's frames."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+import traceback
+
+from ..config import ConfigError
+
+_ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_HIDDEN = (_ENGINE, contextlib.__file__, functools.__file__)  # what stands between the engine and the code it calls
+_IN_THE_RUN = ("in training iteration", "in val batch", "in test batch", "raised in hook")
+
+
+def report(error: Exception) -> None:
+    """Print an error to stderr: its message and notes, below the frames of code that is not the engine's."""
+    if isinstance(error, ConfigError):  # its message says where
+        print(f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+        return
+    shown = traceback.TracebackException.from_exception(error)
+    shown.stack = traceback.StackSummary.from_list([f for f in shown.stack if not f.filename.startswith(_HIDDEN)])
+    print("".join(shown.format() if shown.stack else shown.format_exception_only()), end="", file=sys.stderr)
+
+
+def is_mistake(error: Exception) -> bool:
+    """Whether an error comes from the config file, or from a value that the engine refuses before any batch is read."""
+    notes = getattr(error, "__notes__", ())
+    if isinstance(error, ConfigError) or any(note.startswith("while loading config") for note in notes):
+        return True
+    if not isinstance(error, ValueError | TypeError | RuntimeError | FileNotFoundError):
+        return False
+    if any(note.startswith(_IN_THE_RUN) for note in notes):
+        return False
+    innermost = traceback.extract_tb(error.__traceback__)[-1].filename
+    return innermost.startswith(_ENGINE) or any(note.startswith("while building") for note in notes)
