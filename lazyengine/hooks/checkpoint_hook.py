@@ -222,8 +222,10 @@ class CheckpointHook(Hook):
 
     def _write(self, runner: Runner, name: str, *, is_latest: bool) -> None:
         """Write a checkpoint; what it makes superfluous is deleted only when it is in place."""
-        if name in self._stale:
+        with contextlib.suppress(ValueError):
             self._stale.remove(name)
+        if not dist.is_main_process():
+            self._stale.clear()
         folder = self.out_dir or runner.work_dir
         runner.save_checkpoint(
             name,
@@ -244,7 +246,8 @@ class CheckpointHook(Hook):
                     os.remove(path)
             except OSError as error:
                 warn("could not delete the old checkpoint %s: %s", path, error)
-            self._stale.remove(name)
+            with contextlib.suppress(ValueError):  # deleted by the save before, which a thread has finished meanwhile
+                self._stale.remove(name)
 
 
 def publish(path: str, keys: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ class LoggerHook(Hook):
     Curves of every mode are drawn over training iterations, so that they share an axis in every backend.
 
     Losses are on their device until a line is due; reading them here is the only time that training waits for the
-    device. At the end of the run a table sums it up.
+    device. With several ranks they are the means over all ranks. At the end of the run a table sums it up.
 
     Args:
         interval: Training iterations between two lines (validation: batches). In an epoch-based loop, counted within
@@ -50,6 +50,7 @@ class LoggerHook(Hook):
         is_due = (batch_idx + 1 if by_epoch else runner.iter + 1) % self.interval == 0
         if not is_due and not (not self.ignore_last and by_epoch and batch_idx + 1 == runner.num_batches("train")):
             return
+        runner.message_hub.average_over_ranks()
         tag, line = runner.log_processor.get_log_after_iter(runner, batch_idx, "train")
         self.last_values = tag
         runner.logger.info(line)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .terminal import count_bars, rich_terminal
@@ -61,13 +61,16 @@ class ProgressBar:
         self._tasks[mode] = self._progress.add_task(description or mode, total=total, completed=completed, values="")
         self._draw()
 
-    def advance(self, mode: str) -> None:
-        """Count one iteration. Cheap: the bar is drawn when it is due."""
+    def advance(self, mode: str, values: Callable[[], Mapping[str, Any]] | None = None) -> None:
+        """Count one iteration. Cheap: the bar is drawn when it is due, and ``values`` (see `show`) is called then."""
         if self._progress is None or mode not in self._tasks:
             return
         self._done[mode] += 1
         if time.monotonic() >= self._next_draw:
-            self._draw()
+            if values is None:
+                self._draw()
+            else:
+                self.show(mode, values())
 
     def show(self, mode: str, values: Mapping[str, Any]) -> None:
         """Show values beside the bar of ``mode``: numbers already on the host, and text such as the ETA."""

@@ -23,7 +23,8 @@ class TensorboardVisBackend(VisBackend):
     """Writes one event for each log event, with all its values, to ``<run_dir>/tensorboard``.
 
     All starts of a run share the folder, so TensorBoard shows one run; a resumed start begins with
-    ``SessionLog.START``, at which TensorBoard drops the steps that are computed anew. Scalars are called
+    ``SessionLog.START``, at which TensorBoard drops the steps that are computed anew; of the very step at which it
+    goes on, what is there already is not written again (a validation that is repeated). Scalars are called
     ``<mode>/<name>``. Events are queued and written at most once per ``interval_s``, by the thread that adds them;
     what is left when the interpreter exits is written then.
 
@@ -39,6 +40,7 @@ class TensorboardVisBackend(VisBackend):
         self.interval_s = interval_s
         self._events: _EventFile | None = None
         self._last_write = -math.inf
+        self._recorded: tuple[int, set[str]] = (-1, set())
 
     def start(self, save_dir: Path, run_dir: Path, resumed_step: int | None) -> None:
         """Take the folder; a resumed run voids later steps at once, a new one makes no file before its first value."""
@@ -46,6 +48,7 @@ class TensorboardVisBackend(VisBackend):
         events = self._events = _EventFile(self.log_dir or run_dir / "tensorboard")
         weakref.finalize(self, events.close)
         if resumed_step is not None:
+            self._recorded = (resumed_step, _tags_at(resumed_step, events.folder))
             start = _proto().SessionLog(status=_proto().SessionLog.START)
             events.add(_proto().Event(wall_time=time.time(), step=resumed_step + 1, session_log=start))
             events.flush()
@@ -72,6 +75,8 @@ class TensorboardVisBackend(VisBackend):
         if self._events is not None:
             prefix = f"{mode}/" if mode else ""
             named = {name if name.startswith(prefix) else prefix + name: value for name, value in scalars.items()}
+            if step == self._recorded[0]:
+                named = {name: value for name, value in named.items() if name not in self._recorded[1]}
             self._events.queue.append((time.time(), step, named))
             if time.monotonic() - self._last_write >= self.interval_s:
                 self.flush()
@@ -96,7 +101,8 @@ class TensorboardVisBackend(VisBackend):
         self._add([proto.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)], 0)
 
     def _add(self, values: list[Any], step: int) -> None:
-        if self._events is not None:
+        is_recorded = step == self._recorded[0] and all(value.tag in self._recorded[1] for value in values)
+        if self._events is not None and not is_recorded:
             self._events.add(_make_event(time.time(), step, values))
             self._events.flush()
 
@@ -151,6 +157,26 @@ class _EventFile:
         self._writer.write(event.SerializeToString())
 
 
+def _tags_at(step: int, folder: Path) -> set[str]:
+    """Names of what the event files of a folder hold at `step`, and later starts have not made void."""
+    tags: set[str] = set()
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        data = path.read_bytes()
+        offset = 0
+        while offset + 12 <= len(data):  # a record: its size in 8 bytes, a checksum of 4, the event, a checksum of 4
+            size = int.from_bytes(data[offset : offset + 8], "little")
+            try:
+                event = _proto().Event.FromString(data[offset + 12 : offset + 12 + size])
+            except _proto().DecodeError:  # cut by a crash
+                break
+            offset += 16 + size
+            if event.session_log.status == _proto().SessionLog.START and event.step <= step:
+                tags.clear()
+            if event.step == step:
+                tags.update(value.tag for value in event.summary.value)
+    return tags
+
+
 def _make_event(wall_time: float, step: int, values: list[Any]) -> Any:
     return _proto().Event(wall_time=wall_time, step=step, summary=_proto().Summary(value=values))
 
@@ -158,8 +184,9 @@ def _make_event(wall_time: float, step: int, values: list[Any]) -> Any:
 @functools.cache
 def _proto() -> Any:
     """The message classes of tensorboard, imported at the first write: most processes never need them."""
+    from google.protobuf import message
     from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
 
-    modules = (types_pb2, tensor_shape_pb2, tensor_pb2, summary_pb2, event_pb2)
+    modules = (message, types_pb2, tensor_shape_pb2, tensor_pb2, summary_pb2, event_pb2)
     public = {name: value for module in modules for name, value in vars(module).items() if not name.startswith("_")}
     return SimpleNamespace(**public)
