@@ -67,18 +67,17 @@ def find_valid_checkpoint(
     Args:
         folder: Where to look.
         on_reject: Called with the path and the reason for every newer file that is not taken.
-        reject_if: Called with each path before it is read; a reason that it returns rejects the file.
+        reject_if: Called with each path whose content is whole; a reason that it returns rejects the file.
 
     Returns:
         The path, or None where no valid checkpoint is.
     """
     for path in list_checkpoints(folder):
-        reason = reject_if(path) if reject_if is not None else None
-        if reason is None:
-            try:
-                verify_checkpoint(path)
-            except (CheckpointError, OSError) as error:
-                reason = str(error)
+        try:
+            verify_checkpoint(path)
+            reason = reject_if(path) if reject_if is not None else None
+        except (CheckpointError, OSError) as error:
+            reason = str(error)
         if reason is None:
             return path
         if on_reject is not None:

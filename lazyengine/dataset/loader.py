@@ -5,6 +5,8 @@ import functools
 import logging
 import os
 import pickle
+import signal
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -242,7 +244,7 @@ class DataLoader(TorchDataLoader[Any]):
         if not self._is_iterable:
             view.__dict__["dataset"] = self._reader
             view.__dict__["collate_fn"] = _as_is
-            view.__dict__["worker_init_fn"] = functools.partial(_start_worker, self.worker_init_fn)
+        view.__dict__["worker_init_fn"] = functools.partial(_start_worker, self.worker_init_fn)
         if self.num_workers == 0:
             return _SeededIterableIter(view) if self._is_iterable else _SingleProcessDataLoaderIter(view)
         try:
@@ -318,6 +320,26 @@ def _as_is(batch: Any) -> Any:
 def _start_worker(init_fn: Callable[[int], None] | None, worker_id: int) -> None:
     """In a worker: let `get_worker_info().dataset` be the user's dataset, then call the user's function."""
     info: Any = get_worker_info()
-    object.__setattr__(info, "dataset", info.dataset.dataset)  # torch forbids the plain assignment
+    if isinstance(info.dataset, BatchReader):
+        object.__setattr__(info, "dataset", info.dataset.dataset)  # torch forbids the plain assignment
+    _outlive_preemption()
     if init_fn is not None:
         init_fn(worker_id)
+
+
+def _outlive_preemption() -> None:
+    """Ignore the signals that ask the main process to save and leave; schedulers send them to its workers as well.
+
+    SIGTERM counts again a second later, for the main process's way of ending a worker that hangs.
+    """
+    if not hasattr(signal, "SIGUSR1"):
+        return
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    arrived_s: list[float] = []
+
+    def ignore_first(number: int, frame: Any) -> None:
+        arrived_s.append(time.monotonic())
+        if arrived_s[-1] - arrived_s[0] > 1.0:
+            os._exit(128 + number)
+
+    signal.signal(signal.SIGTERM, ignore_first)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import random
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +25,7 @@ from ..optim import AmpOptimWrapper, autocast_for
 from ..seeding import MODEL_STREAM, derive_seed
 
 Determinism = Literal["off", "warn", "strict"]
+_NONDETERMINISTIC = r"(\S+) does not have a deterministic implementation"
 
 
 def choose_device(device: str | None) -> torch.device:
@@ -58,6 +62,31 @@ def set_determinism(mode: Determinism) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(mode != "off", warn_only=mode == "warn")
+
+
+@contextlib.contextmanager
+def report_nondeterminism(mode: Determinism, logger: logging.Logger) -> Iterator[None]:
+    """In the mode ``"warn"``, let torch warn once of each operator without a deterministic form, list all last."""
+    if mode != "warn":
+        yield
+        return
+    operators: list[str] = []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", _NONDETERMINISTIC)
+        show = warnings.showwarning
+
+        def collect(message: Any, *args: Any, **kwargs: Any) -> None:
+            found = re.match(_NONDETERMINISTIC, str(message))
+            if found is None or found[1] not in operators:
+                show(message, *args, **kwargs)
+            if found is not None and found[1] not in operators:
+                operators.append(found[1])
+
+        warnings.showwarning = collect
+        try:
+            yield
+        finally:
+            logger.info("operators without a deterministic implementation: %s", ", ".join(operators) or "none")
 
 
 def seed_everything(seed: int) -> None:

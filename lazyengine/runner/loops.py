@@ -67,6 +67,7 @@ class BaseTrainLoop:
         self.iter = 0
         self.batch = 0
         self.num_iters_completed = 0
+        self.epoch_length: Any = None
         self.val_due = False
         self.stop_training = False
 
@@ -275,7 +276,7 @@ class IterBasedTrainLoop(BaseTrainLoop):
         self.max_epochs = None
         self.max_iters = max_iters
         try:
-            self.epoch_length: int | None = len(dataloader)
+            self.epoch_length = len(dataloader)
         except TypeError:  # a stream
             self.epoch_length = None
 

@@ -16,7 +16,7 @@ _SIGNALS = tuple(s for s in (getattr(signal, "SIGTERM", None), getattr(signal, "
 CHECK_INTERVAL = 5
 """Optimizer steps between two questions to the other ranks; one takes about a tenth of a millisecond on one host."""
 ECHO_S = 0.5
-"""Seconds in which a further signal is the same one: Slurm signals torchrun and its ranks, and torchrun passes it on."""
+"""Seconds in which a further signal is the same one: Slurm signals torchrun and its ranks; torchrun passes it on."""
 
 
 class Preemption:

@@ -34,6 +34,7 @@ from .environment import (
     ModelStream,
     choose_device,
     evaluation_context,
+    report_nondeterminism,
     set_determinism,
     write_env,
 )
@@ -73,6 +74,7 @@ class Runner(RunnerParts):
             microseconds of each, and a resumed run is then another one (see also ``seed_batches`` of the loader).
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …; None takes a GPU where there is one.
         launcher: ``"none"``, ``"pytorch"`` (torchrun), ``"slurm"``, ``"mpi"``; None finds out from the environment.
+        dist_timeout_s: After so many seconds without an answer from another rank, a rank fails instead of waiting on.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Runner(RunnerParts):
         exact_resume: bool = True,
         device: str | None = None,
         launcher: str | None = None,
+        dist_timeout_s: float = 1800.0,
     ) -> None:
         parts = {
             "model": model,
@@ -118,6 +121,7 @@ class Runner(RunnerParts):
         self.deterministic: Determinism = deterministic
         self.exact_resume = exact_resume
         self.launcher = launcher
+        self.dist_timeout_s = dist_timeout_s
         self.cfg: Any = None
         self.forward: Any = None
         self.is_training = False
@@ -156,6 +160,7 @@ class Runner(RunnerParts):
         self.setup()
         self._save_config(self.work_dir)  # of the training, not of a later evaluation with other overrides
         loop = self.train_loop
+        loop.check_ranks()
         resume_from = self._state.choose_checkpoint(self.resume_from)
         self.prepare_model(skip_weights=resume_from is not None, train=True)
         self._check_parameters()
@@ -172,7 +177,7 @@ class Runner(RunnerParts):
         self.optim_wrapper.initialize_count_status(self.forward, loop.iter, loop.max_iters)
         self._start_visualizer(loop.iter if resume_from is not None else None)
         self.is_training = True
-        with self._running(), self._preemption:
+        with report_nondeterminism(self.deterministic, self.logger), self._running(), self._preemption:
             self.call_hook("before_run")
             loop.run(self)
             self.call_hook("after_run")
@@ -208,7 +213,7 @@ class Runner(RunnerParts):
         if self.launcher is None:
             self.launcher = dist.infer_launcher()
         if self.launcher != "none":
-            dist.init_dist(self.launcher)
+            dist.init_dist(self.launcher, timeout_s=self.dist_timeout_s)
         self.device = choose_device(self._device_name)
         set_determinism(self.deterministic)
         self.timestamp = self._make_log_dir()
@@ -302,12 +307,9 @@ class Runner(RunnerParts):
         self._state.generators[name] = generator
 
     def stop_if_asked(self) -> None:
-        """At an optimizer step, save and exit with code 143 when a signal asked for it."""
-        if self._preemption.is_requested and self.optim_wrapper.at_step_boundary:
-            name = self.save_checkpoint(f"iter_{self.train_loop.num_iters_completed}.pth")
-            self.wait_for_checkpoints()
-            self.logger.warning("%s: saved %s; exiting with code 143", self._preemption.signal_name, name)
-            raise SystemExit(143)
+        """At an optimizer step, save and exit with code 143 when a signal asked for it. Collective."""
+        if self.optim_wrapper.at_step_boundary and self._preemption.is_agreed():
+            self._state.stop(self._preemption.reason)
 
     # ------------------------------------------------------------------ inside
     @contextlib.contextmanager
@@ -328,7 +330,7 @@ class Runner(RunnerParts):
     def _start_visualizer(self, resumed_step: int | None) -> None:
         """Let a resumed run go on with the curves of the start that it continues, where they are still there."""
         first = self.message_hub.get_info("first_start") if resumed_step is not None else None
-        if first is None or not os.path.isdir(os.path.join(self.work_dir, first)):
+        if first is None or first != os.path.basename(first) or not os.path.isdir(os.path.join(self.work_dir, first)):
             first = self.timestamp
         self.message_hub.update_info("first_start", first)
         self.visualizer.set_save_dir(self.log_dir, run_dir=os.path.join(self.work_dir, first))

@@ -84,6 +84,7 @@ class RunState:
     def collect(self, *, save_optimizer: bool = True, save_param_scheduler: bool = True) -> dict[str, Any]:
         """Return the whole state of the run. Collective: every rank must call."""
         runner = self._runner
+        runner.message_hub.average_over_ranks()
         loop = runner.train_loop.state_dict()
         checkpoint: dict[str, Any] = {
             "meta": {
