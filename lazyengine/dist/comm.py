@@ -5,6 +5,7 @@ Every rank of the group must call each of these. In a single process they return
 """
 
 import pickle
+import zlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -337,6 +338,21 @@ def _require_equal_objects(own: list[Any], group: "ProcessGroup | None") -> None
 
 
 @communication
+def average_lists(lists: dict[str, list[float]], group: "ProcessGroup | None" = None) -> dict[str, list[float]] | None:
+    """Return the means over all ranks of lists of numbers by name; None where names or lengths differ between ranks."""
+    numbers = [number for values in lists.values() for number in values]
+    layout = zlib.crc32(repr([(name, len(values)) for name, values in lists.items()]).encode())
+    if len({row[0] for row in exchange_numbers([layout], group)}) > 1:
+        return None
+    if not numbers:
+        return {}
+    total = torch.tensor(numbers, dtype=torch.float64, device=get_comm_device(group))
+    torch_dist.all_reduce(total, group=group)
+    means = iter((total / get_world_size(group)).tolist())
+    return {name: [next(means) for _ in values] for name, values in lists.items()}
+
+
+@communication
 def all_reduce_params(
     params: Iterable[Tensor],
     coalesce: bool = True,
@@ -372,6 +388,7 @@ __all__ = [
     "all_reduce",
     "all_reduce_dict",
     "all_reduce_params",
+    "average_lists",
     "barrier",
     "broadcast",
     "broadcast_object_list",

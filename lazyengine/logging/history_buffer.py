@@ -263,6 +263,24 @@ class HistoryBuffer:
             self._longest_window = window
         return self._statistics_methods[method_name](self, *args, **kwargs)
 
+    # ---------------------------------------------------------------- what several processes share
+    @property
+    def num_updates(self) -> int:
+        """Number of values ever recorded, pending ones included."""
+        return self._num_dropped + len(self._values) + len(self._pending)
+
+    def latest(self, num: int) -> list[float]:
+        """Return the last ``num`` values, oldest first, as floats."""
+        self._ready()
+        return self._values[len(self._values) - num :].tolist()
+
+    def replace_latest(self, values: Sequence[float]) -> None:
+        """Put other values in place of the last ones."""
+        self._ready()
+        if values:
+            self._values[-len(values) :] = array("d", values)
+            self._num_ints = 0
+
     # ---------------------------------------------------------------- saving
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to log the same values, in plain types.

@@ -32,6 +32,7 @@ class MessageHub(ManagerMixin):
         self._info: dict[str, Any] = {}
         self._resumed: dict[str, bool] = {}
         self._reported: set[str] = set()
+        self._num_averaged: dict[str, int] = {}
 
     @classmethod
     def get_current_instance(cls) -> MessageHub:
@@ -106,6 +107,40 @@ class MessageHub(ManagerMixin):
     def flush(self) -> None:
         """Read all pending tensors: one copy, one wait, per device."""
         resolve_pending(self._scalars.values())
+
+    def average_over_ranks(self, prefix: str = "train/") -> None:
+        """Put means over all ranks in place of what each recorded since the last call; every rank must call.
+
+        Called where a log line is due and where a checkpoint is saved: a message then, none in between. Does nothing in
+        a single process. Ranks that did not record the same keys equally often keep their own values, and say so once.
+
+        Args:
+            prefix: What the keys begin with.
+        """
+        from .. import dist
+
+        if dist.get_world_size() == 1:
+            return
+        self.flush()
+        new: dict[str, list[float]] = {}
+        for key in sorted(key for key in self._scalars if key.startswith(prefix)):
+            buffer = self._scalars[key]
+            num_new = min(buffer.num_updates - self._num_averaged.get(key, 0), len(buffer))
+            self._num_averaged[key] = buffer.num_updates
+            if num_new:
+                new[key] = buffer.latest(num_new)
+        means = dist.average_lists(new)
+        if means is not None:
+            for key, values in means.items():
+                self._scalars[key].replace_latest(values)
+        elif prefix not in self._reported:
+            self._reported.add(prefix)
+            print_log(
+                f"the ranks did not record the same scalars {prefix}* (here {', '.join(new)}), so that what is logged "
+                "of them is that of rank 0 alone; let the model return the same keys on every rank",
+                logger="current",
+                level=logging.WARNING,
+            )
 
     def _create(self, key: str) -> HistoryBuffer:
         buffer = self._scalars[key] = HistoryBuffer()
@@ -193,7 +228,9 @@ class MessageHub(ManagerMixin):
                     level=logging.WARNING,
                 )
                 continue
-            (self._scalars.get(key) or self._create(key)).load_state_dict(dict(value))
+            buffer = self._scalars.get(key) or self._create(key)
+            buffer.load_state_dict(dict(value))
+            self._num_averaged[key] = buffer.num_updates
             self._resumed[key] = True
         for key, value in state_dict["runtime_info"].items():
             self._info[key] = _to_plain(value)
