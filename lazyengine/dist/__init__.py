@@ -15,7 +15,7 @@ from .comm import (
     gather_object,
     sync_random_seed,
 )
-from .guard import named_communication, set_position_source
+from .guard import named_communication, named_rank, note_lost_rank, set_position_source
 from .info import (
     cast_data_device,
     get_backend,
@@ -75,5 +75,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "cast_data_device",
     # errors
     "named_communication",
+    "named_rank",
+    "note_lost_rank",
     "set_position_source",
 ]

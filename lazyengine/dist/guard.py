@@ -36,6 +36,28 @@ def named_communication(name: str) -> Iterator[None]:
         raise
 
 
+def note_lost_rank(error: BaseException, name: str) -> None:
+    """Add the note of ``named_communication`` to an error that says that another rank has gone or hangs."""
+    if _is_lost_rank(error):
+        add_communication_note(error, name)
+
+
+def _is_lost_rank(error: BaseException) -> bool:
+    words = ("timed out", "timeout", "connection closed", "connection reset", "broken pipe")
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+
+
+@contextlib.contextmanager
+def named_rank() -> Iterator[None]:
+    """Add a note with the rank, where there are several, to any error raised inside."""
+    try:
+        yield
+    except Exception as error:
+        if get_world_size() > 1:
+            error.add_note(f"on rank {get_rank()} of {get_world_size()}")
+        raise
+
+
 def add_communication_note(error: BaseException, name: str) -> None:
     """Add the note of ``named_communication``, unless the error has one."""
     if not is_distributed() or any(note.startswith("in the communication") for note in getattr(error, "__notes__", ())):
@@ -45,7 +67,7 @@ def add_communication_note(error: BaseException, name: str) -> None:
         with contextlib.suppress(Exception):  # a note must never replace the error that it is for
             position = f", {_describe_position()}"
     error.add_note(f"in the communication {name} on rank {get_rank()} of {get_world_size()}{position}")
-    if any(word in str(error).lower() for word in ("timed out", "timeout", "connection closed", "connection reset")):
+    if _is_lost_rank(error):
         error.add_note("another rank did not take part in time: it failed, left, or is slower than the timeout allows")
 
 

@@ -6,6 +6,7 @@ from .nonfinite import NonFiniteError
 from .optim_wrapper import OptimWrapper
 from .optim_wrapper_dict import OptimWrapperDict
 from .param_groups import ParamGroup, param_group_table, param_groups
+from .scale_lr import scale_lr
 from .scheduler import *  # noqa: F403
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "autocast_modules",
     "param_group_table",
     "param_groups",
+    "scale_lr",
 ]
 __all__ += scheduler.__all__

@@ -27,6 +27,7 @@ from ..dist.comm import exchange_numbers
 from ..evaluator import Evaluator
 from ..model import test_step, train_step, val_step
 from .batch import describe_batch
+from .sharing import check_global_batch_size, check_shared_out, global_batch_size
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -103,6 +104,7 @@ class BaseTrainLoop:
                 f"in training iteration {self.iter} (epoch {self.epoch}, batch {batch_idx}) on "
                 f"{describe_batch(data_batch)}"
             )
+            dist.note_lost_rank(error, "train_step, where gradients are reduced,")
             raise
         self.num_iters_completed = self.iter + 1
         self.batch += 1
@@ -151,11 +153,23 @@ class BaseTrainLoop:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position: completed epochs, iterations, batches of this epoch, and whether validation is due."""
-        return {"epoch": self.epoch, "iter": self.num_iters_completed, "batch": self.batch, "val_due": self.val_due}
+        """Return the position: completed epochs, iterations, batches of this epoch, and whether validation is due.
+
+        An iteration is a global batch, the batches of all ranks together, so that the position stays right for another
+        number of ranks as long as ranks x batch_size does.
+        """
+        state = {"epoch": self.epoch, "iter": self.num_iters_completed, "batch": self.batch, "val_due": self.val_due}
+        return {**state, "global_batch_size": global_batch_size(self.dataloader)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take a position back."""
+        """Take a position back.
+
+        Raises:
+            RuntimeError: When a global batch now has another number of samples, so that the position means something
+                else.
+        """
+        if not self.allow_inexact_resume:
+            check_global_batch_size(self.dataloader, state.get("global_batch_size"))
         self.epoch, self.iter, self.batch = state["epoch"], state["iter"], state["batch"]
         self.num_iters_completed = self.iter
         self.val_due = state["val_due"]
@@ -385,7 +399,7 @@ class ValLoop:
         runner.call_hook(f"before_{self.mode}_iter", batch_idx=batch_idx, data_batch=data_batch)
         runner.seed_model_stream(batch_idx, self.mode)
         try:
-            outputs = self.step(runner.model, data_batch, forward=runner.forward)
+            outputs = self.step(runner.model, data_batch)  # not by DDP, which would send buffers at every batch
             self.evaluators[self.loader_name].process(data_samples=outputs, data_batch=data_batch)
         except Exception as error:
             where = f" of {self.loader_name!r}" if self.loader_name else ""
@@ -408,8 +422,9 @@ def loaders_of(dataloader: Any) -> dict[str, Any]:
 
 
 def seed_loaders(dataloader: Any, seed: int) -> None:
-    """Give the loaders the seed of the run, unless they have their own."""
+    """Give the loaders the seed of the run, unless they have their own; refuse those that ranks do not share out."""
     for loader in loaders_of(dataloader).values():
+        check_shared_out(loader)
         if hasattr(loader, "set_seed") and getattr(loader, "seed", None) is None:
             loader.set_seed(seed)
 

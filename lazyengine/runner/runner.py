@@ -26,7 +26,7 @@ from ..config import Lazy
 from ..hooks import Hook
 from ..logging import LogProcessor, MessageHub, MMLogger
 from ..model import BaseModule, ModelSetup, unwrap
-from ..optim import OptimWrapperDict, SchedulerRecipes, build_param_schedulers
+from ..optim import OptimWrapperDict, SchedulerRecipes, build_param_schedulers, scale_lr
 from ..visualization import Visualizer
 from .describe import describe, describe_optimizer
 from .environment import (
@@ -41,6 +41,7 @@ from .environment import (
 from .loops import TestLoop, ValLoop
 from .parts import AnyOptimWrapper, RunnerParts, TrainLoop
 from .preemption import Preemption
+from .sharing import global_batch_size
 from .state import LoadFrom, RunState, find_named_checkpoint
 
 
@@ -74,6 +75,8 @@ class Runner(RunnerParts):
             microseconds of each, and a resumed run is then another one (see also ``seed_batches`` of the loader).
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …; None takes a GPU where there is one.
         launcher: ``"none"``, ``"pytorch"`` (torchrun), ``"slurm"``, ``"mpi"``; None finds out from the environment.
+        auto_scale_lr: Samples in an optimizer step, of all ranks and accumulated batches together, that the learning
+            rates are meant for; they are multiplied by the number of this run over it. None leaves them.
         dist_timeout_s: After so many seconds without an answer from another rank, a rank fails instead of waiting on.
     """
 
@@ -99,6 +102,7 @@ class Runner(RunnerParts):
         exact_resume: bool = True,
         device: str | None = None,
         launcher: str | None = None,
+        auto_scale_lr: int | None = None,
         dist_timeout_s: float = 1800.0,
     ) -> None:
         parts = {
@@ -121,6 +125,7 @@ class Runner(RunnerParts):
         self.deterministic: Determinism = deterministic
         self.exact_resume = exact_resume
         self.launcher = launcher
+        self.auto_scale_lr = auto_scale_lr
         self.dist_timeout_s = dist_timeout_s
         self.cfg: Any = None
         self.forward: Any = None
@@ -147,6 +152,7 @@ class Runner(RunnerParts):
         return runner
 
     # ------------------------------------------------------------------ the three things to do
+    @dist.named_rank()
     def train(self) -> nn.Module:
         """Train to the end and return the model. Collective: every rank must call.
 
@@ -164,6 +170,7 @@ class Runner(RunnerParts):
         resume_from = self._state.choose_checkpoint(self.resume_from)
         self.prepare_model(skip_weights=resume_from is not None, train=True)
         self._check_parameters()
+        self._scale_lr()
         self.logger.info("parameter groups:\n%s", describe_optimizer(self))
         self.param_schedulers = build_param_schedulers(
             self._parts["param_schedulers"],
@@ -191,6 +198,7 @@ class Runner(RunnerParts):
         """Evaluate on the test loader and return the metrics. Collective: every rank must call."""
         return self._evaluate("test_loop" if self.has("test_loop") else "val_loop")
 
+    @dist.named_rank()
     def _evaluate(self, name: str) -> dict[str, Any]:
         if not self.has(name):
             raise ValueError(f"the runner has no {name}, so there is nothing to evaluate on; give it one")
@@ -214,6 +222,7 @@ class Runner(RunnerParts):
             self.launcher = dist.infer_launcher()
         if self.launcher != "none":
             dist.init_dist(self.launcher, timeout_s=self.dist_timeout_s)
+            dist.set_position_source(lambda: f"epoch {self.epoch}, iteration {self.iter}")
         self.device = choose_device(self._device_name)
         set_determinism(self.deterministic)
         self.timestamp = self._make_log_dir()
@@ -318,7 +327,8 @@ class Runner(RunnerParts):
         try:
             yield
         except Exception:
-            self.logger.exception("the run failed at epoch %d, iteration %d", self.epoch, self.iter)
+            rank = f" on rank {dist.get_rank()}" if dist.is_distributed() else ""
+            self.logger.exception("the run failed%s at epoch %d, iteration %d", rank, self.epoch, self.iter)
             raise
         finally:
             self.is_training = False
@@ -351,6 +361,18 @@ class Runner(RunnerParts):
                     continue
         dist.broadcast_object_list(names)
         return names[0]
+
+    def _scale_lr(self) -> None:
+        """Fit the learning rates to the global batch, where that was asked for."""
+        if self.auto_scale_lr is None:
+            return
+        size = global_batch_size(self.train_dataloader)
+        if size is None:
+            raise ValueError(
+                f"auto_scale_lr={self.auto_scale_lr} needs to know the size of a batch, and the train loader "
+                f"({type(self.train_dataloader).__name__}) has no batch_size; leave auto_scale_lr out"
+            )
+        scale_lr(self.optim_wrapper, self.auto_scale_lr, size)
 
     def _check_parameters(self) -> None:
         """Refuse an optimizer that was built over another model than this one."""
