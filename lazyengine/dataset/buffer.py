@@ -5,6 +5,7 @@ forkserver receive the open file, so a dataset that is pickled for them stays a 
 is nothing to clean up, not even after SIGKILL. (`/dev/shm` is left alone: containers often allow 64 MB of it.)
 """
 
+import contextlib
 import hashlib
 import mmap
 import os
@@ -141,3 +142,8 @@ class BufferWriter:
         if self._digest is not None:
             file_descriptor = share_within_host(file_descriptor, self._num_bytes, self._digest.hexdigest())
         return SharedBuffer(file_descriptor, self._num_bytes)
+
+    def close(self) -> None:
+        """Give up what was not finished; after `finish` it does nothing."""
+        with contextlib.suppress(OSError):  # bytes that a full disk did not take
+            self._file.close()

@@ -1,5 +1,6 @@
 """Where a dataset keeps its records: pickled one by one, as columns, or as the plain list."""
 
+import contextlib
 import copy
 import itertools
 import pickle
@@ -154,4 +155,5 @@ def store_records(
         The stored records.
     """
     kind = ColumnarRecords if layout == "columnar" else PickledRecords
-    return kind.write(records, BufferWriter(is_shared_by_ranks))
+    with contextlib.closing(BufferWriter(is_shared_by_ranks)) as writer:
+        return kind.write(records, writer)

@@ -58,6 +58,8 @@ def path_manager() -> "PathManager":
 
     ``http://``, ``https://`` and ``ftp://`` are registered. Its telemetry is switched off.
     """
+    from urllib.error import HTTPError
+
     from iopath.common.download import download
     from iopath.common.file_io import HTTPURLHandler, PathManager, file_lock
 
@@ -72,7 +74,11 @@ def path_manager() -> "PathManager":
                     if force and os.path.isfile(target):
                         os.remove(target)
                     if not os.path.isfile(target):
-                        download(path, os.path.dirname(target), filename=os.path.basename(target), progress=False)
+                        try:
+                            download(path, os.path.dirname(target), filename=os.path.basename(target), progress=False)
+                        except HTTPError as error:
+                            error.close()  # it holds the connection
+                            raise
             return target
 
     manager = PathManager()

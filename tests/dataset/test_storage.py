@@ -1,5 +1,6 @@
 import copy
 import enum
+import gc
 import multiprocessing
 import pickle
 import tempfile
@@ -169,3 +170,15 @@ def test_a_full_disk_says_where(monkeypatch):
     with pytest.raises(OSError, match="No space left") as caught:
         writer.write(b"x")
     assert "TMPDIR" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("layout", ["pickle", "columnar"])
+def test_an_error_while_records_are_loaded_leaves_no_open_file(layout, recwarn):
+    def broken():
+        yield {"a": 1}
+        raise KeyError("label")
+
+    with pytest.raises(KeyError, match="label"):
+        store_records(broken(), layout)
+    gc.collect()
+    assert not [warning for warning in recwarn if warning.category is ResourceWarning]
