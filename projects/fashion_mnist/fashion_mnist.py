@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import math
+import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
@@ -46,15 +48,15 @@ def read_idx(root: str, name: str) -> np.ndarray:
     num_dims = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
     if not num_dims:
         raise ValueError(
-            f"{place} is no IDX file of bytes: it begins with {content[:16]!r}, expected b'\\x00\\x00\\x08' and the number "
-            f"of dimensions · get it again from {URL}"
+            f"{place} is no IDX file of bytes: it begins with {content[:16]!r}, expected b'\\x00\\x00\\x08' and the "
+            f"number of dimensions · get it again from {URL}"
         )
     begin = 4 + 4 * num_dims
-    shape = tuple(np.frombuffer(content[4:begin], ">u4").tolist())
-    if len(content) - begin != np.prod(shape):
+    shape = struct.unpack(f">{num_dims}I", content[4:begin].ljust(4 * num_dims, b"\0"))
+    if len(content) - begin != math.prod(shape):
         raise ValueError(
-            f"{place} is cut off or damaged: its header says {shape}, which is {np.prod(shape)} values, and "
-            f"{len(content) - begin} follow · get it again from {URL}"
+            f"{place} is cut off or damaged: its header says {shape}, which is {math.prod(shape)} values, and "
+            f"{max(len(content) - begin, 0)} follow · get it again from {URL}"
         )
     return np.frombuffer(content, np.uint8, offset=begin).reshape(shape).copy()  # a copy can be written to
 
@@ -69,8 +71,9 @@ def _read_either(root: str, names: Sequence[str]) -> tuple[str, bytes]:
         except OSError as error:  # also what urllib raises when a server does not have the file
             failures.append(error)
     raise FileNotFoundError(
-        f"neither {paths[0]} nor {paths[1]} can be read ({failures[0]}) · install Debian's package dataset-fashion-mnist "
-        f"(its folder is {DEBIAN_FOLDER}), or set root to a folder with the four files, or to {URL}"
+        f"neither {paths[0]} nor {paths[1]} can be read ({failures[0]}) · install Debian's package "
+        f"dataset-fashion-mnist (its folder is {DEBIAN_FOLDER}), or set train_dataset.root and test_dataset.root to a "
+        f"folder with the four files, or to {URL}"
     ) from failures[0]
 
 

@@ -72,7 +72,7 @@ class Classifier(BaseModel):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width, num_classes)
         self.label_smoothing = label_smoothing
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # a form that torch documents
 
     def forward(self, image: Tensor, label: Tensor, mode: Mode = "tensor") -> dict[str, Tensor] | Tensor:
         """Run the network.
