@@ -63,7 +63,7 @@ class LoadFrom:
             RuntimeError: With `strict`, when a key does not fit.
         """
         logger.info("loading weights from %s", self.path)
-        checkpoint = read_checkpoint(self.path, trusted=self.trusted)
+        checkpoint = read_checkpoint(self.path, trusted=self.trusted, skip_objects=True)  # weights alone are used
         load_checkpoint_to_model(model, checkpoint, self.strict, logger, self.revise_keys, self.prefix, self.path)
 
 
