@@ -43,11 +43,12 @@ class DDP:
         self.options = {
             "find_unused_parameters": find_unused_parameters,
             "static_graph": static_graph,
-            "broadcast_buffers": broadcast_buffers,
             "gradient_as_bucket_view": gradient_as_bucket_view,
             "bucket_cap_mb": bucket_cap_mb,
             **options,
         }
+        if not broadcast_buffers:  # torch warns of the argument when it is given, although True is its default
+            self.options["broadcast_buffers"] = False
 
     def __call__(self, model: nn.Module, device: torch.device | str) -> nn.Module:
         """Wrap ``model``. Collective: every rank must call.
