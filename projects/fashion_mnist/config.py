@@ -3,6 +3,7 @@
 from torch.optim import AdamW
 
 from lazyengine.config import LazyCall as L
+from lazyengine.config import ref
 from lazyengine.dataset import DataLoader, DefaultSampler
 from lazyengine.evaluator import Accuracy, Evaluator
 from lazyengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper, param_groups
@@ -20,8 +21,8 @@ model = L(SmallNet)(
 optimizer = L(AdamW)(params=L(param_groups)(model=model, norm_decay_mult=0.0), lr=5e-3, weight_decay=0.05)
 optim_wrapper = L(OptimWrapper)(optimizer=optimizer)
 
-train_dataset = L(FashionMnist)(split="train")
-test_dataset = L(FashionMnist)(split="test")
+train_dataset = L(FashionMnist)(split="train", root="/usr/share/datasets/fashion-mnist")  # or a URL, see the README
+test_dataset = L(FashionMnist)(split="test", root=ref("train_dataset.root"))
 train_loop = L(EpochBasedTrainLoop)(
     dataloader=L(DataLoader)(
         dataset=train_dataset,

@@ -72,8 +72,8 @@ def _read_either(root: str, names: Sequence[str]) -> tuple[str, bytes]:
             failures.append(error)
     raise FileNotFoundError(
         f"neither {paths[0]} nor {paths[1]} can be read ({failures[0]}) · install Debian's package "
-        f"dataset-fashion-mnist (its folder is {DEBIAN_FOLDER}), or set train_dataset.root and test_dataset.root to a "
-        f"folder with the four files, or to {URL}"
+        f"dataset-fashion-mnist (its folder is {DEBIAN_FOLDER}), or set train_dataset.root to a folder with "
+        f"the four files, or to {URL}"
     ) from failures[0]
 
 

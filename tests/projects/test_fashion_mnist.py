@@ -161,8 +161,8 @@ def test_wrong_arguments_are_shown():
 
 # ---------------------------------------------------------------------------------------------------- configs
 def train(config: str, data: Path, work_dir: Path, *args: str) -> None:
-    roots = (f"train_dataset.root={data}", f"test_dataset.root={data}")
-    assert main(["--config", str(PROJECT / f"{config}.py"), "--work-dir", str(work_dir), *roots, *args]) == 0
+    place = ("--work-dir", str(work_dir), f"train_dataset.root={data}")
+    assert main(["--config", str(PROJECT / f"{config}.py"), *place, *args]) == 0
 
 
 def test_the_small_network_has_fewer_than_100_000_parameters():
