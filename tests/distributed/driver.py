@@ -1,0 +1,234 @@
+"""Run by torchrun in each of two ranks: ``driver.py kill FOLDER`` or ``driver.py checks FOLDER``.
+
+The checks share one process group, since starting one takes longer than all of them. ``FOLDER/alone.pt`` holds what one
+process did with the same global batches (see test_two_ranks.py). Each rank writes ``FOLDER/results<rank>.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from lazyengine import dist
+from lazyengine.checkpoint import read_checkpoint
+from lazyengine.dataset import DataLoader, DefaultSampler
+from lazyengine.hooks import CheckpointHook, Hook
+from lazyengine.model import FSDP2, ModelSetup
+from lazyengine.runner import EpochBasedTrainLoop
+from lazyengine.runner.sharing import check_shared_out
+from tests.distributed.experiment import (
+    SEVERAL_THINGS,
+    Points,
+    assert_close,
+    assert_same,
+    curve,
+    experiment,
+    several_hooks,
+    weights,
+)
+
+
+class At(Hook):
+    """Does something after an iteration."""
+
+    priority = "LOWEST"
+
+    def __init__(self, iteration: int, action: Callable[[], None]) -> None:
+        self.iteration, self.action = iteration, action
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iteration:
+            self.action()
+
+
+def interrupt() -> None:
+    """End the run on this rank; the other does the same."""
+    raise InterruptedError("interrupted")
+
+
+def kill_rank_1() -> None:
+    """Die without a word, on one rank."""
+    if dist.get_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def saving_often() -> dict[str, Hook]:
+    """A checkpoint every four iterations, so that some are in the middle of an epoch of six."""
+    return {"checkpoint": CheckpointHook(interval=4, by_epoch=False)}
+
+
+def kill(folder: Path) -> None:
+    """Begin the run that `resumed_after_a_kill` continues; rank 1 dies in it."""
+    experiment(folder / "killed", 2, hooks={**saving_often(), "kill": At(10, kill_rank_1)}).train()
+
+
+# ---------------------------------------------------------------- checks
+def as_one_process(folder: Path, alone: dict[str, Any]) -> None:
+    """The curve, the data order, the metrics, and one writer of everything."""
+    runner = experiment(folder / "ddp", 2)
+    runner.train()
+    assert_close(curve(runner), alone["curve"], rtol=1e-5)
+    for key, value in alone["weights"].items():
+        torch.testing.assert_close(weights(runner)[key], value, rtol=1e-4, atol=1e-6)
+    batches = dist.all_gather_object(runner.model.batches)
+    assert [[i for pair in zip(*parts) for i in pair] for parts in zip(*batches)] == alone["batches"]
+    if dist.is_main_process():
+        assert [index for index, _ in runner.val_loop.evaluators[""].metrics[0].seen] == list(range(13))
+    assert_close(curve(runner, "val/error"), alone["val"], rtol=1e-5)
+    assert len(set(dist.all_gather_object(json.dumps([curve(runner), curve(runner, "val/error")])))) == 1
+    assert len(set(dist.all_gather_object(runner.log_dir))) == 1
+    dist.barrier()
+    names = {path.name for path in (folder / "ddp").iterdir()}
+    best = {name for name in names if name.startswith("best_error_epoch_")}
+    assert len(best) == 1
+    assert names - best == {runner.timestamp, "last_checkpoint", *(f"epoch_{i}.pth" for i in (1, 2, 3))}
+    (log,) = Path(runner.log_dir).glob("*.log")
+    assert log.read_text().count("saving epoch_2.pth") == 1
+    lines = [json.loads(line) for line in Path(runner.log_dir, "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["mode"] == "train"] == [4, 10, 16]
+    assert_close([line["loss"] for line in lines if line["mode"] == "train"], alone["logged"], rtol=1e-5)
+    assert len(list(Path(runner.log_dir, "tensorboard").iterdir())) == 1
+
+
+def resumed_after_a_kill(folder: Path, alone: dict[str, Any]) -> None:
+    """Rank 1 was killed at iteration 10 of the run in ``killed``; iteration 8 is saved."""
+    whole = experiment(folder / "whole", 2, hooks=saving_often())
+    whole.train()
+    resumed = experiment(folder / "killed", 2, hooks=saving_often(), resume=True)
+    resumed.train()
+    assert len(whole.model.batches) - len(resumed.model.batches) == 8
+    assert_same(weights(resumed), weights(whole))
+    assert curve(resumed) == curve(whole)
+    assert curve(resumed, "val/error") == curve(whole, "val/error")
+    assert resumed.optim_wrapper.state_dict()["param_groups"] == whole.optim_wrapper.state_dict()["param_groups"]
+
+
+def several_things_at_once(folder: Path, alone: dict[str, Any]) -> None:
+    """Accumulation, EMA, bfloat16, clipping, the best checkpoint and early stopping decide as in one process."""
+    hooks = several_hooks()
+    runner = experiment(folder / "several", 2, batch_size=2, max_epochs=6, hooks=hooks, **SEVERAL_THINGS)
+    runner.train()
+    expected = alone["several"]
+    assert (runner.epoch, runner.optim_wrapper.num_optimizer_steps) == expected["stopped"]
+    assert runner.epoch < 6
+    assert set(dist.all_gather_object((runner.epoch, hooks["early"].reason))) == {(runner.epoch, hooks["early"].reason)}
+    assert_close(curve(runner), expected["curve"], rtol=2e-2, atol=1e-3)  # bfloat16 has 8 bits
+    assert_close(curve(runner, "val/error"), expected["val"], rtol=2e-2)
+    average = dict(hooks["ema"].ema_model.module.state_dict())
+    for key, value in expected["ema"].items():
+        torch.testing.assert_close(average[key], value, rtol=2e-2, atol=2e-3)
+    for state in (average, weights(runner)):
+        for value in state.values():
+            assert torch.equal(*dist.all_gather(value.contiguous()))
+
+
+def fsdp2(folder: Path, alone: dict[str, Any]) -> None:
+    """Trains as one process does, resumes to the bit, and takes over from one process."""
+    setup = {"setup": ModelSetup(wrapper=FSDP2("net"))}
+    whole = experiment(folder / "fsdp2", 2, hooks=saving_often(), **setup)
+    whole.train()
+    assert_close(curve(whole), alone["curve"], rtol=1e-5)
+    assert all(hasattr(p, "full_tensor") for p in whole.model.parameters())
+    saved = read_checkpoint(folder / "fsdp2" / "iter_8.pth")
+    assert {type(value) for value in saved["state_dict"].values()} == {torch.Tensor}
+    assert saved["optimizer"]["state"][0]["exp_avg"].shape == (8, 4)
+    cut = experiment(folder / "fsdp2_cut", 2, hooks={**saving_often(), "stop": At(10, interrupt)}, **setup)
+    with pytest.raises(InterruptedError, match="interrupted"):
+        cut.train()
+    resumed = experiment(folder / "fsdp2_cut", 2, hooks=saving_often(), resume=True, **setup)
+    resumed.train()
+    assert_same(weights(resumed), weights(whole))
+    assert curve(resumed) == curve(whole)
+    from_one = experiment(folder / "fsdp2_from_one", 2, resume=str(folder / "alone" / "epoch_1.pth"), **setup)
+    from_one.train()
+    assert len(from_one.model.batches) == 12
+    assert_close(curve(from_one), alone["curve"], rtol=1e-5)
+    assert_close(from_one.val()["error"], alone["val"][-1], rtol=1e-5)
+
+
+def every_rank_keeps_its_generator(folder: Path, alone: dict[str, Any]) -> None:
+    """Registered generators stand elsewhere on each rank."""
+    first = experiment(folder / "generators", 2, max_epochs=1)
+    first.register_generator("mine", torch.Generator().manual_seed(dist.get_rank()))
+    first.train()
+    generator = torch.Generator()
+    again = experiment(folder / "generators", 2, max_epochs=1, resume=True)
+    again.register_generator("mine", generator)
+    again.train()
+    assert generator.initial_seed() == dist.get_rank()
+
+
+def the_learning_rate_follows_the_global_batch(folder: Path, alone: dict[str, Any]) -> None:
+    """4 samples, 2 ranks, 3 accumulated batches."""
+    runner = experiment(
+        folder / "scaled", 2, max_epochs=1, wrapper_options={"accumulative_counts": 3}, auto_scale_lr=48
+    )
+    runner.train()
+    assert curve(runner, "train/lr")[0] == pytest.approx(0.01 * 24 / 48)
+    if dist.is_main_process():
+        (log,) = Path(runner.log_dir).glob("*.log")
+        assert "times 0.5: 24 samples in an optimizer step, chosen for 48" in log.read_text()
+
+
+def what_cannot_be_right_is_refused(folder: Path, alone: dict[str, Any]) -> None:
+    """Loaders that give every rank all samples, and a position that means something else."""
+    points = Points(n=48)
+    with pytest.raises(ValueError, match="every one of 2 ranks would read all samples of Points, since RandomSampler"):
+        check_shared_out(torch.utils.data.DataLoader(points, 4, shuffle=True))
+    check_shared_out(torch.utils.data.DataLoader(points, 4, sampler=torch.utils.data.DistributedSampler(points)))
+    early = DefaultSampler(points)
+    early.world_size = 1
+    with pytest.raises(RuntimeError, match=r"among 1, but there are 2 ranks: it was made before the process group"):
+        check_shared_out(DataLoader(points, 4, sampler=early))
+    smaller = experiment(folder / "smaller", 2, batch_size=2, resume=str(folder / "ddp" / "epoch_1.pth"))
+    with pytest.raises(RuntimeError, match=r"now 4 \(2 x batch_size=2\).*set the batch_size of the train loader to 4"):
+        smaller.train()
+    uneven = experiment(folder / "uneven", 2)
+    uneven.train_loop = EpochBasedTrainLoop(DataLoader(Points(n=48), 4 + 4 * dist.get_rank()), max_epochs=1)
+    with pytest.raises(
+        ValueError, match=r"different number of batches on each rank \(rank 0: 6, rank 1: 3\)"
+    ) as caught:
+        uneven.train()
+    assert f"on rank {dist.get_rank()} of 2" in caught.value.__notes__
+
+
+CHECKS = [
+    as_one_process,
+    resumed_after_a_kill,
+    several_things_at_once,
+    fsdp2,
+    every_rank_keeps_its_generator,
+    the_learning_rate_follows_the_global_batch,
+    what_cannot_be_right_is_refused,
+]
+
+
+def checks(folder: Path) -> None:
+    """Run all checks; the first that fails is the last, since the ranks would no longer call the same things."""
+    alone = torch.load(folder / "alone.pt", weights_only=True)
+    dist.init_dist("pytorch", timeout_s=60)
+    results = {}
+    for check in CHECKS:
+        try:
+            check(folder, alone)
+            results[check.__name__] = "ok"
+        except Exception:
+            results[check.__name__] = traceback.format_exc()
+            break
+    (folder / f"results{dist.get_rank()}.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    {"kill": kill, "checks": checks}[sys.argv[1]](Path(sys.argv[2]))
