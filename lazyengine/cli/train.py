@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..config import ConfigError, LazyConfig, format_tree
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_intermixed_args(argv)
     try:
         cfg = load_config(args)
-        return run(build_runner(cfg, args), cfg, args)
+        return _report_to_launcher(run)(build_runner(cfg, args), cfg, args)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -130,6 +130,15 @@ def build_runner(cfg: Any, args: argparse.Namespace) -> Runner:
     if args.checkpoint is not None:
         runner.set_checkpoint(args.checkpoint, strict=args.eval_only)
     return runner
+
+
+def _report_to_launcher(function: Callable[..., int]) -> Callable[..., int]:
+    """Let torchrun, where it started this process, show an error of the function below the rank in its summary."""
+    if "TORCHELASTIC_ERROR_FILE" not in os.environ:
+        return function
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    return record(function)
 
 
 def run(runner: Runner, cfg: Any, args: argparse.Namespace) -> int:
