@@ -143,14 +143,17 @@ def _report_to_launcher(function: Callable[..., int]) -> Callable[..., int]:
 
 def run(runner: Runner, cfg: Any, args: argparse.Namespace) -> int:
     """Do what was asked for with a built runner."""
+    from .. import dist
+
     if args.dry_run:
         print(format_tree(cfg))
         print()
         print(runner.describe())
         return 0
     if args.eval_only:
-        for name, value in runner.test().items():
-            print(f"{name}: {value}")
+        metrics = runner.test()
+        if dist.is_main_process():
+            print(*(f"{name}: {value}" for name, value in metrics.items()), sep="\n")
         return 0
     runner.train()
     return 0
