@@ -11,9 +11,9 @@ from typing import Any
 from lazyengine.optim.scheduler import _ParamScheduler
 from lazyengine.optim.scheduler.build import accumulative_counts
 
-__all__ = ["ScheduleCurves", "plot_schedule", "simulate_schedule"]
+from .text_plot import draw_curves
 
-_MARKS = "●○■□▲△◆◇"
+__all__ = ["ScheduleCurves", "plot_schedule", "simulate_schedule"]
 
 
 @dataclass(frozen=True)
@@ -160,30 +160,12 @@ def _join(names: Sequence[str], limit: int = 3) -> str:
 
 
 def _draw(curves: ScheduleCurves, option: str, width: int, height: int) -> str:
-    distinct = curves.distinct(option)
-    low = min(min(values) for values in distinct.values())
-    high = max(max(values) for values in distinct.values())
-    span = high - low or 1.0
-    margin = 11
-    columns = max(width - margin, 10)
-    grid = [[" "] * columns for _ in range(height)]
-    for mark, values in zip(_MARKS, reversed(distinct.values())):  # the first is drawn last, over the others
-        for column in range(columns):
-            value = values[round(column * (len(values) - 1) / (columns - 1))]
-            grid[height - 1 - round((value - low) / span * (height - 1))][column] = mark
-    labels = {0: f"{high:.3e}", height - 1: f"{low:.3e}"}
-    lines = [f"{labels.get(row, ''):>{margin - 2}} ┤{''.join(cells).rstrip()}" for row, cells in enumerate(grid)]
     last = curves.iters[-1] + 1
     epochs = f" ({last / curves.epoch_length:g} epochs)" if curves.epoch_length else ""
-    lines.append(" " * (margin - 1) + "└" + "─" * columns)
-    lines.append(" " * margin + f"0{f'{last} iterations{epochs}':>{columns - 1}}")
-    legend = dict(zip(reversed(distinct), _MARKS))
-    title = option if list(distinct) == ["all"] else f"{option}: " + "   ".join(
-        f"{legend.get(name, '·')} {name}" for name in distinct
-    )  # fmt: skip
-    if len(distinct) > len(_MARKS):
-        title += f"   (the last {len(_MARKS)} of {len(distinct)} are drawn)"
-    return "\n".join([title, *lines])
+    distinct = {name: (curves.iters, values) for name, values in curves.distinct(option).items()}
+    if list(distinct) == ["all"]:
+        distinct = {"": distinct["all"]}
+    return draw_curves(option, distinct, x_title=f"{last} iterations{epochs}", width=width, height=height, x_from=0)
 
 
 def _write_picture(curves: ScheduleCurves, path: str) -> None:

@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--metric", action="append", default=[], metavar="CALL", help="a metric, with its arguments")
     parser.add_argument("--config", metavar="FILE", help="take the metrics from this experiment")
     parser.add_argument("--loop", choices=["val_loop", "test_loop"], default="val_loop", help="of which loop")
+    parser.add_argument("--loader", metavar="NAME", help="of which loader, where that loop has several by name")
     parser.add_argument("--with-data", action="store_true", help="also hand over the dataset's samples and metainfo")
     parser.add_argument("--chunk-size", type=int, default=256, metavar="N", help="samples processed at once (256)")
     parser.add_argument("--trusted", action="store_true", help="allow a .pkl file, which can run code when read")
@@ -120,6 +121,15 @@ def _is_metric(cls: type) -> bool:
     return issubclass(cls, BaseMetric) and cls not in (BaseMetric, TensorMetric)
 
 
+def _of_loader(part: Any, args: argparse.Namespace) -> Any:
+    """Of a loop with several loaders, the part that belongs to the one that ``--loader`` names."""
+    if not isinstance(part, dict):
+        return part
+    if args.loader not in part:
+        raise ConfigError(f"{args.config}: runner.{args.loop} has the loaders {', '.join(part)} · name one by --loader")
+    return part[args.loader]
+
+
 def _from_config(args: argparse.Namespace) -> tuple[list[Any], Any]:
     """Build the metrics of a config's loop and, if asked for, its dataset."""
     cfg = LazyConfig.load(args.config)
@@ -127,9 +137,8 @@ def _from_config(args: argparse.Namespace) -> tuple[list[Any], Any]:
     loop: Any = arguments_of(cfg.runner).get(args.loop) if hasattr(cfg, "runner") else None
     if loop is None or not is_node(loop) or "evaluator" not in arguments_of(loop):
         raise ConfigError(f"{args.config}: runner.{args.loop} has no evaluator")
-    wanted = {"evaluator": arguments_of(loop)["evaluator"]}
-    if args.with_data:
-        wanted["dataloader"] = arguments_of(loop)["dataloader"]
+    names = ("evaluator", "dataloader") if args.with_data else ("evaluator",)
+    wanted = {name: _of_loader(arguments_of(loop)[name], args) for name in names}
     built = instantiate(wanted)
     found = getattr(built["evaluator"], "metrics", built["evaluator"])
     metrics = list(found) if isinstance(found, list | tuple) else [found]

@@ -76,6 +76,15 @@ def test_metrics_of_a_config_which_does_not_overwrite_the_results(results, confi
         assert file.read() == before
 
 
+def test_one_of_several_loaders_of_a_config(results, config, capsys):
+    with open(config, "a") as file:
+        file.write("val_loop.evaluator = dict(clean=L(Accuracy)(), noisy=L(Accuracy)(topk=(2,)))\n")
+    assert main([results, "--config", config, "--loader", "noisy"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["accuracy/top2: 1.0"]
+    assert main([results, "--config", config]) == 2
+    assert "has the loaders clean, noisy · name one by --loader" in capsys.readouterr().err
+
+
 def test_the_data_of_a_config(tmp_path, config, capsys):
     path = str(tmp_path / "unlabelled.jsonl")
     save_results([{"scores": s} for s in torch.eye(4, 5)], path)

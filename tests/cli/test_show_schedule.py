@@ -60,7 +60,7 @@ def test_draws_without_building_the_dataset_when_the_length_is_given(config, cap
     picture = str(tmp_path / "lr.png")
     assert main(["--config", config, "--epoch-length", "20", "--output", picture, "train_loop.dataset=none"]) == 0
     out = capsys.readouterr().out
-    assert "4.000e-01 ┤" in out
+    assert "0.4 ┤" in out
     assert "200 iterations (10 epochs)" in out
     assert f"written: {picture}" in out
     with open(picture, "rb") as file:
@@ -70,7 +70,7 @@ def test_draws_without_building_the_dataset_when_the_length_is_given(config, cap
 def test_asks_the_loop_for_the_length(config, capsys):
     assert main(["--config", config, "optimizer.lr=0.8", "train_loop.max_epochs=4"]) == 0
     out = capsys.readouterr().out
-    assert "8.000e-01 ┤" in out
+    assert "0.8 ┤" in out
     assert "20 iterations (4 epochs)" in out
 
 

@@ -89,5 +89,7 @@ def test_a_run_resumed_from_its_best_checkpoint_repeats_no_validation(tmp_path):
     best = sorted((tmp_path / "whole").glob("best_*.pth"))[-1]
     resumed = run(tmp_path / "resumed", resume=str(best))
     for key in ("val/error", "train/lr"):
-        assert resumed.message_hub.get_scalar(key).data[0].tolist() == whole.message_hub.get_scalar(key).data[0].tolist()
+        assert (
+            resumed.message_hub.get_scalar(key).data[0].tolist() == whole.message_hub.get_scalar(key).data[0].tolist()
+        )
     assert resumed.hooks["stop"].state_dict() == whole.hooks["stop"].state_dict()

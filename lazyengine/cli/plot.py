@@ -1,0 +1,154 @@
+"""The command line that draws the curves of runs: ``tools/plot_run.py``."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+from collections.abc import Sequence
+
+from .mistakes import is_mistake, report
+from .runs import Run, choose_keys, read_runs
+
+_DESCRIPTION = """\
+Draw the curves of one run or of several in the terminal and, with --output, in one picture.
+
+RUN is the folder of a run (its resumed starts are joined), of one start, or a metrics.jsonl. Without --keys, losses and
+metrics are drawn. Training curves are smoothed; the picture shows the logged values faintly behind.
+"""
+_EPILOG = """\
+examples:
+  %(prog)s work_dirs/digits
+  %(prog)s work_dirs/lr1e-3 work_dirs/lr3e-3 --output curves.png
+  %(prog)s work_dirs/* --keys train/loss 'val/*' --smooth 0.9
+  %(prog)s work_dirs/digits --keys lr grad_norm --smooth 0
+
+exit codes: 0 done; 2 a folder is no run, or a key is not there.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    parser = argparse.ArgumentParser(
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run")
+    parser.add_argument(
+        "--keys", nargs="+", metavar="KEY", help="train/loss, loss, top1 or a pattern such as 'val/*' (losses, metrics)"
+    )
+    parser.add_argument(
+        "--smooth",
+        type=_weight,
+        default=0.6,
+        metavar="W",
+        help="weight of the past in training curves, from 0 (as logged) to below 1 (default 0.6)",
+    )
+    parser.add_argument("--output", metavar="PNG", help="also write a picture (needs matplotlib)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code (see ``--help``).
+
+    Args:
+        argv: Arguments without the program's name; None for those of the process.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        runs = read_runs(args.runs)
+        keys = choose_keys(runs, args.keys)
+    except Exception as error:
+        if not is_mistake(error):
+            raise
+        report(error)
+        return 2
+    print(draw(runs, keys, args.smooth))
+    if args.output is not None:
+        write_picture(runs, keys, args.smooth, args.output)
+        print(f"\nwritten: {args.output}")
+    return 0
+
+
+def smooth(values: Sequence[float], weight: float) -> list[float]:
+    """Return the exponential average ``s_i = w s_{i-1} + (1 - w) v_i`` without the bias towards its start of 0.
+
+    Args:
+        values: What to average. NaN and infinities stay where they are and do not enter the average.
+        weight: `w`, in [0, 1); 0 changes nothing.
+    """
+    average, total, smoothed = 0.0, 0.0, []
+    for value in values:
+        if math.isfinite(value):
+            average, total = weight * average + (1 - weight) * value, weight * total + (1 - weight)
+            value = average / total
+        smoothed.append(value)
+    return smoothed
+
+
+def draw(runs: Sequence[Run], keys: Sequence[str], weight: float, width: int | None = None) -> str:
+    """Return the curves as text, key by key.
+
+    Args:
+        runs: The runs; one without a curve is left out of its frame.
+        keys: Names of curves.
+        weight: Smoothing of training curves, see `smooth`.
+        width: Columns; None for those of the terminal, at most 100.
+    """
+    from ..analysis.text_plot import draw_curves
+
+    width = width or min(shutil.get_terminal_size().columns, 100)
+    parts = []
+    for key in keys:
+        curves = {run.name: (run.curves[key][0], _shown(run, key, weight)) for run in runs if key in run.curves}
+        parts.append(draw_curves(key, curves, x_title="iteration {}", width=width))
+    return "\n\n".join(parts)
+
+
+def write_picture(runs: Sequence[Run], keys: Sequence[str], weight: float, path: str) -> None:
+    """Write the curves as a PNG, a panel for each key; arguments as those of `draw`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(len(keys), 1 if len(keys) == 1 else 2 if len(keys) <= 4 else 3)
+    rows = -(-len(keys) // columns)
+    figure = Figure(figsize=(1 + 5 * columns, 0.8 + 3.2 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    handles = {}
+    for axis, key in zip(axes, keys):
+        for number, run in enumerate(runs):
+            if key not in run.curves:
+                continue
+            steps, values = run.curves[key]
+            is_train = key.startswith("train/")
+            if is_train and weight:
+                axis.plot(steps, values, color=f"C{number % 10}", alpha=0.25, linewidth=1)
+            marker = "" if is_train and len(steps) > 1 else "o"
+            style = {"color": f"C{number % 10}", "linestyle": "-" if number < 10 else "--"}
+            (handles[run.name],) = axis.plot(
+                steps, _shown(run, key, weight), marker=marker, markersize=3.5, linewidth=1.6, **style
+            )
+        axis.set_title(key, fontsize="medium")
+        axis.set_xlabel("iteration")
+        axis.set_xlim(left=0)
+        axis.grid(alpha=0.3)
+    for axis in list(axes):  # what is left over of the grid
+        axis.set_visible(False)
+    if weight and any(key.startswith("train/") for key in keys):
+        figure.supxlabel(f"training curves smoothed by {weight:g}, the logged values behind", fontsize="small")
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4, fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def _shown(run: Run, key: str, weight: float) -> list[float]:
+    values = run.curves[key][1]
+    return smooth(values, weight) if key.startswith("train/") else values
+
+
+def _weight(text: str) -> float:
+    weight = float(text)
+    if not 0 <= weight < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number from 0 to below 1")
+    return weight

@@ -1,0 +1,149 @@
+"""Runs seen afterwards: their curves, and what differs between them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from lazyengine.analysis.text_plot import draw_curves
+from lazyengine.cli import compare, plot
+from lazyengine.cli.plot import smooth
+from lazyengine.cli.runs import choose_keys, read_runs
+from lazyengine.config import LazyConfig
+from lazyengine.logging import MetricsWriter
+
+CONFIG = """\
+from argparse import Namespace
+from lazyengine.config import LazyCall as L
+
+model = L(Namespace)(width={width}, parts=(L(Namespace)(width=1), 2))
+runner = L(Namespace)(model=model, work_dir="{folder}")
+"""
+
+
+def save_config(text: str, folder: Path) -> None:
+    (folder / "source.py").write_text(text)
+    LazyConfig.save(LazyConfig.load(str(folder / "source.py")), str(folder / "config.json"))
+
+
+def make_run(folder: Path, *, width: int = 8, scale: float = 1.0, first_step: int = 10, start: str = "s1") -> Path:
+    """A run of 50 iterations with a loss and a metric, as a start of the engine writes it."""
+    metrics = MetricsWriter(folder / start / "metrics.jsonl")
+    if first_step > 10:
+        metrics.start(first_step - 10)
+    for step in range(first_step, 51, 10):
+        metrics.write({"loss": scale / step, "lr": 0.1, "time": 0.5}, step=step, epoch=1)
+        if step % 20 == 0:
+            metrics.write({"acc/top1": 1 - scale / step, "fid": 3.0, "time": 0.1}, step=step, epoch=1, mode="val")
+    metrics.close()
+    save_config(CONFIG.format(width=width, folder=folder), folder)
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[str]:
+    return [str(make_run(tmp_path / "a")), str(make_run(tmp_path / "b", width=16, scale=2.0))]
+
+
+def test_curves_of_two_runs_in_the_terminal_and_in_a_picture(runs, tmp_path, capsys):
+    picture = tmp_path / "curves.png"
+    assert plot.main([*runs, "--output", str(picture)]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == "train/loss: ● a   ○ b"
+    assert "val/acc/top1: ● a   ○ b" in out
+    assert "time" not in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_keys_choose_curves_by_any_part_of_their_name(runs):
+    read = read_runs(runs)
+    assert choose_keys(read, ["top1", "lr"]) == ["val/acc/top1", "train/lr"]
+    assert choose_keys(read, ["val/*"]) == ["val/acc/top1", "val/fid", "val/time"]
+    assert choose_keys(read, None) == ["train/loss", "val/acc/top1", "val/fid"]
+    with pytest.raises(
+        ValueError, match=r"called 'los'; did you mean loss\? There are: train/loss, train/lr"
+    ):
+        choose_keys(read, ["los"])
+
+
+def test_starts_of_a_resumed_run_are_one_curve(tmp_path):
+    make_run(tmp_path / "run", scale=1.0)
+    make_run(tmp_path / "run", scale=5.0, first_step=30, start="s2")
+    (run,) = read_runs([str(tmp_path / "run")])
+    assert run.curves["train/loss"] == ([10, 20, 30, 40, 50], [1 / 10, 1 / 20, 5 / 30, 5 / 40, 5 / 50])
+
+
+def test_smoothing_is_the_unbiased_average():
+    assert smooth([1.0, 2.0, 3.0], 0.0) == [1.0, 2.0, 3.0]
+    assert smooth([4.0, 4.0, 4.0], 0.9) == pytest.approx([4.0, 4.0, 4.0])
+    assert smooth([1.0, 2.0], 0.5) == pytest.approx([1.0, (0.25 * 1 + 0.5 * 2) / 0.75])
+    kept = smooth([1.0, math.nan, 2.0], 0.5)
+    assert math.isnan(kept[1])
+    assert kept[2] == pytest.approx((0.25 * 1 + 0.5 * 2) / 0.75)
+
+
+def test_text_has_the_size_asked_for_and_leaves_out_what_is_not_finite():
+    text = draw_curves("x", {"a": ([0, 1, 2], [0.0, math.nan, 2.0])}, x_title="{} steps", width=40, height=4)
+    lines = text.splitlines()
+    assert len(lines) == 1 + 4 + 2
+    assert max(map(len, lines)) <= 40
+    assert (lines[1].split()[0], lines[4].split()[0], lines[-1].split()) == ("2", "0", ["0", "2", "steps"])
+    assert draw_curves("x", {"a": ([0], [math.nan])}, x_title="") == "x: no finite value"
+    assert draw_curves("x", {"a": ([3], [1.0])}, x_title="").count("●") >= 2
+
+
+def test_differences_of_configs_beside_best_and_last_values(runs, capsys):
+    assert compare.main(runs) == 0
+    rows = [line.rsplit(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["a", "b"]
+    assert rows[3] == ["  model.width", "8", "16"]
+    assert ["  iterations", "50", "50"] in rows
+    assert not any("work_dir" in row[0] for row in rows if row)
+
+
+def test_best_is_the_largest_or_the_smallest_by_the_name(tmp_path):
+    (run,) = read_runs([str(make_run(tmp_path / "a"))])
+    table = compare.compare([run], ["train/loss", "val/acc/top1", "val/fid"])
+    values = {line[:22].strip(): line[22:].strip() for line in table.splitlines()}
+    assert values["train/loss  best"] == "0.02 @ 50"
+    assert values["val/acc/top1  best"] == "0.975 @ 40"
+    assert values["val/fid  last"] == "3 @ 40"
+    assert "val/fid  best" not in values
+    assert "config: no difference" in table
+
+
+def test_a_class_or_a_part_that_only_one_run_has_is_a_difference(tmp_path):
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    save_config("from lazyengine.config import LazyCall as L\nmodel = L(dict)(width=8)\nextra = (1, 2)\n", b)
+    table = compare.compare(read_runs([str(a), str(b)]), ["train/loss"])
+    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.startswith("  ")}
+    assert rows["model._target_"][1] == "builtins.dict"
+    assert rows["model.parts[0].width"] == ["1", "-"]
+    assert rows["extra"] == ["-", "(1,", "2)"]
+
+
+@pytest.mark.parametrize("command", [plot, compare])
+def test_what_is_no_run_is_named_with_what_is_there(command, runs, tmp_path, capsys):
+    def message(*args: str) -> str:
+        assert command.main(list(args)) == 2
+        text = capsys.readouterr().err
+        assert "Traceback" not in text
+        return text
+
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("")
+    assert f"{tmp_path} holds several runs; name them: {runs[0]} {runs[1]}" in message(str(tmp_path))
+    assert "it holds nothing" in message(str(tmp_path / "empty"))
+    assert "it holds notes.txt" in message(str(tmp_path / "other"))
+    assert f"did you mean {tmp_path / 'empty'}?" in message(str(tmp_path / "emty"))
+    assert "There are: train/loss" in message(runs[0], "--keys", "nothing")
+
+
+@pytest.mark.parametrize("command", [plot, compare])
+def test_help_has_examples(command, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    assert "examples:" in capsys.readouterr().out
