@@ -11,6 +11,7 @@ import torch
 from .experiment import SEVERAL_THINGS, assert_close, curve, experiment, several_hooks, weights
 from .launching import torchrun
 
+pytestmark = pytest.mark.slow
 DRIVER = Path(__file__).with_name("driver.py")
 
 
@@ -71,5 +72,5 @@ def test_one_process_with_half_of_the_global_batch_is_refused(folder, tmp_path):
 
 def test_what_belongs_to_each_rank_cannot_be_shared_out_anew(folder, tmp_path):
     runner = experiment(tmp_path, 1, resume=str(folder / "generators" / "epoch_1.pth"))
-    with pytest.raises(RuntimeError, match="holds the generators of each of 2 ranks.*resume with 2 ranks"):
+    with pytest.raises(RuntimeError, match=r"holds the generators of each of 2 ranks.*resume with 2 ranks"):
         runner.train()
