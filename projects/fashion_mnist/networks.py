@@ -44,14 +44,14 @@ class ResidualBlock(nn.Module):
 
 
 class Classifier(BaseModel):
-    """Blocks, the average (or maximum) over all places, and a linear layer, trained by cross-entropy.
+    """Blocks and a linear layer over all features that come out of them, trained by cross-entropy.
 
     Weights and images lie in memory with the channels last, which makes convolutions on a CPU 1.4 times as fast.
 
     Args:
-        blocks: What turns images `(N, 1, H, W)` into features `(N, width, H', W')`; numbered, as layer-wise decay of
-            the learning rate needs it.
-        width: Channels of the features.
+        blocks: What turns images `(N, 1, 28, 28)` into features; numbered, as layer-wise decay of the learning rate
+            needs it.
+        num_features: Features of one image.
         num_classes: Number of classes.
         label_smoothing: Part of the target that is spread over all classes, in [0, 1).
         dropout: Probability of dropping a feature before the linear layer.
@@ -61,7 +61,7 @@ class Classifier(BaseModel):
     def __init__(
         self,
         blocks: list[nn.Module],
-        width: int,
+        num_features: int,
         num_classes: int,
         label_smoothing: float,
         dropout: float,
@@ -70,7 +70,7 @@ class Classifier(BaseModel):
         super().__init__(data_preprocessor=data_preprocessor)
         self.blocks = nn.Sequential(*blocks)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(width, num_classes)
+        self.head = nn.Linear(num_features, num_classes)
         self.label_smoothing = label_smoothing
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # a form that torch documents
 
@@ -87,7 +87,7 @@ class Classifier(BaseModel):
             scores.
         """
         features = self.blocks(image.contiguous(memory_format=torch.channels_last))
-        scores = self.head(self.dropout(features.mean((2, 3))))
+        scores = self.head(self.dropout(features.flatten(1)))
         if mode == "loss":
             return {"loss": F.cross_entropy(scores, label, label_smoothing=self.label_smoothing)}
         if mode == "predict":
@@ -96,7 +96,7 @@ class Classifier(BaseModel):
 
 
 class SmallNet(Classifier):
-    """Three convolution blocks; 94,186 parameters with the default widths.
+    """Three convolution blocks; 93,738 parameters with the default widths.
 
     Args:
         widths: Channels of the three blocks.
@@ -105,16 +105,16 @@ class SmallNet(Classifier):
 
     def __init__(
         self,
-        widths: tuple[int, int, int] = (32, 64, 128),
+        widths: tuple[int, int, int] = (32, 64, 112),
         num_classes: int = 10,
         label_smoothing: float = 0.0,
         dropout: float = 0.0,
         data_preprocessor: BaseDataPreprocessor | None = None,
     ) -> None:
         first, second, third = widths
-        blocks: list[nn.Module] = [ConvBlock(1, first, pool=True), ConvBlock(first, second, pool=True)]
-        blocks.append(ConvBlock(second, third))
-        super().__init__(blocks, third, num_classes, label_smoothing, dropout, data_preprocessor)
+        channels = [(1, first), (first, second), (second, third)]
+        blocks: list[nn.Module] = [ConvBlock(before, after, pool=True) for before, after in channels]
+        super().__init__(blocks, third * 3 * 3, num_classes, label_smoothing, dropout, data_preprocessor)
 
 
 class ResNet(Classifier):
@@ -138,6 +138,6 @@ class ResNet(Classifier):
         blocks: list[nn.Module] = [
             ConvBlock(1, width, pool=True),
             nn.Sequential(ConvBlock(width, 2 * width), ResidualBlock(2 * width), nn.MaxPool2d(2)),
-            nn.Sequential(ConvBlock(2 * width, 4 * width), ResidualBlock(4 * width)),
+            nn.Sequential(ConvBlock(2 * width, 4 * width), ResidualBlock(4 * width), nn.AdaptiveAvgPool2d(1)),
         ]
         super().__init__(blocks, 4 * width, num_classes, label_smoothing, dropout, data_preprocessor)
