@@ -5,7 +5,19 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import torch
+
 _MAX_ITEMS = 6
+
+
+def note_batch(error: Exception, where: str, batch: Any) -> None:
+    """Add to an error where it happened and on which batch, and what to do when the memory was too small."""
+    error.add_note(f"in {where} on {describe_batch(batch)}")
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        error.add_note(
+            "out of memory: lower batch_size and raise accumulative_counts by the same factor, compute in bfloat16 with "
+            "AmpOptimWrapper, or recompute activations with model_setup.activation_checkpointing"
+        )
 
 
 def describe_batch(batch: Any, depth: int = 0) -> str:

@@ -26,7 +26,7 @@ from .. import dist
 from ..dist.comm import exchange_numbers
 from ..evaluator import Evaluator
 from ..model import test_step, train_step, val_step
-from .batch import describe_batch
+from .batch import note_batch
 from .sharing import check_global_batch_size, check_shared_out, global_batch_size
 
 if TYPE_CHECKING:
@@ -100,10 +100,7 @@ class BaseTrainLoop:
         try:
             outputs = train_step(runner.model, data_batch, runner.optim_wrapper, forward=runner.forward)
         except Exception as error:
-            error.add_note(
-                f"in training iteration {self.iter} (epoch {self.epoch}, batch {batch_idx}) on "
-                f"{describe_batch(data_batch)}"
-            )
+            note_batch(error, f"training iteration {self.iter} (epoch {self.epoch}, batch {batch_idx})", data_batch)
             dist.note_lost_rank(error, "train_step, where gradients are reduced,")
             raise
         self.num_iters_completed = self.iter + 1
@@ -403,7 +400,7 @@ class ValLoop:
             self.evaluators[self.loader_name].process(data_samples=outputs, data_batch=data_batch)
         except Exception as error:
             where = f" of {self.loader_name!r}" if self.loader_name else ""
-            error.add_note(f"in {self.mode} batch {batch_idx}{where} on {describe_batch(data_batch)}")
+            note_batch(error, f"{self.mode} batch {batch_idx}{where}", data_batch)
             raise
         runner.call_hook(f"after_{self.mode}_iter", batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
 
