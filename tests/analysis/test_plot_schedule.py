@@ -63,7 +63,7 @@ def test_it_starts_from_the_beginning_also_in_the_middle_of_a_run():
 def test_accumulation_and_counted_iterations():
     inner = adamw(1.0)
     wrapper = SimpleNamespace(
-        param_groups=inner.param_groups, optimizer=inner, num_optimizer_steps=0, _accumulative_counts=3
+        param_groups=inner.param_groups, optimizer=inner, num_optimizer_steps=0, accumulative_counts=3
     )
     by_step = [StepLR(wrapper, 1, gamma=0.5, by_epoch=False)]
     assert simulate_schedule(wrapper, by_step, max_iters=7).values["lr"]["all"] == [1, 1, 1, 0.5, 0.5, 0.5, 0.25]

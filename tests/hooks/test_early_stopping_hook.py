@@ -1,0 +1,83 @@
+"""When training stops early, and that a resumed run stops there too."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lazyengine.hooks import EarlyStoppingHook, Hook
+
+from ..runner.toy import toy_runner
+
+
+def stop_after(values: list[float], **kwargs: Any) -> tuple[int | None, str | None]:
+    """Show metrics one by one; return how many it took to stop, and why."""
+    hook = EarlyStoppingHook("acc", **kwargs)
+    runner: Any = SimpleNamespace(is_training=True, train_loop=SimpleNamespace(stop_training=False))
+    runner.logger = SimpleNamespace(info=lambda *args: None, warning=lambda *args: None)
+    for number, value in enumerate(values, 1):
+        hook.after_val_epoch(runner, {"m/acc": value})
+        if runner.train_loop.stop_training:
+            return number, hook.reason
+    return None, hook.reason
+
+
+def test_patience_counts_validations_without_an_improvement():
+    assert stop_after([0.1, 0.2, 0.2, 0.1, 0.2], patience=2) == (
+        4,
+        "acc has not been better than 0.2 for 2 validations",
+    )
+    assert stop_after([0.1, 0.2, 0.1, 0.3, 0.2], patience=2)[0] is None
+
+
+def test_min_delta_rule_threshold_and_finiteness():
+    assert stop_after([0.10, 0.14, 0.16], min_delta=0.05, patience=1)[0] == 2
+    assert stop_after([3.0, 2.0, 2.5], rule="less", patience=1)[0] == 3
+    assert stop_after([0.5, 0.95], stopping_threshold=0.9)[0] == 2
+    assert stop_after([5.0, 0.4], rule="less", stopping_threshold=0.5)[0] == 2
+    assert stop_after([0.5, math.nan]) == (2, "acc is nan")
+    assert stop_after([0.5, math.nan], check_finite=False)[0] is None
+
+
+def test_a_missing_metric_is_a_warning_or_an_error():
+    warnings = []
+    logger = SimpleNamespace(warning=lambda *args: warnings.append(args))
+    runner: Any = SimpleNamespace(is_training=True, logger=logger)
+    EarlyStoppingHook("acc").after_val_epoch(runner, {"loss": 1.0})
+    assert len(warnings) == 1
+    with pytest.raises(ValueError, match="no metric is named 'acc'"):
+        EarlyStoppingHook("acc", strict=True).after_val_epoch(runner, {"loss": 1.0})
+    runner.is_training = False  # a validation alone stops nothing
+    EarlyStoppingHook("acc", strict=True).after_val_epoch(runner, {"loss": 1.0})
+
+
+def test_arguments_are_checked_when_they_are_given():
+    with pytest.raises(ValueError, match="patience=-1"):
+        EarlyStoppingHook("acc", patience=-1)
+    with pytest.raises(ValueError, match="a greater or a smaller 'fid' better"):
+        EarlyStoppingHook("fid")
+
+
+@pytest.mark.parametrize("max_iters", [None, 50])
+def test_training_stops_and_a_resumed_run_stops_where_the_whole_one_did(tmp_path, max_iters):
+    def run(folder, **kwargs):
+        hooks: dict[str, Hook] = {"stop": EarlyStoppingHook("error", rule="less", patience=2, min_delta=10.0)}
+        runner = toy_runner(
+            str(folder), max_epochs=10, max_iters=max_iters, val_interval=5 if max_iters else 1, hooks=hooks, **kwargs
+        )
+        runner.train()
+        return runner
+
+    whole = run(tmp_path / "whole")
+    assert (whole.iter, whole.hooks["stop"].state_dict()["wait_count"]) == (15, 2)
+    if max_iters is None:
+        resumed = run(tmp_path / "resumed", resume=str(tmp_path / "whole" / "epoch_2.pth"))
+        assert resumed.iter == 15
+        again = run(tmp_path / "whole", resume=True)  # after it has stopped: it stays so
+        assert again.iter == 15
+        assert (
+            again.hooks["stop"].state_dict() == resumed.hooks["stop"].state_dict() == whole.hooks["stop"].state_dict()
+        )
