@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lazyengine.hooks import Hook
@@ -41,7 +42,7 @@ class DrawImagesHook(Hook):
         """Return the picture, `(H, W)`, uint8, on the CPU."""
         device = next(model.parameters()).device
         label = torch.arange(self.num_classes, device=device).repeat(self.num_rows)
-        images = model.draw(label, torch.Generator().manual_seed(0)).squeeze(1)
+        images = F.pad(model.draw(label, torch.Generator().manual_seed(0)).squeeze(1), (1, 1, 1, 1))
         rows = images.unflatten(0, (self.num_rows, -1)).transpose(1, 2).flatten(2).flatten(0, 1)
         pixels = rows.repeat_interleave(self.zoom, 0).repeat_interleave(self.zoom, 1)
         return (pixels * 255).round().byte().cpu()

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from lazyengine.evaluator import TensorMetric
 from lazyengine.model import BaseModel
-from lazyengine.optim import OptimWrapperDict
 
 
 class Generator(nn.Module):
@@ -98,14 +97,12 @@ class GAN(BaseModel):
         self.discriminator = discriminator
         self.penalty = penalty
 
-    def train_step(
-        self, data: Any, optim_wrapper: OptimWrapperDict, forward: Callable[..., Any] | None = None
-    ) -> dict[str, Any]:
+    def train_step(self, data: Any, optim_wrapper: Any, forward: Callable[..., Any] | None = None) -> dict[str, Any]:
         """Update the discriminator, then the generator, on one batch.
 
         Args:
             data: A dict with ``image`` and ``label``.
-            optim_wrapper: Holds the wrappers ``discriminator`` and ``generator``.
+            optim_wrapper: An `OptimWrapperDict` of ``discriminator`` and ``generator``.
             forward: The model in DDP, where there are several ranks; every rank must call.
 
         Returns:
@@ -118,7 +115,7 @@ class GAN(BaseModel):
             # The generator's loss also reaches the discriminator's weights, which it is not meant to change.
             self.discriminator.requires_grad_(player == "discriminator")
             wrapper = optim_wrapper[player]
-            with wrapper.optim_context(run):  # pyright: ignore[reportArgumentType]
+            with wrapper.optim_context(run):
                 losses = run(data["image"], data["label"], mode=player)
             loss, values = self.parse_losses(losses)
             wrapper.update_params(loss)

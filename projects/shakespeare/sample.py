@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))  # the folder that holds `projects`
+from lazyengine.checkpoint import read_checkpoint
 from lazyengine.config import LazyConfig, instantiate
-from lazyengine.runner import load_checkpoint
 from projects.shakespeare.text import decode, encode
 
 
@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     config = args.config or pathlib.Path(args.checkpoint).with_name("config.py")
     model = instantiate(LazyConfig.load(config).model)
-    checkpoint = load_checkpoint(model, args.checkpoint, strict=True)
+    checkpoint = read_checkpoint(args.checkpoint)
+    model.load_state_dict(checkpoint["state_dict"])
     characters = checkpoint["meta"]["dataset_meta"]["characters"]  # the text itself is not needed
     generator = torch.Generator().manual_seed(args.seed)
     tokens = model.eval().generate(encode(args.prompt, characters), args.length, args.temperature, generator)
