@@ -12,6 +12,7 @@ from ..config import ConfigError
 
 _ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _HIDDEN = (_ENGINE, contextlib.__file__, functools.__file__)  # what stands between the engine and the code it calls
+_MISTAKES = ("while loading config", "the run folder")  # how the notes of errors begin that are always mistakes
 _IN_THE_RUN = ("in training iteration", "in val batch", "in test batch", "raised in hook")
 
 
@@ -28,7 +29,7 @@ def report(error: Exception) -> None:
 def is_mistake(error: Exception) -> bool:
     """Whether an error comes from the config file, or from a value that the engine refuses before any batch is read."""
     notes = getattr(error, "__notes__", ())
-    if isinstance(error, ConfigError) or any(note.startswith("while loading config") for note in notes):
+    if isinstance(error, ConfigError) or any(note.startswith(_MISTAKES) for note in notes):
         return True
     if not isinstance(error, ValueError | TypeError | RuntimeError | FileNotFoundError):
         return False

@@ -15,8 +15,8 @@ def note_batch(error: Exception, where: str, batch: Any) -> None:
     error.add_note(f"in {where} on {describe_batch(batch)}")
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         error.add_note(
-            "out of memory: lower batch_size and raise accumulative_counts by the same factor, compute in bfloat16 with "
-            "AmpOptimWrapper, or recompute activations with model_setup.activation_checkpointing"
+            "out of memory: lower batch_size and raise accumulative_counts by the same factor, compute in bfloat16 "
+            "with AmpOptimWrapper, or recompute activations with model_setup.activation_checkpointing"
         )
 
 
