@@ -101,7 +101,7 @@ class BaseTrainLoop:
             outputs = train_step(runner.model, data_batch, runner.optim_wrapper, forward=runner.forward)
         except Exception as error:
             note_batch(error, f"training iteration {self.iter} (epoch {self.epoch}, batch {batch_idx})", data_batch)
-            dist.note_lost_rank(error, "train_step, where gradients are reduced,")
+            dist.note_lost_rank(error, "train_step")
             raise
         self.num_iters_completed = self.iter + 1
         self.batch += 1

@@ -24,6 +24,7 @@ from lazyengine import dist
 from lazyengine.checkpoint import read_checkpoint
 from lazyengine.dataset import DataLoader, DefaultSampler
 from lazyengine.hooks import CheckpointHook, Hook
+from lazyengine.logging import MessageHub
 from lazyengine.model import FSDP2, ModelSetup
 from lazyengine.runner import EpochBasedTrainLoop
 from lazyengine.runner.sharing import check_shared_out
@@ -181,6 +182,32 @@ def the_learning_rate_follows_the_global_batch(folder: Path, alone: dict[str, An
         assert "times 0.5: 24 samples in an optimizer step, chosen for 48" in log.read_text()
 
 
+def iterations_without_epochs(folder: Path, alone: dict[str, Any]) -> None:
+    """An endless sampler gives the same global batches to any number of ranks."""
+    runner = experiment(folder / "iters", 2, max_iters=14, hooks=saving_often())
+    runner.train()
+    batches = dist.all_gather_object(runner.model.batches)
+    assert [[i for pair in zip(*parts) for i in pair] for parts in zip(*batches)] == alone["iters"]["batches"]
+    assert_close(curve(runner), alone["iters"]["curve"], rtol=1e-5)
+
+
+def scalars_are_means_where_all_ranks_have_them(folder: Path, alone: dict[str, Any]) -> None:
+    """Values since the last call; ranks with other keys keep their own, and say so."""
+    rank = dist.get_rank()
+    hub = MessageHub("means")
+    for value in (1.0, torch.tensor(2.0), 3):
+        hub.update_scalar("train/a", value + rank)
+    hub.update_scalar("val/a", rank)
+    hub.average_over_ranks()
+    assert (hub.get_scalar("train/a").data[0].tolist(), hub.get_scalar("val/a").current()) == ([1.5, 2.5, 3.5], rank)
+    hub.update_scalar("train/a", 10 * rank)
+    hub.average_over_ranks()
+    assert hub.get_scalar("train/a").data[0].tolist() == [1.5, 2.5, 3.5, 5.0]
+    hub.update_scalar(f"train/of_rank{rank}", 1.0)
+    hub.average_over_ranks()
+    assert hub.get_scalar(f"train/of_rank{rank}").current() == 1.0
+
+
 def what_cannot_be_right_is_refused(folder: Path, alone: dict[str, Any]) -> None:
     """Loaders that give every rank all samples, and a position that means something else."""
     points = Points(n=48)
@@ -196,9 +223,7 @@ def what_cannot_be_right_is_refused(folder: Path, alone: dict[str, Any]) -> None
         smaller.train()
     uneven = experiment(folder / "uneven", 2)
     uneven.train_loop = EpochBasedTrainLoop(DataLoader(Points(n=48), 4 + 4 * dist.get_rank()), max_epochs=1)
-    with pytest.raises(
-        ValueError, match=r"number of batches on each rank \(rank 0: 6, rank 1: 3\)"
-    ) as caught:
+    with pytest.raises(ValueError, match=r"number of batches on each rank \(rank 0: 6, rank 1: 3\)") as caught:
         uneven.train()
     assert f"on rank {dist.get_rank()} of 2" in caught.value.__notes__
 
@@ -210,6 +235,8 @@ CHECKS = [
     fsdp2,
     every_rank_keeps_its_generator,
     the_learning_rate_follows_the_global_batch,
+    iterations_without_epochs,
+    scalars_are_means_where_all_ranks_have_them,
     what_cannot_be_right_is_refused,
 ]
 

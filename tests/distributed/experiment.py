@@ -9,12 +9,12 @@ from torch import nn
 
 from lazyengine.config import LazyCall as L
 from lazyengine.config import instantiate
-from lazyengine.dataset import DataLoader
+from lazyengine.dataset import DataLoader, InfiniteSampler
 from lazyengine.evaluator import BaseMetric
 from lazyengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook, Hook, LoggerHook, default_hooks
 from lazyengine.model import BaseModel, ModelSetup
 from lazyengine.optim import AmpOptimWrapper, CosineAnnealingLR, OptimWrapper, param_groups
-from lazyengine.runner import EpochBasedTrainLoop, Runner, ValLoop
+from lazyengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, ValLoop
 
 GLOBAL_BATCH = 8
 
@@ -70,16 +70,25 @@ def experiment(
     setup: ModelSetup | None = None,
     batch_size: int | None = None,
     max_epochs: int = 3,
+    max_iters: int | None = None,
     **options: Any,
 ) -> Runner:
-    """Build a runner of 6 iterations an epoch, whose global batch is shared out among `num_ranks`."""
+    """Build a runner of 6 iterations an epoch, whose global batch is shared out among `num_ranks`.
+
+    With `max_iters` there are no epochs, and an endless sampler.
+    """
     model = L(Net)()
-    train = L(DataLoader)(dataset=L(Points)(n=48), batch_size=batch_size or GLOBAL_BATCH // num_ranks, shuffle=True)
+    points = L(Points)(n=48)
+    train = L(DataLoader)(dataset=points, batch_size=batch_size or GLOBAL_BATCH // num_ranks, shuffle=True)
+    loop = L(EpochBasedTrainLoop)(dataloader=train, max_epochs=max_epochs)
+    if max_iters is not None:
+        train.sampler, train.shuffle = L(InfiniteSampler)(dataset=points), False
+        loop = L(IterBasedTrainLoop)(dataloader=train, max_iters=max_iters, val_interval=5)
     val = L(DataLoader)(dataset=L(Points)(n=13), batch_size=2)
     optim = L(optimizer)(params=L(param_groups)(model=model), lr=0.01)
     node = L(Runner)(
         model=model,
-        train_loop=L(EpochBasedTrainLoop)(dataloader=train, max_epochs=max_epochs),
+        train_loop=loop,
         val_loop=L(ValLoop)(dataloader=val, evaluator=L(Errors)()),
         optim_wrapper=L(wrapper)(optimizer=optim, **(wrapper_options or {})),
         param_schedulers=[L(CosineAnnealingLR)(by_epoch=False)],

@@ -34,6 +34,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "ema": dict(hooks["ema"].ema_model.module.state_dict()),
         "stopped": (several.epoch, several.optim_wrapper.num_optimizer_steps),
     }
+    iters = experiment(folder / "alone_iters", 1, max_iters=14)
+    iters.train()
+    alone["iters"] = {"curve": curve(iters), "batches": iters.model.batches}
     torch.save(alone, folder / "alone.pt")
     killed = torchrun(str(DRIVER), "kill", str(folder))
     assert killed.returncode == 1, killed.stderr[-3000:]
@@ -49,7 +52,7 @@ def test_every_check_of_the_two_ranks(folder):
         results = json.loads((folder / f"results{rank}.json").read_text())
         failed = {name: text for name, text in results.items() if text != "ok"}
         assert not failed, f"rank {rank}: " + "\n".join(f"{name}: {text}" for name, text in failed.items())
-        assert len(results) == 7
+        assert len(results) == 9
 
 
 @pytest.mark.parametrize(("begun_by", "name", "done"), [("ddp", "epoch_1.pth", 6), ("fsdp2", "iter_8.pth", 8)])
@@ -61,6 +64,14 @@ def test_one_process_continues_what_two_ranks_began(folder, tmp_path, begun_by, 
     assert_close(curve(runner), alone["curve"], rtol=1e-5)
     for key, value in alone["weights"].items():
         torch.testing.assert_close(weights(runner)[key], value, rtol=1e-4, atol=1e-6)
+
+
+def test_one_process_continues_iterations_without_epochs(folder, tmp_path):
+    alone = torch.load(folder / "alone.pt", weights_only=True)["iters"]
+    runner = experiment(tmp_path, 1, max_iters=14, resume=str(folder / "iters" / "iter_8.pth"))
+    runner.train()
+    assert runner.model.batches == alone["batches"][8:]
+    assert_close(curve(runner), alone["curve"], rtol=1e-5)
 
 
 def test_one_process_with_half_of_the_global_batch_is_refused(folder, tmp_path):
