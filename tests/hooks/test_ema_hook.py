@@ -98,7 +98,7 @@ def test_resume_goes_on_with_both(tmp_path):
 def test_strict_load_refuses_a_checkpoint_without_averages(tmp_path):
     train(tmp_path / "plain", max_epochs=1)
     path = str(tmp_path / "plain" / "epoch_1.pth")
-    with pytest.raises(KeyError, match="saved without EMAHook.*Set strict_load=False"):
+    with pytest.raises(KeyError, match=r"saved without EMAHook.*Set strict_load=False"):
         train(tmp_path / "a", EMAHook(), max_epochs=2, resume=path)
     _, noted = train(tmp_path / "b", EMAHook(momentum=0.1, strict_load=False), max_epochs=2, resume=path)
     torch.testing.assert_close(noted.evaluated[-1], average_of(noted.trained, 0.1))

@@ -1,0 +1,169 @@
+"""What the hooks write down while a run goes on: runtime information, times, log lines, learning rates, epochs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lazyengine.hooks import Hook, LoggerHook, iter_timer_hook
+from lazyengine.logging import read_metrics
+from lazyengine.optim import OptimWrapper, OptimWrapperDict, ReduceOnPlateauLR, StepLR
+
+from ..runner.toy import toy_runner
+
+
+class Note(Hook):
+    """Notes something at a point, after all others."""
+
+    priority = "LOWEST"
+
+    def __init__(self, point: str, what) -> None:
+        self.seen: list[Any] = []
+        setattr(self, point, lambda runner, *args, **kwargs: self.seen.append(what(runner)))
+
+
+def optimizer_of(runner):
+    """The optimizer at the learning rate of 0.01, freed from the toy's own schedulers."""
+    for group in runner.optim_wrapper.param_groups:
+        group["lr"] = group["initial_lr"] = 0.01
+    return runner.optim_wrapper
+
+
+def log_of(runner) -> str:
+    return Path(runner.log_dir, f"{runner.timestamp}.log").read_text()
+
+
+def test_the_stage_comes_back_after_a_validation_nested_in_training(tmp_path):
+    points = ("before_train_iter", "before_val_iter", "after_train_epoch", "before_train_epoch", "after_run")
+    notes = {point: Note(point, lambda runner: runner.message_hub.get_info("loop_stage")) for point in points}
+    runner = toy_runner(str(tmp_path), max_epochs=2, hooks=dict(notes))
+    runner.train()
+    assert {point: set(note.seen) for point, note in notes.items()} == {
+        "before_train_iter": {"train"},
+        "before_val_iter": {"val"},
+        "after_train_epoch": {"train"},
+        "before_train_epoch": {"train"},
+        "after_run": {None},
+    }
+
+
+def test_runtime_information_and_scalars_of_a_run(tmp_path):
+    runner = toy_runner(str(tmp_path), max_epochs=2, experiment_name="toy", seed=3)
+    runner.train()
+    hub = runner.message_hub
+    info = {key: hub.get_info(key) for key in ("experiment_name", "seed", "epoch", "iter", "max_epochs", "max_iters")}
+    assert info == {"experiment_name": "toy", "seed": 3, "epoch": 1, "iter": 9, "max_epochs": 2, "max_iters": 10}
+    assert hub.get_info("dataset_meta") == {"name": "toy"}
+    counts = {key: len(buffer) for key, buffer in hub.log_scalars.items() if "time" not in key}
+    assert counts == {"train/lr": 10, "train/loss": 10, "val/error": 2}
+
+
+def test_metrics_that_are_no_scalars_are_kept_as_information(tmp_path):
+    runner = toy_runner(str(tmp_path))
+    runner.setup()
+    runner.call_hook("after_val_epoch", metrics={"matrix": [[1, 2]], "error": 0.5})
+    assert runner.message_hub.get_info("val/matrix") == [[1, 2]]
+    assert runner.message_hub.get_scalar("val/error").current() == 0.5
+
+
+def test_eta_is_the_mean_time_of_this_start_times_the_iterations_left(tmp_path, monkeypatch):
+    """A clock that moves on by a second whenever it is read: twice in an iteration."""
+    clock = iter(range(10_000))
+    monkeypatch.setattr(iter_timer_hook.time, "perf_counter", lambda: next(clock))
+    note = Note("after_train_iter", lambda runner: runner.message_hub.get_info("eta"))
+    # Only the timer reads this clock: the logger and the bar are left out.
+    runner = toy_runner(str(tmp_path), max_epochs=2, val_interval=0, hooks={"note": note})
+    for name in ("logger", "progress_bar"):
+        runner._parts["hooks"].pop(name)
+    runner.train()
+    assert note.seen == [2 * (10 - done) for done in range(1, 11)]
+    values = [runner.message_hub.get_scalar(f"train/{name}").data[0].tolist() for name in ("time", "data_time")]
+    assert values == [[2] * 10, [1] * 10]
+
+
+def test_a_validation_is_no_part_of_the_next_iterations_time(tmp_path, monkeypatch):
+    class Slow(Hook):
+        def after_val_epoch(self, runner, metrics=None):
+            clock[0] += 1000
+
+    clock = [0.0]
+    monkeypatch.setattr(iter_timer_hook.time, "perf_counter", lambda: clock[0])
+    runner = toy_runner(str(tmp_path), max_iters=6, val_interval=2, hooks={"slow": Slow()})
+    runner.train()
+    assert runner.message_hub.get_scalar("train/time").data[0].tolist() == [0.0] * 6
+
+
+@pytest.mark.parametrize(("ignore_last", "steps"), [(True, [3, 8]), (False, [3, 5, 8, 10])])
+def test_lines_are_counted_within_the_epoch(tmp_path, ignore_last, steps):
+    runner = toy_runner(str(tmp_path), max_epochs=2, hooks={"logger": LoggerHook(3, ignore_last=ignore_last)})
+    runner.train()
+    records = read_metrics(tmp_path)
+    assert [r["step"] for r in records if r["mode"] == "train"] == steps
+    assert [(r["step"], r["epoch"]) for r in records if r["mode"] == "val"] == [(5, 1), (10, 2)]
+    assert re.findall(r"Epoch\(train\)\s*(\[\d\]\[\d/5\])", log_of(runner))[0] == "[1][3/5]"
+
+
+def test_lines_are_counted_through_in_a_loop_of_iterations(tmp_path):
+    runner = toy_runner(str(tmp_path), max_iters=12, val_interval=6, hooks={"logger": LoggerHook(4)})
+    runner.train()
+    records = read_metrics(tmp_path)
+    assert [r["step"] for r in records if r["mode"] == "train"] == [4, 8, 12]
+    assert [r["step"] for r in records if r["mode"] == "val"] == [6, 12]
+
+
+def test_the_final_table_sums_the_run_up(tmp_path):
+    runner = toy_runner(str(tmp_path), max_epochs=2)
+    runner.train()
+    table = log_of(runner).rpartition("done\n")[2]
+    assert str(tmp_path) in table
+    assert re.search(r"trained +2 epochs, 10 iterations", table)
+    assert re.search(rf"val/error \(epoch 2\) +{runner.message_hub.get_scalar('val/error').current():.4f}\n", table)
+
+
+def test_schedulers_step_by_iteration_by_epoch_and_by_metric(tmp_path):
+    runner = toy_runner(str(tmp_path), max_epochs=3)
+    optimizer = optimizer_of(runner)
+    runner._parts["param_schedulers"] = [
+        StepLR(optimizer, 1, gamma=0.5),
+        ReduceOnPlateauLR(
+            optimizer, monitor="error", rule="less", factor=0.1, threshold=100.0, threshold_rule="abs", patience=0
+        ),
+    ]
+    runner.train()
+    # Halved after each epoch; after the second and third validation, which improve too little, also a tenth.
+    lrs = runner.message_hub.get_scalar("train/lr").data[0]
+    assert lrs.tolist() == pytest.approx([0.01] * 5 + [0.005] * 5 + [0.00025] * 5)
+
+
+def test_schedulers_of_an_accumulating_optimizer_count_its_steps(tmp_path):
+    runner = toy_runner(str(tmp_path), max_epochs=1, accumulative_counts=2)
+    runner._parts["param_schedulers"] = StepLR(optimizer_of(runner), 1, gamma=0.5, by_epoch=False)
+    runner.train()
+    assert runner.message_hub.get_scalar("train/lr").data[0].tolist() == [0.01, 0.01, 0.005, 0.005, 0.0025]
+
+
+def test_several_optimizers_have_learning_rates_of_their_own(tmp_path):
+    runner = toy_runner(str(tmp_path), max_epochs=1)
+    parts = {"first": runner.model.net[0], "last": runner.model.net[3]}
+    optimizers = {
+        name: torch.optim.SGD(parts[name].parameters(), lr=lr) for name, lr in (("first", 0.1), ("last", 0.2))
+    }
+    runner._parts["optim_wrapper"] = OptimWrapperDict(**{name: OptimWrapper(o) for name, o in optimizers.items()})
+    runner._parts["param_schedulers"] = None
+    runner.setup()
+    runner.hooks["runtime_info"].before_train_iter(runner, 0)
+    hub = runner.message_hub
+    assert [hub.get_scalar(f"train/{name}.lr").current() for name in parts] == [0.1, 0.2]
+
+
+def test_every_epoch_has_an_order_of_its_own(tmp_path):
+    runner = toy_runner(str(tmp_path), max_epochs=2)
+    runner.train()
+    first, second = runner.model.batches[:5], runner.model.batches[5:]
+    assert sorted(i for batch in first for i in batch) == list(range(20))
+    assert sorted(i for batch in second for i in batch) == list(range(20))
+    assert first != second
