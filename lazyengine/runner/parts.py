@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -147,7 +146,7 @@ def build_part(part: Any) -> Any:
     """Build recipes, also inside lists and dicts; objects pass through."""
     if isinstance(part, Lazy):
         return part()
-    if isinstance(part, Mapping):
+    if isinstance(part, dict):  # not any Mapping: an OptimWrapperDict is an object
         return {key: build_part(value) for key, value in part.items()}
     if isinstance(part, list | tuple):
         return [build_part(value) for value in part]
