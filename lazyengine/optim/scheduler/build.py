@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 from lazyengine.config import Lazy, instantiate
+from lazyengine.logging import print_log
 
 from .base import OptimizerLike, _ParamScheduler
 
@@ -111,7 +113,12 @@ class _Run:
         by_epoch, converts = value_of("by_epoch", True), value_of("convert_to_iter_based", False)
         steps_per_iter = 1.0 if value_of("count_iters", False) else 1.0 / accumulative_counts(optimizer)
         filled: dict[str, Any] = {"optimizer": optimizer}
-        filled["end"] = self._end(target, by_epoch, converts, steps_per_iter)
+        end, begin = self._end(target, by_epoch, converts, steps_per_iter), value_of("begin", 0)
+        if end is not None and "end" not in given and begin >= end:  # a short run, to try something
+            name = getattr(target, "__name__", target)
+            print_log(f"{name} begins at {begin}, the run ends at {end}: it never acts", "current", logging.WARNING)
+            end = begin + 2  # (a warm-up of one step would be warned about)
+        filled["end"] = end
         if converts:
             filled["epoch_length"] = None if self.epoch_length is None else self.epoch_length * steps_per_iter
         return {

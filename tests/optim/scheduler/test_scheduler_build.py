@@ -49,6 +49,24 @@ def build(recipes, optimizer, max_epochs=10, max_iters=1050, epoch_length=105):
     )
 
 
+def test_what_begins_after_a_short_run_never_acts():
+    optimizer = sgd()
+    warm_up, cosine = build(
+        [Recipe(LinearLR, start_factor=0.5, end=8, by_epoch=False), Recipe(CosineAnnealingLR, begin=8, by_epoch=False)],
+        optimizer,
+        max_epochs=1,
+        max_iters=5,
+        epoch_length=5,
+    )
+    lrs = []
+    for _ in range(5):
+        lrs.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        warm_up.step()
+        cosine.step()
+    assert lrs == pytest.approx([0.1 * (0.5 + 0.5 * t / 7) for t in range(5)])
+
+
 def test_a_missing_end_is_the_length_of_the_run_in_the_unit_that_is_counted():
     optim_wrapper = wrapper(accumulative_counts=2)
     by_epoch, by_step, by_iter, converted, given, plateau = build(
@@ -103,7 +121,7 @@ def test_a_loop_by_iterations():
 
 def test_errors_name_the_recipe():
     with pytest.raises(ValueError, match="begin=12, end=10") as caught:
-        build(Recipe(LinearLR, begin=12), sgd())
+        build(Recipe(LinearLR, begin=12, end=10), sgd())
     assert "param_schedulers[LinearLR]" in caught.value.__notes__[0]
     with pytest.raises(TypeError, match=r"expected a recipe or a scheduler, got {'type': 'LinearLR'}"):
         build([{"type": "LinearLR"}], sgd())
