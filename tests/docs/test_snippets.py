@@ -55,7 +55,7 @@ def test_snippets_run(page: Path, fresh_imports, monkeypatch: pytest.MonkeyPatch
 
 def test_every_package_has_a_page():
     packages = [p.parent for p in (REPO / "lazyengine").glob("*/__init__.py")]
-    missing = [p.name for p in packages if not (p / "README.md").is_file()]
+    missing = [p.name for p in packages if p.name != "cli" and not (p / "README.md").is_file()]  # --help is its page
     assert not missing
 
 
@@ -66,3 +66,11 @@ def test_links_between_pages_lead_somewhere():
             if "://" not in target and not (page.parent / target).exists():
                 broken.append(f"{page.relative_to(REPO)}: {target}")
     assert not broken
+
+
+def test_the_timeline_on_the_page_is_the_one_of_the_default_hooks():
+    from lazyengine.hooks import HookSchedule, default_hooks
+
+    page = (REPO / "lazyengine" / "hooks" / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^```text\n(.*?)^\.\.\.$", page, re.MULTILINE | re.DOTALL)
+    assert HookSchedule(default_hooks()).timeline().startswith(shown[0])
