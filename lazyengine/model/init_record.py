@@ -7,6 +7,7 @@ from contextvars import ContextVar
 
 from torch import Tensor, nn
 
+from ..checkpoint import is_sharded_tensor
 from ..dist import is_main_process
 from ..logging import MMLogger
 
@@ -86,8 +87,11 @@ def record_init(module: nn.Module, info: str) -> int:
 
 
 def _fingerprint(parameter: Tensor) -> tuple[object, ...]:
-    count = parameter.numel()
-    if count == 0 or parameter.is_meta:
+    values = parameter.detach()
+    if is_sharded_tensor(values):
+        values = values.to_local()  # pyright: ignore[reportAttributeAccessIssue]
+    count = values.numel()
+    if count == 0 or values.is_meta:
         return (parameter._version,)
-    flat = parameter.detach().reshape(-1) if parameter.is_contiguous() else parameter.detach().flatten()
+    flat = values.reshape(-1) if values.is_contiguous() else values.flatten()
     return (parameter._version, *(flat[index].item() for index in (0, count // 2, count - 1)))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
 from torch.utils.data import RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from .. import dist
+from ..checkpoint import is_sharded_tensor
 
 _UNAWARE = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler)
 
@@ -38,6 +40,17 @@ def check_shared_out(dataloader: Any) -> None:
                 f"{type(sampler).__name__} knows nothing of ranks. Use lazyengine.dataset.DataLoader without a sampler "
                 "(shuffle=True to shuffle), its DefaultSampler, or torch's DistributedSampler"
             )
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every rank the buffers of rank 0, which are those that are saved. Collective: every rank must call.
+
+    Batch norm statistics differ between ranks after a training step, so that each would evaluate a model of its own.
+    """
+    if dist.get_world_size() > 1:
+        for buffer in model.buffers():
+            if not is_sharded_tensor(buffer):
+                dist.broadcast(buffer)
 
 
 def global_batch_size(dataloader: Any) -> int | None:

@@ -30,6 +30,8 @@ from lazyengine.runner import EpochBasedTrainLoop
 from lazyengine.runner.sharing import check_shared_out
 from tests.distributed.experiment import (
     SEVERAL_THINGS,
+    MetaNet,
+    NormNet,
     Points,
     assert_close,
     assert_same,
@@ -158,6 +160,24 @@ def fsdp2(folder: Path, alone: dict[str, Any]) -> None:
     assert_close(from_one.val()["error"], alone["val"][-1], rtol=1e-5)
 
 
+def batch_norm_is_evaluated_as_it_is_saved(folder: Path, alone: dict[str, Any]) -> None:
+    """Each rank has other statistics after a step; all evaluate with those of the checkpoint."""
+    trained = experiment(folder / "norm", 2, net=NormNet, max_epochs=1)
+    trained.train()
+    loaded = experiment(folder / "norm", 2, net=NormNet, load_from=str(folder / "norm" / "epoch_1.pth"))
+    assert curve(trained, "val/error") == [loaded.val()["error"]]
+
+
+def a_model_on_the_meta_device_takes_its_share_of_a_file(folder: Path, alone: dict[str, Any]) -> None:
+    """FSDP2 shards it before it has memory; then it is loaded."""
+    setup = ModelSetup(wrapper=FSDP2("net"))
+    path = str(folder / "alone" / "epoch_3.pth")
+    runner = experiment(folder / "meta", 2, net=MetaNet, setup=setup, load_from=path)
+    runner.setup()
+    runner.prepare_model(skip_weights=False, train=True)
+    assert_same(weights(runner), alone["weights"])
+
+
 def every_rank_keeps_its_generator(folder: Path, alone: dict[str, Any]) -> None:
     """Registered generators stand elsewhere on each rank."""
     first = experiment(folder / "generators", 2, max_epochs=1)
@@ -233,6 +253,8 @@ CHECKS = [
     resumed_after_a_kill,
     several_things_at_once,
     fsdp2,
+    batch_norm_is_evaluated_as_it_is_saved,
+    a_model_on_the_meta_device_takes_its_share_of_a_file,
     every_rank_keeps_its_generator,
     the_learning_rate_follows_the_global_batch,
     iterations_without_epochs,

@@ -48,6 +48,22 @@ class Net(BaseModel):
         return {"error": (out - y).abs(), "index": index} if mode == "predict" else out
 
 
+class NormNet(Net):
+    """With batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net.insert(1, nn.BatchNorm1d(8))
+
+
+class MetaNet(Net):
+    """Without memory until it is sharded."""
+
+    def __init__(self) -> None:
+        with torch.device("meta"):
+            super().__init__()
+
+
 class Errors(BaseMetric):
     """The errors of all samples in the order that they arrive in."""
 
@@ -71,13 +87,14 @@ def experiment(
     batch_size: int | None = None,
     max_epochs: int = 3,
     max_iters: int | None = None,
+    net: type[Net] = Net,
     **options: Any,
 ) -> Runner:
     """Build a runner of 6 iterations an epoch, whose global batch is shared out among `num_ranks`.
 
     With `max_iters` there are no epochs, and an endless sampler.
     """
-    model = L(Net)()
+    model = L(net)()
     points = L(Points)(n=48)
     train = L(DataLoader)(dataset=points, batch_size=batch_size or GLOBAL_BATCH // num_ranks, shuffle=True)
     loop = L(EpochBasedTrainLoop)(dataloader=train, max_epochs=max_epochs)

@@ -52,7 +52,7 @@ def test_every_check_of_the_two_ranks(folder):
         results = json.loads((folder / f"results{rank}.json").read_text())
         failed = {name: text for name, text in results.items() if text != "ok"}
         assert not failed, f"rank {rank}: " + "\n".join(f"{name}: {text}" for name, text in failed.items())
-        assert len(results) == 9
+        assert len(results) == 11
 
 
 @pytest.mark.parametrize(("begun_by", "name", "done"), [("ddp", "epoch_1.pth", 6), ("fsdp2", "iter_8.pth", 8)])
