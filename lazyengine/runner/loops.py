@@ -27,7 +27,7 @@ from ..dist.comm import exchange_numbers
 from ..evaluator import Evaluator
 from ..model import test_step, train_step, val_step
 from .batch import note_batch
-from .sharing import check_global_batch_size, check_shared_out, global_batch_size
+from .sharing import check_global_batch_size, check_shared_out, global_batch_size, share_buffers
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -369,6 +369,7 @@ class ValLoop:
         runner.call_hook(f"before_{mode}_epoch")
         was_training = runner.model.training
         runner.model.eval()
+        share_buffers(runner.model)
         metrics: dict[str, Any] = {}
         done = 0
         for name, loader in loaders_of(self.dataloader).items():
