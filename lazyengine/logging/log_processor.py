@@ -84,6 +84,9 @@ class LogProcessor:
         shown = {name: value for name, value in values.items() if name not in lrs} if mode == "train" else {}
         if mode != "train":  # metrics still are those of the last evaluation
             shown = {name: values[name] for name in ("time", "data_time") if name in values}
+        # Losses first and times last: a narrow terminal cuts the end off the first row.
+        order = sorted(shown, key=lambda name: (name in ("time", "data_time"), "loss" not in name))
+        shown = {name: shown[name] for name in order}
         parts = [self._progress(runner, batch_idx + 1, mode), *self._lr_parts(lrs)]
         eta = runner.message_hub.get_info("eta")
         if eta is not None and "time" in values:

@@ -38,6 +38,7 @@ class LineFormatter(logging.Formatter):
 
 
 _places: dict[str, str] = {}
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def place_of(record: logging.LogRecord) -> str:
@@ -52,7 +53,10 @@ def place_of(record: logging.LogRecord) -> str:
 
 
 class _TerminalHandler(logging.Handler):
-    """Writes to the present ``sys.stdout``: by rich on a terminal (above a progress bar), else plain text."""
+    """Writes to the present ``sys.stdout``: by rich on a terminal (above a progress bar), else plain text.
+
+    On a terminal, where columns are few, the year and the folders of this package's own files are left out.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +70,9 @@ class _TerminalHandler(logging.Handler):
                 return
             if rich_terminal(stream) is not None:
                 time_text, message = self._line.parts(record)
-                print_line(time_text, record.levelname, place_of(record), message)
+                is_own = record.pathname.startswith(_PACKAGE)
+                place = f"{record.filename}:{record.lineno}" if is_own else place_of(record)
+                print_line(time_text.partition("-")[2], record.levelname, place, message)
             else:
                 stream.write(self.format(record) + "\n")
                 stream.flush()

@@ -66,7 +66,7 @@ def test_bars_and_lines_on_a_terminal():
     assert re.search(r"val .*1/2 acc 0\.75", plain)
     lines = [line.strip() for line in plain.replace("\r", "\n").split("\n")]
     for i in range(4):  # each line whole and alone, not cut at the width, no bar in it
-        place = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d WARNING <string>:\d+  step "
+        place = r"\d\d-\d\d \d\d:\d\d:\d\d WARNING <string>:\d+  step "
         assert len([line for line in lines if re.fullmatch(place + f"{i} x{{100}}", line)]) == 1
     assert lines[-1] == "" or "end" in lines[-1]
     assert "\x1b[" in output
