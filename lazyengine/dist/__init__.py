@@ -32,6 +32,7 @@ from .info import (
     is_distributed,
     is_main_process,
     master_only,
+    per_rank,
 )
 from .launch import destroy_dist, infer_launcher, init_dist
 
@@ -45,6 +46,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "is_distributed",
     "is_main_process",
     "master_only",
+    "per_rank",
     # start and stop
     "init_dist",
     "infer_launcher",

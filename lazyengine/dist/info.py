@@ -42,6 +42,21 @@ def get_dist_info(group: "ProcessGroup | None" = None) -> tuple[int, int]:
     return get_rank(group), get_world_size(group)
 
 
+def per_rank(total: int) -> int:
+    """Return the share of each process in a number, such as the samples of a global batch.
+
+    As a recipe, ``batch_size=LazyCall(per_rank)(total=256)``, it keeps the global batches whatever the number of
+    processes, so that a run may be resumed with another one.
+
+    Raises:
+        ValueError: The number of processes does not divide ``total``.
+    """
+    world_size = get_world_size()
+    if total < 1 or total % world_size:
+        raise ValueError(f"per_rank: {total} cannot be shared out equally among {world_size} ranks")
+    return total // world_size
+
+
 def get_backend(group: "ProcessGroup | None" = None) -> str | None:
     """Return the name of a group's backend, such as ``"gloo"``; None without a group."""
     return torch_dist.get_backend(group) if is_distributed() else None

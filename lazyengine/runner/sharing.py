@@ -78,7 +78,7 @@ def check_global_batch_size(dataloader: Any, saved: int | None) -> None:
     if saved % num_ranks:
         advice = f"start a number of ranks that divides {saved}, each with its share as the batch_size"
     else:
-        advice = f"set the batch_size of the train loader to {saved // num_ranks}"
+        advice = f"set the batch_size of the train loader to {saved // num_ranks} (or to LazyCall(per_rank)({saved}))"
     raise RuntimeError(
         f"the checkpoint counts global batches of {saved} samples (ranks x batch_size), and {now}, so its position "
         f"would mean another one: {advice}, or set train_loop.allow_inexact_resume=True"

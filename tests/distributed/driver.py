@@ -73,13 +73,13 @@ def saving_often() -> dict[str, Hook]:
 
 def kill(folder: Path) -> None:
     """Begin the run that `resumed_after_a_kill` continues; rank 1 dies in it."""
-    experiment(folder / "killed", 2, hooks={**saving_often(), "kill": At(10, kill_rank_1)}).train()
+    experiment(folder / "killed", hooks={**saving_often(), "kill": At(10, kill_rank_1)}).train()
 
 
 # ---------------------------------------------------------------- checks
 def as_one_process(folder: Path, alone: dict[str, Any]) -> None:
     """The curve, the data order, the metrics, and one writer of everything."""
-    runner = experiment(folder / "ddp", 2)
+    runner = experiment(folder / "ddp")
     runner.train()
     assert_close(curve(runner), alone["curve"], rtol=1e-5)
     for key, value in alone["weights"].items():
@@ -106,9 +106,9 @@ def as_one_process(folder: Path, alone: dict[str, Any]) -> None:
 
 def resumed_after_a_kill(folder: Path, alone: dict[str, Any]) -> None:
     """Rank 1 was killed at iteration 10 of the run in ``killed``; iteration 8 is saved."""
-    whole = experiment(folder / "whole", 2, hooks=saving_often())
+    whole = experiment(folder / "whole", hooks=saving_often())
     whole.train()
-    resumed = experiment(folder / "killed", 2, hooks=saving_often(), resume=True)
+    resumed = experiment(folder / "killed", hooks=saving_often(), resume=True)
     resumed.train()
     assert len(whole.model.batches) - len(resumed.model.batches) == 8
     assert_same(weights(resumed), weights(whole))
@@ -120,7 +120,7 @@ def resumed_after_a_kill(folder: Path, alone: dict[str, Any]) -> None:
 def several_things_at_once(folder: Path, alone: dict[str, Any]) -> None:
     """Accumulation, EMA, bfloat16, clipping, the best checkpoint and early stopping decide as in one process."""
     hooks = several_hooks()
-    runner = experiment(folder / "several", 2, batch_size=2, max_epochs=6, hooks=hooks, **SEVERAL_THINGS)
+    runner = experiment(folder / "several", global_batch=4, max_epochs=6, hooks=hooks, **SEVERAL_THINGS)
     runner.train()
     expected = alone["several"]
     assert (runner.epoch, runner.optim_wrapper.num_optimizer_steps) == expected["stopped"]
@@ -139,21 +139,21 @@ def several_things_at_once(folder: Path, alone: dict[str, Any]) -> None:
 def fsdp2(folder: Path, alone: dict[str, Any]) -> None:
     """Trains as one process does, resumes to the bit, and takes over from one process."""
     setup = {"setup": ModelSetup(wrapper=FSDP2("net"))}
-    whole = experiment(folder / "fsdp2", 2, hooks=saving_often(), **setup)
+    whole = experiment(folder / "fsdp2", hooks=saving_often(), **setup)
     whole.train()
     assert_close(curve(whole), alone["curve"], rtol=1e-5)
     assert all(hasattr(p, "full_tensor") for p in whole.model.parameters())
     saved = read_checkpoint(folder / "fsdp2" / "iter_8.pth")
     assert {type(value) for value in saved["state_dict"].values()} == {torch.Tensor}
     assert saved["optimizer"]["state"][0]["exp_avg"].shape == (8, 4)
-    cut = experiment(folder / "fsdp2_cut", 2, hooks={**saving_often(), "stop": At(10, interrupt)}, **setup)
+    cut = experiment(folder / "fsdp2_cut", hooks={**saving_often(), "stop": At(10, interrupt)}, **setup)
     with pytest.raises(InterruptedError, match="interrupted"):
         cut.train()
-    resumed = experiment(folder / "fsdp2_cut", 2, hooks=saving_often(), resume=True, **setup)
+    resumed = experiment(folder / "fsdp2_cut", hooks=saving_often(), resume=True, **setup)
     resumed.train()
     assert_same(weights(resumed), weights(whole))
     assert curve(resumed) == curve(whole)
-    from_one = experiment(folder / "fsdp2_from_one", 2, resume=str(folder / "alone" / "epoch_1.pth"), **setup)
+    from_one = experiment(folder / "fsdp2_from_one", resume=str(folder / "alone" / "epoch_1.pth"), **setup)
     from_one.train()
     assert len(from_one.model.batches) == 12
     assert_close(curve(from_one), alone["curve"], rtol=1e-5)
@@ -162,9 +162,9 @@ def fsdp2(folder: Path, alone: dict[str, Any]) -> None:
 
 def batch_norm_is_evaluated_as_it_is_saved(folder: Path, alone: dict[str, Any]) -> None:
     """Each rank has other statistics after a step; all evaluate with those of the checkpoint."""
-    trained = experiment(folder / "norm", 2, net=NormNet, max_epochs=1)
+    trained = experiment(folder / "norm", net=NormNet, max_epochs=1)
     trained.train()
-    loaded = experiment(folder / "norm", 2, net=NormNet, load_from=str(folder / "norm" / "epoch_1.pth"))
+    loaded = experiment(folder / "norm", net=NormNet, load_from=str(folder / "norm" / "epoch_1.pth"))
     assert curve(trained, "val/error") == [loaded.val()["error"]]
 
 
@@ -172,7 +172,7 @@ def a_model_on_the_meta_device_takes_its_share_of_a_file(folder: Path, alone: di
     """FSDP2 shards it before it has memory; then it is loaded."""
     setup = ModelSetup(wrapper=FSDP2("net"))
     path = str(folder / "alone" / "epoch_3.pth")
-    runner = experiment(folder / "meta", 2, net=MetaNet, setup=setup, load_from=path)
+    runner = experiment(folder / "meta", net=MetaNet, setup=setup, load_from=path)
     runner.setup()
     runner.prepare_model(skip_weights=False, train=True)
     assert_same(weights(runner), alone["weights"])
@@ -180,11 +180,11 @@ def a_model_on_the_meta_device_takes_its_share_of_a_file(folder: Path, alone: di
 
 def every_rank_keeps_its_generator(folder: Path, alone: dict[str, Any]) -> None:
     """Registered generators stand elsewhere on each rank."""
-    first = experiment(folder / "generators", 2, max_epochs=1)
+    first = experiment(folder / "generators", max_epochs=1)
     first.register_generator("mine", torch.Generator().manual_seed(dist.get_rank()))
     first.train()
     generator = torch.Generator()
-    again = experiment(folder / "generators", 2, max_epochs=1, resume=True)
+    again = experiment(folder / "generators", max_epochs=1, resume=True)
     again.register_generator("mine", generator)
     again.train()
     assert generator.initial_seed() == dist.get_rank()
@@ -192,9 +192,7 @@ def every_rank_keeps_its_generator(folder: Path, alone: dict[str, Any]) -> None:
 
 def the_learning_rate_follows_the_global_batch(folder: Path, alone: dict[str, Any]) -> None:
     """4 samples, 2 ranks, 3 accumulated batches."""
-    runner = experiment(
-        folder / "scaled", 2, max_epochs=1, wrapper_options={"accumulative_counts": 3}, auto_scale_lr=48
-    )
+    runner = experiment(folder / "scaled", max_epochs=1, wrapper_options={"accumulative_counts": 3}, auto_scale_lr=48)
     runner.train()
     assert curve(runner, "train/lr")[0] == pytest.approx(0.01 * 24 / 48)
     if dist.is_main_process():
@@ -204,7 +202,7 @@ def the_learning_rate_follows_the_global_batch(folder: Path, alone: dict[str, An
 
 def iterations_without_epochs(folder: Path, alone: dict[str, Any]) -> None:
     """An endless sampler gives the same global batches to any number of ranks."""
-    runner = experiment(folder / "iters", 2, max_iters=14, hooks=saving_often())
+    runner = experiment(folder / "iters", max_iters=14, hooks=saving_often())
     runner.train()
     batches = dist.all_gather_object(runner.model.batches)
     assert [[i for pair in zip(*parts) for i in pair] for parts in zip(*batches)] == alone["iters"]["batches"]
@@ -238,10 +236,10 @@ def what_cannot_be_right_is_refused(folder: Path, alone: dict[str, Any]) -> None
     early.world_size = 1
     with pytest.raises(RuntimeError, match=r"among 1, but there are 2 ranks: it was made before the process group"):
         check_shared_out(DataLoader(points, 4, sampler=early))
-    smaller = experiment(folder / "smaller", 2, batch_size=2, resume=str(folder / "ddp" / "epoch_1.pth"))
+    smaller = experiment(folder / "smaller", global_batch=4, resume=str(folder / "ddp" / "epoch_1.pth"))
     with pytest.raises(RuntimeError, match=r"now 4 \(2 x batch_size=2\).*set the batch_size of the train loader to 4"):
         smaller.train()
-    uneven = experiment(folder / "uneven", 2)
+    uneven = experiment(folder / "uneven")
     uneven.train_loop = EpochBasedTrainLoop(DataLoader(Points(n=48), 4 + 4 * dist.get_rank()), max_epochs=1)
     with pytest.raises(ValueError, match=r"number of batches on each rank \(rank 0: 6, rank 1: 3\)") as caught:
         uneven.train()

@@ -10,13 +10,12 @@ from torch import nn
 from lazyengine.config import LazyCall as L
 from lazyengine.config import instantiate
 from lazyengine.dataset import DataLoader, InfiniteSampler
+from lazyengine.dist import per_rank
 from lazyengine.evaluator import BaseMetric
 from lazyengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook, Hook, LoggerHook, default_hooks
 from lazyengine.model import BaseModel, ModelSetup
 from lazyengine.optim import AmpOptimWrapper, CosineAnnealingLR, OptimWrapper, param_groups
 from lazyengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, ValLoop
-
-GLOBAL_BATCH = 8
 
 
 class Points(torch.utils.data.Dataset):
@@ -77,26 +76,25 @@ class Errors(BaseMetric):
 
 def experiment(
     work_dir: Any,
-    num_ranks: int,
     *,
     hooks: dict[str, Any] | None = None,
     optimizer: Any = torch.optim.AdamW,
     wrapper: Any = OptimWrapper,
     wrapper_options: dict[str, Any] | None = None,
     setup: ModelSetup | None = None,
-    batch_size: int | None = None,
+    global_batch: int = 8,
     max_epochs: int = 3,
     max_iters: int | None = None,
     net: type[Net] = Net,
     **options: Any,
 ) -> Runner:
-    """Build a runner of 6 iterations an epoch, whose global batch is shared out among `num_ranks`.
+    """Build a runner of 6 iterations an epoch, whose global batch the ranks share out.
 
     With `max_iters` there are no epochs, and an endless sampler.
     """
     model = L(net)()
     points = L(Points)(n=48)
-    train = L(DataLoader)(dataset=points, batch_size=batch_size or GLOBAL_BATCH // num_ranks, shuffle=True)
+    train = L(DataLoader)(dataset=points, batch_size=L(per_rank)(total=global_batch), shuffle=True)
     loop = L(EpochBasedTrainLoop)(dataloader=train, max_epochs=max_epochs)
     if max_iters is not None:
         train.sampler, train.shuffle = L(InfiniteSampler)(dataset=points), False

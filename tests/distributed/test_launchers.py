@@ -81,15 +81,25 @@ def test_mpi_on_several_machines_needs_the_address_of_the_first(environment, joi
 )
 def test_a_run_joins_what_started_it(environment, variables, tmp_path):
     environment.update({**variables, "MASTER_PORT": "0"})
-    runner = experiment(tmp_path, 1, max_epochs=1)
+    runner = experiment(tmp_path, max_epochs=1)
     runner.train()
     assert runner.launcher == ("slurm" if "SLURM_PROCID" in variables else "mpi")
     assert dist.is_distributed()
     assert runner.iter == 6
 
 
+def test_a_share_has_to_be_whole(environment, joined, monkeypatch):
+    assert dist.per_rank(7) == 7
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: 4)
+    assert dist.per_rank(8) == 2
+    with pytest.raises(ValueError, match="6 cannot be shared out equally among 4 ranks"):
+        dist.per_rank(6)
+    monkeypatch.undo()
+
+
 def test_an_unknown_environment_is_one_process(environment, tmp_path):
-    runner = experiment(tmp_path, 1, max_epochs=1)
+    runner = experiment(tmp_path, max_epochs=1)
     runner.setup()
     assert runner.launcher == "none"
     assert not dist.is_distributed()

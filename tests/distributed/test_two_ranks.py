@@ -19,14 +19,14 @@ DRIVER = Path(__file__).with_name("driver.py")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all runs: of one process, of one that is killed, and of two ranks."""
     folder = tmp_path_factory.mktemp("runs")
-    runner = experiment(folder / "alone", 1)
+    runner = experiment(folder / "alone")
     runner.train()
     alone = {"curve": curve(runner), "weights": weights(runner), "val": curve(runner, "val/error")}
     alone["batches"] = runner.model.batches
     lines = [json.loads(line) for line in Path(runner.log_dir, "metrics.jsonl").read_text().splitlines()]
     alone["logged"] = [line["loss"] for line in lines if line["mode"] == "train"]
     hooks = several_hooks()
-    several = experiment(folder / "alone_several", 1, batch_size=4, max_epochs=6, hooks=hooks, **SEVERAL_THINGS)
+    several = experiment(folder / "alone_several", global_batch=4, max_epochs=6, hooks=hooks, **SEVERAL_THINGS)
     several.train()
     alone["several"] = {
         "curve": curve(several),
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "ema": dict(hooks["ema"].ema_model.module.state_dict()),
         "stopped": (several.epoch, several.optim_wrapper.num_optimizer_steps),
     }
-    iters = experiment(folder / "alone_iters", 1, max_iters=14)
+    iters = experiment(folder / "alone_iters", max_iters=14)
     iters.train()
     alone["iters"] = {"curve": curve(iters), "batches": iters.model.batches}
     torch.save(alone, folder / "alone.pt")
@@ -58,7 +58,7 @@ def test_every_check_of_the_two_ranks(folder):
 @pytest.mark.parametrize(("begun_by", "name", "done"), [("ddp", "epoch_1.pth", 6), ("fsdp2", "iter_8.pth", 8)])
 def test_one_process_continues_what_two_ranks_began(folder, tmp_path, begun_by, name, done):
     alone = torch.load(folder / "alone.pt", weights_only=True)
-    runner = experiment(tmp_path, 1, resume=str(folder / begun_by / name))
+    runner = experiment(tmp_path, resume=str(folder / begun_by / name))
     runner.train()
     assert runner.model.batches == alone["batches"][done:]
     assert_close(curve(runner), alone["curve"], rtol=1e-5)
@@ -68,20 +68,20 @@ def test_one_process_continues_what_two_ranks_began(folder, tmp_path, begun_by, 
 
 def test_one_process_continues_iterations_without_epochs(folder, tmp_path):
     alone = torch.load(folder / "alone.pt", weights_only=True)["iters"]
-    runner = experiment(tmp_path, 1, max_iters=14, resume=str(folder / "iters" / "iter_8.pth"))
+    runner = experiment(tmp_path, max_iters=14, resume=str(folder / "iters" / "iter_8.pth"))
     runner.train()
     assert runner.model.batches == alone["batches"][8:]
     assert_close(curve(runner), alone["curve"], rtol=1e-5)
 
 
 def test_one_process_with_half_of_the_global_batch_is_refused(folder, tmp_path):
-    runner = experiment(tmp_path, 1, batch_size=4, resume=str(folder / "ddp" / "epoch_1.pth"))
+    runner = experiment(tmp_path, global_batch=4, resume=str(folder / "ddp" / "epoch_1.pth"))
     message = r"global batches of 8 samples.*now 4 \(1 x batch_size=4\).*set the batch_size of the train loader to 8"
     with pytest.raises(RuntimeError, match=message):
         runner.train()
 
 
 def test_what_belongs_to_each_rank_cannot_be_shared_out_anew(folder, tmp_path):
-    runner = experiment(tmp_path, 1, resume=str(folder / "generators" / "epoch_1.pth"))
+    runner = experiment(tmp_path, resume=str(folder / "generators" / "epoch_1.pth"))
     with pytest.raises(RuntimeError, match=r"holds the generators of each of 2 ranks.*resume with 2 ranks"):
         runner.train()
