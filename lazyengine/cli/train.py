@@ -132,7 +132,7 @@ def build_runner(cfg: Any, args: argparse.Namespace) -> Runner:
     return runner
 
 
-def _report_to_launcher(function: Callable[..., int]) -> Callable[..., int]:
+def _report_to_launcher(function: Callable[..., int]) -> Callable[..., Any]:
     """Let torchrun, where it started this process, show an error of the function below the rank in its summary."""
     if "TORCHELASTIC_ERROR_FILE" not in os.environ:
         return function
