@@ -139,14 +139,14 @@ class ConfusionMatrix(TensorMetric):
         FigureCanvasAgg(figure)
         axis = figure.subplots()
         image = axis.imshow(shades.numpy(), cmap="Blues", vmin=0, vmax=1)
-        figure.colorbar(image, ax=axis, label="fraction of the row" if normalize else "fraction of the largest count")
+        figure.colorbar(image, ax=axis, shrink=0.85, label="fraction of the row" if normalize else "fraction of the largest count")
         axis.set(xlabel="predicted", ylabel="true", xticks=range(size), yticks=range(size))
         axis.set_xticklabels(names[:size], rotation=45 if any(len(name) > 2 for name in names) else 0)
         axis.set_yticklabels(names[:size])
         if size <= 25:
             for row in range(size):
                 for column in range(size):
-                    color = "white" if shades[row, column] > 0.6 else "black"
+                    color = "white" if shades[row, column] > 0.6 else "black" if counts[row, column] else "silver"
                     axis.text(
                         column, row, str(int(counts[row, column])), ha="center", va="center", color=color, fontsize=8
                     )
