@@ -1,12 +1,13 @@
 """The data loader: torch's, with batches that are a function of (seed, epoch, position, rank)."""
 
+import atexit
 import copy
 import functools
 import logging
 import os
 import pickle
 import signal
-import time
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -279,7 +280,13 @@ class DataLoader(TorchDataLoader[Any]):
 
 
 class _WorkersIter(_MultiProcessingDataLoaderIter):
-    """torch's iterator over workers, with advice on workers that die or hang."""
+    """torch's iterator over workers, which end with it and at exit; with advice on workers that die or hang."""
+
+    def __init__(self, loader: Any) -> None:
+        super().__init__(loader)
+        for worker in self._workers:
+            worker._popen.terminate = worker._popen.kill  # type: ignore[attr-defined] - they ignore SIGTERM
+        atexit.register(_end_workers, weakref.ref(self))  # torch would wait five seconds for each
 
     def _get_data(self) -> Any:
         try:
@@ -317,29 +324,19 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
+def _end_workers(iterator: "weakref.ref[_WorkersIter]") -> None:
+    alive = iterator()
+    if alive is not None:
+        alive._shutdown_workers()  # type: ignore[attr-defined]
+
+
 def _start_worker(init_fn: Callable[[int], None] | None, worker_id: int) -> None:
     """In a worker: let `get_worker_info().dataset` be the user's dataset, then call the user's function."""
     info: Any = get_worker_info()
     if isinstance(info.dataset, BatchReader):
         object.__setattr__(info, "dataset", info.dataset.dataset)  # torch forbids the plain assignment
-    _outlive_preemption()
+    for name in ("SIGTERM", "SIGUSR1"):  # schedulers send them to all processes of a run, which still needs its workers
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     if init_fn is not None:
         init_fn(worker_id)
-
-
-def _outlive_preemption() -> None:
-    """Ignore the signals that ask the main process to save and leave; schedulers send them to its workers as well.
-
-    SIGTERM counts again a second later, for the main process's way of ending a worker that hangs.
-    """
-    if not hasattr(signal, "SIGUSR1"):
-        return
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    arrived_s: list[float] = []
-
-    def ignore_first(number: int, frame: Any) -> None:
-        arrived_s.append(time.monotonic())
-        if arrived_s[-1] - arrived_s[0] > 1.0:
-            os._exit(128 + number)
-
-    signal.signal(signal.SIGTERM, ignore_first)

@@ -187,6 +187,7 @@ class CheckpointHook(Hook):
             "best_names": dict(self.best_names),
             "kept": list(self._kept),
             "stale": list(self._stale),
+            "pending": self._pending,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -196,6 +197,7 @@ class CheckpointHook(Hook):
             self.best_names = {k: v for k, v in state_dict["best_names"].items() if k in self.best.scores}
         self._kept = list(state_dict["kept"])
         self._stale = list(state_dict.get("stale", []))
+        self._pending = state_dict.get("pending")
 
     # ------------------------------------------------------------------ inside
     def _position(self, runner: Runner) -> str:

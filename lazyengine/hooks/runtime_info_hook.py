@@ -52,6 +52,7 @@ class RuntimeInfoHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Record the iteration and the learning rate that it uses."""
         runner.message_hub.update_info("iter", runner.iter)
+        runner.message_hub.update_info("epoch", runner.epoch)  # a loop by iterations has one before_train_epoch only
         for name, values in runner.optim_wrapper.get_lr().items():
             self._record(runner, name, values[0])
 

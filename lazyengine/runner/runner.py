@@ -350,15 +350,17 @@ class Runner(RunnerParts):
         """Make the folder of this start, named after the time; a second start in one second gets a number."""
         names = [""]
         if dist.is_main_process():
-            os.makedirs(self.work_dir, exist_ok=True)
-            stamp = time.strftime("%Y%m%d_%H%M%S")
-            for number in itertools.count(1):
-                names[0] = stamp if number == 1 else f"{stamp}_{number}"
-                try:
-                    os.mkdir(os.path.join(self.work_dir, names[0]))
-                    break
-                except FileExistsError:
-                    continue
+            try:
+                os.makedirs(self.work_dir, exist_ok=True)
+                stamp = time.strftime("%Y%m%d_%H%M%S")
+                for number in itertools.count(1):
+                    names[0] = stamp if number == 1 else f"{stamp}_{number}"
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(os.path.join(self.work_dir, names[0]))
+                        break
+            except OSError as error:
+                error.add_note(f"the run folder {self.work_dir} cannot be used; set work_dir to a writable folder")
+                raise
         dist.broadcast_object_list(names)
         return names[0]
 

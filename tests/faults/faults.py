@@ -1,0 +1,114 @@
+"""Faults, put in from outside: at a hook point, or around a function that the engine calls."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import importlib
+import os
+import signal
+import time
+import zipfile
+from typing import Any
+
+import torch
+
+from lazyengine.hooks import HOOK_POINTS, Hook
+
+
+def act(action: str) -> None:
+    """Do what a fault does: a signal to this process, a sudden end, an error."""
+    if action in ("KILL", "TERM", "USR1"):
+        os.kill(os.getpid(), getattr(signal, f"SIG{action}"))
+    elif action == "GROUP":  # as Slurm and torchrun do: workers get it too
+        os.killpg(0, signal.SIGTERM)
+    elif action == "TWICE":
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.7)  # a long step, in which the second signal comes
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    elif action == "HANG":
+        time.sleep(8)
+        os._exit(7)
+    elif action == "EXIT":
+        os._exit(7)
+    elif action in ("ENOSPC", "EROFS", "EACCES"):
+        number = getattr(errno, action)
+        raise OSError(number, os.strerror(number))
+    elif action == "ERROR":
+        raise RuntimeError("injected")
+    else:
+        raise ValueError(action)
+
+
+class AtPoint(Hook):
+    """Acts at the `count`-th call of a hook point, last of all hooks."""
+
+    priority = "LOWEST"
+
+    def __init__(self, point: str, count: int, action: str) -> None:
+        assert point in HOOK_POINTS
+        self._calls = 0
+
+        def call(*_: Any, **__: Any) -> None:
+            self._calls += 1
+            if self._calls == count:
+                act(action)
+
+        setattr(self, point, call)
+
+
+def around(call: str, action: str, *, match: str = "", when: str = "before", first: int = 1, times: int = 1) -> None:
+    """Act before or after the `first`-th call (and the next `times` - 1) of a function whose arguments show `match`."""
+    module, _, name = call.rpartition(".")
+    owner: Any = zipfile.ZipFile if module == "zipfile.ZipFile" else importlib.import_module(module)
+    original = getattr(owner, name)
+    calls = 0
+
+    @functools.wraps(original)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        shown = " ".join(_show(arg) for arg in args)
+        if match not in shown:
+            return original(*args, **kwargs)
+        calls += 1
+        is_due = first <= calls < first + times
+        if is_due and when == "before":
+            act(action)
+        result = original(*args, **kwargs)
+        if is_due and when == "after":
+            act(action)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def _show(arg: Any) -> str:
+    if isinstance(arg, int):  # a file descriptor
+        try:
+            return os.readlink(f"/proc/self/fd/{arg}")
+        except OSError:
+            return str(arg)
+    return str(getattr(arg, "filename", arg))
+
+
+def in_loss(model: Any, kind: str, count: int) -> None:
+    """Disturb the `count`-th loss of the model: ``nan``, ``inf_gradient`` (of a finite loss), ``oom``, or
+    ``unpool``, which changes nothing and uses an operator without a deterministic implementation."""
+    calls = 0
+
+    def fault(loss: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls != count:
+            return loss
+        if kind == "oom":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        if kind == "unpool":
+            indices = torch.tensor([[[[0, 3], [8, 11]]]])
+            for _ in range(2):
+                loss = loss + torch.nn.functional.max_unpool2d(torch.zeros(1, 1, 2, 2), indices, 2).sum()
+            return loss
+        return loss * float("nan") if kind == "nan" else loss + (model.head.weight * 0).sqrt().sum()
+
+    model.fault = fault
