@@ -52,7 +52,8 @@ class ProgressBarHook(Hook):
     def _after_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = "train"
     ) -> None:
-        self._bar.advance(mode, lambda: _values(runner, mode))
+        if self._bar.enabled:
+            self._bar.advance(mode, lambda: _values(runner, mode))
 
     def _after_epoch(self, runner: Runner, mode: str = "train") -> None:
         self._bar.end(mode)

@@ -75,6 +75,7 @@ class Runner(RunnerParts):
             microseconds of each, and a resumed run is then another one (see also ``seed_batches`` of the loader).
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …; None takes a GPU where there is one.
         launcher: ``"none"``, ``"pytorch"`` (torchrun), ``"slurm"``, ``"mpi"``; None finds out from the environment.
+        log_all_ranks: Whether each of several ranks writes a log file of its own, instead of rank 0 alone.
         auto_scale_lr: Samples in an optimizer step, of all ranks and accumulated batches together, that the learning
             rates are meant for; they are multiplied by the number of this run over it. None leaves them.
         dist_timeout_s: After so many seconds without an answer from another rank, a rank fails instead of waiting on.
@@ -102,6 +103,7 @@ class Runner(RunnerParts):
         exact_resume: bool = True,
         device: str | None = None,
         launcher: str | None = None,
+        log_all_ranks: bool = False,
         auto_scale_lr: int | None = None,
         dist_timeout_s: float = 1800.0,
     ) -> None:
@@ -125,6 +127,7 @@ class Runner(RunnerParts):
         self.deterministic: Determinism = deterministic
         self.exact_resume = exact_resume
         self.launcher = launcher
+        self.log_all_ranks = log_all_ranks
         self.auto_scale_lr = auto_scale_lr
         self.dist_timeout_s = dist_timeout_s
         self.cfg: Any = None
@@ -228,7 +231,8 @@ class Runner(RunnerParts):
         self.timestamp = self._make_log_dir()
         self.log_dir = os.path.join(self.work_dir, self.timestamp)
         name = os.path.abspath(self.log_dir)
-        self.logger = MMLogger.get_instance(name, log_file=os.path.join(self.log_dir, f"{self.timestamp}.log"))
+        log_file = os.path.join(self.log_dir, f"{self.timestamp}.log")
+        self.logger = MMLogger.get_instance(name, log_file=log_file, distributed=self.log_all_ranks)
         self.message_hub = MessageHub.get_instance(name)
         self.visualizer.set_save_dir(self.log_dir)
         if dist.is_main_process():
