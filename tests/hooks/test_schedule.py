@@ -104,6 +104,42 @@ def test_timeline_names_every_default_hook_with_its_interval_and_file():
     assert any("every epoch" in row and "checkpoint_hook.py" in row for row in rows)
 
 
+def test_the_timeline_is_read_in_120_columns_and_breaks_long_rows():
+    lines = HookSchedule(default_hooks()).timeline().splitlines()
+    assert lines[0] == "before_run              runtime_info > logger > progress_bar"
+    assert max(map(len, lines)) <= 120
+    assert len(lines) < 40
+    many = HookSchedule({f"hook_number_{i}": Recorder("", []) for i in range(12)}).timeline(width=60).splitlines()
+    rows = many[: many.index("")]
+    assert all(len(row) <= 60 and row[24:].startswith("hook_number_") for row in rows)
+    assert " ".join(row[24:] for row in rows).count("hook_number_") == 12
+
+
+def test_orders_in_which_a_hook_misses_something_are_reported():
+    assert HookSchedule(default_hooks()).warnings() == []
+    hooks = default_hooks()
+    hooks["logger"].priority = "HIGHEST"
+    (warning, other) = HookSchedule(hooks).warnings()
+    assert "logger (priority 0) runs before runtime_info (priority 10) at before_run, after_train_iter" in warning
+    assert "give it a priority with a larger number" in warning
+    assert "logger (priority 0) runs before timer (priority 50)" in other
+
+
+def test_a_checkpoint_before_a_hook_whose_state_it_saves_is_reported():
+    class Counter(Hook):
+        priority = "LOWEST"
+
+        def after_train_epoch(self, runner): ...
+
+        def state_dict(self):
+            return {"count": 1}
+
+    (warning,) = HookSchedule({**default_hooks(), "counter": Counter()}).warnings()
+    assert "checkpoint (priority 90) runs before counter (priority 100) at after_train_epoch" in warning
+    Counter.priority = Priority.LOW
+    assert HookSchedule({**default_hooks(), "counter": Counter()}).warnings() == []
+
+
 def test_points_are_mmengines():
     assert {"before_run", "after_train_iter", "before_save_checkpoint", "after_test_epoch"} <= set(HOOK_POINTS)
     assert all(hasattr(Hook, point) for point in HOOK_POINTS)

@@ -23,7 +23,7 @@ def git(folder, *args: str) -> None:
 def test_versions_devices_command_line_and_git_state(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     env = collect_env(torch.device("cpu"))
-    assert env["command"] == [sys.executable, *sys.orig_argv[1:]]
+    assert env["command"] == sys.orig_argv
     assert (env["torch"], env["numpy"], env["device"]) == (torch.__version__, np.__version__, "cpu")
     assert env["packages"]["numpy"] == np.__version__
     assert env["git"] is None  # no repository
