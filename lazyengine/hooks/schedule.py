@@ -45,6 +45,8 @@ class HookSchedule:
     """
 
     def __init__(self, hooks: Mapping[str, Hook] | Sequence[Hook]) -> None:
+        if isinstance(hooks, Hook):
+            raise TypeError(f"hooks: expected a dict or a list of hooks, got a single {type(hooks).__name__}")
         named = list(hooks.items()) if isinstance(hooks, Mapping) else _name(hooks)
         seen: dict[int, str] = {}
         for name, hook in named:

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from ..config import Lazy
 from ..hooks import Hook, HookSchedule, default_hooks
@@ -69,8 +70,16 @@ class RunnerParts:
 
     @cached_property
     def optim_wrapper(self) -> AnyOptimWrapper:
-        """The optimizer wrapper."""
-        return build_part(self._parts["optim_wrapper"])
+        """The optimizer wrapper.
+
+        Raises:
+            TypeError: When a bare optimizer was given.
+        """
+        built = build_part(self._parts["optim_wrapper"])
+        if isinstance(built, Optimizer):
+            name = type(built).__name__
+            raise TypeError(f"optim_wrapper: got a bare {name}; wrap it, as in OptimWrapper(optimizer=...)")
+        return built
 
     @cached_property
     def visualizer(self) -> Visualizer:
