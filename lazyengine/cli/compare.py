@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Sequence
 
-from .mistakes import is_mistake, report
+from .mistakes import is_mistake, report, tell
 from .runs import Run, choose_keys, read_runs
 
 _DESCRIPTION = """\
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         report(error)
         return 2
-    print(compare(runs, keys))
+    tell(compare(runs, keys))
     return 0
 
 
@@ -70,7 +70,10 @@ def compare(runs: Sequence[Run], keys: Sequence[str]) -> str:
     with_config = [run for run in runs if run.config]
     for path in paths:
         if len({run.config.get(path) for run in with_config}) > 1:
-            rows.append([f"  {path}", *(run.config.get(path, "-" if run.config else "?") for run in runs)])
+            cells = [run.config.get(path, "-" if run.config else "?") for run in runs]
+            names = [cell.rpartition(".")[2] for cell in cells]
+            is_clear = path.endswith("_target_") and len(set(names)) == len(set(cells))
+            rows.append([f"  {path}", *(names if is_clear else cells)])
     if len(rows) == 3:
         rows[2] = ["config: no difference" if with_config else "config: none was saved"]
     rows += [[], ["metrics"]]

@@ -26,6 +26,14 @@ def report(error: Exception) -> None:
     print("".join(shown.format() if shown.stack else shown.format_exception_only()), end="", file=sys.stderr)
 
 
+def tell(text: str) -> None:
+    """Print to stdout; a reader such as ``head`` that has seen enough is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def is_mistake(error: Exception) -> bool:
     """Whether an error comes from the config file, or from a value that the engine refuses before any batch is read."""
     notes = getattr(error, "__notes__", ())

@@ -7,14 +7,14 @@ import math
 import shutil
 from collections.abc import Sequence
 
-from .mistakes import is_mistake, report
+from .mistakes import is_mistake, report, tell
 from .runs import Run, choose_keys, read_runs
 
 _DESCRIPTION = """\
 Draw the curves of one run or of several in the terminal and, with --output, in one picture.
 
 RUN is the folder of a run (its resumed starts are joined), of one start, or a metrics.jsonl. Without --keys, losses and
-metrics are drawn. Training curves are smoothed; the picture shows the logged values faintly behind.
+metrics are drawn. Curves of training are smoothed, except learning rates; the picture shows the logged values behind.
 """
 _EPILOG = """\
 examples:
@@ -64,10 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         report(error)
         return 2
-    print(draw(runs, keys, args.smooth))
+    text = draw(runs, keys, args.smooth)
     if args.output is not None:
         write_picture(runs, keys, args.smooth, args.output)
-        print(f"\nwritten: {args.output}")
+        text += f"\n\nwritten: {args.output}"
+    tell(text)
     return 0
 
 
@@ -111,32 +112,32 @@ def write_picture(runs: Sequence[Run], keys: Sequence[str], weight: float, path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = min(len(keys), 1 if len(keys) == 1 else 2 if len(keys) <= 4 else 3)
+    columns = 2 if len(keys) == 4 else min(len(keys), 3)
     rows = -(-len(keys) // columns)
     figure = Figure(figsize=(1 + 5 * columns, 0.8 + 3.2 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).flat
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     handles = {}
+    last = max(run.curves[key][0][-1] for run in runs for key in keys if key in run.curves) or 1
     for axis, key in zip(axes, keys):
         for number, run in enumerate(runs):
             if key not in run.curves:
                 continue
             steps, values = run.curves[key]
-            is_train = key.startswith("train/")
-            if is_train and weight:
+            if _is_smoothed(key) and weight:
                 axis.plot(steps, values, color=f"C{number % 10}", alpha=0.25, linewidth=1)
-            marker = "" if is_train and len(steps) > 1 else "o"
+            marker = "" if key.startswith("train/") and len(steps) > 1 else "o"
             style = {"color": f"C{number % 10}", "linestyle": "-" if number < 10 else "--"}
             (handles[run.name],) = axis.plot(
                 steps, _shown(run, key, weight), marker=marker, markersize=3.5, linewidth=1.6, **style
             )
         axis.set_title(key, fontsize="medium")
         axis.set_xlabel("iteration")
-        axis.set_xlim(left=0)
+        axis.set_xlim(0, last * 1.02)
         axis.grid(alpha=0.3)
-    for axis in list(axes):  # what is left over of the grid
+    for axis in axes[len(keys) :]:
         axis.set_visible(False)
-    if weight and any(key.startswith("train/") for key in keys):
+    if weight and any(map(_is_smoothed, keys)):
         figure.supxlabel(f"training curves smoothed by {weight:g}, the logged values behind", fontsize="small")
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4, fontsize="small")
     figure.savefig(path, dpi=120)
@@ -144,7 +145,12 @@ def write_picture(runs: Sequence[Run], keys: Sequence[str], weight: float, path:
 
 def _shown(run: Run, key: str, weight: float) -> list[float]:
     values = run.curves[key][1]
-    return smooth(values, weight) if key.startswith("train/") else values
+    return smooth(values, weight) if _is_smoothed(key) else values
+
+
+def _is_smoothed(key: str) -> bool:
+    """What is drawn from single batches; a learning rate or a metric of a whole set has no noise to take away."""
+    return key.startswith("train/") and "lr" not in key.rpartition("/")[2].split(".")
 
 
 def _weight(text: str) -> float:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from ..config import ConfigFileError, LazyConfig, diff, format_tree
 from ..config.show import check_config, format_keys
-from .mistakes import is_mistake, report
+from .mistakes import is_mistake, report, tell
 
 _DESCRIPTION = """\
 Show a config: what every value is, where it came from, what can be overridden. Nothing is built.
@@ -69,10 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         report(error)
         return 2
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    tell(text)
     return code
 
 

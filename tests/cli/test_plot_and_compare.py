@@ -62,9 +62,7 @@ def test_keys_choose_curves_by_any_part_of_their_name(runs):
     assert choose_keys(read, ["top1", "lr"]) == ["val/acc/top1", "train/lr"]
     assert choose_keys(read, ["val/*"]) == ["val/acc/top1", "val/fid", "val/time"]
     assert choose_keys(read, None) == ["train/loss", "val/acc/top1", "val/fid"]
-    with pytest.raises(
-        ValueError, match=r"called 'los'; did you mean loss\? There are: train/loss, train/lr"
-    ):
+    with pytest.raises(ValueError, match=r"called 'los'; did you mean loss\? There are: train/loss, train/lr"):
         choose_keys(read, ["los"])
 
 
@@ -73,6 +71,15 @@ def test_starts_of_a_resumed_run_are_one_curve(tmp_path):
     make_run(tmp_path / "run", scale=5.0, first_step=30, start="s2")
     (run,) = read_runs([str(tmp_path / "run")])
     assert run.curves["train/loss"] == ([10, 20, 30, 40, 50], [1 / 10, 1 / 20, 5 / 30, 5 / 40, 5 / 50])
+
+
+def test_metrics_and_learning_rates_are_drawn_as_they_are(runs):
+    (run,) = read_runs(runs[:1])
+    texts = {
+        key: plot.draw([run], [key], weight, width=60) for key, weight in (("train/lr", 0.9), ("val/acc/top1", 0.9))
+    }
+    assert texts == {key: plot.draw([run], [key], 0.0, width=60) for key in texts}
+    assert plot.draw([run], ["train/loss"], 0.9, width=60) != plot.draw([run], ["train/loss"], 0.0, width=60)
 
 
 def test_smoothing_is_the_unbiased_average():
@@ -119,7 +126,7 @@ def test_a_class_or_a_part_that_only_one_run_has_is_a_difference(tmp_path):
     save_config("from lazyengine.config import LazyCall as L\nmodel = L(dict)(width=8)\nextra = (1, 2)\n", b)
     table = compare.compare(read_runs([str(a), str(b)]), ["train/loss"])
     rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.startswith("  ")}
-    assert rows["model._target_"][1] == "builtins.dict"
+    assert rows["model._target_"] == ["Namespace", "dict"]
     assert rows["model.parts[0].width"] == ["1", "-"]
     assert rows["extra"] == ["-", "(1,", "2)"]
 
