@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..config import ConfigError, LazyConfig, format_tree
-from ..config.loaded import values_of
 from ..config.node import arguments_of, set_argument
 from .mistakes import is_mistake, report
 
@@ -106,7 +105,7 @@ def load_config(args: argparse.Namespace) -> Any:
     if not hasattr(cfg, "runner"):
         raise ConfigError(
             f"{args.config} has no `runner`: the command needs a top-level runner = LazyCall(Runner)(...); its names "
-            f"are {', '.join(sorted(values_of(cfg))) or 'none'}"
+            f"are {', '.join(sorted(arguments_of(cfg))) or 'none'}"
         )
     return cfg
 

@@ -23,8 +23,7 @@ from .instantiate import instantiate
 from .lazy import Lazy
 from .lazy_call import LazyCall, LazyPartial
 from .lazy_config import LazyConfig
-from .loaded import Config
-from .node import REQUIRED, is_node
+from .node import REQUIRED, Config, is_node
 from .ref import ref
 
 if TYPE_CHECKING:

@@ -14,8 +14,6 @@ from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from types import ModuleType
 
-__all__ = ["module_name"]
-
 __path__: list[str] = []  # makes this module a package; the finder below supplies its submodules
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .graph import FrozenDict, FrozenList, is_equal
+from .graph import is_equal, plain_type
 from .node import Node, children_of, is_partial, join_path
 from .text import brief, module_of, target_label
-
-__all__ = ["Difference", "diff"]
 
 _MISSING: Any = object()
 
@@ -61,7 +59,7 @@ class _Comparison:
                     self.add(path, *texts)
                 return
             self.left[id(old)], self.right[id(new)] = (path, old), (path, new)
-        if children_of(old) is None or children_of(new) is None or _kind(old) is not _kind(new):
+        if children_of(old) is None or children_of(new) is None or plain_type(old) is not plain_type(new):
             if not is_equal(old, new):
                 self.add(path, old, new)
             return
@@ -81,10 +79,6 @@ class _Comparison:
         for key, value in b.items():
             if key not in a:
                 self.add(join_path(path, key), _MISSING, value)
-
-
-def _kind(value: Any) -> type:
-    return {FrozenList: list, FrozenDict: dict}.get(type(value), type(value))
 
 
 class _Text(str):

@@ -1,22 +1,5 @@
 """What can go wrong in a config. `ConfigError` is the base of every documented error of this package."""
 
-__all__ = [
-    "ConfigError",
-    "ConfigFileError",
-    "ConfigImportError",
-    "ConfigNotFoundError",
-    "ConfigWarning",
-    "FrozenError",
-    "MissingArgumentError",
-    "OverrideError",
-    "RefError",
-    "SaveError",
-    "SharingError",
-    "TargetError",
-    "UnknownNameError",
-    "UnsetError",
-]
-
 
 class ConfigError(Exception):
     """Base of all errors that this package raises on purpose."""

@@ -11,8 +11,6 @@ from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from types import ModuleType
 
-__all__ = ["find_in", "find_name", "import_file", "keep_root", "names_in", "project_root", "release_root", "spell_name"]
-
 _roots: dict[str, int] = {}  # roots that were appended to sys.path -> loads that rely on it
 _roots_lock = threading.Lock()
 

@@ -3,63 +3,36 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from types import FunctionType, MethodType, ModuleType
+from collections.abc import Callable
+from types import FunctionType, MethodType
 from typing import Any, NoReturn, TypeVar
 
 from .errors import FrozenError, TargetError
-from .loaded import Config
-from .node import _ARGUMENTS, _EXTRA, _NEW, _OWNER, _SIG, _WHERE, Node, children_of, is_frozen
+from .node import (
+    ATOMIC,
+    NEW,
+    SET_ARGUMENTS,
+    SET_EXTRA,
+    SET_OWNER,
+    SET_SIG,
+    SET_WHERE,
+    Config,
+    Node,
+    adopt,
+    check_editable,
+    is_partial,
+)
 from .ref import Ref
-from .sources import Extra, check_editable, describe_source, source_here
-
-__all__ = ["FrozenDict", "FrozenList", "adopt", "clone", "copy_graph", "freeze", "is_equal", "repeat", "replace"]
+from .sources import Extra, describe_source, source_here
 
 T = TypeVar("T")
-_ATOMIC = frozenset(
-    {int, float, str, bool, type(None), bytes, complex, type, FunctionType, type(len), range, ModuleType}
-)
-
-
-_CONTAINERS = (dict, list, tuple)
-
-
-def adopt(owner: Config, value: Any) -> tuple[list[Ref], list[list[Any]]]:
-    """Tell all nodes and refs in `value` which config they belong to (refs are looked up there).
-
-    Returns:
-        What the same walk finds out: the refs, and the lists that hold something more than once.
-    """
-    refs: list[Ref] = []
-    repeated: list[list[Any]] = []
-    stack: list[Any] = [value]
-    seen: set[int] = set()
-    while stack:
-        x = stack.pop()
-        t = type(x)
-        if t is Node:
-            if x.__owner__ is not owner:
-                _OWNER(x, owner)
-                for v in x.__arguments__.values():
-                    if type(v) not in _ATOMIC:
-                        stack.append(v)
-        elif t is Ref:
-            x.owner = owner
-            refs.append(x)
-        elif (t is list or isinstance(x, _CONTAINERS)) and x and id(x) not in seen:
-            seen.add(id(x))
-            inner = [v for v in (x.values() if isinstance(x, dict) else x) if type(v) not in _ATOMIC]
-            stack += inner
-            if isinstance(x, list) and len(inner) > 1 and len(set(map(id, inner))) < len(inner):
-                repeated.append(x)
-    return refs, repeated
 
 
 # --------------------------------------------------------------------------------------------------- copies
 def copy_graph(value: Any, memo: dict[int, Any]) -> Any:
     """Deep copy: what `copy.deepcopy` does, several times faster on nodes and plain containers."""
     t = type(value)
-    if t in _ATOMIC:
+    if t in ATOMIC:
         return value
     key = id(value)
     found = memo.get(key)
@@ -67,36 +40,36 @@ def copy_graph(value: Any, memo: dict[int, Any]) -> Any:
         return found
     if t is Node:
         extra, owner = value.__extra__, value.__owner__
-        arguments: dict[str | int, Any] = value.__arguments__.copy()
-        new = memo[key] = _NEW(Node)  # `new_node`, written out: configs have thousands
-        _SIG(new, value.__sig__)
-        _ARGUMENTS(new, arguments)
-        _WHERE(new, value.__where__)
-        _EXTRA(new, extra and extra.copy())
-        _OWNER(new, owner and memo.get(id(owner), owner))
-        for name, v in arguments.items():
-            if type(v) not in _ATOMIC:
-                arguments[name] = copy_graph(v, memo)
+        arguments: dict[Any, Any] = value.__arguments__.copy()
+        new = memo[key] = NEW(Node)  # `new_node`, written out: configs have thousands
+        SET_SIG(new, value.__sig__)
+        SET_ARGUMENTS(new, arguments)
+        SET_WHERE(new, value.__where__)
+        SET_EXTRA(new, extra and extra.copy())
+        SET_OWNER(new, owner and memo.get(id(owner), owner))
+        _copy_items(arguments, arguments.items(), memo)
         return new
     if t is list or t is FrozenList:
         items = memo[key] = list(value)
-        for i, v in enumerate(items):
-            if type(v) not in _ATOMIC:
-                items[i] = copy_graph(v, memo)
+        _copy_items(items, enumerate(items), memo)
         return items
     if t is dict or t is FrozenDict:
         mapping = memo[key] = dict(value)
-        for k, v in mapping.items():
-            if type(v) not in _ATOMIC:
-                mapping[k] = copy_graph(v, memo)
+        _copy_items(mapping, mapping.items(), memo)
         return mapping
     if t is Config:
         config = memo[key] = Config({}, value.__file__, value.__record__, value.__extra__.copy())
-        values = config.__values__
-        for name, v in value.__values__.items():
-            values[name] = copy_graph(v, memo)
+        values = config.__arguments__
+        values.update(value.__arguments__)
+        _copy_items(values, values.items(), memo)
         return config
     return copy.deepcopy(value, memo)
+
+
+def _copy_items(container: Any, pairs: Any, memo: dict[int, Any]) -> None:
+    for key, v in pairs:
+        if type(v) not in ATOMIC:
+            container[key] = copy_graph(v, memo)
 
 
 def clone(node: T, /, *, keep: Any = ()) -> T:
@@ -121,6 +94,7 @@ def repeat(node: T, n: int, /, *, keep: Any = ()) -> list[T]:
     return [clone(node, keep=keep) for _ in range(n)]
 
 
+# ------------------------------------------------------------------------------------------------ replacing
 def replace(old: T, new: Any, /) -> T:
     """Put `new` wherever `old` is used, and return it: `optimizer = replace(optimizer, LazyCall(SGD)(...))`.
 
@@ -135,57 +109,63 @@ def replace(old: T, new: Any, /) -> T:
     if not (isinstance(old, Node) and isinstance(new, Node)):
         kinds = f"{type(old).__name__} and {type(new).__name__}"
         raise TargetError(f"{describe_source(source)}: replace(old, new) takes two nodes, got {kinds}.")
-    check_editable(is_frozen(old), f"{old.__sig__.label} node", "_target_", source)
+    check_editable(old, "_target_", source)
     if new is old:
         return old
-    inner = copy.copy(old)
-    _substitute(new, old, inner)
+    swap(new, old, copy.copy(old), lambda holder, name, value: holder.__arguments__.update({name: value}))
     extra = new.__extra__.copy() if new.__extra__ else Extra()
     past = old.__extra__.history.get("_target_") if old.__extra__ else None
     extra.history["_target_"] = [*(past or [old.__where__]), source]
-    _SIG(old, new.__sig__)
-    _ARGUMENTS(old, dict(new.__arguments__))
-    _WHERE(old, new.__where__)
-    _EXTRA(old, extra)
+    SET_SIG(old, new.__sig__)
+    SET_ARGUMENTS(old, dict(new.__arguments__))
+    SET_WHERE(old, new.__where__)
+    SET_EXTRA(old, extra)
     if old.__owner__ is not None:
         adopt(old.__owner__, list(old.__arguments__.values()))
     return old  # type: ignore[return-value]
 
 
-def _substitute(root: Node, old: Node, new: Node) -> None:
-    """Let everything in `root` that holds `old` hold `new`."""
-    for holder in _containers(root):
-        if not isinstance(holder, tuple):  # those are rebuilt where they are held
-            items = holder.__arguments__ if isinstance(holder, Node) else holder
-            for key, child in children_of(holder) or ():
-                items[key] = _swapped(child, old, new)
+def swap(root: Any, old: Any, new: Any, put: Callable[[Any, Any, Any], None]) -> Any:
+    """Replace an object wherever `root` holds it: `put(holder, name, value)` changes nodes and configs.
+
+    Lists, tuples and dicts around it are replaced by copies, so that no other holder of them sees a change.
+    """
+    memo: dict[int, tuple[Any, Any]] = {id(old): (old, new)}  # with what the ids belong to, to keep it alive
+
+    def visit(value: Any) -> Any:
+        if id(value) in memo:
+            return memo[id(value)][1]
+        if isinstance(value, Node | Config):
+            memo[id(value)] = value, value
+            for name, child in list(value.__arguments__.items()):
+                if (now := visit(child)) is not child:
+                    put(value, name, now)
+        elif isinstance(value, list | tuple | dict):
+            keys = value if isinstance(value, dict) else range(len(value))
+            changes = {key: now for key in keys if (now := visit(value[key])) is not value[key]}
+            memo[id(value)] = value, changed(value, changes) if changes else value
+        return memo[id(value)][1] if id(value) in memo else value
+
+    return visit(root)
 
 
-def _swapped(value: Any, old: Node, new: Node) -> Any:
-    if not isinstance(value, tuple):
-        return new if value is old else value
-    items = [_swapped(v, old, new) for v in value]
-    if all(a is b for a, b in zip(items, value)):
-        return value
-    return type(value)._make(items) if hasattr(value, "_make") else type(value)(items)  # type: ignore[attr-defined]
+def changed(container: Any, changes: dict[Any, Any]) -> Any:
+    """Return a copy of a list, tuple or dict (or a subclass) with some items replaced."""
+    new: Any = list(container) if isinstance(container, tuple) else copy.copy(container)
+    for key, value in changes.items():
+        new[key] = value
+    return rebuilt_tuple(container, new) if isinstance(container, tuple) else new
 
 
-def _containers(root: Any) -> Iterator[Any]:
-    """Yield every config, node and container below and including `root`, once."""
-    stack, seen = [root], set()
-    while stack:
-        x = stack.pop()
-        children = children_of(x)
-        if children is not None and id(x) not in seen:
-            seen.add(id(x))
-            yield x
-            stack.extend(child for _, child in reversed(children))
+def rebuilt_tuple(old: Any, items: list[Any]) -> Any:
+    """Return a tuple of the type of `old`, named or not, with other items."""
+    return type(old)._make(items) if hasattr(old, "_make") else type(old)(items)
 
 
 # ------------------------------------------------------------------------------------------------- freezing
 def _refuse(self: Any, *args: Any, **kwargs: Any) -> NoReturn:
     raise FrozenError(
-        f"{describe_source(source_here(1))}: cannot change a {_PLAIN[type(self)].__name__} of a frozen config. "
+        f"{describe_source(source_here(1))}: cannot change a {plain_type(self).__name__} of a frozen config. "
         "Change a copy instead: clone(...)."
     )
 
@@ -210,6 +190,12 @@ class FrozenDict(dict[Any, Any]):
         return dict, (dict(self),)
 
 
+def plain_type(value: Any) -> type:
+    """Return the type of a value; that of a frozen list or dict is `list` or `dict`."""
+    t = type(value)
+    return list if t is FrozenList else dict if t is FrozenDict else t
+
+
 def freeze(config: T) -> T:
     """Make every later change of the config's nodes, lists, dicts and names a `FrozenError`; return the same config.
 
@@ -222,25 +208,23 @@ def freeze(config: T) -> T:
 def _frozen(x: Any, memo: dict[int, Any]) -> Any:
     if id(x) in memo:
         return memo[id(x)][1]
+    t = type(x)
+    new: Any = x
     if isinstance(x, Node | Config):
         memo[id(x)] = (x, x)
         if x.__extra__ is None:
-            _EXTRA(x, Extra())
-        values: Any = x.__arguments__ if isinstance(x, Node) else x.__values__
-        for name, value in values.items():
-            values[name] = _frozen(value, memo)
+            SET_EXTRA(x, Extra())
+        for name, value in x.__arguments__.items():
+            x.__arguments__[name] = _frozen(value, memo)
         x.__extra__.frozen = True  # type: ignore[union-attr]
-        return x
-    t = type(x)
-    if t is list:
-        new: Any = FrozenList(_frozen(v, memo) for v in x)
+    elif t is list:
+        new = FrozenList(_frozen(v, memo) for v in x)
     elif t is dict:
         new = FrozenDict((k, _frozen(v, memo)) for k, v in x.items())
     elif t is tuple:
         new = tuple(_frozen(v, memo) for v in x)
-    else:
-        return x
-    memo[id(x)] = (x, new)
+    if new is not x:
+        memo[id(x)] = (x, new)
     return new
 
 
@@ -256,23 +240,20 @@ def is_equal(a: Any, b: Any) -> bool:
 
 
 def _equal(a: Any, b: Any, left: dict[int, Any], right: dict[int, Any]) -> bool:
-    ta, tb = (_PLAIN.get(type(x), type(x)) for x in (a, b))
-    if ta is not tb:
+    t = plain_type(a)
+    if t is not plain_type(b):
         return False
-    if ta in (Node, Config):
+    if t in (Node, Config):
         if id(a) in left or id(b) in right:  # seen before: the partner must be the same one
             return left.get(id(a)) is b and right.get(id(b)) is a
         left[id(a)], right[id(b)] = b, a
-        if ta is Config:
-            return _equal(a.__values__, b.__values__, left, right)
-        partial = [x.__extra__ is not None and x.__extra__.partial for x in (a, b)]
-        return (
-            partial[0] == partial[1]
-            and _equal(a.__sig__.target, b.__sig__.target, left, right)
-            and _equal(a.__arguments__, b.__arguments__, left, right)
-        )
+        if t is Node and not (
+            is_partial(a) == is_partial(b) and _equal(a.__sig__.target, b.__sig__.target, left, right)
+        ):
+            return False
+        return _equal(a.__arguments__, b.__arguments__, left, right)
     if isinstance(a, dict):
-        same_keys = a.keys() == b.keys() and (type(a) in _PLAIN or type(a) is dict or list(a) == list(b))
+        same_keys = a.keys() == b.keys() and (t is dict or list(a) == list(b))
         return same_keys and all(_equal(v, b[k], left, right) for k, v in a.items())
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(_equal(x, y, left, right) for x, y in zip(a, b))
@@ -281,16 +262,10 @@ def _equal(a: Any, b: Any, left: dict[int, Any], right: dict[int, Any]) -> bool:
 
 def _equal_leaves(a: Any, b: Any, left: dict[int, Any], right: dict[int, Any]) -> bool:
     t = type(a)
-    if t is Ref:
-        return a.paths == b.paths and _equal(a.function, b.function, left, right)
-    if t is FunctionType:
-        cells = [[c.cell_contents for c in f.__closure__ or ()] for f in (a, b)]
-        parts = [[f.__code__, f.__defaults__, f.__kwdefaults__] for f in (a, b)]
-        return _equal(parts[0], parts[1], left, right) and _equal(cells[0], cells[1], left, right)
     if isinstance(a, type):  # classes written in a config file are new in every load
         return (a.__module__, a.__qualname__) == (b.__module__, b.__qualname__)
-    if t is MethodType:
-        return _equal(a.__func__, b.__func__, left, right) and _equal(a.__self__, b.__self__, left, right)
+    if t in _PARTS:
+        return _equal(_PARTS[t](a), _PARTS[t](b), left, right)
     if hasattr(a, "shape") and hasattr(a, "dtype"):  # numpy, torch, jax: none of them is imported here
         if a.shape != b.shape or a.dtype != b.dtype:
             return False
@@ -304,4 +279,12 @@ def _equal_leaves(a: Any, b: Any, left: dict[int, Any], right: dict[int, Any]) -
     return bool(a == b) or (a != a and b != b)  # nan
 
 
-_PLAIN: dict[type, type] = {FrozenList: list, FrozenDict: dict}
+def _function_parts(f: Any) -> list[Any]:
+    return [f.__code__, f.__defaults__, f.__kwdefaults__, [c.cell_contents for c in f.__closure__ or ()]]
+
+
+_PARTS: dict[type, Callable[[Any], list[Any]]] = {
+    Ref: lambda r: [r.paths, r.function],
+    FunctionType: _function_parts,
+    MethodType: lambda m: [m.__func__, m.__self__],
+}

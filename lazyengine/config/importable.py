@@ -10,8 +10,6 @@ from typing import Any
 
 from .errors import SaveError
 
-__all__ = ["DEFAULT_ALLOW", "check_allowed", "importable_name", "is_allowed", "resolve_name"]
-
 DEFAULT_ALLOW = ("lazyengine", "torch", "torchvision", "torchmetrics", "transformers", "timm", "numpy", "collections")
 """The modules, with all below them, whose classes and functions a saved config may name."""
 
@@ -33,8 +31,8 @@ _NEVER = (
 _BUILTINS = (bool, bytes, complex, dict, float, frozenset, int, list, range, set, slice, str, tuple, abs, len, max, min)
 
 
-def importable_name(value: Any) -> tuple[str, str] | None:
-    """Return `(module, qualified name)` from which importing gives this very object, or None.
+def importable_name(value: Any) -> str | None:
+    """Return the `module:qualified.name` from which importing gives this very object, or None.
 
     The module is the shortest public one: `torch.optim` rather than `torch.optim.sgd`.
     """
@@ -45,11 +43,11 @@ def importable_name(value: Any) -> tuple[str, str] | None:
             place = ".".join(parts[:length])
             for spelled in (name, name.rpartition(".")[2]):  # torch.arange says _VariableFunctionsClass.arange
                 if _look_up(place, spelled) is value:
-                    return place, spelled
+                    return f"{place}:{spelled}"
     if isinstance(value, types.MethodType) and isinstance(value.__self__, type):  # Model.from_pretrained
         owner = importable_name(value.__self__)
-        if owner and _look_up(owner[0], f"{owner[1]}.{value.__name__}") == value:
-            return owner[0], f"{owner[1]}.{value.__name__}"
+        if owner and getattr(value.__self__, value.__name__, None) == value:
+            return f"{owner}.{value.__name__}"
     return None
 
 
@@ -115,15 +113,12 @@ def resolve_name(name: str, allow: Sequence[str] | None, path: str) -> Any:
         raise _refusal(path, name, module)
     try:
         value: Any = importlib.import_module(module)
-    except ImportError as error:
-        raise SaveError(f"{path}: cannot import {name!r}: {error}.") from error
-    for part in attribute.split("."):
-        try:
+        for part in attribute.split("."):
             value = getattr(value, part)
-        except AttributeError as error:
-            raise SaveError(f"{path}: cannot import {name!r}: {error}.") from error
-        if isinstance(value, types.ModuleType):
-            raise _refusal(path, name, value.__name__)
+            if isinstance(value, types.ModuleType):
+                raise _refusal(path, name, value.__name__)
+    except (ImportError, AttributeError) as error:
+        raise SaveError(f"{path}: cannot import {name!r}: {error}.") from error
     if allow is not None:
         check_allowed(value, allow, path, name)
     return value

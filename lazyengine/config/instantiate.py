@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections import deque
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 from .errors import ConfigError, MissingArgumentError, RefError, TargetError
-from .graph import _ATOMIC, FrozenDict, FrozenList
+from .graph import FrozenDict, FrozenList, changed, rebuilt_tuple
 from .lazy import Lazy
-from .loaded import Config
-from .node import REQUIRED, Node, children_of, defined_at, is_partial, join_path, resolve_target
+from .node import (
+    ATOMIC,
+    REQUIRED,
+    Config,
+    Node,
+    children_of,
+    defined_at,
+    find_path,
+    is_partial,
+    join_path,
+    resolve_target,
+)
 from .ref import Ref, lookup
 from .signature import LazySpec, Signature, check_name
 from .sources import describe_source
 from .tracebacks import strip_frames
-
-__all__ = ["Build", "instantiate"]
 
 _BUILDING = object()
 _NOTE = "while building "
@@ -69,24 +76,26 @@ class Build:
     def value(self, x: Any) -> Any:
         """Build whatever `x` is."""
         t = type(x)
-        if t in _ATOMIC:
+        if t in ATOMIC:
             return x
         if t is Node:
             return self.node(x)
         if t is list or t is FrozenList:
-            return [v if type(v) in _ATOMIC else self.value(v) for v in x]
+            return [v if type(v) in ATOMIC else self.value(v) for v in x]
         if t is dict or t is FrozenDict:
-            return {k: v if type(v) in _ATOMIC else self.value(v) for k, v in x.items()}
+            return {k: v if type(v) in ATOMIC else self.value(v) for k, v in x.items()}
         if t is tuple:
             return tuple([self.value(v) for v in x])
         if t is Ref:
             return self.ref(x)
         if t is Config:
-            return {name: self.value(v) for name, v in x.__values__.items()}
+            return {name: self.value(v) for name, v in x.__arguments__.items()}
         if isinstance(x, dict | list | tuple):
             return _rebuilt(x, self.value)
         if x is REQUIRED:
-            raise MissingArgumentError(f"{_find(self._root, x) or 'a value'}: REQUIRED stands here and was not set.")
+            raise MissingArgumentError(
+                f"{find_path(self._root, x) or 'a value'}: REQUIRED stands here and was not set."
+            )
         return set(x) if t is set else x
 
     def node(self, x: Node, given: dict[str, Any] | None = None) -> Any:
@@ -111,7 +120,7 @@ class Build:
             arguments: Mapping[Any, Any] = x.__arguments__ if given is None else self._completed(x, sig, given)
             kwargs: dict[Any, Any] = {}
             for name, v in arguments.items():
-                if type(v) in _ATOMIC:
+                if type(v) in ATOMIC:
                     kwargs[name] = v
                 elif v is not REQUIRED:
                     kwargs[name] = self.late_value(v, lazy[name]) if name in lazy else self.value(v)
@@ -216,10 +225,7 @@ class Build:
     def path_of(self, x: Any) -> str:
         """Return the shortest path to `x` from the config that it belongs to, else from what is being built."""
         for root in (self._config_of(x), self._root, *self._given):
-            if root is x:
-                return ""
-            found = root is not None and _find(root, x)
-            if found:
+            if (found := find_path(root, x)) is not None:
                 return found
         return ""
 
@@ -234,19 +240,6 @@ class Build:
     def _chain(self, x: Any) -> str:
         start = next(i for i, active in enumerate(self._active) if active is x)
         return " -> ".join(self.path_of(part) or repr(part) for part in [*self._active[start:], x])
-
-
-def _find(root: Any, wanted: Any) -> str | None:
-    queue, seen = deque([("", root)]), {id(root)}
-    while queue:
-        path, parent = queue.popleft()
-        for key, child in children_of(parent) or ():
-            if child is wanted:
-                return join_path(path, key)
-            if id(child) not in seen and children_of(child) is not None:
-                seen.add(id(child))
-                queue.append((join_path(path, key), child))
-    return None
 
 
 def _holds_recipe(x: Any) -> bool:
@@ -272,17 +265,13 @@ def _positional(sig: Signature, kwargs: dict[Any, Any]) -> list[Any]:
 def _rebuilt(x: Any, build: Any) -> Any:
     """Return a container of the same type (named tuple, OrderedDict, defaultdict, ...) with built items."""
     if isinstance(x, dict):
-        new: Any = {} if type(x) in (dict, FrozenDict) else x.copy()
-        for k, v in x.items():
-            new[k] = build(v)
-        return new
+        built = {k: build(v) for k, v in x.items()}
+        return built if type(x) in (dict, FrozenDict) else changed(x, built)
     items = [build(v) for v in x]
     if type(x) in (list, FrozenList):
         return items
     if isinstance(x, list):
-        new = x.copy() if type(x).copy is not list.copy else type(x)(x)
-        new[:] = items
-        return new
+        return changed(x, dict(enumerate(items)))
     if all(a is b for a, b in zip(items, x)):  # torch.Size and the like need not know how to be rebuilt
         return x
-    return type(x)._make(items) if hasattr(x, "_make") else type(x)(items)
+    return rebuilt_tuple(x, items)

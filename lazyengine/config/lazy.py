@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 if TYPE_CHECKING:
     from .instantiate import Build
 
-__all__ = ["Lazy"]
 
 T = TypeVar("T")
 

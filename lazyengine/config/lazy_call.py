@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, overload
 
 from .node import make_node, make_partial
 
-__all__ = ["LazyCall", "LazyPartial", "NodeFactory"]
-
 P = ParamSpec("P")
 
 

@@ -8,8 +8,6 @@ from typing import Any
 
 from .tracebacks import strip_frames
 
-__all__ = ["LazyConfig"]
-
 
 class LazyConfig:
     """The three things that are done with whole configs."""

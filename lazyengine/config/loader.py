@@ -12,14 +12,11 @@ from typing import Any
 
 from . import finding, syntax, traps
 from .errors import ConfigFileError, ConfigImportError, ConfigNotFoundError
-from .graph import adopt, copy_graph
+from .graph import copy_graph
 from .lazy_call import NodeFactory
-from .loaded import Config
-from .node import REQUIRED, Node
+from .node import REQUIRED, Config, Node, adopt
 from .signature import near
 from .sources import display_path
-
-__all__ = ["Load", "load_file"]
 
 _NO_DATA = (ModuleType, type, FunctionType, BuiltinFunctionType, NodeFactory, GenericAlias, UnionType)
 
@@ -43,7 +40,7 @@ def load_file(path: str) -> Config:
     try:
         module = load.run(file, finding.spell_name(file, root))
         config = Config({}, file, load)
-        values = config.__values__
+        values = config.__arguments__
         values.update({k: v for k, v in vars(module).items() if _is_data(k, v)})
         traps.check_loaded(load, config, *adopt(config, values))
     except BaseException as error:

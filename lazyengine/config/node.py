@@ -1,51 +1,25 @@
-"""The node: a target, its arguments, where it was written and what changed it.
+"""The node: a target, its arguments, where it was written and what changed it; and the loaded config that holds nodes.
 
-A node has dunder members only, so that every ordinary name is an argument's (`node.keys`); everything that can be done
-with it is a function of this module or of `graph`.
+Both have dunder members only, so that every ordinary name is an argument's (`node.keys`); everything that can be done
+with them is a function of this module or of `graph`.
 """
 
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
+from types import FunctionType, ModuleType
 from typing import Any
 
-from .errors import ConfigWarning, UnknownNameError, UnsetError
-from .loaded import Config, add_value, delete_value, first_sources, set_value, values_of
+from .errors import ConfigWarning, FrozenError, UnknownNameError, UnsetError
+from .ref import Ref
 from .signature import Signature, check_name, import_target, near, signature_of
-from .sources import Extra, Source, check_editable, describe_source, source_here
+from .sources import Extra, Source, describe_source, source_here
 
-__all__ = [
-    "REQUIRED",
-    "Config",
-    "Node",
-    "Source",
-    "add_value",
-    "arguments_of",
-    "children_of",
-    "defined_at",
-    "delete_argument",
-    "delete_value",
-    "describe_source",
-    "is_frozen",
-    "is_node",
-    "is_partial",
-    "join_path",
-    "make_node",
-    "make_partial",
-    "new_node",
-    "resolve_target",
-    "set_argument",
-    "set_target",
-    "set_value",
-    "signature_of_node",
-    "source_here",
-    "sources_of",
-    "target_of",
-    "unfit_arguments",
-    "values_of",
-    "walk",
-]
+ATOMIC = frozenset(
+    {int, float, str, bool, type(None), bytes, complex, type, FunctionType, type(len), range, ModuleType}
+)
 
 
 class _Required:
@@ -66,18 +40,15 @@ class _Required:
 REQUIRED: Any = _Required()
 
 
-class Node:
-    """What `LazyCall(target)(...)` returns: a description of a call. Attributes are the arguments."""
+class _Holder:
+    """What nodes and configs have in common: values by name, and perhaps a history."""
 
-    __slots__ = ("__arguments__", "__extra__", "__owner__", "__sig__", "__where__")
-    __hash__ = None  # type: ignore[assignment]  # equality is structural and arguments change
-    __iter__ = None  # `__getitem__` would make it iterable
+    __slots__ = ("__arguments__", "__extra__")
+    __hash__ = None  # type: ignore[assignment]  # equality is structural and values change
+    __iter__ = None  # `__getitem__` would make a node iterable
 
-    __sig__: Signature
-    __arguments__: dict[str | int, Any]
-    __where__: Source
-    __extra__: Extra | None
-    __owner__: Config | None
+    __arguments__: dict[Any, Any]
+    __extra__: Any  # an `Extra`, or None for most nodes
 
     def __getattr__(self, name: str) -> Any:  # only called for what is not a dunder member
         if name[:2] == "__" == name[-2:]:
@@ -90,6 +61,26 @@ class Node:
     def __delattr__(self, name: str) -> None:
         delete_argument(self, name, source=source_here(1))
 
+    def __eq__(self, other: object) -> bool:
+        from .graph import is_equal
+
+        return is_equal(self, other) if type(other) is type(self) else NotImplemented
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        from .graph import copy_graph
+
+        return copy_graph(self, memo)
+
+
+class Node(_Holder):
+    """What `LazyCall(target)(...)` returns: a description of a call. Attributes are the arguments."""
+
+    __slots__ = ("__owner__", "__sig__", "__where__")
+
+    __sig__: Signature
+    __where__: Source
+    __owner__: Config | None
+
     def __getitem__(self, index: int) -> Any:
         """Read an extra positional argument (`*args`) by its index."""
         return _read(self, index)
@@ -100,59 +91,78 @@ class Node:
     def __dir__(self) -> list[str]:
         return sorted({str(name) for name in self.__arguments__} | self.__sig__.names)
 
-    def __eq__(self, other: object) -> bool:
-        from .graph import is_equal
-
-        return is_equal(self, other) if type(other) is Node else NotImplemented
-
     def __repr__(self) -> str:
-        brief = [f"{name}={_brief(value)}" for name, value in self.__arguments__.items()]
-        return f"{'LazyPartial' if is_partial(self) else 'LazyCall'}({self.__sig__.label})({', '.join(brief)})"
+        from .text import brief
+
+        def short(value: Any) -> str:
+            is_long = type(value) in (list, tuple, dict) and len(value) > 4
+            return f"<{type(value).__name__} of {len(value)}>" if is_long else brief(value)
+
+        shown = ", ".join(f"{name}={short(value)}" for name, value in self.__arguments__.items())
+        return f"{'LazyPartial' if is_partial(self) else 'LazyCall'}({self.__sig__.label})({shown})"
 
     def __copy__(self) -> Node:
         return new_node(
             self.__sig__, dict(self.__arguments__), self.__where__, self.__extra__ and self.__extra__.copy()
         )
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Node:
-        from .graph import copy_graph
-
-        return copy_graph(self, memo)
-
     def __reduce__(self) -> tuple[Any, ...]:
-        extra = self.__extra__
-        edits = (extra.partial, extra.frozen, extra.described()) if extra else (False, False, {})
-        return _blank, (), (self.__sig__.target, self.__arguments__, defined_at(self), *edits)
+        return _blank, (Node,), (self.__sig__.target, self.__arguments__, defined_at(self), self.__extra__)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        target, arguments, where, partial, frozen, history = state
-        extra = Extra(partial, frozen, history) if partial or frozen or history else None
-        _restore(self, signature_of(target), arguments, where, extra, None)
+        _fill(self, signature_of(state[0]), *state[1:])
 
 
-_SIG, _ARGUMENTS, _WHERE, _EXTRA, _OWNER = (  # past `Node.__setattr__`, and twice as fast as object.__setattr__
-    Node.__dict__[f"__{name}__"].__set__ for name in ("sig", "arguments", "where", "extra", "owner")
+class Config(_Holder):
+    """A loaded config: its attributes are the file's public names that hold data. A new name is an error."""
+
+    __slots__ = ("__file__", "__record__")
+
+    __file__: str
+    __record__: Any  # what the load knows of its source files (`loader.Load`); None for a copy or another origin
+
+    def __init__(self, values: dict[str, Any], file: str = "", record: Any = None, extra: Extra | None = None):
+        for name, value in (("arguments", values), ("file", file), ("record", record), ("extra", extra or Extra())):
+            object.__setattr__(self, f"__{name}__", value)
+        adopt(self, values)
+
+    def __dir__(self) -> list[str]:
+        return sorted(self.__arguments__)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.__arguments__
+
+    def __repr__(self) -> str:
+        return f"<Config {self.__file__ or 'of no file'}: {', '.join(self.__arguments__)}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _blank, (Config,), (self.__arguments__, self.__file__, None, self.__extra__)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        Config.__init__(self, *state)
+
+
+SET_SIG, SET_ARGUMENTS, SET_WHERE, SET_EXTRA, SET_OWNER = (  # past `__setattr__`, twice as fast as object.__setattr__
+    getattr(Node, f"__{name}__").__set__ for name in ("sig", "arguments", "where", "extra", "owner")
 )
-_NEW = Node.__new__
+NEW = object.__new__
 
 
-def _blank() -> Node:
-    return Node.__new__(Node)
-
-
-def _restore(node: Node, *parts: Any) -> None:
-    for put, part in zip((_SIG, _ARGUMENTS, _WHERE, _EXTRA, _OWNER), parts):
-        put(node, part)
+def _blank(cls: type) -> Any:
+    return NEW(cls)
 
 
 def new_node(sig: Signature, arguments: dict[Any, Any], where: Source, extra: Extra | None = None) -> Node:
     """Make a node of checked parts."""
-    node = _NEW(Node)
-    _SIG(node, sig)
-    _ARGUMENTS(node, arguments)
-    _WHERE(node, where)
-    _EXTRA(node, extra)
-    _OWNER(node, None)
+    return _fill(NEW(Node), sig, arguments, where, extra)
+
+
+def _fill(node: Node, sig: Signature, arguments: dict[Any, Any], where: Source, extra: Extra | None) -> Node:
+    SET_SIG(node, sig)
+    SET_ARGUMENTS(node, arguments)
+    SET_WHERE(node, where)
+    SET_EXTRA(node, extra)
+    SET_OWNER(node, None)
     return node
 
 
@@ -166,12 +176,12 @@ def make_node(target: Any, /, *args: Any, **kwargs: Any) -> Node:
     """
     sig = signature_of(target)
     frame = sys._getframe(1)
-    node = _NEW(Node)  # `new_node`, written out: configs make thousands
-    _SIG(node, sig)
-    _ARGUMENTS(node, kwargs)
-    _WHERE(node, (frame.f_code, frame.f_lasti))
-    _EXTRA(node, None)
-    _OWNER(node, None)
+    node = NEW(Node)  # `new_node`, written out: configs make thousands
+    SET_SIG(node, sig)
+    SET_ARGUMENTS(node, kwargs)
+    SET_WHERE(node, (frame.f_code, frame.f_lasti))
+    SET_EXTRA(node, None)
+    SET_OWNER(node, None)
     if args or not kwargs.keys() <= sig.names:
         _check_arguments(node, args)
     return node
@@ -179,28 +189,25 @@ def make_node(target: Any, /, *args: Any, **kwargs: Any) -> Node:
 
 def make_partial(target: Any, /, *args: Any, **kwargs: Any) -> Node:
     """Create a node that builds `functools.partial(target, ...)`: what `LazyPartial(target)(...)` does."""
-    frame = sys._getframe(1)
-    node = new_node(signature_of(target), kwargs, (frame.f_code, frame.f_lasti), Extra(partial=True))
+    node = new_node(signature_of(target), kwargs, source_here(1), Extra(partial=True))
     _check_arguments(node, args)
     return node
 
 
 def _check_arguments(node: Node, args: tuple[Any, ...]) -> None:
     where = defined_at(node)
-    sig = node.__sig__
-    for name in list(node.__arguments__):
-        _warn(check_name(sig, str(name), where), 4)
+    for name in node.__arguments__:
+        _warn(check_name(node.__sig__, str(name), where), 4)
     if args:
-        _ARGUMENTS(node, _bind(sig, args, node.__arguments__, where))
+        SET_ARGUMENTS(node, _bind(node.__sig__, args, node.__arguments__, where))
 
 
 def _bind(sig: Signature, args: tuple[Any, ...], kwargs: dict[Any, Any], where: str) -> dict[str | int, Any]:
     """Give positional arguments their names; extra ones (`*args`) get their index."""
     named: dict[str | int, Any] = dict(zip(sig.positional, args))
     extra = args[len(sig.positional) :]
-    for name in named:
-        if name in kwargs:
-            raise UnknownNameError(f"{where}: {sig.label} got {name!r} twice: by position and by name.")
+    for name in named.keys() & kwargs.keys():
+        raise UnknownNameError(f"{where}: {sig.label} got {name!r} twice: by position and by name.")
     if extra and not sig.has_var_positional:
         raise UnknownNameError(
             f"{where}: {sig.label} takes at most {len(sig.positional)} positional arguments "
@@ -216,6 +223,35 @@ def _warn(message: str | None, stacklevel: int) -> None:
         warnings.warn(ConfigWarning(message), stacklevel=stacklevel)
 
 
+def adopt(owner: Config, value: Any) -> tuple[list[Ref], list[list[Any]]]:
+    """Tell all nodes and refs in `value` which config they belong to (refs are looked up there).
+
+    Returns:
+        What the same walk finds out: the refs, and the lists that hold something more than once.
+    """
+    refs: list[Ref] = []
+    repeated: list[list[Any]] = []
+    stack: list[Any] = [value]
+    seen: set[int] = set()
+    while stack:
+        x = stack.pop()
+        t = type(x)
+        if t is Node:
+            if x.__owner__ is not owner:
+                SET_OWNER(x, owner)
+                stack += [v for v in x.__arguments__.values() if type(v) not in ATOMIC]
+        elif t is Ref:
+            x.owner = owner
+            refs.append(x)
+        elif isinstance(x, dict | list | tuple) and x and id(x) not in seen:
+            seen.add(id(x))
+            inner = [v for v in (x.values() if isinstance(x, dict) else x) if type(v) not in ATOMIC]
+            stack += inner
+            if isinstance(x, list) and len(inner) > 1 and len(set(map(id, inner))) < len(inner):
+                repeated.append(x)
+    return refs, repeated
+
+
 # ------------------------------------------------------------------------------------------------ questions
 def is_node(value: object) -> bool:
     """Return whether `value` is what `LazyCall(...)(...)` or `LazyPartial(...)(...)` returns."""
@@ -227,27 +263,17 @@ def is_partial(node: Node) -> bool:
     return node.__extra__ is not None and node.__extra__.partial
 
 
-def is_frozen(node: Node | Config) -> bool:
-    """Return whether `freeze` was applied."""
-    return node.__extra__ is not None and node.__extra__.frozen
-
-
 def target_of(node: Node) -> Callable[..., Any] | str:
     """Return the callable that the node will call, or its name as long as it was not imported."""
     return node.__sig__.target
 
 
-def arguments_of(node: Node) -> dict[str | int, Any]:
-    """Return the arguments that the config sets: by parameter name, extra positional ones (`*args`) by index.
+def arguments_of(holder: Node | Config) -> dict[Any, Any]:
+    """Return the values that a config has, or the arguments that a node sets: by name, extra positional ones by index.
 
     The dict is the live one: read it, and change it only through `set_argument` and `delete_argument`.
     """
-    return node.__arguments__
-
-
-def signature_of_node(node: Node) -> Signature:
-    """Return what the node's target accepts, without importing it."""
-    return node.__sig__
+    return holder.__arguments__
 
 
 def resolve_target(node: Node) -> Callable[..., Any]:
@@ -271,8 +297,8 @@ def resolve_target(node: Node) -> Callable[..., Any]:
     for name in named:
         _warn(check_name(sig, name, where), 2)
     bound = _bind(sig, tuple(v for name, v in arguments.items() if not isinstance(name, str)), named, where)
-    _ARGUMENTS(node, bound)  # swapped, not edited: another thread may be reading
-    _SIG(node, sig)
+    SET_ARGUMENTS(node, bound)  # swapped, not edited: another thread may be reading
+    SET_SIG(node, sig)
     return sig.target
 
 
@@ -286,34 +312,30 @@ def unfit_arguments(node: Node) -> list[str | int]:
     ]
 
 
-def _read(node: Node, name: str | int) -> Any:
-    try:
-        return node.__arguments__[name]
-    except KeyError:
-        pass
-    sig, where = node.__sig__, defined_at(node)
-    parameter = sig.parameters.get(str(name))
-    if parameter is None:
-        given = ", ".join(map(str, node.__arguments__)) or "nothing"
-        close = near(name, {*sig.parameters, *node.__arguments__})
+def _read(holder: _Holder, name: str | int) -> Any:
+    arguments = holder.__arguments__
+    if name in arguments:
+        return arguments[name]
+    if not isinstance(holder, Node):
+        raise UnknownNameError(_no_such_name(holder, name))
+    sig, what = holder.__sig__, f"The {holder.__sig__.label} node defined at {defined_at(holder)}"
+    if name not in sig.names:
         raise UnsetError(
-            f"The {sig.label} node defined at {where} has no argument {name!r}.{close} It sets: {given}; "
-            f"accepted: {', '.join(sig.parameters) or 'no names'}."
+            f"{what} has no argument {name!r}.{near(name, {*sig.parameters, *arguments})} It sets: "
+            f"{', '.join(map(str, arguments)) or 'nothing'}; accepted: {', '.join(sig.parameters) or 'no names'}."
         )
-    default = "it is required" if parameter.default is parameter.empty else f"its default is {parameter.default!r:.80}"
     raise UnsetError(
-        f"The {sig.label} node defined at {where} does not set {name!r} ({default}). "
+        f"{what} does not set {name!r} ({sig.default_text(str(name))}). "
         "A default belongs to the class and is not handed out: set the argument before reading it."
     )
 
 
-def _brief(value: Any) -> str:
-    if type(value) is Node:
-        return f"{value.__sig__.label}(...)" if value.__arguments__ else f"{value.__sig__.label}()"
-    if type(value) in (list, tuple, dict) and len(value) > 4:
-        return f"<{type(value).__name__} of {len(value)}>"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def _no_such_name(config: Any, name: str | int) -> str:
+    values = config.__arguments__
+    return (
+        f"{config.__file__ or 'The config'} has no name {name!r}.{near(name, values)} It has: {', '.join(values)}. "
+        "Only the file itself (or an override +name=value) adds names."
+    )
 
 
 def defined_at(node: Node) -> str:
@@ -321,76 +343,98 @@ def defined_at(node: Node) -> str:
     return describe_source(node.__where__)
 
 
-def sources_of(node: Node | Config, name: str | int) -> list[str]:
+def sources_of(holder: Node | Config, name: str | int) -> list[str]:
     """Return what set an argument of a node, or a name of a config, oldest first: `"file.py:12"`, `"cli:#3 lr=1"`.
 
     The name `"_target_"` asks for the target. A name that was never set has no sources.
     """
-    history = node.__extra__.history.get(name) if node.__extra__ else None
-    if history is None:
-        history = first_sources(node, str(name)) if isinstance(node, Config) else _first_sources(node, name)
-    return [describe_source(source) for source in history]
+    history = holder.__extra__.history.get(name) if holder.__extra__ else None
+    return [describe_source(source) for source in history or _first_sources(holder, name)]
 
 
-def _first_sources(node: Node, name: str | int) -> list[Source]:
-    return [node.__where__] if name == "_target_" or name in node.__arguments__ else []
+def _first_sources(holder: Any, name: str | int) -> list[Source]:
+    if type(holder) is Node:
+        return [holder.__where__] if name == "_target_" or name in holder.__arguments__ else []
+    if name not in holder.__arguments__:
+        return []
+    assigned = holder.__record__.assigned_at(name) if holder.__record__ is not None else None
+    return [assigned or holder.__file__ or "?"]
 
 
 # ---------------------------------------------------------------------------------------------------- edits
-def _begin_edit(node: Node, name: str | int, source: Source) -> None:
-    check_editable(is_frozen(node), f"{node.__sig__.label} node", name, source)
-
-
-def _remember(node: Node, name: str | int, source: Source) -> None:
-    extra = node.__extra__
-    if extra is None:
-        extra = Extra()
-        _EXTRA(node, extra)
-    if name not in extra.history:
-        extra.history[name] = _first_sources(node, name)
-    extra.history[name].append(source)
-
-
-def set_argument(node: Node, name: str | int, value: Any, *, source: Source) -> None:
-    """Set an argument, checked against the signature, and remember the source.
+def check_editable(holder: Any, name: str | int, source: Source) -> None:
+    """Refuse to edit what is frozen.
 
     Raises:
-        UnknownNameError: The target does not accept it.
-        FrozenError: The node is frozen.
+        FrozenError: The node or config is.
     """
-    _begin_edit(node, name, source)
-    sig = node.__sig__
-    if isinstance(name, int):
-        if not (sig.has_var_positional and 0 <= name <= len([k for k in node.__arguments__ if isinstance(k, int)])):
-            raise UnknownNameError(
-                f"{describe_source(source)}: {sig.label} has no positional argument [{name}] to set."
-            )
-    elif name not in sig.names:
-        _warn(check_name(sig, name, describe_source(source)), 4)
-    _remember(node, name, source)
-    node.__arguments__[name] = value
-    if node.__owner__ is not None:
-        from .graph import adopt
-
-        adopt(node.__owner__, value)
+    if holder.__extra__ is not None and holder.__extra__.frozen:
+        what = f"{holder.__sig__.label} node" if type(holder) is Node else "config"
+        raise FrozenError(
+            f"{describe_source(source)}: cannot change {name!r}: the {what} is frozen. Change a clone(...)."
+        )
 
 
-def delete_argument(node: Node, name: str | int, *, source: Source) -> None:
-    """Remove an argument, so that the target's default applies; of extra positional ones only the last.
+def remember(holder: Any, name: str | int, source: Source) -> None:
+    """Add to the history of a name, before it is set."""
+    if holder.__extra__ is None:
+        SET_EXTRA(holder, Extra())
+    history = holder.__extra__.history
+    if name not in history:
+        history[name] = _first_sources(holder, name)
+    history[name].append(source)
+
+
+def set_argument(holder: Any, name: str | int, value: Any, *, source: Source, add: bool = False) -> None:
+    """Set an argument of a node, checked against the signature, or a name of a config; and remember the source.
+
+    Args:
+        holder: The node or config.
+        name: The argument, an index for extra positional ones, or the name.
+        value: Its new value.
+        source: What sets it.
+        add: Whether a config may get a name that it does not have.
 
     Raises:
-        UnsetError: It is not set.
-        FrozenError: The node is frozen.
+        UnknownNameError: The target does not accept it, the config does not have it.
+        FrozenError: The node or config is frozen.
     """
-    _begin_edit(node, name, source)
-    if name not in node.__arguments__:
-        _read(node, name)
-    if isinstance(name, int) and name + 1 in node.__arguments__:
+    check_editable(holder, name, source)
+    if type(holder) is Node:
+        sig, owner = holder.__sig__, holder.__owner__
+        if isinstance(name, int):
+            if not (sig.has_var_positional and 0 <= name <= sum(isinstance(k, int) for k in holder.__arguments__)):
+                raise UnknownNameError(
+                    f"{describe_source(source)}: {sig.label} has no positional argument [{name}] to set."
+                )
+        elif name not in sig.names:
+            _warn(check_name(sig, name, describe_source(source)), 4)
+    else:
+        owner = holder
+        if not add and name not in holder.__arguments__:
+            raise UnknownNameError(f"{describe_source(source)}: {_no_such_name(holder, name)}")
+    remember(holder, name, source)
+    holder.__arguments__[name] = value
+    if owner is not None:
+        adopt(owner, value)
+
+
+def delete_argument(holder: Any, name: str | int, *, source: Source) -> None:
+    """Remove an argument, so that the target's default applies; of extra positional ones only the last. Or a name.
+
+    Raises:
+        UnsetError: The node does not set it.
+        UnknownNameError: The config does not have it.
+        FrozenError: The node or config is frozen.
+    """
+    check_editable(holder, name, source)
+    _read(holder, name)
+    if isinstance(name, int) and name + 1 in holder.__arguments__:
         raise UnknownNameError(
             f"{describe_source(source)}: only the last extra positional argument can be removed, not [{name}]."
         )
-    _remember(node, name, source)
-    del node.__arguments__[name]
+    remember(holder, name, source)
+    del holder.__arguments__[name]
 
 
 def set_target(node: Node, target: Callable[..., Any] | str, *, source: Source) -> None:
@@ -400,10 +444,10 @@ def set_target(node: Node, target: Callable[..., Any] | str, *, source: Source) 
         TargetError: It is not callable.
         FrozenError: The node is frozen.
     """
-    _begin_edit(node, "_target_", source)
+    check_editable(node, "_target_", source)
     sig = signature_of(target)
-    _remember(node, "_target_", source)
-    _SIG(node, sig)
+    remember(node, "_target_", source)
+    SET_SIG(node, sig)
 
 
 # -------------------------------------------------------------------------------------------------- walking
@@ -414,17 +458,17 @@ def join_path(path: str, key: Any) -> str:
     return f"{path}[{key!r}]"
 
 
-def walk(root: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Visit a config, node or container and everything in it, depth first, parents before children.
+def walk(root: Any, path: str = "", breadth_first: bool = False) -> Iterator[tuple[str, Any]]:
+    """Visit a config, node or container and everything in it, parents before children, depth first unless told.
 
     Yields:
         `(path, value)` for nodes, containers and leaves. A node (or container) that is reached again is not repeated,
         so the path of a shared one is the first that leads to it.
     """
     seen: set[int] = set()
-    stack: list[tuple[str, Any]] = [(path, root)]
-    while stack:
-        path, value = stack.pop()
+    todo: deque[tuple[str, Any]] = deque([(path, root)])
+    while todo:
+        path, value = todo.popleft() if breadth_first else todo.pop()
         children = children_of(value)
         if children is not None:
             if id(value) in seen:
@@ -432,15 +476,18 @@ def walk(root: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             seen.add(id(value))
         yield path, value
         if children:
-            stack.extend((join_path(path, key), child) for key, child in reversed(children))
+            todo.extend((join_path(path, k), child) for k, child in (children if breadth_first else reversed(children)))
 
 
 def children_of(value: Any) -> list[tuple[Any, Any]] | None:
     """Return `(key, child)` of a config, node, dict, list or tuple (subclasses included); None for a leaf."""
-    if isinstance(value, Node):
+    if isinstance(value, Node | Config):
         return list(value.__arguments__.items())
     if isinstance(value, dict):
         return list(value.items())
-    if isinstance(value, list | tuple):
-        return list(enumerate(value))
-    return list(value.__values__.items()) if isinstance(value, Config) else None
+    return list(enumerate(value)) if isinstance(value, list | tuple) else None
+
+
+def find_path(root: Any, wanted: Any, path: str = "") -> str | None:
+    """Return the shortest path to an object in (or at) `root`, None if it is not there."""
+    return next((p for p, value in walk(root, path, breadth_first=True) if value is wanted), None)

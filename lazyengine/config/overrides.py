@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import copy
 import keyword
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .coerce import Mismatch, coerce, item_annotation
 from .errors import ConfigError, FrozenError, OverrideError
 from .grammar import Override, format_path, parse_override, parse_path
-from .loaded import Config
+from .graph import changed, rebuilt_tuple, swap
 from .node import (
+    SET_EXTRA,
+    SET_SIG,
+    Config,
     Node,
-    _remember,
-    add_value,
     children_of,
     defined_at,
     delete_argument,
-    delete_value,
     join_path,
+    remember,
     set_argument,
     set_target,
-    set_value,
     unfit_arguments,
     walk,
 )
 from .ref import Ref
 from .signature import import_target, near
 from .sources import describe_source
-
-__all__ = ["apply_overrides"]
 
 Step = str | int
 _MISSING: Any = object()
@@ -93,24 +91,20 @@ class _Batch:
         if id(holder) not in self.saved:
             extra = holder.__extra__
             lengths = extra and {name: len(sources) for name, sources in extra.history.items()}
-            if type(holder) is Node:
-                self.saved[id(holder)] = (holder, extra, lengths, holder.__arguments__.copy(), holder.__sig__)
-            else:
-                self.saved[id(holder)] = (holder, extra, lengths, holder.__values__.copy(), None)  # type: ignore[union-attr]
+            sig = holder.__sig__ if type(holder) is Node else None
+            self.saved[id(holder)] = (holder, extra, lengths, holder.__arguments__.copy(), sig)
 
     def undo(self) -> None:
         for holder, extra, lengths, before, sig in self.saved.values():
-            live = holder.__arguments__ if sig is not None else holder.__values__
-            live.clear()
-            live.update(before)
-            object.__setattr__(holder, "__extra__", extra)
-            if extra:
-                for name in list(extra.history):
-                    del extra.history[name][lengths.get(name, 0) :]
-                    if name not in lengths:
-                        del extra.history[name]
+            holder.__arguments__.clear()
+            holder.__arguments__.update(before)
+            SET_EXTRA(holder, extra)
+            for name in list(extra.history) if extra else ():
+                del extra.history[name][lengths.get(name, 0) :]
+                if name not in lengths:
+                    del extra.history[name]
             if sig is not None:
-                object.__setattr__(holder, "__sig__", sig)
+                SET_SIG(holder, sig)
 
     # ------------------------------------------------------------------------------------------ apply
     def apply(self, override: Override, source: str) -> None:
@@ -119,91 +113,82 @@ class _Batch:
             self.deleted.append((format_path(path), source))
         parent: Any = self.cfg
         trail: list[tuple[Any, Any]] = []  # every parent and the key taken from it
-        last = path[-1]
         for step in path[:-1]:
-            if type(parent) is Node:
+            t = type(parent)
+            if t is Node or t is Config:
                 key, child = step, parent.__arguments__.get(step, _MISSING)
-            elif type(parent) is Config:
-                key, child = step, parent.__values__.get(step, _MISSING)  # type: ignore[call-overload]
-            elif type(parent) is list and type(step) is int and 0 <= step < len(parent):
+            elif t is list and type(step) is int and 0 <= step < len(parent):
                 key, child = step, parent[step]
             else:
-                key = self.key(parent, step, path, len(trail))
+                key = _key(parent, step, path, len(trail))
                 child = _MISSING if key is _MISSING else parent[key]
             if child is _MISSING:
                 raise OverrideError(_no_such(parent, step, path[: len(trail)]))
             trail.append((parent, key))
             parent = child
-        if last == "_target_" and not isinstance(parent, dict):
+        if path[-1] == "_target_" and not isinstance(parent, dict):
             self.swap_target(parent, override, source)
         elif type(parent) is Node:
-            self.apply_to_node(parent, last, override, source)
+            self.apply_to_node(parent, override, source)
         elif type(parent) is Config:
-            self.apply_to_config(parent, last, override, source)
+            self.apply_to_config(parent, override, source)
         else:
             self.apply_to_container(parent, trail, override, source)
 
-    def apply_to_node(self, node: Node, name: Step, override: Override, source: str) -> None:
+    def apply_to_node(self, node: Node, override: Override, source: str) -> None:
         kind, path, text = override
-        arguments, sig = node.__arguments__, node.__sig__
-        old = arguments.get(name, _MISSING)
+        name: Any = path[-1]
+        sig = node.__sig__
+        old = node.__arguments__.get(name, _MISSING)
+        known = name in sig.names
+        if kind == "+" and old is not _MISSING:
+            raise OverrideError(f"{format_path(path)} is set already: write it without '+' to change it.")
+        is_new = not known and kind == "+" and (sig.has_var_keyword or not isinstance(name, str))
+        if old is _MISSING and not is_new and (kind == "~" or not known):
+            raise OverrideError(_no_such(node, name, path[:-1]))
         if kind == "~":
-            if old is _MISSING:
-                raise OverrideError(_no_such(node, name, path[:-1]))
             self.save(node)
             return delete_argument(node, name, source=source)
-        known = name in sig.names
-        if kind == "+":
-            if old is not _MISSING:
-                raise OverrideError(f"{format_path(path)} is set already: write it without '+' to change it.")
-            if not known and not sig.has_var_keyword and isinstance(name, str):
-                raise OverrideError(_no_such(node, name, path[:-1]))
-        elif old is _MISSING and not known:
-            raise OverrideError(_no_such(node, name, path[:-1]))
-        annotation = sig.hints.get(name, Any) if known else Any  # type: ignore[call-overload]
+        annotation = sig.hints.get(name, Any) if known else Any
         default = None
         if known and old is _MISSING and annotation is Any:  # only hints that cannot mislead come from a default
-            default = sig.parameters[name].default  # type: ignore[index]
+            default = sig.parameters[name].default
             default = default if type(default) in (float, tuple) else None
         try:
-            value = coerce(text, annotation, default if old is _MISSING else old)
-        except Mismatch as error:
-            if text not in ("null", "None") or not known or sig.parameters[name].default is not None:  # type: ignore[index]
-                raise OverrideError(_mismatch(path, text, error, old)) from None
+            value = _value(override, annotation, old, default)
+        except OverrideError:
+            if text not in ("null", "None") or not known or sig.parameters[name].default is not None:
+                raise
             value = None  # `x: int = None`
         self.save(node)
         if known and not (node.__extra__ and node.__extra__.frozen):  # set_argument without checks made above
-            _remember(node, name, source)
-            arguments[name] = value
+            remember(node, name, source)
+            node.__arguments__[name] = value
         else:
             set_argument(node, name, value, source=source)
 
-    def apply_to_config(self, cfg: Config, name: Step, override: Override, source: str) -> None:
-        kind, path, text = override
-        old = cfg.__values__.get(name, _MISSING)  # type: ignore[call-overload]
-        if not isinstance(name, str) or (old is _MISSING) != (kind == "+"):
-            if old is not _MISSING:
-                raise OverrideError(f"{name} exists already: write it without '+' to change it.")
+    def apply_to_config(self, cfg: Config, override: Override, source: str) -> None:
+        kind, path, _ = override
+        name: Any = path[-1]
+        old = cfg.__arguments__.get(name, _MISSING)
+        if kind == "+" and old is not _MISSING:
+            raise OverrideError(f"{name} exists already: write it without '+' to change it.")
+        if not isinstance(name, str) or (kind != "+" and old is _MISSING):
             raise OverrideError(_no_such(cfg, name, ()))
         if kind == "~":
-            users = self.users_of(old) if isinstance(old, Node | list | dict) else []
+            users = self.paths_of(lambda key, value: value is old) if isinstance(old, Node | list | dict) else []
             if len(users) > 1:
                 raise OverrideError(f"{name} is used by {', '.join(users[1:])}: delete it there, or give {name}=null.")
             self.save(cfg)
-            return delete_value(cfg, name, source)
-        try:
-            value = coerce(text, Any, None if old is _MISSING else old)
-        except Mismatch as error:
-            raise OverrideError(_mismatch(path, text, error, old)) from None
-        self.save(cfg)
-        if kind == "+":
-            if not name.isidentifier() or name.startswith("_") or keyword.iskeyword(name):
-                raise OverrideError(f"{name!r} is not a name that a config file can have.")
-            return add_value(cfg, name, value, source)
+            return delete_argument(cfg, name, source=source)
+        value = _value(override, Any, old)
+        if kind == "+" and (not name.isidentifier() or name.startswith("_") or keyword.iskeyword(name)):
+            raise OverrideError(f"{name!r} is not a name that a config file can have.")
         if isinstance(old, Node | list | dict):
-            self.replace_everywhere(old, value, source)
-        else:
-            set_value(cfg, name, value, source)
+            return self.replace_everywhere(old, value, source)
+        self.save(cfg)
+        set_argument(cfg, name, value, source=source, add=kind == "+")
+        if kind == "=":
             self.copied.append((name, old, source))
 
     def apply_to_container(self, parent: Any, trail: list[tuple[Any, Any]], override: Override, source: str) -> None:
@@ -211,53 +196,37 @@ class _Batch:
 
         So no list or dict that a library or another config holds too is changed.
         """
-        kind, path, text = override
+        kind, path, _ = override
         last = path[-1]
-        key = self.key(parent, last, path, len(trail))
-        is_dict = isinstance(parent, dict)
+        key = _key(parent, last, path, len(trail))
         appends = kind == "+" and hasattr(parent, "append") and last == len(parent)
         if kind == "+" and key is not _MISSING:
             raise OverrideError(f"{format_path(path)} exists already: write it without '+' to change it.")
-        if key is _MISSING and not (kind == "+" and (is_dict or appends)):
+        if key is _MISSING and not (kind == "+" and (isinstance(parent, dict) or appends)):
             raise OverrideError(_no_such(parent, last, path[:-1]))
-        value: Any = None
-        if kind != "~":
-            key = last if key is _MISSING else key
-            old = _MISSING if kind == "+" else parent[key]
-            try:
-                value = coerce(text, _annotation_in([*trail, (parent, key)]), None if old is _MISSING else old)
-            except Mismatch as error:
-                raise OverrideError(_mismatch(path, text, error, old)) from None
-        changed: Any = list(parent) if isinstance(parent, tuple) else copy.copy(parent)
+        key = last if key is _MISSING else key
         if kind == "~":
             if isinstance(parent, tuple) and hasattr(parent, "_fields"):
                 raise OverrideError(
                     f"{format_path(path)} is a field of a {type(parent).__name__} and cannot be deleted."
                 )
-            del changed[key]
-        elif appends:
-            changed.append(value)
+            new: Any = list(parent) if isinstance(parent, tuple) else copy.copy(parent)
+            del new[key]
+            new = rebuilt_tuple(parent, new) if isinstance(parent, tuple) else new
         else:
-            changed[key] = value
-        self.put(parent, changed, trail, source)
-
-    def put(self, old: Any, new: Any, trail: list[tuple[Any, Any]], source: str) -> None:
-        """Let `new` take the place of the container `old`; of a tuple, which has no identity, on this path only."""
-        for parent, key in reversed(trail):
-            if not isinstance(old, tuple):
-                return self.replace_everywhere(old, new, source)
-            new = _rebuild_tuple(old, new)
-            if type(parent) is Node:
+            value = _value(override, _annotation_in([*trail, (parent, key)]), _MISSING if kind == "+" else parent[key])
+            new = copy.copy(parent) if appends else changed(parent, {key: value})
+            if appends:
+                new.append(value)
+        while isinstance(parent, tuple):  # it has no identity: changed on this path only
+            old, (parent, key) = parent, trail.pop()
+            if isinstance(parent, Node | Config):
                 self.save(parent)
+                if type(parent) is Config:
+                    self.copied.append((key, old, source))
                 return set_argument(parent, key, new, source=source)
-            if type(parent) is Config:
-                self.save(parent)
-                self.copied.append((key, old, source))
-                return set_value(parent, key, new, source)
-            changed = list(parent) if isinstance(parent, tuple) else copy.copy(parent)
-            changed[key] = new
-            old, new = parent, changed
-        return None
+            new = changed(parent, {key: new})
+        self.replace_everywhere(parent, new, source)
 
     def swap_target(self, node: Any, override: Override, source: str) -> None:
         kind, path, text = override
@@ -270,88 +239,43 @@ class _Batch:
         target = import_target(text)
         self.save(node)
         set_target(node, target, source=source)
-        self.targets.append((node, format_path(path[:-1]), _numbered(source)))
+        self.targets.append((node, format_path(path[:-1]), source))
 
     def replace_everywhere(self, old: Any, new: Any, source: str) -> None:
         """Replace an object by another wherever the config holds it; lists and dicts around it are copied."""
-        memo: dict[int, Any] = {id(old): new}
-        alive: list[Any] = [old]
 
-        def visit(value: Any) -> Any:
-            if id(value) in memo:
-                return memo[id(value)]
-            if type(value) is Node:
-                memo[id(value)] = value
-                for name, child in list(value.__arguments__.items()):
-                    if (now := visit(child)) is not child:
-                        self.save(value)
-                        set_argument(value, name, now, source=source)
-                return value
-            if not isinstance(value, list | tuple | dict):
-                return value
-            keys = list(value) if isinstance(value, dict) else range(len(value))
-            changes = {key: now for key in keys if (now := visit(value[key])) is not value[key]}
-            result: Any = value
-            if changes:
-                result = list(value) if isinstance(value, tuple) else copy.copy(value)
-                for key, now in changes.items():
-                    result[key] = now
-                if isinstance(value, tuple):
-                    result = _rebuild_tuple(value, result)
-            memo[id(value)] = result
-            alive.append(value)  # or another object could take its id while we look
-            return result
+        def put(holder: Any, name: Any, value: Any) -> None:
+            self.save(holder)
+            set_argument(holder, name, value, source=source)
 
-        for name, value in list(self.cfg.__values__.items()):
-            if (now := visit(value)) is not value:
-                self.save(self.cfg)
-                set_value(self.cfg, name, now, source)
+        swap(self.cfg, old, new, put)
 
-    def users_of(self, value: Any) -> list[str]:
-        """The paths at which an object stands."""
+    def paths_of(self, is_wanted: Callable[[Any, Any], bool]) -> list[str]:
+        """The paths at which such a value (given its key and itself) stands."""
         return [
             join_path(path, key)
             for path, parent in walk(self.cfg)
             for key, child in children_of(parent) or ()
-            if child is value
+            if is_wanted(key, child)
         ]
-
-    @staticmethod
-    def key(container: Any, step: Step, path: Sequence[Step], depth: int) -> Any:
-        """The real key for a step into a list, tuple or dict; `_MISSING` when there is none."""
-        if isinstance(container, dict):
-            if step in container:
-                return step
-            return str(step) if str(step) in container else _MISSING
-        if isinstance(container, list | tuple):
-            if isinstance(step, str) and step in getattr(container, "_fields", ()):
-                return container._fields.index(step)  # type: ignore[union-attr]
-            return step if isinstance(step, int) and -len(container) <= step < len(container) else _MISSING
-        raise OverrideError(
-            f"{format_path(path[:depth])} is {_kind(container)}: {format_path(path)} would be inside it. Only nodes, "
-            "lists, tuples and dicts have parts."
-        )
 
     # ------------------------------------------------------------------------------------------ checks
     def check(self) -> None:
         """What only the whole batch shows: arguments that a new target does not accept, changes that reach nothing."""
-        for node, path, override in self.targets:
+        for node, path, source in self.targets:
             if unfit := unfit_arguments(node):
                 names = ", ".join(f"{path}.{name}" if isinstance(name, str) else f"{path}[{name}]" for name in unfit)
-                error = OverrideError(
+                raise _late_error(
                     f"{node.__sig__.label} does not accept {names} (set at {defined_at(node)}); delete with "
                     f"{' '.join('~' + name for name in names.split(', '))}. "
-                    f"It accepts: {', '.join(node.__sig__.parameters) or 'no arguments'}."
+                    f"It accepts: {', '.join(node.__sig__.parameters) or 'no arguments'}.",
+                    source,
                 )
-                error.override = override  # type: ignore[attr-defined]
-                raise error
         refs = [value for _, value in walk(self.cfg) if type(value) is Ref] if self.deleted or self.copied else []
         for path, source in self.deleted:
             for ref in refs:
                 if any(f"{format_path(parse_path(p))}.".startswith((f"{path}.", f"{path}[")) for p in ref.paths):
-                    error = OverrideError(f"{ref!r}, written at {describe_source(ref.where)}, reads it.")
-                    error.override = _numbered(source)  # type: ignore[attr-defined]
-                    raise error
+                    raise _late_error(f"{ref!r}, written at {describe_source(ref.where)}, reads it.", source)
         for name, old, source in self.copied:
             if not any(parse_path(p)[0] == name for ref in refs for p in ref.paths):
                 self.check_copied(name, old, source)
@@ -360,34 +284,55 @@ class _Batch:
         """Refuse to set a top-level plain value from which Python has computed others already."""
         record = self.cfg.__record__
         lines = record.read_at(name) if record is not None else []
-        places = [
-            join_path(path, key)
-            for path, parent in walk(self.cfg)
-            for key, child in (children_of(parent) or () if path else ())
-            if child is old or (type(child) is type(old) and not hasattr(old, "shape") and child == old)
-            if lines or (record is None and key == name)
-        ]
+
+        def is_copy(key: Any, value: Any) -> bool:
+            if not (lines or (record is None and key == name)):  # without a file nothing is known but names
+                return False
+            return value is old or (type(value) is type(old) and not hasattr(old, "shape") and bool(value == old))
+
+        places = [place for place in self.paths_of(is_copy) if place not in self.cfg]
         if not places and not lines:
             return
         where = f" at {', '.join(lines[:3])}" if lines else ""
         instead = (
             f"Override {' '.join(f'{place}=...' for place in places[:5])} instead" if places else "Change the file"
         )
-        error = OverrideError(
+        raise _late_error(
             f"Python has read {name} = {old!r:.60} already{where}, and no ref follows it: what was made of it "
-            f"would stay. {instead}, or write ref({name!r}) in the file."
+            f"would stay. {instead}, or write ref({name!r}) in the file.",
+            source,
         )
-        error.override = _numbered(source)  # type: ignore[attr-defined]
-        raise error
 
 
-def _numbered(source: str) -> str:
+def _late_error(message: str, source: str) -> OverrideError:
+    """Make an error about an override that was applied before."""
+    error = OverrideError(message)
     number, text = source.removeprefix("cli:").split(" ", 1)
-    return f"override {number} {text!r}"
+    error.override = f"override {number} {text!r}"  # type: ignore[attr-defined]
+    return error
 
 
-def _rebuild_tuple(old: tuple[Any, ...], items: list[Any]) -> tuple[Any, ...]:
-    return type(old)._make(items) if hasattr(old, "_fields") else type(old)(items)  # type: ignore[attr-defined]
+def _value(override: Override, annotation: Any, old: Any, default: Any = None) -> Any:
+    """Read the value of an override; `_MISSING` as `old` if nothing stands there."""
+    try:
+        return coerce(override.text, annotation, default if old is _MISSING else old)
+    except Mismatch as error:
+        now = "" if old is _MISSING else f" (now {_kind(old)})"
+        raise OverrideError(f"{format_path(override.path)}{now} accepts {error}, got {override.text!r}.") from None
+
+
+def _key(container: Any, step: Step, path: Sequence[Step], depth: int) -> Any:
+    """The real key for a step into a list, tuple or dict; `_MISSING` when there is none."""
+    if isinstance(container, dict):
+        return step if step in container else str(step) if str(step) in container else _MISSING
+    if isinstance(container, list | tuple):
+        if isinstance(step, str) and step in getattr(container, "_fields", ()):
+            return container._fields.index(step)  # type: ignore[union-attr]
+        return step if isinstance(step, int) and -len(container) <= step < len(container) else _MISSING
+    raise OverrideError(
+        f"{format_path(path[:depth])} is {_kind(container)}: {format_path(path)} would be inside it. Only nodes, "
+        "lists, tuples and dicts have parts."
+    )
 
 
 def _annotation_in(trail: list[tuple[Any, Any]]) -> Any:
@@ -418,13 +363,12 @@ def _no_such(parent: Any, step: Step, path: Sequence[Step]) -> str:
         sig, given = parent.__sig__, [str(name) for name in parent.__arguments__]
         names = list(dict.fromkeys([*sig.parameters, *given]))
         if step in sig.names and step not in parent.__arguments__:
-            default = sig.parameters[step].default  # type: ignore[index]
-            state = "it is required" if default is sig.parameters[step].empty else f"its default is {default!r:.60}"  # type: ignore[index]
+            state = sig.default_text(str(step), 60)
             return f"{format_path([*path, step])} is not set ({state}); it sets: {', '.join(given) or 'nothing'}."
         if sig.has_var_keyword and isinstance(step, str):
             extra = f" Its target takes **kwargs: write +{format_path([*path, step])}=... to add one."
     elif type(parent) is Config:
-        names = list(parent.__values__)
+        names = list(parent.__arguments__)
         extra = f" Write +{step}=... to add it."
     elif isinstance(parent, dict):
         names = [str(key) for key in parent]
@@ -437,8 +381,3 @@ def _no_such(parent: Any, step: Step, path: Sequence[Step]) -> str:
     accepted = f" It has: {', '.join(names) or 'nothing'}." if not hasattr(parent, "append") else ""
     where = f"{format_path(path)} is {_kind(parent)}" if path else _kind(parent)
     return f"{where}{' and' if path else ''} has no {step!r}.{near(step, names)}{accepted}{extra}"
-
-
-def _mismatch(path: Sequence[Step], text: str, error: Mismatch, old: Any) -> str:
-    now = "" if old is _MISSING else f" (now {_kind(old)})"
-    return f"{format_path(path)}{now} accepts {error}, got {text!r}."

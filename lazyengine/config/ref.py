@@ -9,8 +9,6 @@ from typing import Any
 from .errors import ConfigError, RefError
 from .sources import Source, describe_source
 
-__all__ = ["Ref", "lookup", "ref"]
-
 
 class Ref:
     """What `ref(...)` returns: paths into the config that owns it, and what to make of the values found there."""

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 
 from .errors import ConfigWarning, SaveError
 from .graph import is_equal
-from .loaded import Config
+from .node import Config
 from .saving_json import load_json, read_json, to_json
 from .saving_python import write_python
-
-__all__ = ["load_json", "load_pickle", "load_saved", "save"]
 
 
 def save(cfg: Config, path: str | os.PathLike[str]) -> list[str]:

@@ -1,37 +1,23 @@
-"""Configs as Python: a file with real imports that loads again, from any folder."""
+"""Configs as Python: the document of `saving_json`, printed as a file with real imports that loads from any folder."""
 
 from __future__ import annotations
 
 import base64
 import builtins
-import enum
 import keyword
-import math
 import os
-import pathlib
 import sys
-from collections import OrderedDict
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
-from .errors import SaveError
-from .graph import FrozenDict, FrozenList
-from .importable import importable_name
-from .loaded import Config
-from .node import REQUIRED, Node, children_of, is_partial, join_path, target_of, walk
-from .ref import Ref
-from .saving_json import pickle_leaf
-
-__all__ = ["to_python", "write_python"]
+from .node import Config
+from .saving_json import Encoder
 
 _WIDTH = 110
-_SHARED = (Node, list, dict, OrderedDict, FrozenList, FrozenDict)
 
 
 class _Group:
     """An expression with items between brackets, on one line or on several."""
-
-    __slots__ = ("close", "items", "open")
 
     def __init__(self, open: str, items: list[tuple[str, Any]], close: str):
         self.open, self.items, self.close = open, items, close
@@ -51,7 +37,7 @@ class _Group:
         return f"{self.open}{inner}{comma}{self.close}"
 
 
-def _render(expression: Any, indent: int, used: int) -> str:
+def _render(expression: Any, indent: int = 0, used: int = 0) -> str:
     return expression if isinstance(expression, str) else expression.render(indent, used)
 
 
@@ -66,46 +52,30 @@ def to_python(cfg: Config) -> str:
 
 def write_python(cfg: Config) -> tuple[str, list[str]]:
     """Return what `to_python` does, and the paths of leaves that only cloudpickle could write."""
-    writer = _Writer(cfg)
-    for name in cfg.__values__:
-        writer.top(name)
+    encoder = Encoder(as_code=True)
+    writer = _Writer(encoder.values(cfg), encoder.shared)
     source = os.path.basename(cfg.__file__) if cfg.__file__ else "memory"
     lines = [f'"""Saved by lazyengine from {source}. A config like any other: change it, import it, run it."""', ""]
-    return "\n".join([*lines, *writer.import_lines(), "", *writer.statements]) + "\n", writer.pickled
+    return "\n".join([*lines, *writer.import_lines(), "", *writer.statements]) + "\n", encoder.pickled
 
 
 class _Writer:
-    def __init__(self, cfg: Config):
-        self.cfg = cfg
-        self.taken = set(cfg.__values__) | set(keyword.kwlist)
+    def __init__(self, values: dict[str, Any], shared: dict[str, Any]):
+        self.taken = set(values) | set(keyword.kwlist)
         self.imports: dict[tuple[str, str], str] = {}
         self.statements: list[str] = []
-        self.pickled: list[str] = []
-        self.variables: dict[int, str] = {}
-        self.active: set[int] = set()
-        self.done: set[str] = set()
-        self.uses: dict[int, int] = {}
-        self.names: dict[int, str] = {}
-        for _, parent in walk(cfg):
-            for _, child in children_of(parent) or ():
-                if type(child) in _SHARED:
-                    self.uses[id(child)] = self.uses.get(id(child), 0) + 1
-        for name, value in cfg.__values__.items():
-            if type(value) in _SHARED:
-                self.names.setdefault(id(value), name)
+        self.variables: dict[str, str] = {}  # path of something shared -> the variable that holds it
+        self.shared = {id(document): path for path, document in shared.items()}
+        self.names: dict[str, str] = {}  # path of something shared -> the top-level name that it also has
+        for name, document in values.items():
+            path = name if name in shared else document.get("$same") if type(document) is dict else None
+            if path is not None:
+                self.names.setdefault(path, name)
+        for name, document in values.items():
+            if name not in self.variables.values():  # else written already, before what uses it
+                self.statement(name, self.expression(document, name))
 
     # ---------------------------------------------------------------------------------------- statements
-    def top(self, name: str) -> None:
-        """Write the statement of a top-level name, once; what it uses comes before it."""
-        if name not in self.done:
-            self.done.add(name)
-            value = self.cfg.__values__[name]
-            if id(value) in self.variables:  # a second name of the same object
-                return self.statement(name, self.variables[id(value)])
-            self.statement(name, self.expression(value, name, is_top=True))
-            if type(value) in _SHARED:
-                self.variables[id(value)] = name
-
     def statement(self, name: str, expression: Any) -> None:
         self.statements.append(f"{name} = {_render(expression, 0, len(name) + 3)}")
 
@@ -115,184 +85,135 @@ class _Writer:
             if module != "builtins" or alias != name:
                 lines.setdefault(module, []).append(name if alias == name else f"{name} as {alias}")
         roots = sorted({root for module in lines if (root := _root_of(module)) is not None})
-        out = []
-        if roots:
-            out = ["import sys", ""]
-            for root in roots:  # so that the file also runs outside of its repository
-                out += [f"if {root!r} not in sys.path:", f"    sys.path.append({root!r})"]
-            out.append("")
+        out = ["import sys", ""] if roots else []
+        for root in roots:  # so that the file also runs outside of its repository
+            out += [f"if {root!r} not in sys.path:", f"    sys.path.append({root!r})", ""]
         for module, names in lines.items():
             one = f"from {module} import {', '.join(names)}"
             out.append(one if len(one) <= _WIDTH else f"from {module} import (\n    " + ",\n    ".join(names) + ",\n)")
         return out
 
-    def name_of(self, module: str, qualname: str, value: Any = None) -> str:
-        """Import an object and return what it is called in the file."""
+    def name_of(self, name: str) -> str:
+        """Import `module:name` and return what it is called in the file."""
+        module, _, qualname = name.partition(":")
         top, dot, rest = qualname.partition(".")
         if (module, top) not in self.imports:
-            held = getattr(sys.modules.get(module), top, value)
+            held = getattr(sys.modules.get(module), top, None)
             hidden = not isinstance(held, type | FunctionType | BuiltinFunctionType)  # data would become a value
             alias = f"_{top}" if hidden else top
             while alias in self.taken or (hasattr(builtins, alias) and module != "builtins"):
-                alias += "_" if alias.startswith("_") else ""
-                alias = alias if alias.startswith("_") else f"_{alias}"
+                alias = f"{alias}_" if alias.startswith("_") else f"_{alias}"
             self.taken.add(alias)
             self.imports[module, top] = alias
         return self.imports[module, top] + dot + rest
 
     # --------------------------------------------------------------------------------------- expressions
-    def expression(self, value: Any, path: str, is_top: bool = False) -> Any:
-        """Return the expression of a value; a shared one becomes a variable first."""
-        key = id(value)
-        if type(value) not in _SHARED:
-            return self.leaf(value, path)
-        if key in self.variables:
-            return self.variables[key]
-        if key in self.active:
-            raise SaveError(f"{path} contains itself and cannot be saved.")
-        if key in self.names and not is_top:
-            self.top(self.names[key])
-            if key not in self.variables:
-                raise SaveError(f"{path} contains itself and cannot be saved.")
-            return self.variables[key]
-        self.active.add(key)
-        result = self.node(value, path) if type(value) is Node else self.container(value, path)
-        self.active.discard(key)
-        if self.uses.get(key, 0) > 1 and not is_top:
-            name = self.variable(value)
-            self.statement(name, result)
-            self.variables[key] = result = name
-        return result
+    def expression(self, document: Any, top: str = "") -> Any:
+        """Return the expression of a document, that of the top-level name `top`; what is shared is a variable."""
+        path = self.shared.get(id(document)) if isinstance(document, list | dict) else None
+        if path is None:
+            return self.form(document)
+        if path == top:
+            self.variables[path] = top
+            return self.form(document)
+        result = self.form(document)
+        self.variables[path] = name = self.names.get(path) or self.new_name(document)
+        self.statement(name, result)
+        return name
 
-    def variable(self, value: Any) -> str:
-        label = value.__sig__.label.rpartition(":")[2].rpartition(".")[2] if type(value) is Node else "shared"
-        base = name = f"_{label.lower()}" if label.isidentifier() else "_shared"
+    def new_name(self, document: Any) -> str:
+        target = document.get("$call", document.get("$partial")) if type(document) is dict else None
+        label = target.rpartition(":")[2].rpartition(".")[2].lower() if isinstance(target, str) else "shared"
+        base = name = f"_{label}"
         number = 2
         while name in self.taken:
             name, number = f"{base}_{number}", number + 1
         self.taken.add(name)
         return name
 
-    def node(self, node: Node, path: str) -> Any:
-        target, sig, arguments = target_of(node), node.__sig__, node.__arguments__
-        if isinstance(target, str):
+    def form(self, document: Any) -> Any:
+        if type(document) is list:
+            return _Group("[", self.items(document), "]")
+        if type(document) is not dict:
+            return repr(document)
+        tag = next(iter(document), "")
+        if tag[:1] != "$":
+            return _Group("{", [(f"{k!r}: ", self.expression(v)) for k, v in document.items()], "}")
+        value = document[tag]
+        if tag in ("$call", "$partial"):
+            return self.node(document, value)
+        if tag in ("$array", "$npy"):
+            return self.array(document, value)
+        match tag:
+            case "$same":
+                return self.variables[value]
+            case "$int":
+                return value
+            case "$bytes":
+                return repr(base64.b64decode(value))
+            case "$tuple":
+                return _Group("(", self.items(value), ")")
+            case "$set" if value:
+                return _Group("{", self.items(value), "}")
+            case "$dict":
+                return _Group("{", [(f"{_render(self.form(k))}: ", self.expression(v)) for k, v in value], "}")
+            case "$odict":
+                return self.call("collections:OrderedDict", [[{"$tuple": pair} for pair in value]])
+            case "$set" | "$frozenset":
+                return self.call(f"builtins:{tag[1:]}", [{"$set": value}] if value else [])
+            case "$float":
+                return self.call("builtins:float", [value])
+            case "$complex":
+                return self.call("builtins:complex", value)
+            case "$required":
+                return self.name_of("lazyengine.config:REQUIRED")  # the loader knows that it is no data
+            case "$ref":
+                function = [document["$function"]] if "$function" in document else []
+                return self.call("lazyengine.config:ref", value + function)
+            case "$enum":
+                return f"{self.name_of(value)}.{document['$name']}"
+            case "$path":
+                return self.call(f"pathlib:{document['$kind']}", [value])
+            case "$namedtuple":
+                return self.call(value, document["$items"])
+            case "$make":
+                return self.call(value, document["$args"])
+            case "$object":
+                return self.name_of(value)
+        return f"{self.name_of('pickle:loads')}({self.name_of('base64:b64decode')}({value!r}))"
+
+    def items(self, documents: list[Any]) -> list[tuple[str, Any]]:
+        return [("", self.expression(document)) for document in documents]
+
+    def call(self, name: str, arguments: list[Any]) -> _Group:
+        return _Group(f"{self.name_of(name)}(", self.items(arguments), ")")
+
+    def node(self, document: Any, target: Any) -> Any:
+        if document.get("$deferred"):
             called = repr(target)
         else:
-            name = importable_name(target)
-            called = self.name_of(*name, target) if name else self.pickle(target, f"{path}._target_")
-        extra = [key for key in arguments if isinstance(key, int)]
-        first = sig.positional if extra else ()
-        if missing := [name for name in first if name not in arguments]:
-            raise SaveError(f"{path}: {missing[0]!r} must be set, because arguments by position follow it.")
-        items = [("", self.expression(arguments[key], join_path(path, key))) for key in [*first, *sorted(extra)]]
+            called = self.name_of(target) if isinstance(target, str) else self.form(target)
+        items = self.items(document.get("$args", []))
         odd: list[tuple[str, Any]] = []
-        for name, value in arguments.items():
-            if isinstance(name, int) or name in first:
-                continue
-            expression = self.expression(value, join_path(path, name))
+        for name, argument in document.get("$with", {}).items():
             if name.isidentifier() and not keyword.iskeyword(name):
-                items.append((f"{name}=", expression))
+                items.append((f"{name}=", self.expression(argument)))
             else:
-                odd.append((f"{name!r}: ", expression))
+                odd.append((f"{name!r}: ", self.expression(argument)))
         if odd:
             items.append(("**", _Group("{", odd, "}")))
-        maker = self.name_of("lazyengine.config", "LazyPartial" if is_partial(node) else "LazyCall", to_python)
+        maker = self.name_of(f"lazyengine.config:{'LazyPartial' if '$partial' in document else 'LazyCall'}")
         return _Group(f"{maker}({called})(", items, ")")
 
-    def container(self, value: Any, path: str) -> Any:
-        if isinstance(value, list):
-            return _Group("[", self.items(value, path), "]")
-        pairs = [(self.leaf(k, path), self.expression(v, join_path(path, k))) for k, v in value.items()]
-        if type(value) is OrderedDict:
-            entries = [("", _Group("(", [("", k), ("", v)], ")")) for k, v in pairs]
-            return _Group(f"{self.name_of('collections', 'OrderedDict', OrderedDict)}([", entries, "])")
-        return _Group("{", [(f"{_render(k, 0, 0)}: ", v) for k, v in pairs], "}")
-
-    def items(self, value: Any, path: str) -> list[tuple[str, Any]]:
-        return [("", self.expression(v, f"{path}[{i}]")) for i, v in enumerate(value)]
-
-    def builtin(self, kind: Any) -> str:
-        return self.name_of("builtins", kind.__name__, kind)
-
-    def leaf(self, value: Any, path: str) -> Any:
-        kind = type(value)
-        if value is None or kind in (bool, str, bytes):
-            return repr(value)
-        if kind is int:
-            return repr(value) if value.bit_length() < 10000 else hex(value)
-        if kind is float:
-            return repr(value) if math.isfinite(value) else f'{self.builtin(float)}("{value!r}")'
-        if kind is complex:
-            parts = [("", self.leaf(value.real, path)), ("", self.leaf(value.imag, path))]
-            return _Group(f"{self.builtin(complex)}(", parts, ")")
-        if kind is tuple:
-            return _Group("(", self.items(value, path), ")")
-        if kind in (set, frozenset):
-            items = sorted(self.items(value, path), key=lambda item: _render(item[1], 0, 0))
-            group = _Group("{", items, "}") if items else _Group(f"{self.builtin(set)}(", [], ")")
-            return group if kind is set else _Group(f"{self.builtin(frozenset)}(", [("", group)] if items else [], ")")
-        if value is REQUIRED:
-            return self.name_of("lazyengine.config", "REQUIRED", to_python)  # the loader knows that it is no data
-        if kind is Ref:
-            items = [("", repr(p)) for p in value.paths]
-            if value.function is not None:
-                items.append(("", self.leaf(value.function, f"{path} function")))
-            return _Group(f"{self.name_of('lazyengine.config', 'ref', to_python)}(", items, ")")
-        return self.object(value, kind, path)
-
-    def object(self, value: Any, kind: type, path: str) -> Any:
-        cls = importable_name(kind)
-        if isinstance(value, enum.Enum) and cls and value.name is not None and value.name in kind.__members__:  # type: ignore[attr-defined]
-            return f"{self.name_of(*cls, kind)}.{value.name}"
-        if isinstance(value, pathlib.PurePath) and kind.__module__.startswith("pathlib"):
-            shown = pathlib.Path if isinstance(value, pathlib.Path) else kind
-            return f"{self.name_of('pathlib', shown.__name__, shown)}({str(value)!r})"
-        if isinstance(value, tuple) and hasattr(value, "_fields") and cls:
-            fields = value._fields  # type: ignore[attr-defined]
-            items = [(f"{f}=", e) for f, (_, e) in zip(fields, self.items(value, path))]
-            return _Group(f"{self.name_of(*cls, kind)}(", items, ")")
-        numpy = sys.modules.get("numpy")
-        if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
-            array: Any = value
-            return self.array(array, isinstance(value, numpy.generic), path)
-        if name := importable_name(value):
-            return self.name_of(*name, value)
-        return self.call_of(value, path)
-
-    def array(self, value: Any, is_scalar: bool, path: str) -> Any:
-        if is_scalar and value.dtype.kind in "biuf" and value.itemsize < 9:
-            kind = type(value)
-            return _Group(f"{self.name_of('numpy', kind.__name__, kind)}(", [("", self.leaf(value.item(), path))], ")")
-        exact = value.itemsize <= {"f": 8, "c": 16}.get(value.dtype.kind, value.itemsize)
-        if type(value).__name__ != "ndarray" or value.dtype.kind not in "biufcUS" or not exact:
-            return self.pickle(value, path)
-        dtype = ("dtype=", repr(value.dtype.str))
-        if value.size == 0:
-            return _Group(f"{self.name_of('numpy', 'zeros')}(", [("", self.leaf(value.shape, path)), dtype], ")")
-        return _Group(f"{self.name_of('numpy', 'array')}(", [("", self.leaf_list(value.tolist(), path)), dtype], ")")
-
-    def leaf_list(self, value: Any, path: str) -> Any:
-        if not isinstance(value, list):
-            return self.leaf(value, path)
-        return _Group("[", [("", self.leaf_list(v, path)) for v in value], "]")
-
-    def call_of(self, value: Any, path: str) -> Any:
-        """Write an object as the call that pickle would make (torch.device, range, Fraction ...), else pickled."""
-        try:
-            reduced = value.__reduce_ex__(2)
-        except Exception:  # what cannot be pickled is reported by the attempt
-            reduced = ()
-        if isinstance(reduced, tuple) and len(reduced) >= 2 and not any(part is not None for part in reduced[2:]):
-            name = importable_name(reduced[0])
-            simple = all(v is None or isinstance(v, bool | int | float | str | tuple) for v in reduced[1])
-            if name and simple and name[0] != "copyreg":
-                return _Group(f"{self.name_of(*name, reduced[0])}(", self.items(reduced[1], path), ")")
-        return self.pickle(value, path)
-
-    def pickle(self, value: Any, path: str) -> str:
-        self.pickled.append(path)
-        data = base64.b64encode(pickle_leaf(value, path)).decode()
-        return f"{self.name_of('pickle', 'loads')}({self.name_of('base64', 'b64decode')}({data!r}))"
+    def array(self, document: Any, value: Any) -> str | _Group:
+        if "$npy" in document:
+            raw = f"{self.name_of('io:BytesIO')}({self.name_of('base64:b64decode')}({value!r}))"
+            return f"{self.name_of('numpy:load')}({raw}){'[()]' if '$scalar' in document else ''}"
+        shape = document["$shape"]
+        reshape = f".reshape({tuple(shape)})" if len(shape) > 1 else "[()]" if "$scalar" in document else ""
+        data = self.form(value) if shape else self.form(value[0])
+        items = [("", data), ("dtype=", repr(document["$dtype"]))]
+        return _Group(f"{self.name_of('numpy:array')}(", items, f"){reshape}")
 
 
 def _root_of(module: str) -> str | None:
@@ -302,8 +223,8 @@ def _root_of(module: str) -> str | None:
     if file is None or top is None or top.__name__ == "lazyengine":
         return None
     root = os.path.dirname(file)
-    if hasattr(top, "__path__"):
-        root = os.path.dirname(root) if getattr(top, "__file__", None) else os.path.dirname(file)
+    if hasattr(top, "__path__") and getattr(top, "__file__", None):
+        root = os.path.dirname(root)
     installed = ("site-packages", "dist-packages")
     is_stdlib = root.startswith(os.path.dirname(os.__file__))
     return None if is_stdlib or any(part in root.split(os.sep) for part in installed) else root

@@ -10,13 +10,21 @@ from typing import Any
 
 from .coerce import Mismatch, converter_of, describe, item_annotation
 from .errors import ConfigError
-from .loaded import Config
-from .node import REQUIRED, Node, children_of, defined_at, is_partial, join_path, resolve_target, sources_of, walk
+from .node import (
+    REQUIRED,
+    Config,
+    Node,
+    children_of,
+    defined_at,
+    is_partial,
+    join_path,
+    resolve_target,
+    sources_of,
+    walk,
+)
 from .ref import Ref, lookup
 from .signature import Signature
 from .text import brief, module_of, target_label
-
-__all__ = ["check_config", "format_keys", "format_tree"]
 
 _INDENT = "  "
 _NOTE_COLUMN = 64
@@ -41,7 +49,7 @@ class _Tree:
 
     def lines(self, root: Any) -> Iterator[str]:
         if type(root) is Config:
-            for name, value in root.__values__.items():
+            for name, value in root.__arguments__.items():
                 yield from self.entry(name, value, name, 0, Any, root, name)
         else:
             yield from self.entry("", root, "", 0, Any, None, "")

@@ -12,8 +12,6 @@ from typing import Any
 from .errors import TargetError, UnknownNameError
 from .lazy import Lazy
 
-__all__ = ["LazySpec", "Signature", "check_name", "import_target", "near", "parameters_of", "signature_of"]
-
 _CACHE: dict[Any, Signature] = {}
 _CACHE_SIZE = 4096  # every load of a config makes its local functions anew: do not keep them for ever
 
@@ -42,22 +40,6 @@ class Signature:
         is_resolved: False for a name that was not imported yet.
     """
 
-    __slots__ = (
-        "_hints",
-        "_lazy",
-        "_sources",
-        "has_positional_only",
-        "has_var_keyword",
-        "has_var_positional",
-        "is_resolved",
-        "names",
-        "parameters",
-        "positional",
-        "required",
-        "required_names",
-        "target",
-    )
-
     def __init__(self, target: Any):
         self.target = target
         self.is_resolved = not isinstance(target, str)
@@ -68,11 +50,11 @@ class Signature:
         self._lazy: dict[str, LazySpec] | None = None
         if self.is_resolved:
             self._inspect()
-        kinds = [(name, p.kind, p.default is p.empty) for name, p in self.parameters.items()]
         self.names = frozenset(self.parameters)
-        self.positional = tuple(name for name, kind, _ in kinds if kind < 2 and name not in self._sources)
-        self.has_positional_only = any(kind == 0 for _, kind, _ in kinds)
-        self.required = tuple(name for name, _, req in kinds if req and name not in self._sources)
+        own = [(name, p) for name, p in self.parameters.items() if name not in self._sources]
+        self.positional = tuple(name for name, p in own if p.kind < p.VAR_POSITIONAL)
+        self.has_positional_only = any(p.kind == p.POSITIONAL_ONLY for _, p in own)
+        self.required = tuple(name for name, p in own if p.default is p.empty)
         self.required_names = frozenset(self.required)
 
     def _inspect(self) -> None:
@@ -86,6 +68,11 @@ class Signature:
         var = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         self.has_var_positional, self.has_var_keyword = (kind in kinds for kind in var)
         self.parameters = {name: p for name, p in signature.parameters.items() if p.kind not in var}
+        # a dataclass whose decorator hands what is no field to `__post_init__`, as the configs of transformers do
+        post_init = inspect.unwrap(getattr(self.target, "__post_init__", len))
+        self.has_var_keyword |= inspect.isfunction(post_init) and bool(
+            post_init.__code__.co_flags & inspect.CO_VARKEYWORDS
+        )
         if not (self.has_var_keyword and isinstance(self.target, type)):
             return
         # `class Child(Parent): def __init__(self, x, **kwargs)`: the parents' parameters can be given too
@@ -98,6 +85,11 @@ class Signature:
                     self._sources[p.name] = init
             if not any(p.kind == p.VAR_KEYWORD for p in own):
                 break
+
+    def default_text(self, name: str, limit: int = 80) -> str:
+        """What applies where a parameter is not set, for messages."""
+        default = self.parameters[name].default
+        return "it is required" if default is self.parameters[name].empty else f"its default is {default!r:.{limit}}"
 
     @property
     def hints(self) -> dict[str, Any]:
@@ -148,11 +140,6 @@ def signature_of(target: Any) -> Signature:
         with contextlib.suppress(TypeError):
             _CACHE[target] = signature
     return signature
-
-
-def parameters_of(target: Any) -> dict[str, Any]:
-    """Return name to `inspect.Parameter` of everything that `target` accepts by name (see `Signature.parameters`)."""
-    return signature_of(target).parameters
 
 
 def near(name: object, accepted: Iterable[object]) -> str:

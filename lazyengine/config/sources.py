@@ -6,10 +6,6 @@ import os
 import sys
 from typing import Any
 
-from .errors import FrozenError
-
-__all__ = ["Extra", "Source", "check_editable", "describe_source", "display_path", "source_here"]
-
 # A source says what set a value: text for people ("cli:#3 optimizer.lr=1"), or a code object and an offset in it,
 # which cost nothing to keep and become "file.py:12" when somebody asks.
 Source = Any
@@ -32,9 +28,9 @@ class Extra:
         """Return a copy that is not frozen: copying is how a frozen config is changed after all."""
         return Extra(self.partial, False, {name: list(sources) for name, sources in self.history.items()})
 
-    def described(self) -> dict[Any, list[str]]:
-        """Return the history as text."""
-        return {name: [describe_source(s) for s in sources] for name, sources in self.history.items()}
+    def __reduce__(self) -> tuple[Any, ...]:
+        history = {name: [describe_source(s) for s in sources] for name, sources in self.history.items()}
+        return Extra, (self.partial, self.frozen, history)
 
 
 def source_here(depth: int = 0) -> Source:
@@ -59,15 +55,3 @@ def display_path(path: str) -> str:
     except (ValueError, OSError):  # another drive; a working directory that was deleted
         return path
     return path if inside.startswith("..") or not os.path.isabs(path) else inside
-
-
-def check_editable(is_frozen: bool, what: str, name: str | int, source: Source) -> None:
-    """Refuse to edit what is frozen.
-
-    Raises:
-        FrozenError: `is_frozen`.
-    """
-    if is_frozen:
-        raise FrozenError(
-            f"{describe_source(source)}: cannot change {name!r}: the {what} is frozen. Change a clone(...)."
-        )

@@ -7,8 +7,6 @@ import functools
 import os
 from collections.abc import Iterator
 
-__all__ = ["binding_line", "from_imports", "is_config_file", "parse", "reading_lines"]
-
 _MAKERS = ("LazyCall", "LazyPartial")
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}", os.path.dirname(os.__file__) + os.sep)
 

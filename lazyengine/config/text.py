@@ -5,11 +5,8 @@ from __future__ import annotations
 import enum
 from typing import Any
 
-from .loaded import Config
-from .node import Node, is_partial, target_of
+from .node import Config, Node, is_partial, target_of
 from .ref import Ref
-
-__all__ = ["brief", "module_of", "target_label"]
 
 
 def target_label(node: Node) -> str:
@@ -38,19 +35,10 @@ def _text(value: Any) -> str:
         return f"{target_label(value)}({'...' if value.__arguments__ else ''})"
     if kind is Config or kind is Ref:
         return repr(value)
-    if kind in (list, tuple, set, frozenset) and len(value) <= 30:
+    if kind in (list, tuple, set, frozenset) and len(value) <= 30 and (value or kind in (list, tuple)):
         inner = ", ".join(map(_text, value))
-        if kind is list:
-            return f"[{inner}]"
-        if kind is tuple:
-            return f"({inner}{',' if len(value) == 1 else ''})"
-        return (
-            f"{{{inner}}}"
-            if kind is set and value
-            else f"{kind.__name__}({{{inner}}})"
-            if value
-            else f"{kind.__name__}()"
-        )
+        shown: dict[Any, str] = {list: f"[{inner}]", set: f"{{{inner}}}", frozenset: f"frozenset({{{inner}}})"}
+        return shown.get(kind) or f"({inner}{',' if len(value) == 1 else ''})"
     if kind is dict and len(value) <= 30:
         return "{" + ", ".join(f"{_text(k)}: {_text(v)}" for k, v in value.items()) + "}"
     if isinstance(value, enum.Enum):

@@ -8,8 +8,6 @@ from types import TracebackType
 
 from .errors import ConfigError
 
-__all__ = ["strip_frames"]
-
 _OWN = (os.path.dirname(__file__) + os.sep, os.path.dirname(importlib.__file__) + os.sep, "<frozen importlib")
 
 

@@ -15,16 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from . import syntax
 from .errors import ConfigWarning, SharingError
-from .graph import FrozenDict, FrozenList
-from .loaded import Config
-from .node import Node, children_of, defined_at, join_path, sources_of, walk
+from .graph import plain_type
+from .node import Config, Node, children_of, defined_at, find_path, sources_of, walk
 from .ref import Ref, lookup
 from .sources import display_path
 
 if TYPE_CHECKING:
     from .loader import Load
-
-__all__ = ["Watch", "check_loaded", "check_rebound", "holds_node"]
 
 
 def holds_node(value: Any) -> bool:
@@ -85,7 +82,7 @@ def _warn_repeated(config: Config, items: list[Any]) -> None:
     if len({id(v) for v in nodes}) < len(nodes):
         import warnings
 
-        path = next((path for path, value in walk(config) if value is items), "?")
+        path = find_path(config, items)
         twice = next(v for i, v in enumerate(nodes) if any(v is w for w in nodes[:i]))
         warnings.warn(
             ConfigWarning(
@@ -100,7 +97,7 @@ def _check_change(load: Load, file: str, x: Any) -> None:
     for other, module in load.modules.items():
         if file in _reached(load, other) or other in _reached(load, file):
             continue
-        name = next((n for n, v in vars(module).items() if not n.startswith("__") and _find(v, x) is not None), None)
+        name = next((n for n, v in vars(module).items() if not n.startswith("__") and find_path(v, x, n)), None)
         if name is None:
             continue
         what = f"a {type(x).__name__}"
@@ -109,7 +106,7 @@ def _check_change(load: Load, file: str, x: Any) -> None:
             what = f"the {x.__sig__.label} node defined at {defined_at(x)}"
             edits = [s for n in [*x.__arguments__, "_target_"] for s in sources_of(x, n) if s.startswith(f"{place}:")]
             place = edits[-1] if edits else place
-        path = join_path(name, "").rstrip(".") + (_find(vars(module)[name], x) or "")
+        path = find_path(vars(module)[name], x, name)
         raise SharingError(
             f"{place} changes {what}, which {display_path(other)} also uses (as {path}) without importing "
             f"{os.path.basename(file)}: the change would reach it unseen. Change a clone(...) in {display_path(file)}, "
@@ -127,10 +124,6 @@ def _reached(load: Load, file: str) -> set[str]:
     return reached
 
 
-def _find(value: Any, wanted: Any) -> str | None:
-    return next((path for path, x in walk(value) if x is wanted), None)
-
-
 def check_rebound(load: Load, file: str) -> None:
     """Check a config that ran: no imported name is bound anew while its old node is still used.
 
@@ -143,7 +136,7 @@ def check_rebound(load: Load, file: str) -> None:
         if new is old or any(v is old for n, v in namespace.items() if not n.startswith("_")):
             continue
         for name, value in namespace.items():
-            path = None if name.startswith("_") else next((p for p, x in walk(value, name) if x is old), None)
+            path = None if name.startswith("_") else find_path(value, old, name)
             if path is None:
                 continue
             line = syntax.binding_line(syntax.parse(load.sources[file]), bound)
@@ -162,5 +155,5 @@ def _imported_nodes(load: Load, file: str) -> Iterator[tuple[str, Any]]:
         public = [n for n in vars(module) if not n.startswith("_")] if "*" in names else []
         for name, bound in [*((n, n) for n in public), *(pair for pair in pairs if pair[0] in names)]:
             value = vars(module).get(name)
-            if type(value) is Node or (type(value) in (list, dict, FrozenList, FrozenDict) and holds_node(value)):
+            if type(value) is Node or (plain_type(value) in (list, dict) and holds_node(value)):
                 yield bound, value

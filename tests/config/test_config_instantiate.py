@@ -11,6 +11,7 @@ import pytest
 
 from lazyengine.config import (
     REQUIRED,
+    Config,
     ConfigError,
     Lazy,
     LazyCall,
@@ -22,7 +23,6 @@ from lazyengine.config import (
     instantiate,
     ref,
 )
-from lazyengine.config.loaded import Config
 from lazyengine.config.node import arguments_of
 
 if TYPE_CHECKING:

@@ -24,8 +24,7 @@ from lazyengine.config import (
     freeze,
     instantiate,
 )
-from lazyengine.config.loaded import values_of
-from lazyengine.config.node import sources_of
+from lazyengine.config.node import arguments_of, sources_of
 
 HEAD = "from lazyengine.config import LazyCall as L, clone, ref, replace\n"
 CODE = """
@@ -72,7 +71,7 @@ def test_relative_imports_with_and_without_packages(write, project, package):
         files |= {f"{p}__init__": "" for p in ("a__", "a__common__", "a__x__")}
     folder = write(project, **files)
     cfg = load(folder / "a" / "x")
-    assert set(values_of(cfg)) == {"net", "opt", "epochs"}
+    assert set(arguments_of(cfg)) == {"net", "opt", "epochs"}
     built = instantiate(cfg)
     assert built["opt"].net is built["net"]
     module = type(built["net"]).__module__
@@ -200,7 +199,7 @@ def test_what_is_data(write):
         "from lazyengine.config import REQUIRED, LazyCall as L, LazyPartial\nN = L(dict)\n"
         "def f(): ...\nclass C: ...\ng = lambda: 1\n_private = 1\nkeys = [1]\nload = N(a=1)\nx: int = REQUIRED\n"
     )
-    assert set(values_of(load(folder))) == {"pi", "keys", "load", "x"}
+    assert set(arguments_of(load(folder))) == {"pi", "keys", "load", "x"}
 
 
 def test_config_object_refuses_new_names(write):

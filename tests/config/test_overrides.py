@@ -12,7 +12,7 @@ import pytest
 
 from lazyengine.config import Config, ConfigWarning, FrozenError, LazyConfig, OverrideError, clone, freeze, ref
 from lazyengine.config import LazyCall as L
-from lazyengine.config.node import arguments_of, is_node, sources_of, target_of, values_of
+from lazyengine.config.node import arguments_of, is_node, sources_of, target_of
 from lazyengine.config.overrides import apply_overrides
 
 Point = namedtuple("Point", "x y")
@@ -113,7 +113,7 @@ def exactly(a, b):
         ("name=null", lambda c: c.name, None),
         ("name=os.getcwd", lambda c: c.name, "os.getcwd"),
         ("name=__import__('os').getcwd()", lambda c: c.name, "__import__('os').getcwd()"),
-        ("+新=[a, 1]", lambda c: values_of(c)["新"], ["a", 1]),
+        ("+新=[a, 1]", lambda c: arguments_of(c)["新"], ["a", 1]),
         ("~name", lambda c: "name" in c, False),
         ("~hooks[0]", lambda c: len(c.runner.hooks), 1),
     ],

@@ -31,7 +31,7 @@ from lazyengine.config import (
     ref,
 )
 from lazyengine.config import LazyCall as L
-from lazyengine.config.node import arguments_of, is_partial, target_of, values_of
+from lazyengine.config.node import arguments_of, is_partial, target_of
 from lazyengine.config.saving import load_json, load_pickle, save
 
 HERE = __name__.partition(".")[0]
@@ -115,7 +115,7 @@ def test_every_kind_of_value_comes_back_equal_with_its_type(ending, tmp_path):
     assert again == cfg
     assert os.listdir(tmp_path) == [path.name]
     for name in ("numbers", "texts", "containers", "points", "paths", "arrays"):
-        for old, new in zip(values_of(cfg)[name], values_of(again)[name], strict=True):
+        for old, new in zip(arguments_of(cfg)[name], arguments_of(again)[name], strict=True):
             assert type(old) is type(new), name
             assert isinstance(old, int | set | frozenset) or repr(old) == repr(new), name
     for old, new in zip(cfg.arrays, again.arrays, strict=True):
@@ -169,7 +169,7 @@ def test_constants_that_name_themselves_and_calls_are_written_as_code(tmp_path):
     assert "device('cpu')" in text
     again = LazyConfig.load(tmp_path / "config.py")
     assert again == cfg
-    assert list(values_of(again)) == ["a"]
+    assert list(arguments_of(again)) == ["a"]
     assert again.a.x is torch.float32
 
 
