@@ -72,17 +72,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def smooth(values: Sequence[float], weight: float) -> list[float]:
+def smooth(steps: Sequence[int], values: Sequence[float], weight: float, spacing: float = 1.0) -> list[float]:
     """Return the exponential average ``s_i = w s_{i-1} + (1 - w) v_i`` without the bias towards its start of 0.
 
     Args:
+        steps: Positions of the values, ascending.
         values: What to average. NaN and infinities stay where they are and do not enter the average.
-        weight: `w`, in [0, 1); 0 changes nothing.
+        weight: `w` of two values that are ``spacing`` apart, in [0, 1); the farther apart, the less the past counts.
+            0 changes nothing.
+        spacing: Distance in steps for which ``weight`` holds.
     """
-    average, total, smoothed = 0.0, 0.0, []
-    for value in values:
+    average, total, last, smoothed = 0.0, 0.0, steps[0] if steps else 0, []
+    for step, value in zip(steps, values):
         if math.isfinite(value):
-            average, total = weight * average + (1 - weight) * value, weight * total + (1 - weight)
+            past = weight ** max((step - last) / spacing, 0.0) if weight and total else weight
+            average, total, last = past * average + (1 - past) * value, past * total + (1 - past), step
             value = average / total
         smoothed.append(value)
     return smoothed
@@ -102,7 +106,7 @@ def draw(runs: Sequence[Run], keys: Sequence[str], weight: float, width: int | N
     width = width or min(shutil.get_terminal_size().columns, 100)
     parts = []
     for key in keys:
-        curves = {run.name: (run.curves[key][0], _shown(run, key, weight)) for run in runs if key in run.curves}
+        curves = {run.name: (run.curves[key][0], _shown(runs, run, key, weight)) for run in runs if key in run.curves}
         parts.append(draw_curves(key, curves, x_title="iteration {}", width=width))
     return "\n\n".join(parts)
 
@@ -129,7 +133,7 @@ def write_picture(runs: Sequence[Run], keys: Sequence[str], weight: float, path:
             marker = "" if key.startswith("train/") and len(steps) > 1 else "o"
             style = {"color": f"C{number % 10}", "linestyle": "-" if number < 10 else "--"}
             (handles[run.name],) = axis.plot(
-                steps, _shown(run, key, weight), marker=marker, markersize=3.5, linewidth=1.6, **style
+                steps, _shown(runs, run, key, weight), marker=marker, markersize=3.5, linewidth=1.6, **style
             )
         axis.set_title(key, fontsize="medium")
         axis.set_xlabel("iteration")
@@ -143,9 +147,13 @@ def write_picture(runs: Sequence[Run], keys: Sequence[str], weight: float, path:
     figure.savefig(path, dpi=120)
 
 
-def _shown(run: Run, key: str, weight: float) -> list[float]:
-    values = run.curves[key][1]
-    return smooth(values, weight) if _is_smoothed(key) else values
+def _shown(runs: Sequence[Run], run: Run, key: str, weight: float) -> list[float]:
+    """The values as they are drawn; runs that log at other intervals are smoothed over as many iterations."""
+    steps, values = run.curves[key]
+    if not weight or not _is_smoothed(key):
+        return values
+    lengths = [(each[-1] - each[0], len(each) - 1) for r in runs if len(each := r.curves.get(key, ([], []))[0]) > 1]
+    return smooth(steps, values, weight, min((span / n for span, n in lengths if span > 0), default=1.0))
 
 
 def _is_smoothed(key: str) -> bool:

@@ -83,12 +83,20 @@ def test_metrics_and_learning_rates_are_drawn_as_they_are(runs):
 
 
 def test_smoothing_is_the_unbiased_average():
-    assert smooth([1.0, 2.0, 3.0], 0.0) == [1.0, 2.0, 3.0]
-    assert smooth([4.0, 4.0, 4.0], 0.9) == pytest.approx([4.0, 4.0, 4.0])
-    assert smooth([1.0, 2.0], 0.5) == pytest.approx([1.0, (0.25 * 1 + 0.5 * 2) / 0.75])
-    kept = smooth([1.0, math.nan, 2.0], 0.5)
+    assert smooth([1, 2, 3], [1.0, 2.0, 3.0], 0.0) == [1.0, 2.0, 3.0]
+    assert smooth([1, 2, 9], [4.0, 4.0, 4.0], 0.9) == pytest.approx([4.0, 4.0, 4.0])
+    assert smooth([5, 6], [1.0, 2.0], 0.5) == pytest.approx([1.0, (0.25 * 1 + 0.5 * 2) / 0.75])
+    assert smooth([], [], 0.5) == []
+    kept = smooth([1, 1, 2], [1.0, math.nan, 2.0], 0.5)
     assert math.isnan(kept[1])
     assert kept[2] == pytest.approx((0.25 * 1 + 0.5 * 2) / 0.75)
+
+
+def test_smoothing_reaches_over_iterations_not_over_log_lines():
+    """What is logged half as often forgets twice as fast from line to line."""
+    (_, often), (_, seldom) = smooth([10, 15], [1.0, 2.0], 0.5, 5.0), smooth([10, 20], [1.0, 2.0], 0.5, 5.0)
+    assert often == pytest.approx((0.25 * 1 + 0.5 * 2) / 0.75)
+    assert seldom == pytest.approx((0.125 * 1 + 0.75 * 2) / 0.875)
 
 
 def test_text_has_the_size_asked_for_and_leaves_out_what_is_not_finite():
