@@ -4,9 +4,10 @@ Every rank of the group must call each of these. In a single process they return
 ``src`` and ``dst`` are ranks within the group.
 """
 
+import itertools
 import pickle
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _OPERATIONS = ("sum", "mean", "product", "min", "max", "band", "bor", "bxor")
 _COMPARED_DIMENSIONS = 8
+_FIRST_MEANS = 254
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16]
 DTYPES += [torch.int8, torch.uint8, torch.bool, torch.complex64, torch.complex128]
 
@@ -46,11 +48,22 @@ def _require_tensor(data: Any, name: str) -> None:
 
 def exchange_numbers(numbers: list[int], group: "ProcessGroup | None" = None) -> list[list[int]]:
     """Gather a few integers, as many on every rank: one message, less than a tenth of a millisecond on one host."""
+    return start_exchange(numbers, group)()
+
+
+def start_exchange(numbers: list[int], group: "ProcessGroup | None" = None) -> Callable[[], list[list[int]]]:
+    """As `exchange_numbers`, without waiting: what is returned gives the numbers of all ranks when it is called."""
     world_size = get_world_size(group)
     own = torch.tensor(numbers, dtype=torch.int64, device=get_comm_device(group))
     gathered = torch.empty(world_size * len(numbers), dtype=torch.int64, device=own.device)
-    torch_dist.all_gather(list(gathered.chunk(world_size)), own, group)
-    return gathered.view(world_size, len(numbers)).tolist()
+    work = torch_dist.all_gather(list(gathered.chunk(world_size)), own, group, async_op=True)
+
+    def finish() -> list[list[int]]:
+        if work is not None:
+            work.wait()
+        return gathered.view(world_size, len(numbers)).tolist()
+
+    return finish
 
 
 def _require_equal_shapes(data: Tensor, name: str, group: "ProcessGroup | None") -> None:
@@ -339,17 +352,25 @@ def _require_equal_objects(own: list[Any], group: "ProcessGroup | None") -> None
 
 @communication
 def average_lists(lists: dict[str, list[float]], group: "ProcessGroup | None" = None) -> dict[str, list[float]] | None:
-    """Return the means over all ranks of lists of numbers by name; None where names or lengths differ between ranks."""
+    """Return the means over all ranks of lists of numbers by name; None where names or lengths differ between ranks.
+
+    One message for up to 254 numbers, since it also tells whether the ranks have the same names.
+    """
     numbers = [number for values in lists.values() for number in values]
-    layout = zlib.crc32(repr([(name, len(values)) for name, values in lists.items()]).encode())
-    if len({row[0] for row in exchange_numbers([layout], group)}) > 1:
+    layout = zlib.crc32(repr([(name, len(values)) for name, values in lists.items()]).encode()) % 2**20
+    first = [layout, layout**2, *numbers[:_FIRST_MEANS]]
+    means = _mean(first + [0.0] * (_FIRST_MEANS + 2 - len(first)), group)
+    if means[0] ** 2 != means[1]:  # the mean of the squares is the square of the mean only where all are equal
         return None
-    if not numbers:
-        return {}
+    means = means[2:] + (_mean(numbers[_FIRST_MEANS:], group) if len(numbers) > _FIRST_MEANS else [])
+    ends = itertools.accumulate(len(values) for values in lists.values())
+    return {name: means[end - len(values) : end] for (name, values), end in zip(lists.items(), ends)}
+
+
+def _mean(numbers: list[float], group: "ProcessGroup | None") -> list[float]:
     total = torch.tensor(numbers, dtype=torch.float64, device=get_comm_device(group))
     torch_dist.all_reduce(total, group=group)
-    means = iter((total / get_world_size(group)).tolist())
-    return {name: [next(means) for _ in values] for name, values in lists.items()}
+    return (total / get_world_size(group)).tolist()
 
 
 @communication

@@ -6,15 +6,16 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 from .. import dist
-from ..dist.comm import exchange_numbers
+from ..dist.comm import start_exchange
 
 _SIGNALS = tuple(s for s in (getattr(signal, "SIGTERM", None), getattr(signal, "SIGUSR1", None)) if s is not None)
 CHECK_INTERVAL = 5
-"""Optimizer steps between two questions to the other ranks; one takes about a tenth of a millisecond on one host."""
+"""Optimizer steps between two questions to the other ranks; nobody waits for the answer."""
 ECHO_S = 0.5
 """Seconds in which a further signal is the same one: Slurm signals torchrun and its ranks; torchrun passes it on."""
 
@@ -36,6 +37,7 @@ class Preemption:
         self._number = 0
         self._arrived_s = 0.0
         self._num_boundaries = 0
+        self._answer: Callable[[], list[list[int]]] | None = None
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> Preemption:
@@ -51,15 +53,18 @@ class Preemption:
     def is_agreed(self) -> bool:
         """Return whether the whole job stops at this boundary.
 
-        Collective: every rank must call it at the same boundaries. They ask one another at every fifth, so that all
-        stop at the same step although one of them alone may have got the signal.
+        Collective: every rank must call it at the same boundaries. They ask one another before every fifth and look at
+        the answer a step later, when it has arrived, so that all stop at the same step although one of them alone may
+        have got the signal.
         """
         if dist.get_world_size() == 1:
             return self.is_requested
         self._num_boundaries += 1
-        if self._num_boundaries % CHECK_INTERVAL:
+        if self._num_boundaries % CHECK_INTERVAL == CHECK_INTERVAL - 1:
+            self._answer = start_exchange([self._number])
+        if self._num_boundaries % CHECK_INTERVAL or self._answer is None:
             return False
-        numbers = [number for (number,) in exchange_numbers([self._number])]
+        numbers = [number for (number,) in self._answer()]
         rank = next((rank for rank, number in enumerate(numbers) if number), None)
         if rank is None:
             return False
