@@ -157,6 +157,14 @@ def test_no_gpu(capsys):
     assert "has no CUDA device" in ask(capsys, "runner.device=cuda")
 
 
+def test_an_override_behind_resume_is_no_path(capsys):
+    assert train.main(["--config", "config.py"]) == 0
+    assert train.main(["--config", "config.py", "--resume", "train_loop.max_epochs=2", "hooks.logger.interval=2"]) == 0
+    assert Path("run/epoch_2.pth").is_file()
+    assert "resumed from run/epoch_1.pth" in capsys.readouterr().out
+    assert "lr=0.1.pth" in ask(capsys, "--resume", "runs/lr=0.1.pth")  # a path all the same
+
+
 # ------------------------------------------------------------------------------------------------ the config file
 BROKEN = {
     "broken import": ("import no_such_package", ["broken.py", "line 2", "import no_such_package", "No module named"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; None for those of the process.
     """
-    args = build_parser().parse_intermixed_args(argv)
+    args = build_parser().parse_intermixed_args(_tell_overrides_apart(sys.argv[1:] if argv is None else argv))
     try:
         cfg = load_config(args)
         return _report_to_launcher(run)(build_runner(cfg, args), cfg, args)
@@ -92,6 +93,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         report(error)
         return 2
+
+
+def _tell_overrides_apart(argv: Sequence[str]) -> list[str]:
+    """Let ``--resume a.b=1`` be ``--resume=auto a.b=1``: argparse would take the override for the path."""
+    told = list(argv)
+    for i, following in enumerate(told[1:]):
+        is_override = re.match(r"~|\+?[A-Za-z_][\w.\[\]\"'-]*=", following) and not os.path.exists(following)
+        if told[i] == "--resume" and is_override:
+            told[i] = "--resume=auto"
+    return told
 
 
 def load_config(args: argparse.Namespace) -> Any:
