@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class SyncBuffersHook(Hook):
     """Average the model's buffers (batch norm statistics) over the ranks at the end of each training epoch.
 
-    Without it every rank validates with the statistics of its own share of the data, and rank 0's are saved.
+    Without it rank 0's are evaluated and saved, which saw its own share of the data only.
     Collective: every rank must have it.
     """
 
