@@ -25,7 +25,9 @@ COMMANDS: dict[str, tuple[str, list[str], str]] = {
 def usage() -> str:
     """Return the text of ``lazyengine --help``; imports none of the commands."""
     lines = [f"  {name:<12}{text}" for name, (_, _, text) in COMMANDS.items()]
-    return "\n".join(["usage: lazyengine COMMAND [arguments]", "", *lines, "", "lazyengine COMMAND --help says more."])
+    ranks = "With several processes: torchrun --no-python --nproc_per_node=2 lazyengine train --config FILE"
+    more = ["", "lazyengine COMMAND --help says more.", ranks]
+    return "\n".join(["usage: lazyengine COMMAND [arguments]", "", *lines, *more])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
