@@ -25,7 +25,8 @@ def draw_curves(
 
     Args:
         title: Written above, with the mark and the name of each curve beside it.
-        curves: Positions, ascending, and values by name (``""`` for a lone one without); values that are not finite are left out.
+        curves: Positions, ascending, and values by name (``""`` for a lone one without); values that are not finite
+            are left out.
         x_title: Written below, with the last position in the place of ``{}``.
         width: Columns of the text.
         height: Rows of the frame.
