@@ -132,7 +132,7 @@ MISTAKES = {
     "no best yet": (["--checkpoint", "best"], ["no best checkpoint in run", "--work-dir"]),
     "not a checkpoint": (["--checkpoint", "config.py"], ["config.py", "from torch.optim import SGD"]),
     "unusable run folder": (["runner.work_dir=parts.py"], ["parts.py", "set work_dir to a writable folder"]),
-    "unknown device": (["runner.device=gpu"], ["gpu", "cpu, cuda"]),
+    "unknown device": (["runner.device=gpu"], ["device='gpu'", "'cuda:1'"]),
 }
 
 
@@ -163,6 +163,12 @@ def test_an_override_behind_resume_is_no_path(capsys):
     assert Path("run/epoch_2.pth").is_file()
     assert "resumed from run/epoch_1.pth" in capsys.readouterr().out
     assert "lr=0.1.pth" in ask(capsys, "--resume", "runs/lr=0.1.pth")  # a path all the same
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+def test_too_few_gpus(capsys):
+    assert "from 0" in ask(capsys, "runner.device='cuda:99'")
 
 
 # ------------------------------------------------------------------------------------------------ the config file

@@ -32,17 +32,23 @@ def choose_device(device: str | None) -> torch.device:
     """Return the device of this process: the one named, else the GPU of its local rank, else the CPU.
 
     Raises:
-        RuntimeError: When a GPU is named and there is none.
+        ValueError: For what is no device.
+        RuntimeError: When a GPU is named and there is none, or fewer.
     """
     if device is None:
         device = f"cuda:{get_local_rank()}" if torch.cuda.is_available() else "cpu"
-    chosen = torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device={device!r}: expected 'cpu', 'cuda', 'cuda:1' or another that torch knows") from None
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
             raise RuntimeError(
                 f"device={device!r}: this machine, or this build of torch ({torch.__version__}), has no CUDA device; "
                 "leave device unset to take what there is, or set runner.device=cpu"
             )
+        if (chosen.index or 0) >= torch.cuda.device_count():
+            raise RuntimeError(f"device={device!r}: this machine has {torch.cuda.device_count()} CUDA devices, from 0")
         torch.cuda.set_device(chosen)
     return chosen
 
