@@ -153,9 +153,14 @@ class CheckpointHook(Hook):
             self._write(runner, name, is_latest=False)
 
     def after_train(self, runner: Runner) -> None:
-        """Save at the end in a loop without epochs, and write the published files."""
-        if self.by_epoch and self.save_last and runner.max_epochs is None:
-            self._save(runner, f"iter_{runner.iter}.pth")
+        """Save at the end in a loop without epochs, or when it came early, and write the published files."""
+        if self.save_last:
+            if self.by_epoch and runner.max_epochs is None:
+                self._save(runner, f"iter_{runner.iter}.pth")
+            elif runner.train_loop.stop_training:
+                name = self.filename_tmpl.format(runner.epoch if self.by_epoch else runner.iter)
+                if name not in self._kept:
+                    self._save(runner, name)
         if self.published_keys and dist.is_main_process():
             runner.wait_for_checkpoints()
             folder = self.out_dir or runner.work_dir

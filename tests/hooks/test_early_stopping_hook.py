@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lazyengine.hooks import EarlyStoppingHook, Hook
+from lazyengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 
 from ..runner.toy import toy_runner
 
@@ -59,6 +59,23 @@ def test_arguments_are_checked_when_they_are_given():
         EarlyStoppingHook("acc", patience=-1)
     with pytest.raises(ValueError, match="a greater or a smaller 'fid' better"):
         EarlyStoppingHook("fid")
+
+
+@pytest.mark.parametrize("by_epoch", [True, False])
+def test_the_last_state_is_saved_also_when_the_end_comes_early(tmp_path, by_epoch):
+    checkpoint = CheckpointHook(interval=4 if by_epoch else 100, by_epoch=by_epoch)
+    stop = EarlyStoppingHook("error", rule="less", patience=2, min_delta=10.0)
+    toy_runner(str(tmp_path), max_epochs=10, hooks={"stop": stop, "checkpoint": checkpoint}).train()
+    assert [path.name for path in tmp_path.glob("*.pth")] == ["epoch_3.pth" if by_epoch else "iter_15.pth"]
+    (path,) = tmp_path.glob("*.pth")
+    resumed = toy_runner(
+        str(tmp_path / "again"),
+        max_epochs=10,
+        hooks={"stop": EarlyStoppingHook("error", rule="less")},
+        resume=str(path),
+    )
+    resumed.train()
+    assert resumed.iter == 15
 
 
 @pytest.mark.parametrize("max_iters", [None, 50])
