@@ -1,4 +1,4 @@
-"""Pretraining: a vision transformer of the transformers library learns the digits 0 to 4."""
+"""Pretraining: a vision transformer of the transformers library learns mirrored digits."""
 
 from torch.optim import AdamW
 from transformers import ViTConfig, ViTForImageClassification
@@ -12,7 +12,7 @@ from lazyengine.runner import EpochBasedTrainLoop, Runner, ValLoop
 
 from ..common.runtime_config import default_hooks
 from ..digits.digits import Digits, RandomAffine
-from .vit import named_for_transformers, some_digits
+from .vit import mirrored
 
 vit = L(ViTConfig)(
     image_size=8,
@@ -22,18 +22,15 @@ vit = L(ViTConfig)(
     num_hidden_layers=4,
     num_attention_heads=4,
     intermediate_size=128,
-    id2label={0: "0", 1: "1", 2: "2", 3: "3", 4: "4"},
+    id2label={digit: str(digit) for digit in range(10)},  # also says how many classes there are
 )
 model = L(LossAdapter)(network=L(ViTForImageClassification)(config=vit))  # it computes its own loss
 optimizer = L(AdamW)(
     params=L(param_groups)(model=model, norm_decay_mult=0.0, bias_decay_mult=0.0), lr=1e-3, weight_decay=0.05
 )
 
-digits = [0, 1, 2, 3, 4]
-train_dataset = L(some_digits)(
-    dataset=L(Digits)(split="train", pipeline=[L(RandomAffine)(), named_for_transformers]), digits=digits
-)
-test_dataset = L(some_digits)(dataset=L(Digits)(split="test", pipeline=[named_for_transformers]), digits=digits)
+train_dataset = L(Digits)(split="train", pipeline=[L(RandomAffine)(), mirrored])
+test_dataset = L(Digits)(split="test", pipeline=[mirrored])
 train_loop = L(EpochBasedTrainLoop)(
     dataloader=L(DataLoader)(
         dataset=train_dataset, batch_size=32, sampler=L(DefaultSampler)(dataset=train_dataset, shuffle=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch.nn.functional as F
@@ -12,38 +12,20 @@ from lazyengine.dataset import BaseDataset
 from lazyengine.model import BaseModel
 
 
-def some_digits(dataset: BaseDataset, digits: Sequence[int], num_each: int | None = None) -> BaseDataset:
-    """Return the part of a dataset that shows some of the digits.
+def few(dataset: BaseDataset, num_each: int) -> BaseDataset:
+    """Return the first samples of each label: a dataset of which little is labelled.
 
     Args:
         dataset: Its records have a ``label``.
-        digits: The labels to keep.
-        num_each: Keep only the first so many of each; None for all.
+        num_each: Samples of each label.
     """
     labels = [dataset.get_data_info(index)["label"] for index in range(len(dataset))]
-    return dataset.get_subset(
-        sorted(i for digit in digits for i in [i for i, label in enumerate(labels) if label == digit][:num_each])
-    )
+    return dataset.get_subset([i for i, label in enumerate(labels) if labels[:i].count(label) < num_each])
 
 
-class Renumber:
-    """Let the label be the digit's place among those of the task.
-
-    Args:
-        digits: The digits in order.
-    """
-
-    def __init__(self, digits: Sequence[int]) -> None:
-        self.digits = tuple(digits)
-
-    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Return the sample with its label replaced."""
-        return {**sample, "label": self.digits.index(sample["label"])}
-
-
-def named_for_transformers(sample: dict[str, Any]) -> dict[str, Any]:
-    """Return the sample with the names that the models of transformers use for their arguments."""
-    return {"pixel_values": sample["image"], "labels": sample["label"]}
+def mirrored(sample: dict[str, Any]) -> dict[str, Any]:
+    """Return the sample with left and right exchanged, under the names that the models of transformers use."""
+    return {"pixel_values": sample["image"].flip(-1), "labels": sample["label"]}
 
 
 class Classifier(BaseModel):
@@ -55,7 +37,7 @@ class Classifier(BaseModel):
         data_preprocessor: Moves the batch to the model's device.
     """
 
-    def __init__(self, backbone: nn.Module, num_classes: int = 5, data_preprocessor: nn.Module | None = None) -> None:
+    def __init__(self, backbone: nn.Module, num_classes: int = 10, data_preprocessor: nn.Module | None = None) -> None:
         super().__init__(data_preprocessor)
         config: Any = backbone.config
         self.backbone = backbone
