@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from .. import dist
-from ..dist.comm import start_exchange
+from ..dist.comm import start_max
 
 _SIGNALS = tuple(s for s in (getattr(signal, "SIGTERM", None), getattr(signal, "SIGUSR1", None)) if s is not None)
 CHECK_INTERVAL = 5
@@ -37,10 +37,12 @@ class Preemption:
         self._number = 0
         self._arrived_s = 0.0
         self._num_boundaries = 0
-        self._answer: Callable[[], list[list[int]]] | None = None
+        self._num_ranks = 1
+        self._answer: Callable[[], int] | None = None
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> Preemption:
+        self._num_ranks = dist.get_world_size()
         if threading.current_thread() is threading.main_thread():
             self._former = {s: signal.signal(s, self._handle) for s in _SIGNALS}
         return self
@@ -57,19 +59,17 @@ class Preemption:
         the answer a step later, when it has arrived, so that all stop at the same step although one of them alone may
         have got the signal.
         """
-        if dist.get_world_size() == 1:
+        if self._num_ranks == 1:
             return self.is_requested
         self._num_boundaries += 1
         if self._num_boundaries % CHECK_INTERVAL == CHECK_INTERVAL - 1:
-            self._answer = start_exchange([self._number])
+            self._answer = start_max(self._number * self._num_ranks + dist.get_rank() if self._number else 0)
         if self._num_boundaries % CHECK_INTERVAL or self._answer is None:
             return False
-        numbers = [number for (number,) in self._answer()]
-        rank = next((rank for rank, number in enumerate(numbers) if number), None)
-        if rank is None:
-            return False
-        self.reason = f"{signal.Signals(numbers[rank]).name} on rank {rank}"
-        return True
+        number, rank = divmod(self._answer(), self._num_ranks)
+        if number:
+            self.reason = f"{signal.Signals(number).name} on rank {rank}"
+        return number > 0
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
