@@ -34,6 +34,7 @@ class RunnerParts:
     def __init__(self, seed: int, parts: dict[str, Any]) -> None:
         self.seed = seed
         self._parts = parts
+        self.loaded_meta: dict[str, Any] = {}
 
     def has(self, name: str) -> bool:
         """Whether a part was given; builds nothing."""
@@ -107,13 +108,13 @@ class RunnerParts:
     # ------------------------------------------------------------------ where the run stands (mmengine's names)
     @property
     def epoch(self) -> int:
-        """Completed training epochs."""
-        return self.train_loop.epoch if self.is_built("train_loop") else 0
+        """Completed training epochs; in an evaluation, of the weights that were loaded."""
+        return self.train_loop.epoch if self.is_built("train_loop") else int(self.loaded_meta.get("epoch") or 0)
 
     @property
     def iter(self) -> int:
-        """Completed training iterations."""
-        return self.train_loop.iter if self.is_built("train_loop") else 0
+        """Completed training iterations; in an evaluation, of the weights that were loaded."""
+        return self.train_loop.iter if self.is_built("train_loop") else int(self.loaded_meta.get("iter") or 0)
 
     @property
     def max_epochs(self) -> int | None:

@@ -165,7 +165,7 @@ class Runner(RunnerParts):
         """
         for name in ("train_loop", "optim_wrapper"):
             if not self.has(name):
-                raise ValueError(f"Runner.train() needs a {name}, and none was given")
+                raise ValueError(f"Runner.train() cannot train without {name}, and none was given")
         self.setup()
         self._save_config(self.work_dir)  # of the training, not of a later evaluation with other overrides
         loop = self.train_loop
@@ -258,7 +258,7 @@ class Runner(RunnerParts):
             self.forward = self.model_setup.apply(model, self.device, train=train)
             self._is_prepared_for_training = train
         if not self._has_weights and not skip_weights and on_meta and self.load_from is not None:
-            self.load_from.load_into(model, self.logger)
+            self.loaded_meta = self.load_from.load_into(model, self.logger)
         self._has_weights = True
 
     def _give_weights(self, model: nn.Module) -> None:
@@ -266,7 +266,7 @@ class Runner(RunnerParts):
         if isinstance(model, BaseModule) and not model.is_init:  # never what a foreign class calls init_weights
             model.init_weights()
         if self.load_from is not None:
-            self.load_from.load_into(model, self.logger)
+            self.loaded_meta = self.load_from.load_into(model, self.logger)
 
     # ------------------------------------------------------------------ called by loops and hooks
     def call_hook(self, point: str, **kwargs: Any) -> None:

@@ -55,8 +55,11 @@ class LoadFrom:
     strict: bool = False
     trusted: bool = False
 
-    def load_into(self, model: nn.Module, logger: Any) -> None:
+    def load_into(self, model: nn.Module, logger: Any) -> dict[str, Any]:
         """Load the weights into `model` and log what did not fit.
+
+        Returns:
+            What the checkpoint says about itself, such as the ``epoch`` and ``iter`` of the weights; may be empty.
 
         Raises:
             CheckpointError: When the file is damaged or is no checkpoint.
@@ -65,6 +68,8 @@ class LoadFrom:
         logger.info("loading weights from %s", self.path)
         checkpoint = read_checkpoint(self.path, trusted=self.trusted, skip_objects=True)  # weights alone are used
         load_checkpoint_to_model(model, checkpoint, self.strict, logger, self.revise_keys, self.prefix, self.path)
+        meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
+        return meta if isinstance(meta, dict) else {}
 
 
 class RunState:
