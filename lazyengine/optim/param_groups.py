@@ -182,7 +182,7 @@ def param_groups(
     trainable = [entry for entry in entries if entry.parameter.requires_grad]
     if not trainable:
         raise ValueError(f"{type(model).__name__} has no trainable parameter: nothing to optimize")
-    scales = layer_scales([e.name for e in trainable], layer_decay, layer_id) if layer_decay is not None else {}
+    scales = layer_scales([e.name for e in entries], layer_decay, layer_id) if layer_decay is not None else {}
     groups: dict[Any, ParamGroup] = {}
     decided: dict[int, tuple[str, dict[str, Any]]] = {}
     for entry in trainable:

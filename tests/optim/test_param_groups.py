@@ -222,6 +222,14 @@ def test_layer_decay_knows_the_usual_names(name: str) -> None:
     assert {key: value["lr"] for key, value in options.items()} == {k: 0.5 ** (last - v) for k, v in layers.items()}
 
 
+def test_layer_decay_numbers_the_layers_of_the_whole_model_where_all_blocks_are_frozen() -> None:
+    model = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(2, 2)]), "head": nn.Linear(2, 2)})
+    model["blocks"].requires_grad_(False)
+    (group,) = param_groups(model, layer_decay=0.5)
+    assert group["param_names"] == ["head.weight", "head.bias"]
+    assert "lr_mult" not in group
+
+
 def test_layer_decay_takes_a_function_and_multiplies_with_custom_keys() -> None:
     model = named("a.w", "b.w", "c.w")
     keys = {"a": {"lr_mult": 10.0}, "b": {"lr": 7.0}}
