@@ -58,8 +58,27 @@ def init_dist(launcher: str = "none", backend: str | None = None, timeout_s: flo
         _take_gpu(local_rank)
     if backend is None:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and torch_dist.is_nccl_available() else "gloo"
-    torch_dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_s), **kwargs)
+    timeout = datetime.timedelta(seconds=timeout_s)
+    torch_dist.init_process_group(backend, timeout=timeout, **{**_store_after_restart(timeout), **kwargs})
     atexit.register(destroy_dist)
+
+
+def _store_after_restart(timeout: datetime.timedelta) -> dict[str, Any]:
+    """Return a store without the addresses of ranks that are dead, after torchrun has restarted them.
+
+    torchrun (seen with torch 2.13) gives all attempts one store; a restarted rank then finds the addresses of the
+    attempt before, and is refused or hangs. With several machines the number of the attempt differs between them, so
+    there it takes ``TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1`` in torchrun's environment.
+    """
+    env = os.environ
+    attempt = env.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if attempt == "0" or env.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or env.get("GROUP_WORLD_SIZE") != "1":
+        return {}
+    world_size = int(env["WORLD_SIZE"])
+    td: Any = torch_dist
+    shared = td.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), world_size, False, timeout)
+    store = td.PrefixStore(f"attempt_{attempt}", shared)
+    return {"store": store, "rank": int(env["RANK"]), "world_size": world_size}
 
 
 def destroy_dist() -> None:

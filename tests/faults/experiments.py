@@ -146,7 +146,7 @@ def build(
     """Build the runner of an experiment: ``net``, ``ema`` (net with averaged weights) or ``gan``."""
     torch.manual_seed(0)
     model = (Gan if kind == "gan" else Net)(is_val_random)
-    data = dataset or Crops()
+    data = Crops() if dataset is None else dataset
     loader = L(DataLoader)(
         data,
         4,
