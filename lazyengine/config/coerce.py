@@ -1,7 +1,7 @@
 """What a text value becomes where it is put: converted to the parameter's annotation, else to the old value's type."""
 
+import contextlib
 import enum
-import functools
 import os
 import pathlib
 import sys
@@ -13,10 +13,13 @@ from typing import Any
 
 from .errors import OverrideError
 from .grammar import Word, plain, read_value
-from .node import is_node
+from .graph import plain_type
+from .lazy import Lazy
+from .node import REQUIRED, is_node
+from .ref import Ref
 
 Convert = Callable[[Any, str | None], Any]
-"""``convert(value, text)``: the converted value, or raises `Mismatch`; `text` is how an unquoted value was written."""
+"""`convert(value, text)`: the converted value, or raises `Mismatch`; `text` is how an unquoted value was written."""
 
 
 class Mismatch(Exception):
@@ -28,33 +31,34 @@ def coerce(text: str, annotation: Any, old: Any = None) -> Any:
 
     Args:
         text: The value as an override gives it, without outer spaces.
-        annotation: The type of the place; ``Any`` when unknown, and then the old value's type decides.
+        annotation: The type of the place; `Any` when unknown, and then the old value's type decides.
         old: The value that stands there now, or None.
 
     Raises:
-        Mismatch: If it does not fit; the message says what is accepted.
-        OverrideError: If it starts like a literal and is none, where no text is expected.
+        Mismatch: It does not fit; the message says what is accepted.
+        OverrideError: It starts like a literal and is none, where no text is expected.
     """
-    try:
-        convert = _SIMPLE.get(annotation) or converter_of(annotation)
-    except TypeError:
-        convert = converter_of(annotation)
+    reader = _simple(annotation)
+    if reader is None:
+        annotation = _core(annotation)
+        reader = _simple(annotation)
     try:
         value = read_value(text)
     except OverrideError:
-        if convert is _str or (convert is _anything and type(old) is str) or annotation == str | None:
+        if reader is _str or (reader is _anything and type(old) is str) or annotation == str | None:
             return text  # such as a pattern, [0-9]*.png
         raise
     written = None if type(value) is str and value != text else text  # None when it was quoted
-    if convert is _anything:
+    if reader is _anything:
         return _like(value, written, old)
-    result = convert(value, written)
+    result = reader(value, written) if reader is not None else convert(annotation, value, written)
     if type(result) is list and type(old) is tuple:  # Sequence accepts both: stay what it was
-        again = convert(tuple(result), None)
+        again = convert(annotation, tuple(result), None)
         return again if type(again) is tuple else result
     return result
 
 
+# ---------------------------------------------------------------------------------------------- simple types
 def _anything(value: Any, text: str | None) -> Any:
     return plain(value)
 
@@ -79,13 +83,9 @@ def _int(value: Any, text: str | None) -> int:
 
 
 def _float(value: Any, text: str | None) -> float:
-    if type(value) is float:
-        return value
-    try:
-        if type(value) is int:
+    if type(value) in (int, float):
+        with contextlib.suppress(OverflowError):
             return float(value)
-    except OverflowError:
-        pass
     raise Mismatch("float")
 
 
@@ -96,16 +96,110 @@ def _complex(value: Any, text: str | None) -> complex:
 def _str(value: Any, text: str | None) -> str:
     if type(value) is str:
         return value
-    if text is None or value is None or isinstance(value, (list, tuple, dict, set, bytes)):
+    if text is None or value is None or isinstance(value, list | tuple | dict | set | bytes):
         raise Mismatch("str (quotes make text of anything)")
     return text  # version=1.10 stays "1.10"
 
 
-def _path(cls: type, value: Any, text: str | None) -> Any:
+_SIMPLE: dict[Any, Convert] = {
+    **dict.fromkeys((Any, object), _anything),
+    **dict.fromkeys((None, type(None)), _none),
+    bool: _bool,
+    int: _int,
+    float: _float,
+    complex: _complex,
+    str: _str,
+}
+
+
+def _simple(annotation: Any) -> Convert | None:
     try:
-        return cls(_str(value, text))
-    except Mismatch:
-        raise Mismatch("a path") from None
+        return _SIMPLE.get(annotation)
+    except TypeError:  # an unhashable annotation, such as Annotated[int, []]
+        return None
+
+
+# ------------------------------------------------------------------------------------------- any annotation
+_SEQUENCES = (abc.Sequence, abc.Iterable, abc.Collection, abc.MutableSequence, abc.Reversible, abc.Container)
+_SETS = {set: set, frozenset: frozenset, abc.Set: set, abc.MutableSet: set}
+_WRAPPERS = (typing.Annotated, typing.Final, typing.ClassVar, typing.Required, typing.NotRequired)
+_UNIONS = (typing.Union, types.UnionType)
+
+
+def _core(annotation: Any) -> Any:
+    """The annotation without its wrappers; `Any` for what is not understood, such as a forward reference."""
+    while True:
+        origin = typing.get_origin(annotation)
+        if origin in _WRAPPERS or _is_lazy(origin):
+            annotation = typing.get_args(annotation)[0]
+        elif isinstance(annotation, typing.NewType):
+            annotation = annotation.__supertype__
+        elif isinstance(annotation, typing.TypeVar):
+            one_of = annotation.__constraints__
+            annotation = typing.Union[one_of] if one_of else annotation.__bound__ or Any  # noqa: UP007
+        elif type(annotation).__name__ == "TypeAliasType":
+            annotation = annotation.__value__
+        elif origin in (*_UNIONS, typing.Literal) or annotation is None or isinstance(origin or annotation, type):
+            return annotation
+        else:
+            return Any
+
+
+def convert(annotation: Any, value: Any, text: str | None) -> Any:
+    """Convert a value, unquoted written as `text`, to an annotation; raises `Mismatch`."""
+    annotation = _core(annotation)
+    if (reader := _simple(annotation)) is not None:
+        return reader(value, text)
+    cls: Any = typing.get_origin(annotation) or annotation
+    made: Any = cls
+    arguments = typing.get_args(annotation)
+    if cls in _UNIONS:
+        return _union([_core(a) for a in arguments if not _is_lazy(a)], value, text)
+    if cls is typing.Literal:
+        return _literal(arguments, value, text)
+    first = arguments[0] if arguments and cls is not type else Any
+    if cls is tuple and arguments[-1:] != (Ellipsis,) and arguments:
+        kinds = () if arguments == ((),) else arguments
+        if isinstance(value, list | tuple) and len(value) == len(kinds):
+            return tuple(_item(kind, item) for kind, item in zip(kinds, value))
+    elif cls in (tuple, list, *_SEQUENCES):
+        if isinstance(value, list | tuple):
+            kind = cls if cls in (tuple, list) else type(value)
+            return kind([_item(first, item) for item in value])
+    elif cls in _SETS:
+        if isinstance(value, list | tuple | set):
+            with contextlib.suppress(TypeError):  # an unhashable item
+                return _SETS[cls](_item(first, item) for item in value)
+    elif cls in (dict, OrderedDict, abc.Mapping, abc.MutableMapping) or typing.is_typeddict(cls):
+        if isinstance(value, dict):
+            second = arguments[1] if len(arguments) == 2 else Any
+            pairs = {convert(first, k, str(k) if type(k) is int else None): _item(second, v) for k, v in value.items()}
+            return OrderedDict(pairs) if cls is OrderedDict else pairs
+    elif issubclass(cls, enum.Enum):
+        return _enum(cls, value, text)
+    elif cls is os.PathLike or issubclass(cls, pathlib.PurePath):
+        try:
+            return made(_str(value, text)) if cls is not os.PathLike else pathlib.Path(_str(value, text))
+        except Mismatch:
+            raise Mismatch("a path") from None
+    elif issubclass(cls, tuple) and hasattr(cls, "_fields"):
+        if isinstance(value, list | tuple):
+            with contextlib.suppress(TypeError):
+                return made(*map(plain, value))
+        raise Mismatch(f"{cls.__name__}({', '.join(made._fields)})")
+    else:
+        value = plain(value)
+        try:
+            if isinstance(value, cls):
+                return value
+        except TypeError:  # a protocol that cannot be asked at run time
+            return value
+        annotation = cls
+    raise Mismatch(describe(annotation))
+
+
+def _item(annotation: Any, item: Any) -> Any:
+    return convert(annotation, item.value, item.text) if type(item) is Word else convert(annotation, item, None)
 
 
 def _enum(cls: type[enum.Enum], value: Any, text: str | None) -> enum.Enum:
@@ -128,176 +222,50 @@ def _literal(choices: tuple[Any, ...], value: Any, text: str | None) -> Any:
     raise Mismatch(f"one of {', '.join(map(repr, choices))}")
 
 
-def _union(options: list[tuple[Any, Convert]], value: Any, text: str | None) -> Any:
-    for annotation, convert in options:  # the member that the value already is
-        if (typing.get_origin(annotation) or annotation) in (type(value), None if value is None else type(value)):
-            try:
-                return convert(value, text)
-            except Mismatch:
-                pass
-    for _, convert in sorted(options, key=lambda option: option[0] is str):  # text takes everything: last
+def _union(options: list[Any], value: Any, text: str | None) -> Any:
+    if any(_simple(option) is _anything for option in options):
+        return plain(value)
+    kinds = (type(value), None if value is None else type(value))
+    is_already = [option for option in options if (typing.get_origin(option) or option) in kinds]
+    for option in [*is_already, *sorted(options, key=lambda option: option is str)]:  # text takes everything: last
         try:
-            return convert(value, text)
+            return convert(option, value, text)
         except Mismatch:
-            pass
-    raise Mismatch(" or ".join(describe(annotation) for annotation, _ in options))
-
-
-def _item(convert: Convert, item: Any) -> Any:
-    return convert(item.value, item.text) if type(item) is Word else convert(item, None)
-
-
-def _items(kind: Callable[[Any], Any] | None, convert: Convert, name: str, value: Any, text: str | None) -> Any:
-    if not isinstance(value, (list, tuple, set)) or (isinstance(value, set) and kind not in (set, frozenset)):
-        raise Mismatch(name)
-    try:
-        return (kind or type(value))([_item(convert, item) for item in value])
-    except TypeError:  # an unhashable item of a set
-        raise Mismatch(name) from None
-
-
-def _fixed_tuple(converts: list[Convert], name: str, value: Any, text: str | None) -> tuple[Any, ...]:
-    if not isinstance(value, (list, tuple)) or len(value) != len(converts):
-        raise Mismatch(name)
-    return tuple(_item(convert, item) for convert, item in zip(converts, value))
-
-
-def _namedtuple(cls: Any, value: Any, text: str | None) -> Any:
-    if isinstance(value, (list, tuple)):
-        try:
-            return cls(*map(plain, value))
-        except TypeError:
-            pass
-    raise Mismatch(f"{cls.__name__}({', '.join(cls._fields)})")
-
-
-def _dict(kind: type, key: Convert, item: Convert, name: str, value: Any, text: str | None) -> Any:
-    if not isinstance(value, dict):
-        raise Mismatch(name)
-    return kind({key(k, str(k) if type(k) is int else None): _item(item, v) for k, v in value.items()})
-
-
-def _instance(cls: type, value: Any, text: str | None) -> Any:
-    value = plain(value)
-    try:
-        fits = isinstance(value, cls)
-    except TypeError:  # a protocol that cannot be asked at run time
-        return value
-    if not fits:
-        raise Mismatch(describe(cls))
-    return value
-
-
-_SIMPLE: dict[Any, Convert] = {
-    Any: _anything,
-    object: _anything,
-    None: _none,
-    type(None): _none,
-    bool: _bool,
-    int: _int,
-    float: _float,
-    complex: _complex,
-    str: _str,
-}
-_SEQUENCES = (abc.Sequence, abc.Iterable, abc.Collection, abc.MutableSequence, abc.Reversible, abc.Container)
-_WRAPPERS = (typing.Annotated, typing.Final, typing.ClassVar, typing.Required, typing.NotRequired)
-
-
-def converter_of(annotation: Any) -> Convert:
-    """The function that converts a value to `annotation`; cached."""
-    try:
-        return _SIMPLE.get(annotation) or _cached_converter(annotation)
-    except TypeError:  # an unhashable annotation, such as Annotated[int, []]
-        return _make_converter(annotation)
-
-
-@functools.lru_cache(4096, typed=True)
-def _cached_converter(annotation: Any) -> Convert:
-    return _make_converter(annotation)
-
-
-def _make_converter(annotation: Any) -> Convert:
-    """Compile an annotation; what is not understood (a forward reference, a protocol) accepts anything."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in _WRAPPERS or _is_lazy(origin):
-        return converter_of(arguments[0])
-    if origin in (typing.Union, types.UnionType):
-        options = [(argument, converter_of(argument)) for argument in arguments if not _is_lazy(argument)]
-        if any(convert is _anything for _, convert in options):
-            return _anything
-        return options[0][1] if len(options) == 1 else functools.partial(_union, options)
-    if origin is typing.Literal:
-        return functools.partial(_literal, arguments)
-    if isinstance(annotation, typing.NewType):
-        return converter_of(annotation.__supertype__)
-    if isinstance(annotation, typing.TypeVar):
-        if annotation.__constraints__:
-            return converter_of(typing.Union[annotation.__constraints__])  # noqa: UP007
-        return converter_of(annotation.__bound__) if annotation.__bound__ is not None else _anything
-    if isinstance(annotation, getattr(typing, "TypeAliasType", ())):
-        return converter_of(annotation.__value__)
-    cls, name = origin or annotation, describe(annotation)
-    if not isinstance(cls, type):
-        return _anything
-    first: Convert = converter_of(arguments[0]) if arguments and cls is not type else _anything
-    if cls is tuple:
-        if arguments and arguments[-1] is not Ellipsis:
-            converts = [] if arguments == ((),) else [converter_of(argument) for argument in arguments]
-            return functools.partial(_fixed_tuple, converts, name)
-        return functools.partial(_items, tuple, first, name)
-    if cls in (list, set, frozenset):
-        return functools.partial(_items, cls, first, name)
-    if cls in (abc.Set, abc.MutableSet):
-        return functools.partial(_items, set, first, name)
-    if cls in _SEQUENCES:
-        return functools.partial(_items, None, first, name)
-    if cls in (dict, OrderedDict, abc.Mapping, abc.MutableMapping) or typing.is_typeddict(cls):
-        second = converter_of(arguments[1]) if len(arguments) == 2 else _anything
-        return functools.partial(_dict, OrderedDict if cls is OrderedDict else dict, first, second, name)
-    if issubclass(cls, enum.Enum):
-        return functools.partial(_enum, cls)
-    if cls is os.PathLike or issubclass(cls, pathlib.PurePath):
-        return functools.partial(_path, pathlib.Path if cls is os.PathLike else cls)
-    if issubclass(cls, tuple) and hasattr(cls, "_fields"):
-        return functools.partial(_namedtuple, cls)
-    return functools.partial(_instance, cls)
+            if len(options) == 1:
+                raise
+    raise Mismatch(" or ".join(describe(option) for option in options))
 
 
 def _is_lazy(annotation: Any) -> bool:
-    cls = typing.get_origin(annotation) or annotation
-    return getattr(cls, "__module__", "") == f"{__package__}.lazy" and getattr(cls, "__name__", "") == "Lazy"
+    return (typing.get_origin(annotation) or annotation) is Lazy
 
 
 def _like(value: Any, text: str | None, old: Any) -> Any:
     """Convert to the type of the value that stands there now; null is always accepted."""
-    if value is None or old is None:
+    kind: Any = plain_type(old)
+    if value is None or old is None or kind is Ref or old is REQUIRED:
         return plain(value)
-    kind = type(old)
     if kind is int and type(value) is float:  # without an annotation, 1 may widen to 1.5
         return int(value) if value.is_integer() and abs(value) <= 1e22 else value
     if kind in _SIMPLE:
         return _SIMPLE[kind](value, text)
     if is_node(old):
         raise Mismatch("null, or arguments and _target_ of the node that stands there")
-    if kind in (list, tuple) and isinstance(value, (list, tuple)):
+    if kind in (list, tuple) and isinstance(value, list | tuple):
         kinds = {type(item) for item in old}
-        same = _SIMPLE[kinds.pop()] if len(kinds) == 1 and kinds <= {float, str} else _anything
+        same = kinds.pop() if len(kinds) == 1 and kinds <= {float, str} else Any
         try:
             return kind([_item(same, item) for item in value])
         except Mismatch:
             return kind(map(plain, value))
-    if kind in (list, set, frozenset, dict, bytes, OrderedDict) or isinstance(old, (enum.Enum, os.PathLike, tuple)):
-        return converter_of(kind)(value, text)
+    if kind in (list, set, frozenset, dict, bytes, OrderedDict) or isinstance(old, enum.Enum | os.PathLike | tuple):
+        return convert(kind, value, text)
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(old, numpy.ndarray) and not isinstance(value, str):
-        try:
+        with contextlib.suppress(ValueError, TypeError):
             return numpy.array(plain(value), dtype=old.dtype)
-        except (ValueError, TypeError):
-            pass
     elif numpy is not None and isinstance(old, numpy.generic):
-        return kind(_SIMPLE.get(type(old.item()), _anything)(value, text))
-    if getattr(kind, "__module__", "").startswith(f"{__package__}."):  # REQUIRED and references give no hint
-        return plain(value)
+        return kind(convert(type(old.item()), value, text))
     raise Mismatch(
         f"null; the value that stands there ({kind.__module__}.{kind.__qualname__}) cannot be written as text"
     )
@@ -306,7 +274,7 @@ def _like(value: Any, text: str | None, old: Any) -> Any:
 def describe(annotation: Any) -> str:
     """An annotation as its author would write it."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (typing.Union, types.UnionType):
+    if origin in _UNIONS:
         return " or ".join(describe(a) for a in arguments if not _is_lazy(a))
     if annotation is type(None) or annotation is None:
         return "null"
@@ -326,10 +294,10 @@ def describe(annotation: Any) -> str:
 
 
 def item_annotation(annotation: Any, key: Any) -> Any:
-    """The annotation of one item of a list, tuple or dict; ``Any`` when unknown."""
+    """The annotation of one item of a list, tuple or dict; `Any` when unknown."""
     origin = typing.get_origin(annotation)
     arguments: tuple[Any, ...] = typing.get_args(annotation)
-    if origin in (typing.Union, types.UnionType):
+    if origin in _UNIONS:
         found = [item for item in (item_annotation(a, key) for a in arguments) if item is not Any]
         return typing.Union[tuple(found)] if found else Any  # noqa: UP007
     if origin is typing.Annotated or _is_lazy(origin):

@@ -25,16 +25,7 @@ _WORDS: dict[str, Any] = {
     "-inf": float("-inf"),
     "nan": float("nan"),
 }
-_DIGITS = r"[0-9](?:_?[0-9])*"
-_EXPONENT = rf"[eE][+-]?{_DIGITS}"
-_FLOAT = rf"(?:(?:{_DIGITS}\.(?:{_DIGITS})?|\.{_DIGITS})(?:{_EXPONENT})?|{_DIGITS}{_EXPONENT})"
-_NUMBER = re.compile(
-    rf"""(?P<int>[+-]?(?:0(?:_?0)*|[1-9](?:_?[0-9])*))
-    | (?P<based>[+-]?0(?:[xX](?:_?[0-9a-fA-F])+|[oO](?:_?[0-7])+|[bB](?:_?[01])+))
-    | (?P<float>[+-]?{_FLOAT})
-    | (?P<complex>[+-]?(?:(?:{_FLOAT}|{_DIGITS})[+-])?(?:{_FLOAT}|{_DIGITS})[jJ])""",
-    re.VERBOSE,
-)
+_NUMBER = re.compile(r"[+-]?\.?[0-9][0-9a-fA-F_xXoO.+-]*((?<=[0-9.])[jJ])?")  # what Python's own readers decide on
 _QUOTE = re.compile(r"([rRbBuU]{0,2})('''|\"\"\"|'|\")")
 _SPACE = re.compile(r"\s*")
 _BARE = re.compile(r"[^,\[\](){}]*")
@@ -60,11 +51,7 @@ class Override(NamedTuple):
 
 
 def parse_override(argument: str) -> Override:
-    """Read ``a.b=v``, ``+a.b=v`` or ``~a.b``.
-
-    Raises:
-        OverrideError: If the text is none of these.
-    """
+    """Read ``a.b=v``, ``+a.b=v`` or ``~a.b``."""
     kind, start = "=", 0
     argument = argument.strip()
     if argument[:1] in ("+", "~"):
@@ -118,7 +105,7 @@ def _scan_path(text: str, start: int) -> tuple[list[str | int], int]:
             steps += _dotted(match["name"])
             position = match.end()
         elif match["quote"] is not None:
-            key, position = _Reader(text, match.end()).quoted()
+            key, position = _Reader(text).quoted(match.end())
             closing = re.compile(r"\s*\]").match(text, position)
             if closing is None or not isinstance(key, str):
                 break
@@ -139,11 +126,7 @@ def _scan_path(text: str, start: int) -> tuple[list[str | int], int]:
 
 
 def parse_path(text: str) -> list[str | int]:
-    """Read a path such as ``hooks[0].interval``, ``hooks.0.interval`` or ``keys["a.b"].lr_mult``.
-
-    Raises:
-        OverrideError: If it is not a path.
-    """
+    """Read a path such as ``hooks[0].interval``, ``hooks.0.interval`` or ``keys["a.b"].lr_mult``."""
     steps, end = _scan_path(text, 0)
     if end != len(text):
         raise OverrideError(f"{text!r} is not a path")
@@ -164,11 +147,7 @@ def format_path(path: Sequence[str | int]) -> str:
 
 
 def parse_value(text: str) -> Any:
-    """Read one value: a literal, or the text itself when it is none.
-
-    Raises:
-        OverrideError: If the text starts like a literal (a bracket or a quote) and is none.
-    """
+    """Read one value: a literal, or the text itself when it is none."""
     return plain(read_value(text.strip()))
 
 
@@ -186,8 +165,7 @@ def read_value(text: str) -> Any:
             return text
     elif first not in "[({'\"":
         return _number_or_text(text)
-    reader = _Reader(text, 0)
-    value, end = reader.value(0)
+    value, end = _Reader(text).value(0, 0)
     if end != len(text):
         raise OverrideError(f"{text[end:]!r} follows a whole value; put text that starts with {first!r} into quotes")
     return value
@@ -196,16 +174,17 @@ def read_value(text: str) -> Any:
 def _number_or_text(text: str) -> Any:
     if text.isascii() and text.isdigit() and len(text) < 4000 and (text[0] != "0" or len(text) == 1):
         return int(text)
-    match = _NUMBER.fullmatch(text)
-    if match is None:
+    if not _NUMBER.fullmatch(text):
         return _WORDS.get(text, text)
     try:
-        kind = match.lastgroup
-        if kind == "float":
-            return float(text)
-        return complex(text) if kind == "complex" else int(text, 10 if kind == "int" else 0)
-    except ValueError:  # the interpreter's limit on decimal digits
-        raise OverrideError(f"a whole number of {len(text)} digits is too long; write it as 0x...") from None
+        return int(text, 0)
+    except ValueError:
+        if len(text) > 4000 and text.lstrip("+-").replace("_", "").isdigit():  # the interpreter's limit
+            raise OverrideError(f"a whole number of {len(text)} digits is too long; write it as 0x...") from None
+    try:
+        return complex(text) if text[-1] in "jJ" else float(text) if re.search("[.eE]", text) else text
+    except ValueError:  # a date, a version
+        return text
 
 
 class Word:
@@ -231,17 +210,16 @@ def plain(value: Any) -> Any:
 
 
 class _Reader:
-    """A recursive-descent reader over one text; every method returns ``(value, end position)``."""
+    """A recursive-descent reader over one text; every method returns `(value, end position)`."""
 
-    def __init__(self, text: str, position: int):
+    def __init__(self, text: str):
         self.text = text
-        self.start = position
 
     def skip(self, position: int) -> int:
         return _SPACE.match(self.text, position).end()  # type: ignore[union-attr]
 
-    def value(self, depth: int, position: int | None = None, bare: re.Pattern[str] = _BARE) -> tuple[Any, int]:
-        position = self.skip(self.start if position is None else position)
+    def value(self, depth: int, position: int, bare: re.Pattern[str] = _BARE) -> tuple[Any, int]:
+        position = self.skip(position)
         if depth > MAX_DEPTH:
             raise OverrideError(f"more than {MAX_DEPTH} brackets within one another")
         first = self.text[position : position + 1]
@@ -252,38 +230,35 @@ class _Reader:
         if self.text.startswith("set()", position):
             return set(), position + 5
         match = bare.match(self.text, position)
-        word = match.group().strip()  # type: ignore[union-attr]
+        assert match is not None
+        word = match.group().strip()
         if not word:
             found = f"{first!r} at position {position + 1}" if first else "the end"
             raise OverrideError(f"a value is missing before {found} of {self.text!r}")
-        end = match.end()  # type: ignore[union-attr]
-        return Word(_WORDS[word] if word in _WORDS else _number_or_text(word), word), end
+        return Word(_WORDS[word] if word in _WORDS else _number_or_text(word), word), match.end()
 
-    def quoted(self, position: int | None = None) -> tuple[str | bytes, int]:
-        position = self.start if position is None else position
-        text = self.text
-        opening = _QUOTE.match(text, position)
+    def quoted(self, position: int) -> tuple[str | bytes, int]:
+        text, opening = self.text, _QUOTE.match(self.text, position)
         assert opening is not None
-        quote, start = opening[2], opening.end()
-        end = start
-        while not text.startswith(quote, end):
+        start = end = opening.end()
+        while not text.startswith(opening[2], end):
             if end >= len(text):
                 raise OverrideError(f"the quote opened at position {position + 1} of {text!r} is never closed")
             end += 2 if text[end] == "\\" else 1
-        body, end = text[start:end], end + len(quote)
-        if not opening[1] and "\\" not in body and "\n" not in body and "\r" not in body and "\0" not in body:
+        body, end = text[start:end], end + len(opening[2])
+        if not opening[1] and not set(body) & set("\\\n\r\0"):
             return body, end
         try:
-            value = ast.literal_eval(text[position:end])
+            return ast.literal_eval(text[position:end]), end
         except (SyntaxError, ValueError, UnicodeError) as error:
             reason = getattr(error, "msg", None) or error
             raise OverrideError(f"{text[position:end]!r} is not a string literal: {reason}") from None
-        return value, end
 
     def bracket(self, opening: str, position: int, depth: int) -> tuple[Any, int]:
         """Read the items after an opening bracket, up to and with the closing one."""
-        items, keys, commas, closer = [], [], 0, _CLOSERS[opening]
-        bare = _BARE_KEY if opening == "{" else _BARE
+        items: list[Any] = []
+        keys: list[Any] = []
+        has_comma, closer, bare = False, _CLOSERS[opening], _BARE_KEY if opening == "{" else _BARE
         position = self.skip(position)
         while not self.text.startswith(closer, position):
             before = position
@@ -295,67 +270,54 @@ class _Reader:
                 position = self.skip(position)
             items.append(item)
             if self.text.startswith(",", position):
-                commas += 1
-                position = self.skip(position + 1)
+                has_comma, position = True, self.skip(position + 1)
             elif not self.text.startswith(closer, position):
                 found = repr(self.text[position]) if position < len(self.text) else "the end"
                 raise OverrideError(f"',' or {closer!r} is expected, not {found}, after {self.text[before:position]!r}")
-        return self.close(opening, items, keys, commas, depth), position + 1
+        return self.close(opening, items, keys, has_comma), position + 1
 
-    def close(self, opening: str, items: list[Any], keys: list[Any], commas: int, depth: int) -> Any:
+    def close(self, opening: str, items: list[Any], keys: list[Any], has_comma: bool) -> Any:
         if opening == "[":
             return items
         if opening == "(":
-            if len(items) != 1 or commas:
+            if len(items) != 1 or has_comma:
                 return tuple(items)
             item = plain(items[0])
             if isinstance(item, str):
                 raise OverrideError(f"({item}) is one word in parentheses: write ({item},) for a tuple, or quotes")
             return item
         try:
-            if keys or not items:
-                if len(keys) != len(items):
-                    raise OverrideError("a dict needs 'key: value' for every item, a set for none")
-                value = dict(zip(keys, items))
-                if len(value) != len(keys):
-                    raise OverrideError(f"a key is given twice in {self.text!r}")
-                return value
-            return {plain(item) for item in items}
+            if items and not keys:
+                return {plain(item) for item in items}
+            if len(keys) != len(items):
+                raise OverrideError("a dict needs 'key: value' for every item, a set for none")
+            value = dict(zip(keys, items))
         except TypeError as error:
             raise OverrideError(f"a dict's key or a set's item must be hashable: {error}") from None
+        if len(value) != len(keys):
+            raise OverrideError(f"a key is given twice in {self.text!r}")
+        return value
 
 
 def format_value(value: Any, *, nested: bool = False) -> str:
-    """Print a value so that `parse_value` gives an equal one.
-
-    Args:
-        value: Anything that the grammar can write: None, bool, int, float, complex, str, bytes, list, tuple, dict, set.
-        nested: Whether the text stands inside brackets, where strings are always quoted.
-
-    Raises:
-        OverrideError: If the grammar cannot write the value.
-    """
+    """Print a value so that `parse_value` gives an equal one; `nested` in brackets, where strings have quotes."""
     kind = type(value)
+    if kind is str and not nested and _reads_as_text(value):
+        return value
     if value is None or kind is bool:
         return {None: "null", True: "true", False: "false"}[value]
-    if kind is str:
-        return value if not nested and _reads_as_text(value) else repr(value)
-    if kind is int:
-        return str(value) if value.bit_length() < 10000 else hex(value)  # decimal digits are limited
-    if kind in (float, bytes):
-        return repr(value)
+    if kind is int and value.bit_length() >= 10000:
+        return hex(value)  # decimal digits are limited
     if kind is complex:
         return repr(value).strip("()").replace("inf", "1e999")
-    if kind in (list, tuple, set):
+    if kind in (list, tuple, set) and value:
         inner = ", ".join(format_value(item, nested=True) for item in value)
-        if kind is list:
-            return f"[{inner}]"
-        if kind is tuple:
-            return f"({inner},)" if len(value) == 1 else f"({inner})"
-        return f"{{{inner}}}" if value else "set()"
+        return f"[{inner}]" if kind is list else f"{{{inner}}}" if kind is set else f"({inner},)"
     if kind is dict:
         items = (f"{format_value(k, nested=True)}: {format_value(v, nested=True)}" for k, v in value.items())
         return "{" + ", ".join(items) + "}"
+    if kind in (str, int, float, bytes, list, tuple, set):
+        return repr(value)
     raise OverrideError(f"an override cannot write a {kind.__module__}.{kind.__qualname__}")
 
 

@@ -14,20 +14,8 @@ DEFAULT_ALLOW = ("lazyengine", "torch", "torchvision", "torchmetrics", "transfor
 """The modules, with all below them, whose classes and functions a saved config may name."""
 
 # What runs or unpickles whatever it is given is refused even below an allowed module; naming it in `allow` permits it.
-_NEVER = (
-    "lazyengine.cli",
-    "lazyengine.config",
-    "numpy.f2py",
-    "numpy.lib",
-    "torch._dynamo",
-    "torch._inductor",
-    "torch.hub",
-    "torch.jit",
-    "torch.multiprocessing",
-    "torch.package",
-    "torch.serialization",
-    "torch.utils.cpp_extension",
-)
+_NEVER = """lazyengine.cli lazyengine.config numpy.f2py numpy.lib torch._dynamo torch._inductor torch.hub torch.jit
+    torch.multiprocessing torch.package torch.serialization torch.utils.cpp_extension""".split()  # noqa: SIM905
 _BUILTINS = (bool, bytes, complex, dict, float, frozenset, int, list, range, set, slice, str, tuple, abs, len, max, min)
 
 
@@ -91,15 +79,12 @@ def is_allowed(module: str, allow: Sequence[str]) -> bool:
 
 
 def resolve_name(name: str, allow: Sequence[str] | None, path: str) -> Any:
-    """Import what `module:qualified.name` names, if the allowlist has the module and where the object really is from.
+    """Import what `module:qualified.name` names, if the allowlist has the module and that which the object is from.
 
     Args:
         name: The name as a file gives it.
         allow: Modules, with all below them; None for a trusted file, which may name everything.
         path: Where in the config it stands, for messages.
-
-    Raises:
-        SaveError: It is refused, or does not exist.
     """
     module, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")]):
@@ -125,11 +110,7 @@ def resolve_name(name: str, allow: Sequence[str] | None, path: str) -> Any:
 
 
 def check_allowed(value: Any, allow: Sequence[str], path: str, name: str) -> None:
-    """Check where an imported object really is from: `os.system` is not torch's because torch imports `os`.
-
-    Raises:
-        SaveError: The allowlist does not have that module.
-    """
+    """Check where an imported object really is from: `os.system` is not torch's because torch imports `os`."""
     owners = [value]
     if isinstance(value, types.MethodType):
         owners = [value.__func__, value.__self__ if isinstance(value.__self__, type) else type(value.__self__)]

@@ -22,15 +22,7 @@ _NO_DATA = (ModuleType, type, FunctionType, BuiltinFunctionType, NodeFactory, Ge
 
 
 def load_file(path: str) -> Config:
-    """Run a config file and what it imports, and return its public data.
-
-    Raises:
-        ConfigNotFoundError: There is no such file.
-        ConfigFileError: It is not a Python file.
-        SharingError: A change of a shared node reaches too far or not far enough (see `traps`).
-        RefError: A `ref` names a path that does not exist.
-        Exception: Whatever the file raises, with its own traceback.
-    """
+    """Run a config file and what it imports, and return its public data."""
     file = os.path.abspath(path)
     _check_file(file, path)
     root = finding.project_root(file)

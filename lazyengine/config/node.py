@@ -168,12 +168,7 @@ def _fill(node: Node, sig: Signature, arguments: dict[Any, Any], where: Source, 
 
 # ------------------------------------------------------------------------------------------------- creation
 def make_node(target: Any, /, *args: Any, **kwargs: Any) -> Node:
-    """Create a node: what `LazyCall(target)(*args, **kwargs)` does. The caller's line becomes its place.
-
-    Raises:
-        UnknownNameError: The target does not accept an argument.
-        TargetError: The target is not callable.
-    """
+    """Create a node: what `LazyCall(target)(*args, **kwargs)` does. The caller's line becomes its place."""
     sig = signature_of(target)
     frame = sys._getframe(1)
     node = NEW(Node)  # `new_node`, written out: configs make thousands
@@ -224,11 +219,7 @@ def _warn(message: str | None, stacklevel: int) -> None:
 
 
 def adopt(owner: Config, value: Any) -> tuple[list[Ref], list[list[Any]]]:
-    """Tell all nodes and refs in `value` which config they belong to (refs are looked up there).
-
-    Returns:
-        What the same walk finds out: the refs, and the lists that hold something more than once.
-    """
+    """Tell all nodes and refs in `value` which config they belong to (refs are looked up there)."""
     refs: list[Ref] = []
     repeated: list[list[Any]] = []
     stack: list[Any] = [value]
@@ -277,12 +268,7 @@ def arguments_of(holder: Node | Config) -> dict[Any, Any]:
 
 
 def resolve_target(node: Node) -> Callable[..., Any]:
-    """Return the callable of the node; a name (`LazyCall("pkg.mod:Cls")`) is imported now and its arguments checked.
-
-    Raises:
-        TargetError: The name cannot be imported.
-        UnknownNameError: The target does not accept one of the arguments.
-    """
+    """Return the callable of the node; a name (`LazyCall("pkg.mod:Cls")`) is imported now and its arguments checked."""
     sig = node.__sig__
     if sig.is_resolved:
         return sig.target
@@ -363,11 +349,7 @@ def _first_sources(holder: Any, name: str | int) -> list[Source]:
 
 # ---------------------------------------------------------------------------------------------------- edits
 def check_editable(holder: Any, name: str | int, source: Source) -> None:
-    """Refuse to edit what is frozen.
-
-    Raises:
-        FrozenError: The node or config is.
-    """
+    """Refuse to edit what is frozen."""
     if holder.__extra__ is not None and holder.__extra__.frozen:
         what = f"{holder.__sig__.label} node" if type(holder) is Node else "config"
         raise FrozenError(
@@ -377,28 +359,17 @@ def check_editable(holder: Any, name: str | int, source: Source) -> None:
 
 def remember(holder: Any, name: str | int, source: Source) -> None:
     """Add to the history of a name, before it is set."""
-    if holder.__extra__ is None:
-        SET_EXTRA(holder, Extra())
-    history = holder.__extra__.history
+    extra = holder.__extra__
+    if extra is None:
+        SET_EXTRA(holder, extra := Extra())
+    history = extra.history
     if name not in history:
         history[name] = _first_sources(holder, name)
     history[name].append(source)
 
 
 def set_argument(holder: Any, name: str | int, value: Any, *, source: Source, add: bool = False) -> None:
-    """Set an argument of a node, checked against the signature, or a name of a config; and remember the source.
-
-    Args:
-        holder: The node or config.
-        name: The argument, an index for extra positional ones, or the name.
-        value: Its new value.
-        source: What sets it.
-        add: Whether a config may get a name that it does not have.
-
-    Raises:
-        UnknownNameError: The target does not accept it, the config does not have it.
-        FrozenError: The node or config is frozen.
-    """
+    """Set an argument of a node, checked against the signature, or a name of a config; and remember the source."""
     check_editable(holder, name, source)
     if type(holder) is Node:
         sig, owner = holder.__sig__, holder.__owner__
@@ -420,13 +391,7 @@ def set_argument(holder: Any, name: str | int, value: Any, *, source: Source, ad
 
 
 def delete_argument(holder: Any, name: str | int, *, source: Source) -> None:
-    """Remove an argument, so that the target's default applies; of extra positional ones only the last. Or a name.
-
-    Raises:
-        UnsetError: The node does not set it.
-        UnknownNameError: The config does not have it.
-        FrozenError: The node or config is frozen.
-    """
+    """Remove an argument, so that the target's default applies; of extra positional ones only the last. Or a name."""
     check_editable(holder, name, source)
     _read(holder, name)
     if isinstance(name, int) and name + 1 in holder.__arguments__:
@@ -438,12 +403,7 @@ def delete_argument(holder: Any, name: str | int, *, source: Source) -> None:
 
 
 def set_target(node: Node, target: Callable[..., Any] | str, *, source: Source) -> None:
-    """Swap the target. Arguments that no longer fit stay and are listed by `unfit_arguments`.
-
-    Raises:
-        TargetError: It is not callable.
-        FrozenError: The node is frozen.
-    """
+    """Swap the target. Arguments that no longer fit stay and are listed by `unfit_arguments`."""
     check_editable(node, "_target_", source)
     sig = signature_of(target)
     remember(node, "_target_", source)
@@ -459,12 +419,7 @@ def join_path(path: str, key: Any) -> str:
 
 
 def walk(root: Any, path: str = "", breadth_first: bool = False) -> Iterator[tuple[str, Any]]:
-    """Visit a config, node or container and everything in it, parents before children, depth first unless told.
-
-    Yields:
-        `(path, value)` for nodes, containers and leaves. A node (or container) that is reached again is not repeated,
-        so the path of a shared one is the first that leads to it.
-    """
+    """Visit a config, node or container and everything in it, parents before children, depth first unless told."""
     seen: set[int] = set()
     todo: deque[tuple[str, Any]] = deque([(path, root)])
     while todo:

@@ -39,17 +39,6 @@ def apply_overrides(cfg: Config, overrides: Sequence[str]) -> Config:
 
     Swaps of `_target_` come first, the others in their order. A value is converted to the annotation of its place,
     else to the type of the old value. Nothing is evaluated or called; only `_target_` imports.
-
-    Args:
-        cfg: A loaded config.
-        overrides: For example `["optimizer.lr=3e-4", "+custom_keys.norm=0.1", "~clip_grad"]`.
-
-    Returns:
-        `cfg` itself.
-
-    Raises:
-        OverrideError: One cannot be applied; the message has its number, its text and what is accepted.
-        FrozenError: The config is frozen.
     """
     batch = _Batch(cfg)
     number, text = 0, ""

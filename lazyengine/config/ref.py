@@ -66,11 +66,7 @@ def ref(path: str, /, *more: Any) -> Any:
 
 
 def lookup(root: Any, path: str, asked_by: Ref) -> Any:
-    """Return what stands at a path of a config, node or container, not built.
-
-    Raises:
-        RefError: There is nothing; the message has where the ref was written and a near match.
-    """
+    """Return what stands at a path of a config, node or container, not built."""
     from .grammar import parse_path
     from .node import REQUIRED, children_of
     from .signature import near

@@ -9,29 +9,18 @@ from collections.abc import Sequence
 from .errors import ConfigWarning, SaveError
 from .graph import is_equal
 from .node import Config
-from .saving_json import load_json, read_json, to_json
+from .saving_json import read_json, to_json
 from .saving_python import write_python
 
 
-def save(cfg: Config, path: str | os.PathLike[str]) -> list[str]:
-    """Write a config; the file appears whole or not at all.
+def save(cfg: Config, path: str) -> list[str]:
+    """Write a config and return the paths of pickled leaves; the file appears whole or not at all.
 
     `.py` runs again, from any folder, and is loaded and compared before it appears. `.json` can be compared by any diff
     and is read back without running anything. In both, leaves that no import gives (a lambda, a local class, an object)
     are pickled, and a warning lists them. `.pkl` is for configs where that is expected: the same content as JSON, read
     only with `trusted=True`.
-
-    Args:
-        cfg: A loaded config.
-        path: The file; its folder must exist.
-
-    Returns:
-        The paths of pickled leaves.
-
-    Raises:
-        SaveError: The config cannot be written, or what was written does not load as an equal config.
     """
-    path = os.fspath(path)
     ending = os.path.splitext(path)[1]
     if ending not in (".py", ".json", ".pkl"):
         raise SaveError(f"Cannot save a config as {path!r}: the name must end with .py, .json or .pkl.")
@@ -56,7 +45,7 @@ def save(cfg: Config, path: str | os.PathLike[str]) -> list[str]:
                 f"{', ...' if len(pickled) > 10 else ''}. Reading the JSON form needs trusted=True. "
                 "Functions and classes in a module of their own would be written by name."
             ),
-            stacklevel=2,
+            stacklevel=3,
         )
     return pickled
 
@@ -77,28 +66,21 @@ def _verify(cfg: Config, file: str, path: str) -> None:
 
 
 def load_saved(path: str, *, allow: Sequence[str] = (), trusted: bool = False) -> Config:
-    """Read a `.json` or `.pkl` file, see `load_json` and `load_pickle`."""
-    if path.endswith(".pkl"):
-        return load_pickle(path, trusted=trusted)
-    return load_json(path, allow=allow, trusted=trusted)
-
-
-def load_pickle(path: str | os.PathLike[str], *, trusted: bool = False) -> Config:
-    """Read a config that was saved as `.pkl`.
+    """Read a config that was saved as JSON, or as `.pkl`. What it names is imported only if allowed.
 
     Args:
         path: The file.
-        trusted: Must be True: reading runs whatever was put into the file.
+        allow: Modules (with all below them) whose classes and functions it may name, besides `DEFAULT_ALLOW`.
+        trusted: Whether pickled leaves may be read, which runs whatever was put there, and every module be imported.
 
     Raises:
-        SaveError: It is not trusted, or not such a file.
+        SaveError: The file is not such a config, names something that is not allowed, or holds pickled leaves.
         FileNotFoundError: There is no such file.
     """
     with open(path, "rb") as file:
         data = file.read()
-    if not trusted:
+    if path.endswith(".pkl") and not trusted:
         raise SaveError(
-            f"{os.fspath(path)}: reading a .pkl runs whatever was put into it. "
-            "Pass trusted=True if you know where it is from."
+            f"{path}: reading a .pkl runs whatever was put into it. Pass trusted=True if you know where it is from."
         )
-    return read_json(data, os.fspath(path), trusted=True)
+    return read_json(data, path, allow=allow, trusted=trusted)

@@ -31,11 +31,7 @@ _PATHS = {cls.__name__: cls for cls in (pathlib.Path, pathlib.PurePosixPath, pat
 
 
 def to_json(cfg: Config) -> tuple[str, list[str]]:
-    """Return the config as JSON text, and the paths of leaves that only cloudpickle could write.
-
-    Raises:
-        SaveError: A value contains itself, or cannot even be pickled.
-    """
+    """Return the config as JSON text, and the paths of leaves that only cloudpickle could write."""
     encoder = Encoder()
     document = {"lazyengine_config": _VERSION, "values": encoder.values(cfg)}
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
@@ -182,24 +178,8 @@ class Encoder:
 
 
 # -------------------------------------------------------------------------------------------------- reading
-def load_json(path: str, *, allow: Sequence[str] = (), trusted: bool = False) -> Config:
-    """Read a config that was saved as JSON. Nothing in it is run; what it names is imported only if allowed.
-
-    Args:
-        path: The file.
-        allow: Modules (with all below them) whose classes and functions it may name, besides `DEFAULT_ALLOW`.
-        trusted: Whether pickled leaves may be read, which runs whatever was put there, and every module be imported.
-
-    Raises:
-        SaveError: The file is not such a config, names something that is not allowed, or holds pickled leaves.
-        FileNotFoundError: There is no such file.
-    """
-    with open(path, "rb") as file:
-        return read_json(file.read(), str(path), allow=allow, trusted=trusted)
-
-
 def read_json(data: bytes, file: str = "", *, allow: Sequence[str] = (), trusted: bool = False) -> Config:
-    """Read a config from the bytes of a JSON file, as `load_json` does."""
+    """Read a config from the bytes of a JSON file; see `saving.load_saved`."""
     try:
         document = json.loads(data.decode("utf-8"))
         if type(document) is not dict or document.get("lazyengine_config") != _VERSION:

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from .coerce import Mismatch, converter_of, describe, item_annotation
+from .coerce import Mismatch, convert, describe, item_annotation
 from .errors import ConfigError
 from .node import (
     REQUIRED,
@@ -109,11 +109,7 @@ def _noted(line: str, note: str) -> str:
 
 # ------------------------------------------------------------------------------------------------------ keys
 def format_keys(cfg: Config, prefix: str = "") -> str:
-    """Return what can be overridden below a path: name, type, value, default, first line of its documentation.
-
-    Raises:
-        ConfigError: There is no such path.
-    """
+    """Return what can be overridden below a path: name, type, value, default, first line of its documentation."""
     root = lookup(cfg, prefix, Ref((prefix,), None, "--keys")) if prefix else cfg
     rows: list[tuple[str, str, str, str, str]] = []
     for path, value in walk(root, prefix):
@@ -217,10 +213,9 @@ def _misfits(value: Any, annotation: Any, path: str) -> Iterator[tuple[str, str,
         value = value.item()
     if not isinstance(value, bool | int | float | complex | str | bytes | list | tuple | set | dict | type(None)):
         return
-    convert = converter_of(annotation)
     for candidate in (value, int(value)) if isinstance(value, bool) else (value,):
         try:
-            converted = convert(candidate, None)
+            converted = convert(annotation, candidate, None)
         except (Mismatch, TypeError, ValueError):
             continue
         if not (type(value) is float and type(converted) is int):  # 1e5 is no int in Python

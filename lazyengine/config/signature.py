@@ -119,11 +119,7 @@ class Signature:
 
 
 def signature_of(target: Any) -> Signature:
-    """Return the cached `Signature` of a callable, or of a name `"pkg.mod:Cls"` that is not imported here.
-
-    Raises:
-        TargetError: `target` is neither.
-    """
+    """Return the cached `Signature` of a callable, or of a name `"pkg.mod:Cls"` that is not imported here."""
     try:
         return _CACHE[target]
     except (KeyError, TypeError):  # TypeError: an unhashable callable, or one whose metaclass compares strangely
@@ -151,19 +147,7 @@ def near(name: object, accepted: Iterable[object]) -> str:
 
 
 def check_name(signature: Signature, name: str, where: str) -> str | None:
-    """Check that the target accepts an argument of this name.
-
-    Args:
-        signature: What the target accepts.
-        name: The name given.
-        where: `file:line` or the command-line argument, to begin the message with.
-
-    Returns:
-        None, or a warning where `**kwargs` accepts the name but a known one is suspiciously close.
-
-    Raises:
-        UnknownNameError: It is not accepted; the message has the near match and all accepted names.
-    """
+    """Check that the target accepts an argument of this name."""
     if name in signature.names:
         return None
     close = near(name, signature.names)
@@ -176,11 +160,7 @@ def check_name(signature: Signature, name: str, where: str) -> str | None:
 
 
 def import_target(name: str) -> Callable[..., Any]:
-    """Import `"pkg.mod:Cls.method"` (or with dots only, `"pkg.mod.Cls"`) and return the callable.
-
-    Raises:
-        TargetError: No such module or attribute, or it is not callable. An error inside the module keeps its type.
-    """
+    """Import `"pkg.mod:Cls.method"` (or with dots only, `"pkg.mod.Cls"`) and return the callable."""
     import importlib
 
     if not all(part.isidentifier() for part in name.replace(":", ".", 1).split(".")):

@@ -62,12 +62,7 @@ def _content(x: Any) -> list[Any]:
 
 
 def check_loaded(load: Load, config: Config, refs: list[Ref], repeated: list[list[Any]]) -> None:
-    """Check what can only be seen when all files ran; a node twice in one list is a warning.
-
-    Raises:
-        SharingError: Two files that do not import one another both hold a node, and one of them changed it.
-        RefError: A ref names a path that does not exist.
-    """
+    """Check what can only be seen when all files ran; a node twice in one list is a warning."""
     for file, x in load.watch.changes:
         _check_change(load, file, x)
     for x in refs:
@@ -125,11 +120,7 @@ def _reached(load: Load, file: str) -> set[str]:
 
 
 def check_rebound(load: Load, file: str) -> None:
-    """Check a config that ran: no imported name is bound anew while its old node is still used.
-
-    Raises:
-        SharingError: One is; the message has the path of the old node.
-    """
+    """Check a config that ran: no imported name is bound anew while its old node is still used."""
     namespace = vars(load.modules[file])
     for bound, old in _imported_nodes(load, file):
         new = namespace.get(bound, old)

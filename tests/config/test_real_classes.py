@@ -8,7 +8,6 @@ import pytest
 
 from lazyengine.config import Config, LazyConfig, LazyPartial, diff, instantiate, ref
 from lazyengine.config import LazyCall as L
-from lazyengine.config.saving import save
 from lazyengine.config.show import check_config, format_keys, format_tree
 
 torch = pytest.importorskip("torch")
@@ -40,7 +39,7 @@ def everywhere(cfg: Any, tmp_path, allow=()) -> list[Any]:
     out = [cfg]
     for ending, options in (("py", {}), ("json", {"allow": allow})):
         path = tmp_path / f"config.{ending}"
-        assert save(cfg, path) == []
+        assert LazyConfig.save(cfg, path) == []
         again = LazyConfig.load(path, **options)
         assert diff(cfg, again) == []
         assert again == cfg

@@ -32,7 +32,6 @@ from lazyengine.config import (
 )
 from lazyengine.config import LazyCall as L
 from lazyengine.config.node import arguments_of, is_partial, target_of
-from lazyengine.config.saving import load_json, load_pickle, save
 
 HERE = __name__.partition(".")[0]
 Point = namedtuple("Point", "x y")
@@ -108,7 +107,7 @@ def a_config() -> Any:
 def test_every_kind_of_value_comes_back_equal_with_its_type(ending, tmp_path):
     cfg = a_config()
     path = tmp_path / f"config.{ending}"
-    assert save(cfg, path) == []
+    assert LazyConfig.save(cfg, path) == []
     options = {"py": {}, "json": {"allow": (HERE,)}, "pkl": {"trusted": True}}[ending]
     again = LazyConfig.load(path, **options)
     assert diff(cfg, again) == []
@@ -130,16 +129,16 @@ def test_every_kind_of_value_comes_back_equal_with_its_type(ending, tmp_path):
 
 @pytest.mark.parametrize("ending", ["py", "json"])
 def test_saving_twice_writes_the_same_bytes(ending, tmp_path):
-    save(a_config(), tmp_path / f"a.{ending}")
+    LazyConfig.save(a_config(), tmp_path / f"a.{ending}")
     again = LazyConfig.load(tmp_path / f"a.{ending}", **({"allow": (HERE,)} if ending == "json" else {}))
-    save(again, tmp_path / f"b.{ending}")
+    LazyConfig.save(again, tmp_path / f"b.{ending}")
     a, b = ((tmp_path / f"{name}.{ending}").read_text(errors="replace") for name in "ab")
     assert a.replace("memory", f"a.{ending}") == b
 
 
 def test_json_has_one_value_a_line(tmp_path):
-    save(Config({"a": L(Thing)(x=1, y=[2, 3])}), tmp_path / "a.json")
-    save(Config({"a": L(Thing)(x=1, y=[2, 4])}), tmp_path / "b.json")
+    LazyConfig.save(Config({"a": L(Thing)(x=1, y=[2, 3])}), tmp_path / "a.json")
+    LazyConfig.save(Config({"a": L(Thing)(x=1, y=[2, 4])}), tmp_path / "b.json")
     a, b = ((tmp_path / f"{name}.json").read_text().splitlines() for name in "ab")
     assert len(a) == len(b)
     assert [(x.strip(), y.strip()) for x, y in zip(a, b) if x != y] == [("3", "4")]
@@ -156,14 +155,14 @@ def test_python_names_never_collide(tmp_path):
             "Mode": Mode.FAST,
         }
     )
-    save(cfg, tmp_path / "config.py")
+    LazyConfig.save(cfg, tmp_path / "config.py")
     assert LazyConfig.load(tmp_path / "config.py") == cfg
 
 
 def test_constants_that_name_themselves_and_calls_are_written_as_code(tmp_path):
     torch = pytest.importorskip("torch")
     cfg = Config({"a": L(Thing)(x=torch.float32, y=[torch.device("cpu"), range(3), slice(1, 2), Fraction(1, 3)])})
-    assert save(cfg, tmp_path / "config.py") == []
+    assert LazyConfig.save(cfg, tmp_path / "config.py") == []
     text = (tmp_path / "config.py").read_text()
     assert "float32" in text
     assert "device('cpu')" in text
@@ -207,9 +206,9 @@ def test_python_runs_outside_the_repository_in_a_fresh_process(tmp_path):
 
 def test_a_frozen_config_is_saved_and_a_clone_keeps_what_is_shared(tmp_path):
     cfg = freeze(a_config())
-    save(cfg, tmp_path / "config.py")
-    save(clone(cfg), tmp_path / "config.json")
-    assert load_json(tmp_path / "config.json", allow=(HERE,)) == LazyConfig.load(tmp_path / "config.py") == cfg
+    LazyConfig.save(cfg, tmp_path / "config.py")
+    LazyConfig.save(clone(cfg), tmp_path / "config.json")
+    assert LazyConfig.load(tmp_path / "config.json", allow=(HERE,)) == LazyConfig.load(tmp_path / "config.py") == cfg
 
 
 def test_a_value_that_contains_itself_is_named(tmp_path):
@@ -220,7 +219,7 @@ def test_a_value_that_contains_itself_is_named(tmp_path):
     for value in (loop, node):
         for ending in ("py", "json"):
             with pytest.raises(SaveError, match=r"a\S* contains itself"):
-                save(Config({"a": value}), tmp_path / f"x.{ending}")
+                LazyConfig.save(Config({"a": value}), tmp_path / f"x.{ending}")
     assert os.listdir(tmp_path) == []
 
 
@@ -239,7 +238,7 @@ def test_what_no_import_gives_is_pickled_and_listed(tmp_path):
     paths = ["a.x", "a.y.p", "b._target_", "c function"]
     for ending in ("json", "py"):
         with pytest.warns(ConfigWarning) as caught:
-            pickled = save(cfg, tmp_path / f"config.{ending}")
+            pickled = LazyConfig.save(cfg, tmp_path / f"config.{ending}")
         if ending == "py":  # functools.partial is written as the call that makes it where that is possible
             paths = [p for p in paths if p in pickled]
         assert sorted(pickled) == sorted(paths)
@@ -248,26 +247,26 @@ def test_what_no_import_gives_is_pickled_and_listed(tmp_path):
     assert again.a.x(1) == 2
     assert instantiate(again.b).x == 2
     with pytest.raises(SaveError) as error:
-        load_json(tmp_path / "config.json", allow=(HERE,))
+        LazyConfig.load(tmp_path / "config.json", allow=(HERE,))
     assert "a.x, a.y.p, b._target_, c function" in str(error.value)
     assert "trusted=True" in str(error.value)
-    assert load_json(tmp_path / "config.json", trusted=True).a.x(1) == 2
+    assert LazyConfig.load(tmp_path / "config.json", trusted=True).a.x(1) == 2
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        save(cfg, tmp_path / "config.pkl")
-    with pytest.raises(SaveError, match="trusted=True"):
-        load_pickle(tmp_path / "config.pkl")
+        LazyConfig.save(cfg, tmp_path / "config.pkl")
     with pytest.raises(SaveError, match="trusted=True"):
         LazyConfig.load(tmp_path / "config.pkl")
-    assert load_pickle(tmp_path / "config.pkl", trusted=True).a.x(1) == 2
+    with pytest.raises(SaveError, match="trusted=True"):
+        LazyConfig.load(tmp_path / "config.pkl")
+    assert LazyConfig.load(tmp_path / "config.pkl", trusted=True).a.x(1) == 2
 
 
 def test_what_cannot_be_pickled_is_named(tmp_path):
     import threading
 
     with pytest.raises(SaveError, match=r"a\.x: .*lock.* cannot be saved"):
-        save(Config({"a": L(Thing)(x=threading.Lock())}), tmp_path / "config.json")
+        LazyConfig.save(Config({"a": L(Thing)(x=threading.Lock())}), tmp_path / "config.json")
 
 
 class _Sentinel:
@@ -324,7 +323,7 @@ def test_a_malicious_file_runs_nothing(tmp_path):
             path = tmp_path / "config.json"
             path.write_bytes(document(a=attack))
             with pytest.raises(SaveError):
-                load_json(path)
+                LazyConfig.load(path)
             assert not sentinel.exists(), attack
             assert "evil_module" not in sys.modules
     finally:
@@ -334,7 +333,7 @@ def test_a_malicious_file_runs_nothing(tmp_path):
 def test_keys_of_a_value_may_come_in_any_order(tmp_path):
     path = tmp_path / "config.json"
     path.write_bytes(document(a={"$kind": "Path", "$path": "x"}, b={"$with": {"a": 1}, "$call": "builtins:dict"}))
-    assert load_json(path) == Config({"a": pathlib.Path("x"), "b": L(dict)(a=1)})
+    assert LazyConfig.load(path) == Config({"a": pathlib.Path("x"), "b": L(dict)(a=1)})
 
 
 def test_a_refusal_says_what_to_allow(tmp_path):
@@ -397,16 +396,16 @@ def test_what_is_no_saved_config_is_a_documented_error(data, says, tmp_path):
     path = tmp_path / "config.json"
     path.write_bytes(data)
     with pytest.raises(SaveError) as caught:
-        load_json(path)
+        LazyConfig.load(path)
     assert says in str(caught.value)
     assert str(path) in str(caught.value)
 
 
 def test_names_that_cannot_be_saved_to(tmp_path):
     with pytest.raises(SaveError, match=r"\.py, \.json or \.pkl"):
-        save(a_config(), tmp_path / "config.yaml")
+        LazyConfig.save(a_config(), tmp_path / "config.yaml")
     with pytest.raises(FileNotFoundError):
-        load_json(tmp_path / "none.json")
+        LazyConfig.load(tmp_path / "none.json")
 
 
 def test_a_config_that_would_not_come_back_equal_is_not_written(tmp_path):
@@ -415,5 +414,5 @@ def test_a_config_that_would_not_come_back_equal_is_not_written(tmp_path):
             return dict, ()
 
     with pytest.raises(SaveError, match=r"does not give an equal config: ~ a\.x"):
-        save(Config({"a": L(Thing)(x=Odd())}), tmp_path / "config.py")
+        LazyConfig.save(Config({"a": L(Thing)(x=Odd())}), tmp_path / "config.py")
     assert os.listdir(tmp_path) == []
