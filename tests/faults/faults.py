@@ -28,7 +28,7 @@ def act(action: str) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
     elif action == "HANG":
-        time.sleep(8)
+        time.sleep(14)
         os._exit(7)
     elif action == "EXIT":
         os._exit(7)
