@@ -78,7 +78,7 @@ class ModelSetup:
         activation_checkpointing: Patterns on names of modules; see `checkpoint_activations`.
         compile: True or `Compile(...)` compiles in place.
         wrapper: `DDP(...)`, `FSDP2(...)` or any callable of (model, device) that returns what to call in training.
-            None wraps in ``DDP()`` when there are several ranks.
+            None is ``DDP()``; DDP is left out where there is one rank only, or nothing to train.
 
     Raises:
         TypeError: An argument has another type.
@@ -145,11 +145,11 @@ class ModelSetup:
         return forward
 
     def _wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
-        if self.wrapper is not None:
-            return self.wrapper(model, device)
-        if get_world_size() > 1 and any(parameter.requires_grad for parameter in model.parameters()):
-            return DDP()(model, device)
-        return model
+        wrapper = DDP() if self.wrapper is None else self.wrapper
+        trains = any(parameter.requires_grad for parameter in model.parameters())
+        if isinstance(wrapper, DDP) and not (trains and get_world_size() > 1):  # one config for one rank and several
+            return model
+        return wrapper(model, device)
 
     def __repr__(self) -> str:
         return f"ModelSetup({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"

@@ -5,7 +5,7 @@ from torch.optim import Adam
 from lazyengine.config import LazyCall as L
 from lazyengine.dataset import DataLoader, DefaultSampler
 from lazyengine.evaluator import Evaluator
-from lazyengine.model import BaseDataPreprocessor
+from lazyengine.model import DDP, BaseDataPreprocessor, ModelSetup
 from lazyengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper, OptimWrapperDict, param_groups
 from lazyengine.runner import EpochBasedTrainLoop, Runner, ValLoop
 
@@ -51,6 +51,8 @@ runner = L(Runner)(
         generator=L(OptimWrapper)(optimizer=generator_optimizer),
         discriminator=L(OptimWrapper)(optimizer=discriminator_optimizer),
     ),
+    # With several ranks: each network has no part in the loss of the other.
+    model_setup=L(ModelSetup)(wrapper=L(DDP)(find_unused_parameters=True)),
     param_schedulers=dict(
         generator=[
             L(LinearLR)(optimizer=generator_optimizer, start_factor=0.1, end=30, by_epoch=False),

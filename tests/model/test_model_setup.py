@@ -258,10 +258,15 @@ def test_a_run_that_only_evaluates_is_neither_frozen_nor_wrapped():
     assert model.head.weight.requires_grad
 
 
+def test_ddp_is_left_out_in_one_process_so_that_a_config_fits_to_any_number():
+    model = net()
+    assert ModelSetup(wrapper=DDP(find_unused_parameters=True)).apply(model, "cpu") is model
+
+
 def test_wrappers_without_a_process_group_say_what_to_do():
-    for wrapper in (DDP(), FSDP2("backbone.blocks.*")):
+    for wrap in (DDP(), ModelSetup(wrapper=FSDP2("backbone.blocks.*")).apply):
         with pytest.raises(RuntimeError, match=r"no process group is running · start with torchrun"):
-            ModelSetup(wrapper=wrapper).apply(net(), "cpu")
+            wrap(net(), "cpu")
 
 
 def test_wrong_arguments_are_refused():
