@@ -39,7 +39,7 @@ class CharText(Dataset[dict[str, Tensor]]):
     ) -> None:
         if split not in ("train", "val"):
             raise ValueError(f"split={split!r}: expected 'train' or 'val'")
-        with fileio.open(file, encoding="utf-8", newline="") as opened:
+        with open(fileio.get_local_path(file), encoding="utf-8", newline="") as opened:
             text = opened.read()
         self.metainfo = {"characters": "".join(sorted(set(text)))}
         tokens = encode(text, self.metainfo["characters"])

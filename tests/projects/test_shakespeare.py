@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +135,15 @@ def test_windows_and_what_follows(text_file):
     assert decode(encode("ABBA\n", characters).tolist(), characters) == "ABBA\n"
     with pytest.raises(ValueError, match="a window takes 201"):
         CharText(text_file, "val", context=200)
+
+
+def test_the_text_comes_by_url_once(text_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("LAZYENGINE_CACHE", str(tmp_path))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(Path(text_file).parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/input.txt"
+        first = CharText(url, "val", context=5)
+        server.shutdown()
+    assert torch.equal(CharText(url, "val", context=5).tokens, first.tokens)
+    assert torch.equal(CharText(text_file, "val", context=5).tokens, first.tokens)
