@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from .errors import ConfigError, MissingArgumentError, RefError, TargetError
@@ -72,7 +71,6 @@ class Build:
         self._given: list[dict[str, Any]] = []  # keeps what the ids above belong to alive
         self._lock = threading.RLock()
 
-    # ------------------------------------------------------------------------------------------- building
     def value(self, x: Any) -> Any:
         """Build whatever `x` is."""
         t = type(x)
@@ -181,7 +179,6 @@ class Build:
         finally:
             self._active.pop()
 
-    # --------------------------------------------------------------------------------------- late building
     def late_value(self, x: Any, spec: LazySpec) -> Any:
         """Build an argument whose parameter asks for recipes, at the value itself or inside of its containers."""
         while type(x) is Ref and x.function is None:
@@ -207,15 +204,6 @@ class Build:
                 self._memo[id(x)] = self.value(x)
             return self._memo[id(x)]
 
-    def lazy_target(self, x: Any) -> Any:
-        """Return the target of what a `Lazy` holds."""
-        return resolve_target(x) if type(x) is Node else type(x)
-
-    def lazy_arguments(self, x: Any) -> Mapping[Any, Any]:
-        """Return the arguments of what a `Lazy` holds."""
-        return MappingProxyType(x.__arguments__ if type(x) is Node else dict(children_of(x) or ()))
-
-    # -------------------------------------------------------------------------------------------- messages
     def _config_of(self, x: Any) -> Config | None:
         owner = x.owner if type(x) is Ref else getattr(x, "__owner__", None)
         if owner is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -45,12 +46,16 @@ class Lazy(Generic[T]):
     @property
     def target(self) -> Any:
         """The class or callable that the recipe will call (imported); the type of a container of recipes."""
-        return self._build.lazy_target(self._value)
+        from .node import is_node, resolve_target
+
+        return resolve_target(self._value) if is_node(self._value) else type(self._value)
 
     @property
     def arguments(self) -> Mapping[str | int, Any]:
         """What the config gives to the target: a read-only view with nodes unbuilt, extra positionals by index."""
-        return self._build.lazy_arguments(self._value)
+        from .node import children_of
+
+        return MappingProxyType(dict(children_of(self._value) or ()))
 
     @property
     def path(self) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import functools
 import importlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from types import BuiltinFunctionType, CodeType, FunctionType, GenericAlias, ModuleType, UnionType
 from typing import Any
 
@@ -101,7 +103,6 @@ class Load:
         self._copies: dict[int, Any] = {}  # memo of the copies of nodes that real modules hold
         self._builtins = {**vars(builtins), "__import__": self._import}
 
-    # ------------------------------------------------------------------------------------------- running
     def run(self, file: str, name: str | None = None) -> ModuleType:
         """Run a config file, or return its module if it already ran in this load."""
         file = self._files.setdefault(os.path.realpath(file), file)  # one file may be reached by several links
@@ -152,14 +153,11 @@ class Load:
         if not isinstance(file, str):
             return builtins.__import__(name, globals, locals, names, level)
 
-        def where() -> str:
-            return f"{display_path(file)}:{_line(file)}"
-
         if level:
             folder = os.path.dirname(file)
             for _ in range(level - 1):
                 folder = os.path.dirname(folder)
-            module = self._import_relative(name.split(".") if name else [], folder, names, "." * level + name, where)
+            module = self._import_relative(name.split(".") if name else [], folder, names, "." * level + name, file)
         else:
             module = self._import_absolute(name, names)
         if any(module is m for m in self.modules.values()):
@@ -169,22 +167,21 @@ class Load:
                 origin = getattr(module, "__file__", None) or module.__name__
                 has = [n for n in vars(module) if not n.startswith("_")] + list(getattr(module, "__all__", ()))
                 raise ConfigImportError(
-                    f"{where()}: cannot import name {item!r} from {display_path(origin)}.{near(item, has)}"
+                    f"{_running_line(file)}: cannot import name {item!r} from {display_path(origin)}.{near(item, has)}"
                 )
         return module
 
-    # ------------------------------------------------------------------------------------------- relative
     def _import_relative(
-        self, parts: list[str], folder: str, names: Sequence[str], shown: str, where: Callable[[], str]
+        self, parts: list[str], folder: str, names: Sequence[str], shown: str, asking: str
     ) -> ModuleType:
         folders, origin = [folder], os.path.join(folder, "__init__.py")
         for i, part in enumerate(parts):
-            spec = finding.find_in(folders, part)
+            spec, here = finding.find_in(folders, part), _running_line(asking)
             if spec is not None and i < len(parts) - 1 and spec.submodule_search_locations is None:
-                raise ConfigImportError(f"{where()}: no module {parts[i + 1]!r} in {part!r}, which is a file.")
+                raise ConfigImportError(f"{here}: no module {parts[i + 1]!r} in {part!r}, which is a file.")
             if spec is None:
                 hint = near(part, finding.names_in(folders))
-                raise ConfigImportError(f"{where()}: no module {part!r} in {display_path(folders[0])}.{hint}")
+                raise ConfigImportError(f"{here}: no module {part!r} in {display_path(folders[0])}.{hint}")
             folders = list(spec.submodule_search_locations or ())
             origin = spec.origin or ""
         if not folders:
@@ -207,7 +204,6 @@ class Load:
             return self.run(file, finding.spell_name(file, finding.project_root(file)))
         return self._with_copies(finding.import_file(file), names)
 
-    # ------------------------------------------------------------------------------------------- absolute
     def _import_absolute(self, name: str, names: Sequence[str]) -> ModuleType:
         spec = finding.find_name(name)
         if spec is not None and spec.has_location and spec.origin and syntax.is_config_file(spec.origin):
@@ -253,7 +249,6 @@ class Load:
             parent, _, last = parent.rpartition(".")
         return leaf
 
-    # ----------------------------------------------------------------------- nodes that real modules hold
     def _with_copies(self, real: ModuleType, names: Sequence[str]) -> ModuleType:
         own = self._copies_in(real, names)
         return _View(real.__name__, real, own) if own else real
@@ -270,29 +265,28 @@ class Load:
             found = {n: content[n] for n in names if n in content and traps.holds_node(content[n])}
         return {n: copy_graph(value, self._copies) for n, value in found.items()}
 
-    # -------------------------------------------------------------------------- questions about the source
-    def assigned_at(self, name: str) -> str | None:
-        """Return `"file.py:12"`, where a top-level name was written: here or where it was imported from."""
-        return self._assigned_in(self.file, name)
+    def tree(self, file: str) -> ast.Module:
+        """Return the syntax tree of a config that ran."""
+        return syntax.parse(self.sources[file])
 
-    def _assigned_in(self, file: str, name: str) -> str | None:
-        tree = syntax.parse(self.sources[file])
-        line = syntax.binding_line(tree, name)
-        if line is not None:
-            return f"{display_path(file)}:{line}"
-        for module, names in reversed(self.taken.get(file, ())):
-            for original in self.originals(file, name, module, names):
-                found = self._assigned_in(str(module.__file__), original)
-                if found:
-                    return found
+    def assigned_at(self, name: str, file: str | None = None) -> str | None:
+        """Return `"file.py:12"`, where a top-level name was written: in `file` or where that imported it from."""
+        file = file or self.file
+        if lines := syntax.lines_with(self.tree(file), name, is_read=False):
+            return f"{display_path(file)}:{lines[-1]}"
+        for module, taken, bound in reversed(list(self.taken_names(file))):
+            if bound == name and (found := self.assigned_at(taken, str(module.__file__))):
+                return found
         return None
 
-    def originals(self, file: str, bound: str, module: ModuleType, names: Iterable[str]) -> list[str]:
-        """Return the names of `module` that `file` binds as `bound` by importing `names` from it."""
-        if "*" in names:
-            return [bound] if bound in vars(module) else []
-        pairs = [pair for _, pairs in syntax.from_imports(syntax.parse(self.sources[file])) for pair in pairs]
-        return [name for name, alias in pairs if alias == bound and name in names and name in vars(module)]
+    def taken_names(self, file: str) -> Iterator[tuple[ModuleType, str, str]]:
+        """Yield `(config module, name, bound name)` of everything that a file takes by `from ... import` of configs."""
+        pairs = list(syntax.from_imports(self.tree(file)))
+        for module, names in self.taken.get(file, ()):
+            public = [(n, n) for n in vars(module) if not n.startswith("_")] if "*" in names else []
+            yield from (
+                (module, n, bound) for n, bound in [*public, *(p for p in pairs if p[0] in names)] if n in vars(module)
+            )
 
     def read_at(self, name: str) -> list[str]:
         """Return the places (`"file.py:12"`) where files computed something from a top-level name."""
@@ -302,12 +296,8 @@ class Load:
             f"{display_path(file)}:{line}"
             for file, module in self.modules.items()
             if vars(module).get(name, missing) is value
-            for line in syntax.reading_lines(syntax.parse(self.sources[file]), name)
+            for line in syntax.lines_with(self.tree(file), name, is_read=True)
         ]
-
-    def is_read(self, name: str) -> bool:
-        """Return whether configs computed something from a top-level name, so that overriding it may come too late."""
-        return bool(self.read_at(name))
 
 
 @functools.lru_cache(maxsize=64)
@@ -316,11 +306,9 @@ def _compile(source: bytes, file: str) -> CodeType:
     return compile(source, file, "exec", dont_inherit=True)
 
 
-def _line(file: str) -> int:
-    """Return the line that is running in `file`."""
-    import sys
-
+def _running_line(file: str) -> str:
+    """Return `"file.py:12"`, the line that is running in a file."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename != file:
         frame = frame.f_back
-    return frame.f_lineno
+    return f"{display_path(file)}:{frame.f_lineno}"

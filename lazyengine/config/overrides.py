@@ -74,7 +74,6 @@ class _Batch:
         self.deleted: list[tuple[str, str]] = []
         self.copied: list[tuple[str, Any, str]] = []  # top-level plain values that were set: name, old value, source
 
-    # ------------------------------------------------------------------------------------------- undo
     def save(self, holder: Node | Config) -> None:
         """Remember the state of a node or config before its first change."""
         if id(holder) not in self.saved:
@@ -95,7 +94,6 @@ class _Batch:
             if sig is not None:
                 SET_SIG(holder, sig)
 
-    # ------------------------------------------------------------------------------------------ apply
     def apply(self, override: Override, source: str) -> None:
         path = override.path
         if override.kind == "~":
@@ -115,14 +113,20 @@ class _Batch:
                 raise OverrideError(_no_such(parent, step, path[: len(trail)]))
             trail.append((parent, key))
             parent = child
-        if path[-1] == "_target_" and not isinstance(parent, dict):
-            self.swap_target(parent, override, source)
-        elif type(parent) is Node:
+        last = path[-1]
+        if last == "_target_" and not isinstance(parent, dict):
+            return self.swap_target(parent, override, source)
+        values = parent.__arguments__ if isinstance(parent, Node | Config) else None
+        key = _key(parent, last, path, len(trail)) if values is None else last if last in values else _MISSING
+        if override.kind == "+" and key is not _MISSING:
+            state = "is set" if type(parent) is Node else "exists"
+            raise OverrideError(f"{format_path(path)} {state} already: write it without '+' to change it.")
+        if type(parent) is Node:
             self.apply_to_node(parent, override, source)
         elif type(parent) is Config:
             self.apply_to_config(parent, override, source)
         else:
-            self.apply_to_container(parent, trail, override, source)
+            self.apply_to_container(parent, key, trail, override, source)
 
     def apply_to_node(self, node: Node, override: Override, source: str) -> None:
         kind, path, text = override
@@ -130,8 +134,6 @@ class _Batch:
         sig = node.__sig__
         old = node.__arguments__.get(name, _MISSING)
         known = name in sig.names
-        if kind == "+" and old is not _MISSING:
-            raise OverrideError(f"{format_path(path)} is set already: write it without '+' to change it.")
         is_new = not known and kind == "+" and (sig.has_var_keyword or not isinstance(name, str))
         if old is _MISSING and not is_new and (kind == "~" or not known):
             raise OverrideError(_no_such(node, name, path[:-1]))
@@ -160,8 +162,6 @@ class _Batch:
         kind, path, _ = override
         name: Any = path[-1]
         old = cfg.__arguments__.get(name, _MISSING)
-        if kind == "+" and old is not _MISSING:
-            raise OverrideError(f"{name} exists already: write it without '+' to change it.")
         if not isinstance(name, str) or (kind != "+" and old is _MISSING):
             raise OverrideError(_no_such(cfg, name, ()))
         if kind == "~":
@@ -180,17 +180,16 @@ class _Batch:
         if kind == "=":
             self.copied.append((name, old, source))
 
-    def apply_to_container(self, parent: Any, trail: list[tuple[Any, Any]], override: Override, source: str) -> None:
+    def apply_to_container(
+        self, parent: Any, key: Any, trail: list[tuple[Any, Any]], override: Override, source: str
+    ) -> None:
         """Change an item of a list, tuple or dict: in a copy that takes its place everywhere in this config.
 
         So no list or dict that a library or another config holds too is changed.
         """
         kind, path, _ = override
         last = path[-1]
-        key = _key(parent, last, path, len(trail))
         appends = kind == "+" and hasattr(parent, "append") and last == len(parent)
-        if kind == "+" and key is not _MISSING:
-            raise OverrideError(f"{format_path(path)} exists already: write it without '+' to change it.")
         if key is _MISSING and not (kind == "+" and (isinstance(parent, dict) or appends)):
             raise OverrideError(_no_such(parent, last, path[:-1]))
         key = last if key is _MISSING else key
@@ -248,7 +247,6 @@ class _Batch:
             if is_wanted(key, child)
         ]
 
-    # ------------------------------------------------------------------------------------------ checks
     def check(self) -> None:
         """What only the whole batch shows: arguments that a new target does not accept, changes that reach nothing."""
         for node, path, source in self.targets:

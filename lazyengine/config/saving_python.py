@@ -75,7 +75,6 @@ class _Writer:
             if name not in self.variables.values():  # else written already, before what uses it
                 self.statement(name, self.expression(document, name))
 
-    # ---------------------------------------------------------------------------------------- statements
     def statement(self, name: str, expression: Any) -> None:
         self.statements.append(f"{name} = {_render(expression, 0, len(name) + 3)}")
 
@@ -107,7 +106,6 @@ class _Writer:
             self.imports[module, top] = alias
         return self.imports[module, top] + dot + rest
 
-    # --------------------------------------------------------------------------------------- expressions
     def expression(self, document: Any, top: str = "") -> Any:
         """Return the expression of a document, that of the top-level name `top`; what is shared is a variable."""
         path = self.shared.get(id(document)) if isinstance(document, list | dict) else None

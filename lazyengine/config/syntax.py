@@ -76,7 +76,7 @@ def _expressions(tree: ast.Module) -> Iterator[ast.expr]:
 
 
 def _makes_nodes(tree: ast.Module) -> bool:
-    makers = {bound for _, names in from_imports(tree) for name, bound in names if name in _MAKERS}
+    makers = {bound for name, bound in from_imports(tree) if name in _MAKERS}
     return any(
         isinstance(e, ast.Call)
         and ((isinstance(e.func, ast.Name) and e.func.id in makers) or getattr(e.func, "attr", None) in _MAKERS)
@@ -84,23 +84,15 @@ def _makes_nodes(tree: ast.Module) -> bool:
     )
 
 
-def from_imports(tree: ast.Module) -> Iterator[tuple[int, list[tuple[str, str]]]]:
-    """Yield the line and the `(name, bound name)` pairs of every `from ... import` at module level."""
+def from_imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Yield the `(name, bound name)` of everything that a `from ... import` at module level takes."""
     for statement in _statements(tree):
         if isinstance(statement, ast.ImportFrom):
-            yield statement.lineno, [(alias.name, alias.asname or alias.name) for alias in statement.names]
+            yield from ((alias.name, alias.asname or alias.name) for alias in statement.names)
 
 
-def binding_line(tree: ast.Module, name: str) -> int | None:
-    """Return the line that last binds a name at module level other than by an import, if there is one."""
-    lines = [e.lineno for e in _expressions(tree) if _is_name(e, name, ast.Store)]
-    return max(lines, default=None)
-
-
-def reading_lines(tree: ast.Module, name: str) -> list[int]:
-    """Return the lines that read a name at module level, where what they compute is a copy of its value."""
-    return sorted({e.lineno for e in _expressions(tree) if _is_name(e, name, ast.Load)})
-
-
-def _is_name(e: ast.expr, name: str, context: type[ast.expr_context]) -> bool:
-    return isinstance(e, ast.Name) and e.id == name and isinstance(e.ctx, context)
+def lines_with(tree: ast.Module, name: str, is_read: bool) -> list[int]:
+    """Return the lines that bind a name at module level other than by an import, or those that read it there."""
+    context = ast.Load if is_read else ast.Store
+    found = (e for e in _expressions(tree) if isinstance(e, ast.Name) and e.id == name and isinstance(e.ctx, context))
+    return sorted({e.lineno for e in found})

@@ -9,7 +9,6 @@ too late, is found by `overrides`.)
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -122,29 +121,20 @@ def _reached(load: Load, file: str) -> set[str]:
 def check_rebound(load: Load, file: str) -> None:
     """Check a config that ran: no imported name is bound anew while its old node is still used."""
     namespace = vars(load.modules[file])
-    for bound, old in _imported_nodes(load, file):
-        new = namespace.get(bound, old)
-        if new is old or any(v is old for n, v in namespace.items() if not n.startswith("_")):
+    for module, taken, bound in load.taken_names(file):
+        old = vars(module)[taken]
+        if type(old) is not Node and not (plain_type(old) in (list, dict) and holds_node(old)):
+            continue
+        if namespace.get(bound, old) is old or any(v is old for n, v in namespace.items() if not n.startswith("_")):
             continue
         for name, value in namespace.items():
             path = None if name.startswith("_") else find_path(value, old, name)
             if path is None:
                 continue
-            line = syntax.binding_line(syntax.parse(load.sources[file]), bound)
-            place = f"{display_path(file)}:{line}" if line else display_path(file)
+            lines = syntax.lines_with(load.tree(file), bound, is_read=False)
+            place = f"{display_path(file)}:{lines[-1]}" if lines else display_path(file)
             kind = f"{old.__sig__.label} node (defined at {defined_at(old)})" if type(old) is Node else "container"
             raise SharingError(
                 f"{place}: {bound!r} is bound anew, but {path} still is the imported {kind}. To change it there too: "
                 f"{bound} = replace({bound}, ...), or set {path}; to have both, use another name."
             )
-
-
-def _imported_nodes(load: Load, file: str) -> Iterator[tuple[str, Any]]:
-    """Yield the names that a config binds by `from ... import` of other configs, with the nodes they stand for."""
-    pairs = [pair for _, pairs in syntax.from_imports(syntax.parse(load.sources[file])) for pair in pairs]
-    for module, names in load.taken[file]:
-        public = [n for n in vars(module) if not n.startswith("_")] if "*" in names else []
-        for name, bound in [*((n, n) for n in public), *(pair for pair in pairs if pair[0] in names)]:
-            value = vars(module).get(name)
-            if type(value) is Node or (plain_type(value) in (list, dict) and holds_node(value)):
-                yield bound, value

@@ -219,8 +219,8 @@ def test_sources_lead_to_the_line(write):
     names = [s.rsplit("/")[-1] for n in ("epochs", "seed") for s in sources_of(cfg, n)]
     assert names == ["base.py:5", "main.py:4"]
     assert [s.rsplit("/")[-1] for s in sources_of(cfg.opt, "lr")] == ["base.py:4", "main.py:2"]
-    assert cfg.__record__.is_read("epochs") is False
-    assert cfg.__record__.is_read("net") is True
+    assert cfg.__record__.read_at("epochs") == []
+    assert cfg.__record__.read_at("net") != []
 
 
 # ---------------------------------------------------------------------------------------- leaks and traps
