@@ -67,7 +67,8 @@ def set_determinism(mode: Determinism) -> None:
     if mode != "off":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(mode != "off", warn_only=mode == "warn")
+    if mode != "off" or torch.are_deterministic_algorithms_enabled():  # the call imports torch's compiler: seconds
+        torch.use_deterministic_algorithms(mode != "off", warn_only=mode == "warn")
 
 
 @contextlib.contextmanager
