@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 class RuntimeInfoHook(Hook):
     """Keep the message hub up to date, first of all hooks, so that the others read current values.
 
-    Scalars: ``train/lr`` (and ``train/<name>.lr`` for several optimizers), ``train/<loss>`` for each value that
-    ``train_step`` returned, ``val/<metric>`` and ``test/<metric>``. Losses are stored as they are: tensors stay on
-    their device until somebody reads them. Runtime information: ``epoch``, ``iter``, ``max_epochs``, ``max_iters``,
+    Scalars: ``train/lr`` of the first parameter group, and ``train/lr.<k>`` of group `k` where it differs
+    (``train/<name>.lr`` for several optimizers); ``train/<loss>`` for each value that ``train_step`` returned;
+    ``val/<metric>`` and ``test/<metric>``. Losses are stored as they are: tensors stay on their device until somebody
+    reads them. Runtime information: ``epoch``, ``iter``, ``max_epochs``, ``max_iters``,
     ``loop_stage``, ``dataset_meta``, ``experiment_name``, ``seed``.
     """
 
@@ -55,6 +56,9 @@ class RuntimeInfoHook(Hook):
         runner.message_hub.update_info("epoch", runner.epoch)  # a loop by iterations has one before_train_epoch only
         for name, values in runner.optim_wrapper.get_lr().items():
             self._record(runner, name, values[0])
+            for group, value in enumerate(values[1:], 1):
+                if value != values[0]:
+                    self._record(runner, f"{name}.{group}", value)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None

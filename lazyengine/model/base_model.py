@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from .base_module import BaseModule, InitCfg
 from .data_preprocessor import BaseDataPreprocessor
 from .step import check_gradients_are_synchronized, parse_losses, run_forward
-
-if TYPE_CHECKING:
-    from lazyengine.optim import OptimWrapper
 
 __all__ = ["BaseModel"]
 
@@ -49,17 +46,16 @@ class BaseModel(BaseModule):
         self.data_preprocessor = data_preprocessor
 
     def train_step(
-        self, data: Any, optim_wrapper: OptimWrapper, forward: Callable[..., Any] | None = None
+        self, data: Any, optim_wrapper: Any, forward: Callable[..., Any] | None = None
     ) -> dict[str, Any]:
         """Run one training iteration: preprocess, ``forward(mode="loss")``, `parse_losses`, update.
 
         Args:
             data: A batch as the loader gives it.
-            optim_wrapper: Its ``optim_context`` surrounds preprocessing and forward; the total loss goes to
-                ``update_params``.
+            optim_wrapper: An `OptimWrapper` (an `OptimWrapperDict` for a step of your own). Its ``optim_context``
+                surrounds preprocessing and forward; the total loss goes to ``update_params``.
             forward: What to call instead of ``self``: the model wrapped in DistributedDataParallel. Collective in
-                that
-                case: every rank must call.
+                that case: every rank must call.
 
         Returns:
             What to log: detached scalars, still on the device; ``loss`` is the total.

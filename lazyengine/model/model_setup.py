@@ -89,7 +89,7 @@ class ModelSetup:
         freeze: str | Iterable[str] = (),
         sync_bn: bool = False,
         activation_checkpointing: str | Iterable[str] = (),
-        compile: Compile | bool = False,
+        compile: Compile | bool | None = False,
         wrapper: Wrapper | None = None,
     ) -> None:
         self.freeze = as_patterns(freeze, "freeze")

@@ -167,3 +167,14 @@ def test_every_epoch_has_an_order_of_its_own(tmp_path):
     assert sorted(i for batch in first for i in batch) == list(range(20))
     assert sorted(i for batch in second for i in batch) == list(range(20))
     assert first != second
+
+
+def test_learning_rates_of_groups_that_differ_are_recorded_by_group(tmp_path):
+    runner = toy_runner(str(tmp_path))
+    runner.setup()
+    first, last = runner.model.net[0], runner.model.net[3]
+    groups = [{"params": first.parameters(), "lr": 0.1}, {"params": last.parameters(), "lr": 0.2}]
+    runner._parts["optim_wrapper"] = OptimWrapper(torch.optim.SGD(groups, lr=0.1))
+    runner.hooks["runtime_info"].before_train_iter(runner, 0)
+    hub = runner.message_hub
+    assert (hub.get_scalar("train/lr").current(), hub.get_scalar("train/lr.1").current()) == (0.1, 0.2)
