@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from lazyengine import dist
 
 from .experiment import experiment
+from .launching import REPO
 
 SLURM = {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_NODELIST": "n7", "SLURM_JOB_ID": "31"}
 MPI = {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
@@ -103,3 +106,14 @@ def test_an_unknown_environment_is_one_process(environment, tmp_path):
     runner.setup()
     assert runner.launcher == "none"
     assert not dist.is_distributed()
+
+
+def test_one_process_imports_nothing_more_of_torch_distributed(environment, tmp_path):
+    """An optimizer does (torch's own imports torch's compiler), so the run is an evaluation."""
+    code = (
+        "import sys, torch; before = set(sys.modules); from tests.distributed.experiment import experiment; "
+        f"experiment({str(tmp_path)!r}).val(); "
+        "print('more:', *(m for m in sys.modules if m.startswith('torch.distributed.') and m not in before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].strip() == "more:"
