@@ -11,7 +11,7 @@ NUM_UPDATES = 500
 
 
 def run(options: Options) -> list[Row]:
-    """Return the rows of histories of 100 and of nearly a million values (at a million, peers begin to drop old ones)."""
+    """Return the rows of a short history and of one just below the million at which peers begin to drop values."""
     peers = options.find_peers(["mmengine", "fvcore"])
     rows = []
     for length, goal in ((100, "<= 0.3 us"), (990_000, "<= 0.5 us")):
