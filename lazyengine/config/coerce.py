@@ -39,7 +39,7 @@ def coerce(text: str, annotation: Any, old: Any = None) -> Any:
         OverrideError: It starts like a literal and is none, where no text is expected.
     """
     reader = _simple(annotation)
-    if reader is None:
+    if reader is None:  # not one of the common ones
         annotation = _core(annotation)
         reader = _simple(annotation)
     try:
@@ -83,9 +83,13 @@ def _int(value: Any, text: str | None) -> int:
 
 
 def _float(value: Any, text: str | None) -> float:
-    if type(value) in (int, float):
-        with contextlib.suppress(OverflowError):
+    if type(value) is float:
+        return value
+    try:
+        if type(value) is int:
             return float(value)
+    except OverflowError:
+        pass
     raise Mismatch("float")
 
 

@@ -47,29 +47,27 @@ def copy_graph(value: Any, memo: dict[int, Any]) -> Any:
         SET_WHERE(new, value.__where__)
         SET_EXTRA(new, extra and extra.copy())
         SET_OWNER(new, owner and memo.get(id(owner), owner))
-        _copy_items(arguments, arguments.items(), memo)
+        for name, v in arguments.items():
+            if type(v) not in ATOMIC:
+                arguments[name] = copy_graph(v, memo)
         return new
     if t is list or t is FrozenList:
         items = memo[key] = list(value)
-        _copy_items(items, enumerate(items), memo)
+        for i, v in enumerate(items):
+            if type(v) not in ATOMIC:
+                items[i] = copy_graph(v, memo)
         return items
     if t is dict or t is FrozenDict:
         mapping = memo[key] = dict(value)
-        _copy_items(mapping, mapping.items(), memo)
+        for k, v in mapping.items():
+            mapping[k] = copy_graph(v, memo)
         return mapping
     if t is Config:
         config = memo[key] = Config({}, value.__file__, value.__record__, value.__extra__.copy())
-        values = config.__arguments__
-        values.update(value.__arguments__)
-        _copy_items(values, values.items(), memo)
+        for name, v in value.__arguments__.items():
+            config.__arguments__[name] = copy_graph(v, memo)
         return config
     return copy.deepcopy(value, memo)
-
-
-def _copy_items(container: Any, pairs: Any, memo: dict[int, Any]) -> None:
-    for key, v in pairs:
-        if type(v) not in ATOMIC:
-            container[key] = copy_graph(v, memo)
 
 
 def clone(node: T, /, *, keep: Any = ()) -> T:

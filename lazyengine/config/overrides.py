@@ -116,8 +116,10 @@ class _Batch:
         last = path[-1]
         if last == "_target_" and not isinstance(parent, dict):
             return self.swap_target(parent, override, source)
-        values = parent.__arguments__ if isinstance(parent, Node | Config) else None
-        key = _key(parent, last, path, len(trail)) if values is None else last if last in values else _MISSING
+        if type(parent) is Node or type(parent) is Config:
+            key = last if last in parent.__arguments__ else _MISSING
+        else:
+            key = _key(parent, last, path, len(trail))
         if override.kind == "+" and key is not _MISSING:
             state = "is set" if type(parent) is Node else "exists"
             raise OverrideError(f"{format_path(path)} {state} already: write it without '+' to change it.")

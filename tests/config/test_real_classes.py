@@ -151,12 +151,17 @@ def test_transformers_model_from_its_config_class(tmp_path):
     transformers = pytest.importorskip("transformers")
     model = L(transformers.BertForSequenceClassification)(
         config=L(transformers.BertConfig)(
-            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=30
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=8,
+            vocab_size=30,
+            num_labels=3,  # taken by a decorator of the class, which its signature does not show
         )
     )
     cfg = Config({"model": model})
     LazyConfig.apply_overrides(cfg, ["model.config.hidden_size=32", "model.config.hidden_dropout_prob=0"])
     for each in everywhere(cfg, tmp_path):
         built = instantiate(each.model)
-        assert built.classifier.weight.shape == (2, 32)
+        assert built.classifier.weight.shape == (3, 32)
         assert built.config.hidden_dropout_prob == 0.0
