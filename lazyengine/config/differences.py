@@ -35,50 +35,42 @@ def diff(old: Any, new: Any) -> list[Difference]:
     A node used in several places is compared once, at the first. Where one config shares a node and the other has two,
     that is a difference too.
     """
-    comparison = _Comparison()
-    comparison.compare(old, new, "")
-    return comparison.found
+    found: list[Difference] = []
+    seen_old: dict[int, tuple[str, Any]] = {}  # id of a node -> its first path, and itself to keep it alive
+    seen_new: dict[int, tuple[str, Any]] = {}
 
+    def add(path: str, *values: Any) -> None:
+        shown = (None if v is _MISSING else str(v) if type(v) is _Text else brief(v) for v in values)
+        found.append(Difference(path, *shown))
 
-class _Comparison:
-    def __init__(self) -> None:
-        self.found: list[Difference] = []
-        self.left: dict[int, tuple[str, Any]] = {}
-        self.right: dict[int, tuple[str, Any]] = {}
-
-    def add(self, path: str, old: Any, new: Any) -> None:
-        shown = (None if v is _MISSING else str(v) if type(v) is _Text else brief(v) for v in (old, new))
-        self.found.append(Difference(path, *shown))
-
-    def compare(self, old: Any, new: Any, path: str) -> None:
+    def compare(old: Any, new: Any, path: str) -> None:
         if type(old) is Node or type(new) is Node:
-            first = [seen.get(id(value), (None, None))[0] for seen, value in ((self.left, old), (self.right, new))]
-            if first[0] is not None or first[1] is not None:
+            first = [seen.get(id(value), (None, None))[0] for seen, value in ((seen_old, old), (seen_new, new))]
+            if first != [None, None]:
                 if first[0] != first[1]:
-                    texts = (_Text(f"the node of {p}") if p is not None else v for p, v in zip(first, (old, new)))
-                    self.add(path, *texts)
+                    add(path, *(_Text(f"the node of {p}") if p is not None else v for p, v in zip(first, (old, new))))
                 return
-            self.left[id(old)], self.right[id(new)] = (path, old), (path, new)
+            seen_old[id(old)], seen_new[id(new)] = (path, old), (path, new)
         if children_of(old) is None or children_of(new) is None or plain_type(old) is not plain_type(new):
             if not is_equal(old, new):
-                self.add(path, old, new)
+                add(path, old, new)
             return
         if type(old) is Node:
             same = is_equal(old.__sig__.target, new.__sig__.target) and is_partial(old) == is_partial(new)
+            labels = [target_label(node) for node in (old, new)]
+            if labels[0] == labels[1]:  # two classes of one name
+                labels = [f"{module_of(node)}.{label}" for node, label in zip((old, new), labels)]
             if not same:
-                labels = [target_label(node) for node in (old, new)]
-                if labels[0] == labels[1]:  # two classes of one name
-                    labels = [f"{module_of(node)}.{label}" for node, label in zip((old, new), labels)]
-                self.add(join_path(path, "_target_"), *map(_Text, labels))
+                add(join_path(path, "_target_"), *map(_Text, labels))
         a, b = (dict(children_of(value) or ()) for value in (old, new))
-        for key, value in a.items():
-            if key in b:
-                self.compare(value, b[key], join_path(path, key))
+        for key in [*a, *(key for key in b if key not in a)]:
+            if key in a and key in b:
+                compare(a[key], b[key], join_path(path, key))
             else:
-                self.add(join_path(path, key), value, _MISSING)
-        for key, value in b.items():
-            if key not in a:
-                self.add(join_path(path, key), _MISSING, value)
+                add(join_path(path, key), a.get(key, _MISSING), b.get(key, _MISSING))
+
+    compare(old, new, "")
+    return found
 
 
 class _Text(str):

@@ -12,7 +12,7 @@ from .ref import Ref
 def target_label(node: Node) -> str:
     """What a node calls, by its short name: `SGD`, `partial of relu`, `"pkg.mod:Cls"`."""
     target = target_of(node)
-    name = repr(target) if isinstance(target, str) else getattr(target, "__qualname__", None) or f"{target!r:.60}"
+    name = repr(target) if isinstance(target, str) else node.__sig__.label
     return f"partial of {name}" if is_partial(node) else name
 
 
