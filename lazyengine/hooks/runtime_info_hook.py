@@ -56,9 +56,10 @@ class RuntimeInfoHook(Hook):
         runner.message_hub.update_info("epoch", runner.epoch)  # a loop by iterations has one before_train_epoch only
         for name, values in runner.optim_wrapper.get_lr().items():
             self._record(runner, name, values[0])
-            for group, value in enumerate(values[1:], 1):
-                if value != values[0]:
-                    self._record(runner, f"{name}.{group}", value)
+            if len(values) > 1:
+                for group, value in enumerate(values):
+                    if value != values[0]:
+                        self._record(runner, f"{name}.{group}", value)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None

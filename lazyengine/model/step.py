@@ -132,6 +132,9 @@ def parse_losses(losses: Any) -> tuple[Tensor, dict[str, Any]]:
     """
     if type(losses) is not dict:
         losses = _as_mapping(losses)
+    only = losses.get("loss") if len(losses) == 1 else None
+    if isinstance(only, Tensor) and not only.dim():  # the usual case, which is in every iteration
+        return only, {"loss": only.detach()}
     total: Any = None
     log_vars: dict[str, Any] = {"loss": None}
     num_losses = 0

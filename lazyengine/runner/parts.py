@@ -34,6 +34,7 @@ class RunnerParts:
     def __init__(self, seed: int, parts: dict[str, Any]) -> None:
         self.seed = seed
         self._parts = parts
+        self._num_batches: dict[str, int] = {}
         self.loaded_meta: dict[str, Any] = {}
 
     def has(self, name: str) -> bool:
@@ -143,7 +144,10 @@ class RunnerParts:
 
     def num_batches(self, mode: str) -> int:
         """Return the number of batches of one pass over the loader of `mode`, or over all of them."""
-        return sum(len(loader) for loader in loaders_of(getattr(self, f"{mode}_dataloader")).values())
+        if mode not in self._num_batches:
+            loaders = loaders_of(getattr(self, f"{mode}_dataloader"))
+            self._num_batches[mode] = sum(len(loader) for loader in loaders.values())
+        return self._num_batches[mode]
 
     def _build_loop(self, name: str) -> Any:
         loop = build_part(self._parts[name])
