@@ -139,7 +139,8 @@ class ConfusionMatrix(TensorMetric):
         FigureCanvasAgg(figure)
         axis = figure.subplots()
         image = axis.imshow(shades.numpy(), cmap="Blues", vmin=0, vmax=1)
-        figure.colorbar(image, ax=axis, shrink=0.85, label="fraction of the row" if normalize else "fraction of the largest count")
+        what = "fraction of the row" if normalize else "fraction of the largest count"
+        figure.colorbar(image, ax=axis, shrink=0.85, label=what)
         axis.set(xlabel="predicted", ylabel="true", xticks=range(size), yticks=range(size))
         axis.set_xticklabels(names[:size], rotation=45 if any(len(name) > 2 for name in names) else 0)
         axis.set_yticklabels(names[:size])
