@@ -45,9 +45,14 @@ class Lab:
         self._expected: dict[str, dict[str, str]] = {}
         self._num_logs = 0
         self.log = ""
+        self.logs: list[str] = []
+        self.order: list[int] = []
 
     def run(self, *faults: dict[str, Any], world: int = 1, timeout_s: float = 60, **spec: Any) -> list[int | str]:
-        """Run an experiment and return the exit code of each rank; `log` then has what they printed."""
+        """Run an experiment and return the exit code of each rank.
+
+        Afterwards `logs` has what each printed, `log` all of it, and `order` the ranks as they ended.
+        """
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -59,10 +64,11 @@ class Lab:
         assert self._server.stdout is not None
         self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
-        codes = json.loads(self._server.stdout.readline())
+        ended = json.loads(self._server.stdout.readline())
+        self.order = ended["order"]
         self.logs = [Path(f"{log}_{rank}").read_text() for rank in range(world)]
         self.log = "".join(self.logs)
-        return codes
+        return ended["codes"]
 
     def expect(self, world: int = 1, **spec: Any) -> dict[str, str]:
         """Return the fingerprint that the uninterrupted experiment ends with; each runs once."""

@@ -83,8 +83,11 @@ def _child(request: dict[str, Any], rank: int) -> None:
     os._exit(code)
 
 
-def _wait(pids: list[int], timeout_s: float) -> list[int | str]:
-    """Return the exit codes, negative for a signal; what runs longer is killed and is ``"timeout"``."""
+def _wait(pids: list[int], timeout_s: float) -> dict[str, list[Any]]:
+    """Return the exit codes of all ranks, and the ranks in the order of their ends.
+
+    A code is negative for a signal; a rank that runs longer than the timeout is killed and has ``"timeout"``.
+    """
     codes: dict[int, int | str] = {}
     end = time.monotonic() + timeout_s
     while len(codes) < len(pids):
@@ -99,7 +102,7 @@ def _wait(pids: list[int], timeout_s: float) -> list[int | str]:
                 os.waitpid(pid, 0)
                 codes[pid] = "timeout"
         time.sleep(0.005)
-    return [codes[pid] for pid in pids]
+    return {"codes": [codes[pid] for pid in pids], "order": [pids.index(pid) for pid in codes]}
 
 
 def _warm_up() -> None:

@@ -141,6 +141,7 @@ def build(
     wrapper: dict[str, Any] | None = None,
     dataset: Any = None,
     loader_timeout: float = 0,
+    visualizer: Any = None,
     **kwargs: Any,
 ) -> Runner:
     """Build the runner of an experiment: ``net``, ``ema`` (net with averaged weights) or ``gan``."""
@@ -186,7 +187,7 @@ def build(
         optim_wrapper=optim_wrapper,
         param_schedulers=schedulers,
         hooks={**named, **(hooks or {})},
-        visualizer=Visualizer(vis_backends=[LocalVisBackend()]),
+        visualizer=visualizer or Visualizer(vis_backends=[LocalVisBackend()]),
         work_dir=work_dir,
         device="cpu",
         **kwargs,

@@ -20,8 +20,13 @@ def act(action: str) -> None:
     """Do what a fault does: a signal to this process, a sudden end, an error."""
     if action in ("KILL", "TERM", "USR1"):
         os.kill(os.getpid(), getattr(signal, f"SIG{action}"))
-    elif action == "GROUP":  # as Slurm and torchrun do: workers get it too
-        os.killpg(0, signal.SIGTERM)
+    elif action == "GROUP":  # as Slurm and torchrun do, from another process: workers get it too
+        sender = os.fork()
+        if sender == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            os.killpg(0, signal.SIGTERM)
+            os._exit(0)
+        os.waitpid(sender, 0)
     elif action == "TWICE":
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.7)  # a long step, in which the second signal comes

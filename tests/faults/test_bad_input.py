@@ -10,6 +10,7 @@ import torch
 
 from lazyengine.checkpoint import CheckpointError, read_checkpoint
 from lazyengine.hooks import CheckpointHook, Hook
+from lazyengine.visualization import TensorboardVisBackend, Visualizer
 
 from . import experiments
 from .experiments import Crops, build
@@ -138,7 +139,8 @@ def test_names_in_a_checkpoint_cannot_leave_the_folder(whole, tmp_path):
         state["message_hub"]["runtime_info"]["first_start"] = "../other_run"
 
     path = edited(whole, tmp_path, change)
-    build(os.path.dirname(path), resume=path, checkpoint={"max_keep_ckpts": 1}).train()
+    curves = Visualizer(vis_backends=[TensorboardVisBackend()])
+    build(os.path.dirname(path), resume=path, checkpoint={"max_keep_ckpts": 1}, visualizer=curves).train()
     assert (tmp_path / "victim.pth").exists()
     assert not list((tmp_path / "other_run").iterdir())
 

@@ -59,7 +59,8 @@ def test_resumed_at_each_of_12_steps(lab, tmp_path, by_iter):
 def test_around_the_validation(lab, tmp_path, kind, fault, is_val_random, by_iter):
     if by_iter and fault["point"] == "after_train_epoch":
         fault = kill("after_train", 1)
-    check(lab, tmp_path, fault, kind=kind, is_val_random=is_val_random, by_iter=by_iter)
+    checkpoint = {"by_epoch": is_val_random and not by_iter}  # saved with the validation due, or in the last iteration
+    check(lab, tmp_path, fault, kind=kind, is_val_random=is_val_random, by_iter=by_iter, checkpoint=checkpoint)
 
 
 def test_stochastic_validation_does_not_change_the_training(lab):
@@ -124,6 +125,14 @@ def test_while_saving_with_one_checkpoint_kept(lab, tmp_path, fault, is_async):
     assert names
     assert visible(tmp_path) == ["iter_12.pth"]
     assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_deletion_after_the_last_save_is_done_by_the_resume(lab, tmp_path):
+    spec = {"checkpoint": {"max_keep_ckpts": 1, "save_best": None}}
+    assert lab.run({"call": "os.remove", "match": "iter_11.pth", "action": "KILL"}, work_dir=tmp_path, **spec) == [-9]
+    assert visible(tmp_path) == ["iter_11.pth", "iter_12.pth"]
+    assert lab.resume(tmp_path, **spec) == lab.expect(**spec)
+    assert visible(tmp_path) == ["iter_12.pth"]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
