@@ -124,7 +124,7 @@ MISTAKES = {
     "misspelt class": (["optimizer._target_=torch.optim.SDG"], ["SDG", "SGD"]),
     "out of range": (["train_loop.max_epochs=0"], ["max_epochs=0: expected at least 1", "train_loop", "config.py:16"]),
     "out of range, own class": (["model.width=0"], ["width=0", "parts.py", "while building", "config.py:13"]),
-    "no optimizer": (["~runner.optim_wrapper"], ["needs a", "optim_wrapper"]),
+    "no optimizer": (["~runner.optim_wrapper"], ["cannot train without optim_wrapper"]),
     "empty dataset": (["dataset.n=0"], ["the dataset (Points) is empty", "config.py:16"]),
     "no data file": (["+dataset.file=nothere.csv"], ["No such file", "nothere.csv", "while building dataset"]),
     "no checkpoint to resume": (["--resume", "nothere.pth"], ["no checkpoint there", "nothere.pth"]),
