@@ -291,14 +291,19 @@ class _WorkersIter(_MultiProcessingDataLoaderIter):
     def _get_data(self) -> Any:
         try:
             return super()._get_data()
-        except RuntimeError as error:
-            error.add_note(
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            found = error
+            if not isinstance(error, RuntimeError):  # it died while it was handing over a tensor
+                found = RuntimeError("a DataLoader worker exited unexpectedly")
+            found.add_note(
                 f"while waiting for batch {self._num_yielded} of this iteration, {self._num_workers} workers. To find "
                 "the cause, run with num_workers=0. A killed worker is often out of memory (use fewer, or a smaller "
                 "prefetch_factor); a timeout may be slow storage (raise `timeout`); workers started by spawn or "
                 'forkserver need the script\'s entry below `if __name__ == "__main__":`'
             )
-            raise
+            if found is error:
+                raise
+            raise found from error
 
 
 class _SeededIterableIter(_SingleProcessDataLoaderIter):
