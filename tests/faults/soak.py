@@ -47,6 +47,19 @@ def start(folder: Path, epochs: int, num_workers: int, *, resume: bool) -> int:
     os._exit(code)
 
 
+def wait_until_it_trains(folder: Path, pid: int) -> None:
+    """Wait until the newest start has built everything and resumed; or has ended."""
+    log = Path(f"{folder}.log")
+    size = log.stat().st_size if log.exists() else 0
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if log.exists():
+            with log.open() as file:
+                file.seek(size)
+                if "parameter groups:" in file.read():
+                    return
+        time.sleep(0.01)
+
+
 def run_to_end(folder: Path, epochs: int, num_workers: int, *, resume: bool) -> None:
     """Train without a kill."""
     _, status = os.waitpid(start(folder, epochs, num_workers, resume=resume), 0)
@@ -72,7 +85,9 @@ def main() -> int:
         for kill in range(args.kills):
             # Workers change from start to start. Most starts are too short to get to the end.
             pid = start(cut, args.epochs, moments.choice([0, 1, 2]), resume=kill > 0)
-            time.sleep(moments.uniform(0, 1.0 + 1.5 * whole_s / args.kills))
+            if kill % 5:  # every fifth kill may come before training has begun
+                wait_until_it_trains(cut, pid)
+            time.sleep(moments.uniform(0, 2 * whole_s / args.kills))
             os.kill(pid, signal.SIGKILL)
             _, status = os.waitpid(pid, 0)
             num_killed += os.waitstatus_to_exitcode(status) == -signal.SIGKILL
