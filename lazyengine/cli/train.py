@@ -24,6 +24,7 @@ overrides:
   'runner.param_schedulers[0].end=90'     an element of a list (also .0.)
   optimizer.betas=(0.9,0.95)              tuples, lists, dicts are written as in Python; quote for the shell
   +runner.load_from=weights.pth           add an argument that the config does not give
+  "+runner.load_from={'path': 'old.pth', 'revise_keys': [('^net[.]', '')], 'strict': True}"
   ~model.dropout                          delete one: the class's default applies
   optimizer._target_=torch.optim.SGD ~optimizer.weight_decay    another class
 

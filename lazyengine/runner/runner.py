@@ -50,7 +50,7 @@ class Runner(RunnerParts):
 
     Every part may be given as an object or, from a config, as a recipe that is built when it is needed; that is why
     an evaluation never builds an optimizer. Parts that are not given are left out (an experiment without validation)
-    or have a default (the six default hooks, a visualizer that writes locally and to TensorBoard).
+    or have a default (the default hooks, a visualizer that writes locally and to TensorBoard).
 
     Args:
         model: The network: a `BaseModel`, or any module whose forward returns a dict of losses.
@@ -64,7 +64,8 @@ class Runner(RunnerParts):
         log_processor: Makes log lines out of the message hub.
         model_setup: What is done to the model between loading and the optimizer: freezing, SyncBN, activation
             checkpointing, compilation, wrapping.
-        load_from: Weights to begin with: a path, a URL or a `LoadFrom` with `revise_keys`, `prefix`, `strict`.
+        load_from: Weights to begin with: a path, a URL, or a `LoadFrom` with `revise_keys`, `prefix`, `strict` (or a
+            dict of its arguments, which can be written on the command line).
         resume: True or ``"auto"`` to continue from the newest valid checkpoint of `work_dir` (or begin anew where
             there is none), or the path of a checkpoint.
         work_dir: The run folder; None for ``work_dirs/<experiment_name>``.
@@ -94,7 +95,7 @@ class Runner(RunnerParts):
         visualizer: Visualizer | Lazy[Visualizer] | None = None,
         log_processor: LogProcessor | Lazy[LogProcessor] | None = None,
         model_setup: ModelSetup | None = None,
-        load_from: str | LoadFrom | None = None,
+        load_from: str | LoadFrom | dict[str, Any] | None = None,
         resume: bool | str = False,
         work_dir: str | None = None,
         experiment_name: str = "experiment",
@@ -120,7 +121,7 @@ class Runner(RunnerParts):
         }
         super().__init__(seed, parts)
         self.model_setup = model_setup or ModelSetup()
-        self.load_from = LoadFrom(load_from) if isinstance(load_from, str) else load_from
+        self.load_from = LoadFrom.of(load_from)
         self.resume_from = "auto" if resume is True else resume or None
         self.experiment_name = experiment_name
         self.work_dir = work_dir or os.path.join("work_dirs", experiment_name)

@@ -55,6 +55,22 @@ class LoadFrom:
     strict: bool = False
     trusted: bool = False
 
+    @classmethod
+    def of(cls, given: str | LoadFrom | dict[str, Any] | None) -> LoadFrom | None:
+        """Return what a runner is given as `load_from`: a path alone, this, a dict of its arguments, or nothing.
+
+        Raises:
+            ValueError: When a dict has no ``path``, or a key that is none of the attributes.
+        """
+        if isinstance(given, str):
+            return cls(given)
+        if not isinstance(given, dict):
+            return given
+        known = [field.name for field in dataclasses.fields(cls)]
+        if "path" not in given or not given.keys() <= set(known):
+            raise ValueError(f"load_from={given!r}: expected a path, or a dict with 'path' and some of {known[1:]}")
+        return cls(**given)
+
     def load_into(self, model: nn.Module, logger: Any) -> dict[str, Any]:
         """Load the weights into `model` and log what did not fit.
 

@@ -239,6 +239,18 @@ def test_load_from_with_revised_keys(tmp_path):
     assert_same(weights_of(first), weights_of(second))
 
 
+def test_load_from_as_a_dict_of_arguments(tmp_path):
+    first = toy_runner(str(tmp_path / "a"), max_epochs=1)
+    first.train()
+    torch.save({f"old.{k}": v for k, v in first.model.state_dict().items()}, tmp_path / "old.pth")
+    load = {"path": str(tmp_path / "old.pth"), "revise_keys": [(r"^old\.", "")], "strict": True}
+    second = toy_runner(str(tmp_path / "b"), load_from=load)
+    second.val()
+    assert_same(weights_of(first), weights_of(second))
+    with pytest.raises(ValueError, match=r"expected a path, or a dict with 'path' and some of \['revise_keys'"):
+        toy_runner(str(tmp_path / "c"), load_from={"file": "old.pth"})
+
+
 def test_an_optimizer_over_another_model_is_refused(tmp_path):
     runner = toy_runner(str(tmp_path))
     foreign = toy_runner(str(tmp_path / "other"))
