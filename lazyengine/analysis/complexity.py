@@ -20,6 +20,7 @@ with warnings.catch_warnings():
         parameter_count,
         parameter_count_table,
     )
+    from fvcore.nn.jit_analysis import JitModelAnalysis
 
 __all__ = [
     "ActivationAnalyzer",
@@ -32,7 +33,19 @@ __all__ = [
 ]
 
 
-class FlopAnalyzer(FlopCountAnalysis):
+class _Analyzer(JitModelAnalysis):
+    """Traces without warnings, in eval mode."""
+
+    def __init__(self, model: nn.Module, inputs: Tensor | tuple[Any, ...]) -> None:
+        super().__init__(model, inputs)
+        self.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+
+    def _analyze(self) -> Any:
+        with _evaluating(self._model):
+            return super()._analyze()
+
+
+class FlopAnalyzer(_Analyzer, FlopCountAnalysis):
     """Counts the operations of one forward pass; one multiply-add is one operation.
 
     The model is traced in eval mode and without gradients, and then put back: nothing in it changes. ``total()``,
@@ -44,30 +57,14 @@ class FlopAnalyzer(FlopCountAnalysis):
         inputs: A tensor, or a tuple with the positional arguments of its forward.
     """
 
-    def __init__(self, model: nn.Module, inputs: Tensor | tuple[Any, ...]) -> None:
-        super().__init__(model, inputs)
-        self.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
 
-    def _analyze(self) -> Any:
-        with _evaluating(self._model):
-            return super()._analyze()
-
-
-class ActivationAnalyzer(ActivationCountAnalysis):
+class ActivationAnalyzer(_Analyzer, ActivationCountAnalysis):
     """Counts the values that convolutions and matrix products put out in one forward pass; used as `FlopAnalyzer`.
 
     Args:
         model: The module to analyze.
         inputs: A tensor, or a tuple with the positional arguments of its forward.
     """
-
-    def __init__(self, model: nn.Module, inputs: Tensor | tuple[Any, ...]) -> None:
-        super().__init__(model, inputs)
-        self.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-
-    def _analyze(self) -> Any:
-        with _evaluating(self._model):
-            return super()._analyze()
 
 
 def flop_count(model: nn.Module, inputs: Tensor | tuple[Any, ...]) -> tuple[dict[str, float], dict[str, int]]:

@@ -6,8 +6,8 @@ import argparse
 import math
 from collections.abc import Sequence
 
-from .mistakes import is_mistake, report, tell
-from .runs import Run, choose_keys, read_runs
+from .mistakes import refuse, tell
+from .runs import Run, add_arguments, choose_keys, read_runs
 
 _DESCRIPTION = """\
 Put runs side by side: what differs in their configs, and the best and last values of their metrics.
@@ -32,10 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run")
-    parser.add_argument(
-        "--keys", nargs="+", metavar="KEY", help="train/loss, loss, top1 or a pattern such as 'val/*' (losses, metrics)"
-    )
+    add_arguments(parser)
     return parser
 
 
@@ -50,10 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         runs = read_runs(args.runs)
         keys = choose_keys(runs, args.keys)
     except Exception as error:
-        if not is_mistake(error):
-            raise
-        report(error)
-        return 2
+        return refuse(error)
     tell(compare(runs, keys))
     return 0
 

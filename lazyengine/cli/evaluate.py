@@ -11,7 +11,7 @@ from typing import Any
 
 from ..config import ConfigError, LazyConfig, instantiate
 from ..config.node import arguments_of, is_node
-from .mistakes import is_mistake, report
+from .mistakes import refuse
 
 _DESCRIPTION = """\
 Compute metrics from the predictions that DumpResults saved, without the model.
@@ -63,10 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError("there is no metric to compute · give --metric NAME or --config FILE")
         samples = load_results(args.results, trusted=args.trusted)
     except Exception as error:
-        if not is_mistake(error):
-            raise
-        report(error)
-        return 2
+        return refuse(error)
     evaluator = Evaluator(metrics)
     if dataset is not None:
         evaluator.dataset_meta = getattr(dataset, "metainfo", None)

@@ -26,6 +26,14 @@ def report(error: Exception) -> None:
     print("".join(shown.format() if shown.stack else shown.format_exception_only()), end="", file=sys.stderr)
 
 
+def refuse(error: Exception) -> int:
+    """Report a mistake and return its exit code, 2; an error that is none is raised again as it was."""
+    if not is_mistake(error):
+        raise error
+    report(error)
+    return 2
+
+
 def tell(text: str) -> None:
     """Print to stdout; a reader such as ``head`` that has seen enough is no error."""
     try:

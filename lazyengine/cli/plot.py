@@ -7,8 +7,8 @@ import math
 import shutil
 from collections.abc import Sequence
 
-from .mistakes import is_mistake, report, tell
-from .runs import Run, choose_keys, read_runs
+from .mistakes import refuse, tell
+from .runs import Run, add_arguments, choose_keys, read_runs
 
 _DESCRIPTION = """\
 Draw the curves of one run or of several in the terminal and, with --output, in one picture.
@@ -34,10 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run")
-    parser.add_argument(
-        "--keys", nargs="+", metavar="KEY", help="train/loss, loss, top1 or a pattern such as 'val/*' (losses, metrics)"
-    )
+    add_arguments(parser)
     parser.add_argument(
         "--smooth",
         type=_weight,
@@ -60,10 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         runs = read_runs(args.runs)
         keys = choose_keys(runs, args.keys)
     except Exception as error:
-        if not is_mistake(error):
-            raise
-        report(error)
-        return 2
+        return refuse(error)
     text = draw(runs, keys, args.smooth)
     if args.output is not None:
         write_picture(runs, keys, args.smooth, args.output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from collections.abc import Sequence
@@ -33,6 +34,14 @@ class Run:
     path: Path
     curves: dict[str, tuple[list[int], list[float]]]
     config: dict[str, str]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say which runs to read, and which of their curves."""
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run")
+    parser.add_argument(
+        "--keys", nargs="+", metavar="KEY", help="train/loss, loss, top1 or a pattern such as 'val/*' (losses, metrics)"
+    )
 
 
 def read_runs(folders: Sequence[str]) -> list[Run]:

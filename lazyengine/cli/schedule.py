@@ -9,7 +9,7 @@ from typing import Any
 from ..config import ConfigError, Lazy, LazyCall, LazyConfig, instantiate
 from ..config.node import arguments_of
 from ..optim import SchedulerRecipes, build_param_schedulers
-from .mistakes import is_mistake, report
+from .mistakes import refuse
 
 _DESCRIPTION = """\
 Draw the learning rate (and momentum) of every parameter group over the whole run, without training.
@@ -43,10 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         LazyConfig.apply_overrides(cfg, args.overrides)
         print(show(cfg, epoch_length=args.epoch_length, path=args.output))
     except Exception as error:
-        if not is_mistake(error):
-            raise
-        report(error)
-        return 2
+        return refuse(error)
     if args.output is not None:
         print(f"\nwritten: {args.output}")
     return 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..config import ConfigFileError, LazyConfig, diff, format_tree
 from ..config.show import check_config, format_keys
-from .mistakes import is_mistake, report, tell
+from .mistakes import refuse, tell
 
 _DESCRIPTION = """\
 Show a config: what every value is, where it came from, what can be overridden. Nothing is built.
@@ -64,10 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         text, code = _answer(args)
     except Exception as error:
-        if not is_mistake(error):
-            raise
-        report(error)
-        return 2
+        return refuse(error)
     tell(text)
     return code
 

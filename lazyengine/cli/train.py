@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import ConfigError, LazyConfig, format_tree
 from ..config.node import arguments_of, set_argument
-from .mistakes import is_mistake, report
+from .mistakes import refuse
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -90,10 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if not is_mistake(error):
-            raise
-        report(error)
-        return 2
+        return refuse(error)
 
 
 def _tell_overrides_apart(argv: Sequence[str]) -> list[str]:

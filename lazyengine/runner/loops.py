@@ -72,8 +72,6 @@ class BaseTrainLoop:
         self.val_due = False
         self.stop_training = False
 
-    # What the two loops answer differently
-
     def run(self, runner: Runner) -> None:
         """Train from where the counters stand to the end."""
         raise NotImplementedError
@@ -302,9 +300,7 @@ class IterBasedTrainLoop(BaseTrainLoop):
             data_batch = next(batches)
             self.val_due = runner.has("val_loop") and self.is_val_due(self.iter + 1, self.max_iters)
             self.run_iter(runner, self.iter, data_batch)
-            if self.val_due:
-                self.validate_if_due(runner)
-                runner.model.train()
+            self.validate_if_due(runner)
             runner.stop_if_asked()
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
