@@ -18,10 +18,15 @@ def derive_seed(seed: int, *path: int) -> int:
     Returns:
         An integer in ``[0, 2**63)``, the same on every platform and in every process.
     """
-    h = seed & _MASK
+    return mix(seed, *path) >> 1
+
+
+def mix(state: int, *path: int) -> int:
+    """Return the 64-bit state behind `derive_seed` after some elements of a path, from which more may be mixed in."""
+    h = state & _MASK
     for part in path:
         h = (h + 0x9E3779B97F4A7C15 + part * 0xD1342543DE82EF95) & _MASK
         h = ((h ^ (h >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
         h = ((h ^ (h >> 27)) * 0x94D049BB133111EB) & _MASK
         h ^= h >> 31
-    return h >> 1
+    return h

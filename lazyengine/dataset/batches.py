@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from ..seeding import DATA_STREAM, SAMPLER_STREAM, derive_seed
+from ..seeding import DATA_STREAM, SAMPLER_STREAM, derive_seed, mix
 from .samplers import DefaultSampler, InfiniteSampler
 from .streams import SeededStreams, seed_streams
 
@@ -51,8 +51,9 @@ class BatchSource:
 
         rank = get_rank()
         batches = self._own_batches(epoch, start) if self.is_own else self._foreign_batches(seed, epoch, start)
+        of_epoch = mix(seed, DATA_STREAM, epoch)
         for position, indices in enumerate(batches, start):
-            batch_seed = derive_seed(seed, DATA_STREAM, epoch, position, rank) if self._is_seeded else None
+            batch_seed = mix(of_epoch, position, rank) >> 1 if self._is_seeded else None  # derive_seed of all five
             yield batch_seed, epoch, position, indices
 
     def _own_batches(self, epoch: int, start: int) -> Iterator[Indices]:

@@ -247,7 +247,7 @@ class DataLoader(TorchDataLoader[Any]):
             view.__dict__["collate_fn"] = _as_is
         view.__dict__["worker_init_fn"] = functools.partial(_start_worker, self.worker_init_fn)
         if self.num_workers == 0:
-            return _SeededIterableIter(view) if self._is_iterable else _SingleProcessDataLoaderIter(view)
+            return _SeededIterableIter(view) if self._is_iterable else _MainProcessIter(view)
         try:
             return _WorkersIter(view)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -304,6 +304,18 @@ class _WorkersIter(_MultiProcessingDataLoaderIter):
             if found is error:
                 raise
             raise found from error
+
+
+class _MainProcessIter(_SingleProcessDataLoaderIter):
+    """Reads a map-style dataset in the main process."""
+
+    def __next__(self) -> Any:
+        """As torch's; but without a running profiler not in a range for it, which costs as much as a small batch."""
+        if torch.autograd._profiler_enabled():  # pyright: ignore[reportPrivateImportUsage]
+            return super().__next__()
+        batch = self._next_data()
+        self._num_yielded += 1
+        return batch
 
 
 class _SeededIterableIter(_SingleProcessDataLoaderIter):

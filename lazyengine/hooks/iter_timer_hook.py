@@ -53,7 +53,8 @@ class IterTimerHook(Hook):
         self._update_time(duration)
         self._train_seconds += duration
         self._num_train_iters += 1
-        num_left = runner.train_loop.max_iters - runner.train_loop.num_iters_completed
+        loop = runner.train_loop
+        num_left = loop.max_iters - loop.num_iters_completed
         runner.message_hub.update_info("eta", self._train_seconds / self._num_train_iters * num_left)
 
     def _before_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = "train") -> None:

@@ -52,8 +52,9 @@ class RuntimeInfoHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Record the iteration and the learning rate that it uses."""
-        runner.message_hub.update_info("iter", runner.iter)
-        runner.message_hub.update_info("epoch", runner.epoch)  # a loop by iterations has one before_train_epoch only
+        loop, info = runner.train_loop, runner.message_hub.runtime_info  # keys that before_train has entered
+        info["iter"] = loop.iter
+        info["epoch"] = loop.epoch  # a loop by iterations has one before_train_epoch only
         for name, values in runner.optim_wrapper.get_lr().items():
             self._record(runner, name, values[0])
             if len(values) > 1:
@@ -65,8 +66,11 @@ class RuntimeInfoHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
         """Record the losses."""
-        if outputs:
-            for name, value in outputs.items():
+        updaters = self._updaters
+        for name, value in (outputs or {}).items():
+            if name in updaters:
+                updaters[name](value)
+            else:
                 self._record(runner, name, value)
 
     def _record(self, runner: Runner, name: str, value: Any) -> None:

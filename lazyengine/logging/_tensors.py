@@ -24,7 +24,7 @@ def to_host(tensors: list[torch.Tensor]) -> list[float]:
     return result
 
 
-def _is_on_host(tensor: torch.Tensor) -> bool:
+def is_on_host(tensor: torch.Tensor) -> bool:
     return tensor.is_cpu
 
 
@@ -38,7 +38,7 @@ def keep_value(tensor: torch.Tensor) -> torch.Tensor | float:
         if hasattr(tensor, "full_tensor"):  # a DTensor, as FSDP2 makes them
             tensor = tensor.full_tensor()  # type: ignore[attr-defined]
         tensor = tensor.detach().clone()  # a Parameter will change in place
-    if _is_on_host(tensor):
+    if is_on_host(tensor):
         return tensor.item()
     if tensor.dim():
         tensor = tensor.reshape(())

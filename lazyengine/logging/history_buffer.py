@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from . import _tensors
 from ._tensors import keep_value, to_host
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -97,6 +98,8 @@ class HistoryBuffer:
         Raises:
             TypeError: When ``log_val`` or ``count`` is no such number.
         """
+        if type(log_val) is torch.Tensor and _tensors.is_on_host(log_val) and not log_val.dim():
+            log_val = log_val.item()
         if type(log_val) is float and count == 1 and self._is_plain:
             values = self._values
             values.append(log_val)

@@ -50,7 +50,7 @@ def train_step(
         TypeError: The model did not return a dict of losses.
         ValueError: No key of the dict contains ``loss``.
     """
-    own = getattr(model, "train_step", None)
+    own = _own_step(model, "train_step")
     if own is not None:
         return own(data, optim_wrapper) if forward is None or forward is model else own(data, optim_wrapper, forward)
     if forward is None or forward is model:
@@ -78,7 +78,7 @@ def val_step(model: nn.Module, data: Any, forward: Callable[..., Any] | None = N
     Returns:
         What the model's forward returns.
     """
-    own = getattr(model, "val_step", None)
+    own = _own_step(model, "val_step")
     if own is not None:
         return own(data)
     return _predict(model, data, forward)
@@ -86,7 +86,7 @@ def val_step(model: nn.Module, data: Any, forward: Callable[..., Any] | None = N
 
 def test_step(model: nn.Module, data: Any, forward: Callable[..., Any] | None = None) -> Any:  # noqa: PT028
     """Return the predictions of any module for one test batch; as `val_step`, with the model's own ``test_step``."""
-    own = getattr(model, "test_step", None)
+    own = _own_step(model, "test_step")
     if own is not None:
         return own(data)
     return _predict(model, data, forward)
@@ -217,6 +217,11 @@ def _reduce(name: str, value: Any) -> Any:
         f"the model's {name!r} is {type(value).__name__} · accepted are a tensor or a (nested) list of tensors, and "
         "plain numbers under keys without 'loss'"
     )
+
+
+def _own_step(model: nn.Module, name: str) -> Callable[..., Any] | None:
+    """Return a step that the model has itself; `nn.Module` answers for a missing attribute slowly, by an exception."""
+    return getattr(model, name) if hasattr(type(model), name) or name in model.__dict__ else None
 
 
 def _accepts_mode(model: nn.Module) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from lazyengine.checkpoint import shard_optimizer_state
 from lazyengine.dist import get_world_size
@@ -21,6 +23,7 @@ from .nonfinite import NonFiniteGuard, name_nonfinite
 from .param_groups import check_groups
 
 _NO_CONTEXT = nullcontext()
+_TORCH_WRAPPER = Optimizer.profile_hook_step(lambda: None).__code__  # around the step of every optimizer class
 # The key of the wrapper's own counters in its state; torch's optimizers ignore keys that they do not know.
 _STATE_KEY = "optim_wrapper"
 
@@ -377,7 +380,7 @@ class OptimWrapper:
 
     def _step_optimizer(self, found: Tensor | None, kwargs: dict[str, Any]) -> None:
         if found is None:
-            self.optimizer.step(**kwargs)
+            _step_of(self.optimizer)(**kwargs)
         else:
             optimizer: Any = self.optimizer
             optimizer.grad_scale, optimizer.found_inf = None, found  # how torch's GradScaler stops a fused step
@@ -386,6 +389,25 @@ class OptimWrapper:
             finally:
                 del optimizer.grad_scale, optimizer.found_inf
         self.num_optimizer_steps += 1
+
+
+def _step_of(optimizer: Optimizer) -> Callable[..., Any]:
+    """Return ``optimizer.step``; while no profiler runs and it has no hooks, without torch's wrapper for these.
+
+    The wrapper's range costs more than the step of a small model.
+    """
+    step: Any = type(optimizer).step
+    if (
+        getattr(step, "__code__", None) is not _TORCH_WRAPPER
+        or "step" in optimizer.__dict__
+        or optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or _global_optimizer_pre_hooks
+        or _global_optimizer_post_hooks
+        or torch.autograd._profiler_enabled()  # pyright: ignore[reportPrivateImportUsage]
+    ):
+        return optimizer.step
+    return step.__wrapped__.__get__(optimizer)
 
 
 def _momentum(group: dict[str, Any]) -> float:

@@ -329,3 +329,10 @@ def test_exact_resume_is_refused_with_the_reason():
     with_workers = DataLoader(Stream(), 2, num_workers=2)
     with pytest.raises(RuntimeError, match="lives in 2 worker processes; use num_workers=0"):
         with_workers.load_state_dict({"dataset": {"position": 4}})
+
+
+def test_a_profiler_sees_the_reading_of_batches():
+    loader = DataLoader(list(range(4)), 2)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        assert [batch.tolist() for batch in loader] == [[0, 1], [2, 3]]
+    assert any(event.key.startswith("enumerate(DataLoader)") for event in profiler.key_averages())

@@ -209,7 +209,7 @@ def test_registered_statistics(monkeypatch):
 def place(request, monkeypatch):
     """Tensors of the host, which are read at once; and the same treated like those of a device, which wait."""
     if request.param == "device":
-        monkeypatch.setattr("lazyengine.logging._tensors._is_on_host", lambda tensor: False)
+        monkeypatch.setattr("lazyengine.logging._tensors.is_on_host", lambda tensor: False)
     return request.param
 
 

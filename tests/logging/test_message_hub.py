@@ -45,7 +45,7 @@ def test_errors_name_the_key(hub):
 
 
 def test_nothing_is_read_before_it_is_asked_for_and_then_all_at_once(hub, monkeypatch):
-    monkeypatch.setattr("lazyengine.logging._tensors._is_on_host", lambda tensor: False)
+    monkeypatch.setattr("lazyengine.logging._tensors.is_on_host", lambda tensor: False)
     for i in range(4):
         hub.update_scalar("a", torch.tensor(float(i)))
         hub.update_scalar("b", torch.tensor(float(10 * i)))
@@ -60,7 +60,7 @@ def test_nothing_is_read_before_it_is_asked_for_and_then_all_at_once(hub, monkey
 
 
 def test_flush_reads_everything(hub, monkeypatch):
-    monkeypatch.setattr("lazyengine.logging._tensors._is_on_host", lambda tensor: False)
+    monkeypatch.setattr("lazyengine.logging._tensors.is_on_host", lambda tensor: False)
     hub.update_scalar("a", torch.tensor(1.0))
     assert "1 pending" in repr(hub.get_scalar("a"))
     hub.flush()

@@ -1,5 +1,6 @@
 """OptimWrapper: counting, clipping, contexts, state; equal to mmengine where its semantics are taken over."""
 
+import functools
 import io
 import json
 from contextlib import nullcontext
@@ -318,3 +319,54 @@ def test_wrong_arguments_are_refused_at_construction(options: dict, error: type[
 def test_something_else_than_an_optimizer_is_refused() -> None:
     with pytest.raises(TypeError, match=r"must be a torch\.optim\.Optimizer; got Linear"):
         OptimWrapper(nn.Linear(2, 2))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scope", ["of the optimizer", "of all optimizers"])
+def test_the_hooks_of_torch_optimizers_are_called(scope: str) -> None:
+    network = small_network()
+    wrapper = sgd(network)
+    wrapper.update_params(small_loss(network, 0))
+    calls: list[str] = []
+    if scope == "of the optimizer":
+        pre, post = wrapper.optimizer.register_step_pre_hook, wrapper.optimizer.register_step_post_hook
+    else:
+        from torch.optim import optimizer as module
+
+        pre, post = module.register_optimizer_step_pre_hook, module.register_optimizer_step_post_hook
+    handles = [pre(lambda *_: calls.append("pre")), post(lambda *_: calls.append("post"))]
+    wrapper.update_params(small_loss(network, 1))
+    for handle in handles:
+        handle.remove()
+    wrapper.update_params(small_loss(network, 2))
+    assert calls == ["pre", "post"]
+    assert wrapper.num_optimizer_steps == 3
+
+
+def test_a_profiler_sees_the_optimizer_step() -> None:
+    network = small_network()
+    wrapper = sgd(network)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        wrapper.update_params(small_loss(network, 0))
+    assert "Optimizer.step#SGD.step" in {event.key for event in profiler.key_averages()}
+
+
+def test_a_step_that_was_replaced_is_the_one_that_runs() -> None:
+    network = small_network()
+    wrapper = sgd(network)
+    calls = []
+
+    def wrap(step):
+        @functools.wraps(step)
+        def wrapped(*args, **kwargs):
+            calls.append(1)
+            return step(*args, **kwargs)
+
+        return wrapped
+
+    class Counting(torch.optim.SGD):
+        step = wrap(torch.optim.SGD.step)
+
+    OptimWrapper(Counting(network.parameters(), lr=0.1)).update_params(small_loss(network, 0))
+    wrapper.optimizer.step = wrap(wrapper.optimizer.step)  # type: ignore[method-assign]
+    wrapper.update_params(small_loss(network, 1))
+    assert len(calls) == 2

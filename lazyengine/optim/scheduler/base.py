@@ -29,8 +29,8 @@ class _ParamScheduler:
     one, so schedulers given one after another (warm-up, then cosine) need not know of each other, and overlapping ones
     multiply. Gaps and overlaps are legal.
 
-    A subclass implements ``_get_value() -> list[float]``, sets its own attributes before ``super().__init__``, and may
-    derive more in `_prepare`, which runs when ``begin`` and ``end`` are known.
+    A subclass implements ``_get_value() -> list[float] | None``, sets its own attributes before
+    ``super().__init__``, and may derive more in `_prepare`, which runs when ``begin`` and ``end`` are known.
 
     Args:
         optimizer: An `OptimWrapper` or a `torch.optim.Optimizer`.
@@ -175,8 +175,11 @@ class _ParamScheduler:
     def _prepare(self) -> None:
         """Derive what depends on ``begin`` and ``end``; called once, before the first step."""
 
-    def _get_value(self) -> list[float]:
-        """Return the new value of every group for ``self.last_step`` from the groups' current values."""
+    def _get_value(self) -> list[float] | None:
+        """Return the new value of every group for ``self.last_step`` from the groups' current values.
+
+        None leaves the groups as they are.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not implement _get_value")
 
     def _current(self) -> list[Any]:
@@ -220,7 +223,9 @@ class _ParamScheduler:
             self._set_values(self._get_value())
         self._last_value = self._snapshot()
 
-    def _set_values(self, values: Iterable[float]) -> None:
+    def _set_values(self, values: Iterable[float] | None) -> None:
+        if values is None:
+            return
         self._write(values)
         if self.verbose:
             for index, value in enumerate(self._current()):
@@ -237,7 +242,11 @@ class _ParamScheduler:
                 group["betas"] = (value, *group["betas"][1:])
 
     def _snapshot(self) -> list[Any]:
-        return [value.clone() if isinstance(value, Tensor) else value for value in self._current()]
+        values = self._current()
+        for index, value in enumerate(values):
+            if isinstance(value, Tensor):
+                values[index] = value.clone()
+        return values
 
     def _record_initial_values(self, resumed: bool) -> list[float]:
         """Return the groups' initial values, recording the current ones where none are recorded yet."""

@@ -85,11 +85,11 @@ class _CosineAnnealing(_CosineBase):
             self._require_end("end or T_max")
             self.T_max = self.end - self.begin
 
-    def _get_value(self) -> list[float]:
+    def _get_value(self) -> list[float] | None:
         step, period = self.last_step, self.T_max
         assert period is not None
         if step == 0:
-            return self._current()
+            return None
         if (step - 1 - period) % (2 * period) == 0:
             rise = (1 - math.cos(math.pi / period)) / 2
             bounds = zip(self._current(), self.base_values, self._lower_bounds())
@@ -168,10 +168,10 @@ class _CosineRestart(_CosineBase):
     def _prepare(self) -> None:
         self._cumulative_periods = list(accumulate(self.periods))
 
-    def _get_value(self) -> list[float]:
+    def _get_value(self) -> list[float] | None:
         index = bisect_right(self._cumulative_periods, self.last_step)
         if index == len(self.periods):
-            return self._current()
+            return None
         step = self.last_step - (self._cumulative_periods[index - 1] if index else 0)
         if step == 0:
             return [base * self.restart_weights[index] for base in self.base_values]

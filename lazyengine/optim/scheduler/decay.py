@@ -48,11 +48,11 @@ class _Constant(_ParamScheduler):
     def _prepare(self) -> None:
         self._warn_if_one_step()
 
-    def _get_value(self) -> list[float]:
+    def _get_value(self) -> list[float] | None:
         if self.last_step == 0:
             return [value * self.factor for value in self._current()]
         if self.last_step != self.end - self.begin - 1:
-            return self._current()
+            return None
         if self.factor == 0:
             return list(self.base_values)
         return [value * (1.0 / self.factor) for value in self._current()]
@@ -116,7 +116,7 @@ class _Linear(_ParamScheduler):
         self._require_end()
         self._warn_if_one_step()
 
-    def _get_value(self) -> list[float]:
+    def _get_value(self) -> list[float] | None:
         if self.last_step == 0:
             return [value * self.start_factor for value in self._current()]
         rise = self.end_factor - self.start_factor
@@ -173,9 +173,9 @@ class _Exponential(_ParamScheduler):
             convert_to_iter_based=convert_to_iter_based, epoch_length=epoch_length, count_iters=count_iters,
         )  # fmt: skip
 
-    def _get_value(self) -> list[float]:
+    def _get_value(self) -> list[float] | None:
         if self.last_step == 0:
-            return self._current()
+            return None
         return [value * self.gamma for value in self._current()]
 
 
@@ -233,9 +233,9 @@ class _Step(_ParamScheduler):
             convert_to_iter_based=convert_to_iter_based, epoch_length=epoch_length, count_iters=count_iters,
         )  # fmt: skip
 
-    def _get_value(self) -> list[float]:
+    def _get_value(self) -> list[float] | None:
         if self.last_step == 0 or self.last_step % self.step_size != 0:
-            return self._current()
+            return None
         return [value * self.gamma for value in self._current()]
 
 
@@ -293,10 +293,10 @@ class _MultiStep(_ParamScheduler):
     def _prepare(self) -> None:
         self._milestone_counts = Counter(self.milestones)
 
-    def _get_value(self) -> list[float]:
+    def _get_value(self) -> list[float] | None:
         count = self._milestone_counts.get(self.last_step)
         if count is None:
-            return self._current()
+            return None
         factor = self.gamma**count
         return [value * factor for value in self._current()]
 
@@ -356,9 +356,9 @@ class _Poly(_ParamScheduler):
     def _prepare(self) -> None:
         self._require_end()
 
-    def _get_value(self) -> list[float]:
+    def _get_value(self) -> list[float] | None:
         if self.last_step == 0:
-            return self._current()
+            return None
         eta_min = self.eta_min
         ratio = (1 - 1 / (self.end - self.begin - self.last_step)) ** self.power
         return [(value - eta_min) * ratio + eta_min for value in self._current()]
