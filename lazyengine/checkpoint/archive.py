@@ -8,16 +8,18 @@ memory-mapped too.
 
 import io
 import pickle
+import queue
 import sys
+import threading
 import zipfile
-from typing import IO, Any, NamedTuple
+from collections.abc import Callable
+from typing import IO, Any, NamedTuple, Self
 
 import torch
 
 _ALIGNMENT = 64  # bytes; what torch.save aligns records to
 # Bytes written at a time. Few enough to be in the processor's cache still when they are written after their CRC was
-# computed: measured, that is as fast as a second thread for the CRC. The interpreter's lock is free meanwhile; with
-# fewer, the loop beside the writer has to wait for the lock too often.
+# computed. The interpreter's lock is free meanwhile; with fewer, the loop beside the writer waits for it too often.
 _CHUNK = 1 << 20
 _ROOT = "archive"
 
@@ -126,7 +128,7 @@ def storage_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)  # pyright: ignore[reportArgumentType]
 
 
-def write_archive(archive: Archive, file: IO[bytes]) -> None:
+def write_archive(archive: Archive, file: "IO[bytes] | WriteBehind") -> None:
     """Write an archive to a seekable file.
 
     Args:
@@ -146,7 +148,73 @@ def write_archive(archive: Archive, file: IO[bytes]) -> None:
         _write_record(target, file, "version", memoryview(b"3\n"))
 
 
-def _write_record(target: zipfile.ZipFile, file: IO[bytes], name: str, data: memoryview) -> None:
+class WriteBehind:
+    """A file that a thread writes to, so that the caller computes the CRC of the next bytes meanwhile.
+
+    A context manager; on leaving, everything has been handed to the file. What is written must not change until then.
+
+    Args:
+        file: A seekable binary file at position 0, opened for writing.
+
+    Raises:
+        OSError: What the file raised, at a later call or on leaving.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._position = 0
+        self._error: BaseException | None = None
+        self._calls: queue.Queue[tuple[Callable[[Any], object], Any] | None] = queue.Queue(maxsize=8)
+        self._thread = threading.Thread(target=self._run, name="checkpoint-write")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._calls.put(None)
+        self._thread.join()
+        if self._error is not None and exception[1] is None:
+            raise self._error
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write behind; returns the number of bytes."""
+        self._put(self._file.write, data)
+        self._position += len(data)
+        return len(data)
+
+    def seek(self, position: int) -> int:
+        """Move to a position from the start."""
+        self._put(self._file.seek, position)
+        self._position = position
+        return position
+
+    def tell(self) -> int:
+        """Return where the next write will go."""
+        return self._position
+
+    def flush(self) -> None:
+        """Do nothing: the file is flushed by whoever opened it."""
+
+    def close(self) -> None:
+        """Do nothing: the file is closed by whoever opened it."""
+
+    def _put(self, call: Callable[[Any], object], argument: Any) -> None:
+        if self._error is not None:
+            raise self._error
+        self._calls.put((call, argument))
+
+    def _run(self) -> None:
+        while (item := self._calls.get()) is not None:
+            call, argument = item
+            if self._error is None:  # after an error only the queue is emptied, so that the caller never waits
+                try:
+                    call(argument)
+                except BaseException as error:
+                    self._error = error
+
+
+def _write_record(target: zipfile.ZipFile, file: "IO[bytes] | WriteBehind", name: str, data: memoryview) -> None:
     info = zipfile.ZipInfo(f"{_ROOT}/{name}")
     info.file_size = data.nbytes
     is_large = data.nbytes * 1.05 > zipfile.ZIP64_LIMIT  # zipfile's own rule for the 20 bytes that it adds

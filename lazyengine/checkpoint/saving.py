@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..fileio import atomic_write, remove_leftovers
-from .archive import Archive, pickle_archive, storage_bytes, write_archive
+from .archive import Archive, WriteBehind, pickle_archive, storage_bytes, write_archive
 from .errors import CheckpointError
 from .plain import to_plain
 
@@ -33,7 +33,7 @@ def save_checkpoint(checkpoint: dict[str, Any], path: str | os.PathLike[str]) ->
         OSError: The file could not be written; ``filename`` is ``path``. Nothing is left behind.
     """
     target = _prepare(path)
-    _write(pickle_archive(to_plain(checkpoint)), target)
+    _write(pickle_archive(to_plain(checkpoint)), target, is_waited_for=True)
 
 
 def mark_latest_checkpoint(path: str | os.PathLike[str]) -> None:
@@ -52,9 +52,13 @@ def _prepare(path: str | os.PathLike[str]) -> str:
     return target
 
 
-def _write(archive: Archive, target: str) -> None:
+def _write(archive: Archive, target: str, is_waited_for: bool) -> None:
     with atomic_write(target) as file:
-        write_archive(archive, file)
+        if is_waited_for:  # a second thread; beside the training loop it would take a core away from that
+            with WriteBehind(file) as behind:
+                write_archive(archive, behind)
+        else:
+            write_archive(archive, file)
         file.flush()
         size = os.fstat(file.fileno()).st_size
         if size < archive.num_bytes or size != file.tell():
@@ -101,7 +105,7 @@ class CheckpointWriter:
         target = _prepare(path)
         archive = pickle_archive(to_plain(checkpoint))
         if not self.async_save:
-            _write(archive, target)
+            _write(archive, target, is_waited_for=True)
             if then is not None:
                 then()
             return
@@ -133,7 +137,7 @@ class CheckpointWriter:
         ):  # Linux: threads have priorities; leave the cores to the loop
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         try:
-            _write(archive, target)
+            _write(archive, target, is_waited_for=False)
             if then is not None:
                 then()
         except BaseException as error:
