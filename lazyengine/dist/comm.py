@@ -55,15 +55,15 @@ def exchange_numbers(numbers: list[int], group: "ProcessGroup | None" = None) ->
     return gathered.view(world_size, len(numbers)).tolist()
 
 
-def start_max(number: int, group: "ProcessGroup | None" = None) -> Callable[[], int]:
-    """Ask for the largest number of all ranks without waiting: what is returned gives it when it is called."""
-    largest = torch.tensor(number, dtype=torch.int64, device=get_comm_device(group))
+def start_max(numbers: list[int], group: "ProcessGroup | None" = None) -> Callable[[], list[int]]:
+    """Ask for the largest of each number over all ranks without waiting: what is returned gives them when called."""
+    largest = torch.tensor(numbers, dtype=torch.int64, device=get_comm_device(group))
     work = torch_dist.all_reduce(largest, torch_dist.ReduceOp.MAX, group, async_op=True)
 
-    def finish() -> int:
+    def finish() -> list[int]:
         if work is not None:
             work.wait()
-        return int(largest)
+        return largest.tolist()
 
     return finish
 

@@ -14,8 +14,8 @@ from .. import dist
 from ..dist.comm import start_max
 
 _SIGNALS = tuple(s for s in (getattr(signal, "SIGTERM", None), getattr(signal, "SIGUSR1", None)) if s is not None)
-CHECK_INTERVAL = 5
-"""Optimizer steps between two questions to the other ranks; nobody waits for the answer."""
+ASK_S = 0.05
+"""Seconds between two questions to the other ranks, about, and at least two optimizer steps."""
 ECHO_S = 0.5
 """Seconds in which a further signal is the same one: Slurm signals torchrun and its ranks; torchrun passes it on."""
 
@@ -36,13 +36,16 @@ class Preemption:
         self.reason = ""
         self._number = 0
         self._arrived_s = 0.0
-        self._num_boundaries = 0
         self._num_ranks = 1
-        self._answer: Callable[[], int] | None = None
+        self._num_left = 2  # boundaries until the answer is looked at
+        self._interval = 2
+        self._asked_s = 0.0
+        self._answer: Callable[[], list[int]] | None = None
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> Preemption:
         self._num_ranks = dist.get_world_size()
+        self._asked_s = time.perf_counter()
         if threading.current_thread() is threading.main_thread():
             self._former = {s: signal.signal(s, self._handle) for s in _SIGNALS}
         return self
@@ -55,18 +58,24 @@ class Preemption:
     def is_agreed(self) -> bool:
         """Return whether the whole job stops at this boundary.
 
-        Collective: every rank must call it at the same boundaries. They ask one another before every fifth and look at
+        Collective: every rank must call it at the same boundaries. They ask one another from time to time and look at
         the answer a step later, when it has arrived, so that all stop at the same step although one of them alone may
-        have got the signal.
+        have got the signal. The same message tells how long the slowest rank's steps take, and so when to ask next.
         """
         if self._num_ranks == 1:
             return self.is_requested
-        self._num_boundaries += 1
-        if self._num_boundaries % CHECK_INTERVAL == CHECK_INTERVAL - 1:
-            self._answer = start_max(self._number * self._num_ranks + dist.get_rank() if self._number else 0)
-        if self._num_boundaries % CHECK_INTERVAL or self._answer is None:
+        self._num_left -= 1
+        if self._num_left == 1:
+            now = time.perf_counter()
+            step_us = int((now - self._asked_s) / self._interval * 1e6)
+            self._asked_s = now
+            signalled = self._number * self._num_ranks + dist.get_rank() if self._number else 0
+            self._answer = start_max([signalled, step_us])
+        if self._num_left or self._answer is None:
             return False
-        number, rank = divmod(self._answer(), self._num_ranks)
+        signalled, step_us = self._answer()
+        self._interval = self._num_left = max(2, int(ASK_S * 1e6 / max(step_us, 1)))
+        number, rank = divmod(signalled, self._num_ranks)
         if number:
             self.reason = f"{signal.Signals(number).name} on rank {rank}"
         return number > 0

@@ -64,8 +64,8 @@ def test_the_second_signal_exits_at_once(lab, tmp_path):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_one_rank_alone_gets_the_signal(lab, tmp_path, rank):
-    """The ranks ask one another at every fifth step; both stop at the same one."""
-    assert check(lab, tmp_path, signal("TERM", 2, rank=rank), world=2) == 5
+    """Here the ranks ask one another at every second step; both stop at the same one."""
+    assert check(lab, tmp_path, signal("TERM", 2, rank=rank), world=2) == 4
     assert lab.run(signal("TERM", 2, rank=rank), world=2, work_dir=tmp_path / "again") == [143, 143]
     assert f"SIGTERM on rank {rank}: saved" in lab.log
 
