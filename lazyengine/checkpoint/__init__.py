@@ -14,7 +14,8 @@ from .loading import (
 from .plain import to_plain
 from .reading import SkippedObject, read_checkpoint, verify_checkpoint
 from .saving import CheckpointWriter, mark_latest_checkpoint, save_checkpoint
-from .sharded import gather_shards, is_sharded_tensor, shard_optimizer_state
+from .sharded import SavedTensor, is_sharded_tensor, shard_optimizer_state
+from .shards import remove_shards, save_shards, split_shards
 from .state_dict import get_state_dict, load_state_dict, unwrap_module, weights_to_cpu
 
 __all__ = [  # noqa: RUF022 - in reading order
@@ -41,7 +42,10 @@ __all__ = [  # noqa: RUF022 - in reading order
     "export_safetensors",
     "average_checkpoints",
     # sharded over ranks
-    "gather_shards",
+    "split_shards",
+    "save_shards",
+    "remove_shards",
+    "SavedTensor",
     "is_sharded_tensor",
     "shard_optimizer_state",
     # details

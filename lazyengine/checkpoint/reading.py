@@ -12,6 +12,7 @@ import torch
 
 from .. import fileio
 from .errors import CheckpointError
+from .shards import attach_shards, has_shards, make_whole
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _OLD_MAGIC = b"\x80\x02"  # files of torch before 1.6, and plain pickles
@@ -42,6 +43,7 @@ def read_checkpoint(
     trusted: bool = False,
     verify: bool = True,
     skip_objects: bool = False,
+    keep_shards: bool = False,
 ) -> dict[str, Any]:
     """Read a checkpoint into memory.
 
@@ -52,6 +54,8 @@ def read_checkpoint(
         skip_objects: Put a ``SkippedObject`` where the file holds an object of another class, and load the rest.
             Nothing of that class is imported or run. mmengine's checkpoints need it for their message hub.
         verify: Compare every record with its CRC first: ``torch.load`` returns wrong numbers from a damaged file.
+        keep_shards: For a checkpoint of a model that FSDP2 split: leave its tensors on disk, and put a ``SavedTensor``
+            for each, of which ``load_state_dict`` of a model and of an optimizer wrapper read what this rank needs.
 
     Returns:
         What was saved; usually a dict.
@@ -68,11 +72,11 @@ def read_checkpoint(
         if verify:
             _verify(file, local)
         file.seek(0)
-        if skip_objects and not trusted:
-            with torch.serialization.safe_globals([(SkippedObject, name) for name in unsafe_names(local)]):
-                file.seek(0)
-                return _load(file, local, map_location, trusted)
-        return _load(file, local, map_location, trusted)
+        names = unsafe_names(local) if skip_objects and not trusted else []
+        with torch.serialization.safe_globals([(SkippedObject, name) for name in names]):
+            loaded = _load(file, local, map_location, trusted)
+    loaded = attach_shards(loaded, local, verify=verify and not keep_shards)
+    return loaded if keep_shards else make_whole(loaded, map_location)
 
 
 def unsafe_names(path: str) -> list[str]:
@@ -89,7 +93,7 @@ def unsafe_names(path: str) -> list[str]:
 def verify_checkpoint(path: str | os.PathLike[str]) -> None:
     """Check that a file is a checkpoint and that every record in it has the CRC that was saved with it.
 
-    Nothing of it is unpickled. About 0.4 s a gigabyte. Files in the format of torch before 1.6 hold no CRC, and neither
+    About 0.4 s a gigabyte. Files in the format of torch before 1.6 hold no CRC, and neither
     do those saved with ``torch.serialization.set_crc32_options(False)``; of these only the structure is checked.
 
     Raises:
@@ -99,6 +103,9 @@ def verify_checkpoint(path: str | os.PathLike[str]) -> None:
     local = _existing(path)
     with open(local, "rb") as file:
         _verify(file, local)
+        if has_shards(local):
+            file.seek(0)
+            attach_shards(_load(file, local, "meta", False), local, verify=True)
 
 
 def _existing(path: str | os.PathLike[str]) -> str:

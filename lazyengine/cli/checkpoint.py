@@ -36,6 +36,7 @@ examples:
   %(prog)s export work_dirs/run model.safetensors           the model alone; also to .pth
   %(prog)s export best.pth backbone.pth --prefix backbone   a part of it
   %(prog)s export run/epoch_3.pth ema.pth --key ema_state_dict
+  %(prog)s merge run/epoch_3.pth whole.pth                   one file of a checkpoint of FSDP2 and its shards
   %(prog)s average run/epoch_8.pth run/epoch_9.pth -o soup.pth
 
 exit codes: 0 done; 1 a checkpoint is damaged or cannot be used; 2 a mistake in the command line.
@@ -61,6 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("output")
     export.add_argument("--key", metavar="NAME", help="entry with the model's tensors (default: state_dict, if any)")
     export.add_argument("--prefix", metavar="P", help="only the keys under it, without it")
+    merge = commands.add_parser("merge", help="write a checkpoint and its folder of shards (FSDP2) as one file")
+    merge.add_argument("file")
+    merge.add_argument("output")
     average = commands.add_parser("average", help="average the models of several checkpoints")
     average.add_argument("files", nargs="+", metavar="file")
     average.add_argument("-o", "--output", required=True)
@@ -78,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     try:
-        return {"show": _show, "verify": _verify, "export": _export, "average": _average}[args.command](args)
+        commands = {"show": _show, "verify": _verify, "export": _export, "merge": _merge, "average": _average}
+        return commands[args.command](args)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -167,6 +172,12 @@ def _export(args: argparse.Namespace) -> int:
         checkpoint = {"state_dict": checkpoint[args.key]}
     state = revise_state_dict(state_dict_of(checkpoint, path), prefix=args.prefix)
     _write_model(state, args.output)
+    return 0
+
+
+def _merge(args: argparse.Namespace) -> int:
+    save_checkpoint(read_checkpoint(_resolve(args.file)), args.output)
+    print(f"{args.output}: {os.path.getsize(args.output):,} bytes, sha256 {_sha256(args.output)}")
     return 0
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import dist
+from ..checkpoint import remove_shards
 from .best import BestTracker, Rule
 from .ema_hook import EMAHook
 from .hook import Hook, Priority
@@ -251,6 +252,7 @@ class CheckpointHook(Hook):
                 # Missing after a resume into another folder, or when deleted by hand: nothing is left to do.
                 with contextlib.suppress(FileNotFoundError):
                     os.remove(path)
+                remove_shards(path)
             except OSError as error:
                 warn("could not delete the old checkpoint %s: %s", path, error)
             with contextlib.suppress(ValueError):  # deleted by the save before, which a thread has finished meanwhile

@@ -19,12 +19,15 @@ from ..checkpoint import (
     CheckpointWriter,
     find_latest_checkpoint,
     find_valid_checkpoint,
-    gather_shards,
     get_state_dict,
     load_checkpoint_to_model,
     load_state_dict,
     mark_latest_checkpoint,
     read_checkpoint,
+    remove_shards,
+    save_shards,
+    split_shards,
+    verify_checkpoint,
 )
 from ..hooks import CheckpointHook
 from ..optim import param_schedulers_state_dict, resume_param_schedulers
@@ -103,7 +106,7 @@ class RunState:
 
     # ------------------------------------------------------------------ saving
     def collect(self, *, save_optimizer: bool = True, save_param_scheduler: bool = True) -> dict[str, Any]:
-        """Return the whole state of the run. Collective: every rank must call."""
+        """Return the whole state of the run, what FSDP2 split as it is. Collective: every rank must call."""
         runner = self._runner
         runner.message_hub.average_over_ranks()
         loop = runner.train_loop.state_dict()
@@ -120,14 +123,14 @@ class RunState:
                 "dataset_meta": runner.message_hub.runtime_info.get("dataset_meta"),
                 "cfg": self._config_text(),
             },
-            "state_dict": gather_shards(get_state_dict(runner.model)),
+            "state_dict": get_state_dict(runner.model),
             "train_loop": loop,
             "message_hub": runner.message_hub.state_dict(),
             "hooks": {name: state for name, hook in runner.hooks.items() if (state := hook.state_dict())},
             "ranks": self._collect_ranks(),
         }
         if save_optimizer:
-            checkpoint["optimizer"] = gather_shards(runner.optim_wrapper.state_dict())
+            checkpoint["optimizer"] = runner.optim_wrapper.state_dict()
         if save_param_scheduler:
             checkpoint["param_schedulers"] = param_schedulers_state_dict(runner.param_schedulers)
         return checkpoint
@@ -153,7 +156,9 @@ class RunState:
         async_save: bool = False,
         then: Callable[[], None] | None = None,
     ) -> str:
-        """Save the state of the run; only the main process writes. Collective: every rank must call.
+        """Save the state of the run. Collective: every rank must call.
+
+        The main process writes; what FSDP2 split, every rank does, and before training goes on.
 
         A file that cannot be written (a full disk) is logged as an error, and training goes on with the checkpoints
         that there are; the second one in a row is raised, and so is that of the last save, by `wait`.
@@ -182,14 +187,23 @@ class RunState:
         checkpoint = self.collect(save_optimizer=save_optimizer, save_param_scheduler=save_param_scheduler)
         runner.call_hook("before_save_checkpoint", checkpoint=checkpoint)
         runner.visualizer.flush()
+        checkpoint, tensors = split_shards(checkpoint)
+        if tensors:
+            self._tolerate_once(lambda: checkpoint.update(shards=save_shards(tensors, path)))
+            if "shards" not in checkpoint:
+                return path
+            if not dist.is_main_process():
+                self._failure = None
         if dist.is_main_process():
 
             def finish() -> None:
+                remove_shards(path, keep=checkpoint["shards"]["folder"] if tensors else None)
                 if is_latest:
                     mark_latest_checkpoint(path)
                     if filename != PREEMPTED:
                         with contextlib.suppress(FileNotFoundError):
                             os.remove(os.path.join(folder, PREEMPTED))
+                        remove_shards(os.path.join(folder, PREEMPTED))
                 if then is not None:
                     then()
                 self._failure = None
@@ -264,8 +278,12 @@ class RunState:
         error: Exception | None = None
         if dist.is_main_process():
             try:
-                chosen = self._find_newest() if resume_from == "auto" else resume_from
-            except CheckpointError as e:
+                if resume_from == "auto":
+                    chosen = self._find_newest()
+                else:
+                    chosen = resume_from
+                    verify_checkpoint(chosen)  # here once: what ranks read in parts, each of them does not check again
+            except (CheckpointError, FileNotFoundError) as e:
                 error = e
         shared = [chosen, None if error is None else str(error)]
         dist.broadcast_object_list(shared)
@@ -302,7 +320,7 @@ class RunState:
             RuntimeError: When the model or the position does not fit.
         """
         runner = self._runner
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(path, keep_shards=True)
         if lack := _what_is_missing(checkpoint):
             raise CheckpointError(f"{path} cannot be resumed: {lack}")
         runner.call_hook("after_load_checkpoint", checkpoint=checkpoint)
@@ -377,7 +395,7 @@ def _what_is_missing(checkpoint: Any) -> str | None:
 def _why_not_resumable(path: str) -> str | None:
     """The reason for which a whole file is no candidate; its tensors are not read."""
     try:
-        return _what_is_missing(read_checkpoint(path, map_location="meta", verify=False))
+        return _what_is_missing(read_checkpoint(path, map_location="meta", verify=False, keep_shards=True))
     except CheckpointError as error:
         return str(error)
 

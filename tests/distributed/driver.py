@@ -143,6 +143,10 @@ def fsdp2(folder: Path, alone: dict[str, Any]) -> None:
     whole.train()
     assert_close(curve(whole), alone["curve"], rtol=1e-5)
     assert all(hasattr(p, "full_tensor") for p in whole.model.parameters())
+    dist.barrier()
+    names = sorted(path.name for path in (folder / "fsdp2").glob("*.shards"))
+    assert [name.partition(".pth")[0] for name in names] == ["iter_12", "iter_16", "iter_18", "iter_4", "iter_8"]
+    assert {"__0_0.distcp", "__1_0.distcp", ".metadata"} <= set(os.listdir(folder / "fsdp2" / names[0]))
     saved = read_checkpoint(folder / "fsdp2" / "iter_8.pth")
     assert {type(value) for value in saved["state_dict"].values()} == {torch.Tensor}
     assert saved["optimizer"]["state"][0]["exp_avg"].shape == (8, 4)

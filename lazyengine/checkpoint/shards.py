@@ -1,0 +1,246 @@
+"""Checkpoints of tensors that FSDP2 splits over ranks: every rank writes its parts, by torch.distributed.checkpoint.
+
+Such a checkpoint is the usual file with everything that is not split, and beside it a folder,
+``<file>.<8 hex digits>.shards``, in the format of torch.distributed.checkpoint. In the place of each split tensor the
+file holds a mark, and under ``shards`` the folder's name with size and CRC of each of its files. The folder is complete
+before the file gets its name, and a new save takes a new folder, so a checkpoint is whole or absent as always.
+"""
+
+import contextlib
+import glob
+import os
+import pickle
+import shutil
+import warnings
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from .. import dist
+from .errors import CheckpointError
+from .sharded import SavedTensor, is_sharded_tensor
+
+_MARK = "sharded_tensor"
+_CHUNK = 1 << 20
+
+
+def split_shards(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Return a checkpoint with marks in the place of split tensors, and those tensors by key.
+
+    Args:
+        checkpoint: Dicts, lists and tensors, with the same structure on every rank.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+
+    def mark(value: Any, path: str) -> Any:
+        if not is_sharded_tensor(value):
+            return value
+        tensors[path] = value.detach()
+        return {_MARK: path}
+
+    return _replace(checkpoint, mark), tensors
+
+
+def save_shards(tensors: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Write split tensors into a new folder beside a checkpoint file. Collective: every rank must call.
+
+    Args:
+        tensors: What `split_shards` found.
+        path: The file of the checkpoint, in a folder that all ranks share; it is written afterwards.
+
+    Returns:
+        What the checkpoint has to hold under ``shards``: the folder's name, and size and CRC of its files.
+
+    Raises:
+        OSError: On every rank, when one could not write. Nothing is left behind.
+    """
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    token = [os.urandom(4).hex()]
+    dist.broadcast_object_list(token)
+    folder = f"{os.fspath(path)}.{token[0]}.shards"
+    failure: BaseException | None = None
+    written: dict[str, dict[str, int]] = {}
+    try:
+        save(dict(tensors), storage_writer=FileSystemWriter(folder, sync_files=True))
+        rank = dist.get_rank()
+        own = [name for name in os.listdir(folder) if name.startswith(f"__{rank}_") or (name[0] == "." and rank == 0)]
+        written = {name: _describe(os.path.join(folder, name)) for name in own}
+    except CheckpointException as error:  # raised on every rank, with the errors of all
+        failure = error
+    except OSError as error:
+        failure = error
+    failures = [text for text in dist.all_gather_object(None if failure is None else _say(failure)) if text]
+    if failures:
+        if dist.is_main_process():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise OSError(f"the shards of {os.fspath(path)} could not be written: {failures[0]}") from failure
+    files = {name: entry for part in dist.all_gather_object(written) for name, entry in part.items()}
+    return {"folder": os.path.basename(folder), "files": files}
+
+
+def attach_shards(checkpoint: Any, path: str, *, verify: bool) -> Any:
+    """Return a checkpoint with a `SavedTensor` in the place of every mark; others are returned as they are.
+
+    Args:
+        checkpoint: What was read from the file.
+        path: The file, whose folder holds that of the shards.
+        verify: Whether to compare all of it with the CRCs; otherwise only the sizes.
+
+    Raises:
+        CheckpointError: Files of the folder are missing or damaged.
+    """
+    shards = checkpoint.get("shards") if isinstance(checkpoint, Mapping) else None
+    if not isinstance(shards, Mapping) or not {"folder", "files"} <= shards.keys():
+        return checkpoint
+    reader = _Folder(path, shards)
+    reader.verify(with_content=verify)
+    whole = {key: value for key, value in checkpoint.items() if key != "shards"}
+    return _replace(whole, lambda value, _: reader.tensor(value[_MARK]) if _is_mark(value) else value)
+
+
+def make_whole(checkpoint: Any, device: Any = "cpu") -> Any:
+    """Return a checkpoint with whole tensors in the place of every `SavedTensor`, read one by one."""
+    return _replace(checkpoint, lambda v, _: v.whole().to(device) if isinstance(v, SavedTensor) else v)
+
+
+def remove_shards(path: str | os.PathLike[str], keep: str | None = None) -> None:
+    """Delete the folders of shards of a checkpoint file, apart from the one with the name `keep`."""
+    for folder in glob.glob(f"{glob.escape(os.fspath(path))}.*.shards"):
+        if os.path.basename(folder) != keep:
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(folder)
+
+
+def has_shards(path: str) -> bool:
+    """Whether a folder of shards is beside a checkpoint file."""
+    return bool(glob.glob(f"{glob.escape(path)}.*.shards"))
+
+
+class _Folder:
+    """Reads tensors from a folder of shards."""
+
+    def __init__(self, path: str, shards: Mapping[str, Any]) -> None:
+        name = str(shards["folder"])
+        if os.path.basename(name) != name:
+            raise CheckpointError(f"{path} names {name!r} as the folder of its shards, which is not beside it")
+        self.path = os.path.join(os.path.dirname(path), name)
+        self._file, self._files = path, shards["files"]
+
+    def verify(self, with_content: bool) -> None:
+        for name, expected in self._files.items():
+            file = os.path.join(self.path, os.path.basename(name))
+            if not os.path.isfile(file):
+                raise CheckpointError(
+                    f"{self._file}: {file} is missing; the folder belongs to the checkpoint and moves with it"
+                )
+            size = os.path.getsize(file)
+            if size != expected["size"]:
+                raise CheckpointError(f"{file} is damaged: it has {size} bytes instead of {expected['size']}")
+            if with_content and _describe(file) != dict(expected):
+                raise CheckpointError(f"{file} is damaged: its content is not what was saved; use another checkpoint")
+
+    def tensor(self, key: str) -> SavedTensor:
+        entry = self._metadata.state_dict_metadata.get(key)
+        if entry is None or not hasattr(entry, "size"):
+            raise CheckpointError(f"{self.path} has no tensor {key!r}, which {self._file} refers to")
+        return SavedTensor(self.read, key, entry.size, entry.properties.dtype)
+
+    def read(self, key: str, target: torch.Tensor) -> None:
+        """Fill a tensor, or this rank's part of a split one. Not collective."""
+        from torch.distributed.checkpoint.state_dict_loader import load
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # each rank reads what it needs
+            load({key: target}, storage_reader=self._reader, no_dist=True)
+
+    @cached_property
+    def _metadata(self) -> Any:
+        with open(os.path.join(self.path, ".metadata"), "rb") as file:
+            try:
+                metadata = _MetadataUnpickler(file).load()
+            except (pickle.UnpicklingError, EOFError, AttributeError, ValueError, TypeError) as error:
+                raise CheckpointError(f"{self.path}/.metadata cannot be loaded: {error}") from error
+        strange = {entry.relative_path for entry in metadata.storage_data.values()} - set(self._files)
+        if strange:
+            raise CheckpointError(f"{self.path} refers to {sorted(strange)[0]!r}, which is not a part of it")
+        return metadata
+
+    @cached_property
+    def _reader(self) -> Any:
+        from torch.distributed.checkpoint.filesystem import FileSystemReader
+
+        metadata = self._metadata
+
+        class Reader(FileSystemReader):
+            """With the metadata that was read without running anything: torch's own unpickles what it finds."""
+
+            def read_metadata(self, *args: Any, **kwargs: Any) -> Any:
+                return metadata
+
+        return Reader(self.path)
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    """Loads the classes of which torch's metadata consists, and no others."""
+
+    _METADATA = "torch.distributed.checkpoint.metadata"
+    _NAMES = (
+        "torch.distributed.checkpoint.filesystem._StorageInfo",
+        "torch.Size",
+        "torch.serialization._get_layout",
+        "pathlib.PosixPath",
+        "pathlib.WindowsPath",
+    )
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        is_listed = f"{module_name}.{global_name}" in self._NAMES
+        if is_listed or module_name in (self._METADATA, "torch"):
+            found = super().find_class(module_name, global_name)
+            is_metadata = isinstance(found, type) and found.__module__ == self._METADATA
+            if is_listed or is_metadata or isinstance(found, torch.dtype | torch.layout):
+                return found
+        raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}, which is not loaded")
+
+
+def _replace(value: Any, function: Callable[[Any, str], Any], path: str = "") -> Any:
+    """Apply a function to every part of a nested value, outer ones first; the versions in state dicts are kept."""
+    new = function(value, path)
+    if new is not value:
+        return new
+    if isinstance(value, dict):
+        items = {key: _replace(item, function, f"{path}/{key}" if path else str(key)) for key, item in value.items()}
+        if not isinstance(value, OrderedDict):
+            return items
+        copy = OrderedDict(items)
+        copy.__dict__.update(vars(value))
+        return copy
+    if type(value) in (list, tuple):
+        return type(value)(_replace(item, function, f"{path}/{i}") for i, item in enumerate(value))
+    return value
+
+
+def _is_mark(value: Any) -> bool:
+    return isinstance(value, dict) and len(value) == 1 and _MARK in value
+
+
+def _describe(path: str) -> dict[str, int]:
+    crc, size = 0, 0
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            crc, size = zlib.crc32(chunk, crc), size + len(chunk)
+    return {"size": size, "crc32": crc}
+
+
+def _say(error: BaseException) -> str:
+    """What went wrong on which rank, in a line."""
+    failures = getattr(error, "failures", None)
+    if not failures:
+        return f"{type(error).__name__}: {error}"
+    return "; ".join(f"rank {rank}: {type(cause).__name__}: {cause}" for rank, (cause, _) in failures.items())
