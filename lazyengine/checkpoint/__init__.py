@@ -15,7 +15,7 @@ from .plain import to_plain
 from .reading import SkippedObject, read_checkpoint, verify_checkpoint
 from .saving import CheckpointWriter, mark_latest_checkpoint, save_checkpoint
 from .sharded import SavedTensor, is_sharded_tensor, shard_optimizer_state
-from .shards import remove_shards, save_shards, split_shards
+from .shards import remove_checkpoint, remove_shards, save_shards, split_shards
 from .state_dict import get_state_dict, load_state_dict, unwrap_module, weights_to_cpu
 
 __all__ = [  # noqa: RUF022 - in reading order
@@ -24,6 +24,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "save_checkpoint",
     "CheckpointWriter",
     "mark_latest_checkpoint",
+    "remove_checkpoint",
     "to_plain",
     # read
     "read_checkpoint",

@@ -118,6 +118,13 @@ def remove_shards(path: str | os.PathLike[str], keep: str | None = None) -> None
                 shutil.rmtree(folder)
 
 
+def remove_checkpoint(path: str | os.PathLike[str]) -> None:
+    """Delete a checkpoint, where it is, with its shards."""
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)
+    remove_shards(path)
+
+
 def has_shards(path: str) -> bool:
     """Whether a folder of shards is beside a checkpoint file."""
     return bool(glob.glob(f"{glob.escape(path)}.*.shards"))

@@ -23,6 +23,7 @@ from ..checkpoint import (
     verify_checkpoint,
 )
 from ..fileio import get_local_path
+from .mistakes import until_the_reader_leaves
 
 _DESCRIPTION = """\
 Look at, check, convert and average checkpoints. Nothing in them is run. FILE is a path or a URL; a run folder stands
@@ -82,10 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     try:
-        commands = {"show": _show, "verify": _verify, "export": _export, "merge": _merge, "average": _average}
-        return commands[args.command](args)
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with until_the_reader_leaves():
+            return _COMMANDS[args.command](args)
         return 0
     except (CheckpointError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -196,3 +195,6 @@ def _write_model(state: Mapping[str, Any], output: str) -> None:
     print(f"{output}: {num_tensors} tensors, {num_bytes:,} bytes, sha256 {_sha256(output)}")
     if left_out:
         print(f"left out, since they are no tensors: {', '.join(left_out[:10])}")
+
+
+_COMMANDS = {"show": _show, "verify": _verify, "export": _export, "merge": _merge, "average": _average}

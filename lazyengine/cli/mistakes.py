@@ -7,6 +7,7 @@ import functools
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 
 from ..config import ConfigError
 
@@ -34,12 +35,19 @@ def refuse(error: Exception) -> int:
     return 2
 
 
-def tell(text: str) -> None:
-    """Print to stdout; a reader such as ``head`` that has seen enough is no error."""
+@contextlib.contextmanager
+def until_the_reader_leaves() -> Iterator[None]:
+    """End the block without an error when the reader of stdout, such as ``head``, has seen enough."""
     try:
-        print(text, flush=True)
+        yield
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def tell(text: str) -> None:
+    """Print to stdout; a reader such as ``head`` that has seen enough is no error."""
+    with until_the_reader_leaves():
+        print(text, flush=True)
 
 
 def is_mistake(error: Exception) -> bool:

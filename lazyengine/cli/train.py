@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import ConfigError, LazyConfig, format_tree
 from ..config.node import arguments_of, set_argument
-from .mistakes import refuse
+from .mistakes import refuse, until_the_reader_leaves
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -84,10 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_intermixed_args(_tell_overrides_apart(sys.argv[1:] if argv is None else argv))
     try:
-        cfg = load_config(args)
-        return _report_to_launcher(run)(build_runner(cfg, args), cfg, args)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with until_the_reader_leaves():
+            cfg = load_config(args)
+            return _report_to_launcher(run)(build_runner(cfg, args), cfg, args)
         return 0
     except Exception as error:
         return refuse(error)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import dist
-from ..checkpoint import remove_shards
+from ..checkpoint import remove_checkpoint
 from .best import BestTracker, Rule
 from .ema_hook import EMAHook
 from .hook import Hook, Priority
@@ -249,10 +249,7 @@ class CheckpointHook(Hook):
         for name in names:
             path = os.path.join(folder, os.path.basename(name))
             try:
-                # Missing after a resume into another folder, or when deleted by hand: nothing is left to do.
-                with contextlib.suppress(FileNotFoundError):
-                    os.remove(path)
-                remove_shards(path)
+                remove_checkpoint(path)  # missing after a resume into another folder, or when deleted by hand
             except OSError as error:
                 warn("could not delete the old checkpoint %s: %s", path, error)
             with contextlib.suppress(ValueError):  # deleted by the save before, which a thread has finished meanwhile

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import os
@@ -24,6 +23,7 @@ from ..checkpoint import (
     load_state_dict,
     mark_latest_checkpoint,
     read_checkpoint,
+    remove_checkpoint,
     remove_shards,
     save_shards,
     split_shards,
@@ -201,9 +201,7 @@ class RunState:
                 if is_latest:
                     mark_latest_checkpoint(path)
                     if filename != PREEMPTED:
-                        with contextlib.suppress(FileNotFoundError):
-                            os.remove(os.path.join(folder, PREEMPTED))
-                        remove_shards(os.path.join(folder, PREEMPTED))
+                        remove_checkpoint(os.path.join(folder, PREEMPTED))
                 if then is not None:
                     then()
                 self._failure = None
