@@ -17,7 +17,7 @@ COMMANDS: dict[str, tuple[str, list[str], str]] = {
     "schedule": ("schedule", [], "draw the learning rate over the run, without training"),
     "plot": ("plot", [], "draw the curves of runs"),
     "compare": ("compare", [], "compare runs: final values and configs"),
-    "checkpoint": ("checkpoint", [], "show, verify, export and average checkpoints"),
+    "checkpoint": ("checkpoint", [], "show, verify, export, merge and average checkpoints"),
     "evaluate": ("evaluate", [], "compute metrics from saved predictions"),
 }
 

@@ -1,7 +1,7 @@
 """Kill the training of the digits at random moments, again and again, and compare its end with the uninterrupted one.
 
 ``python tests/faults/soak.py --kills 50`` takes a few minutes. Each start runs until a random moment, is ended by
-SIGKILL and is followed by ``--resume``; when all kills are spent, the run goes to its end. Exits with 1 when the last
+SIGKILL and is followed by ``--resume``; the moments are spread over the whole run. Exits with 1 when the last
 checkpoint differs in anything but times.
 """
 
@@ -23,6 +23,7 @@ from lazyengine.checkpoint import list_checkpoints, verify_checkpoint
 from lazyengine.cli.train import main as train_net
 from tests.faults.experiments import fingerprint
 
+EPOCH_LENGTH = 45
 CONFIG = str(Path(__file__).resolve().parents[2] / "projects" / "digits" / "config.py")
 
 
@@ -47,17 +48,15 @@ def start(folder: Path, epochs: int, num_workers: int, *, resume: bool) -> int:
     os._exit(code)
 
 
-def wait_until_it_trains(folder: Path, pid: int) -> None:
-    """Wait until the newest start has built everything and resumed; or has ended."""
-    log = Path(f"{folder}.log")
-    size = log.stat().st_size if log.exists() else 0
-    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        if log.exists():
-            with log.open() as file:
-                file.seek(size)
-                if "parameter groups:" in file.read():
-                    return
-        time.sleep(0.01)
+def position(folder: Path) -> int:
+    """Iterations done according to the newest checkpoint."""
+    return max((int(path.stem[5:]) for path in folder.glob("iter_*.pth")), default=0)
+
+
+def wait_for(folder: Path, pid: int, iteration: int) -> None:
+    """Wait until a checkpoint of that iteration, or a later one, is there; or the process has ended."""
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None and position(folder) < iteration:
+        time.sleep(0.002)
 
 
 def run_to_end(folder: Path, epochs: int, num_workers: int, *, resume: bool) -> None:
@@ -86,8 +85,10 @@ def main() -> int:
             # Workers change from start to start. Most starts are too short to get to the end.
             pid = start(cut, args.epochs, moments.choice([0, 1, 2]), resume=kill > 0)
             if kill % 5:  # every fifth kill may come before training has begun
-                wait_until_it_trains(cut, pid)
-            time.sleep(moments.uniform(0, 2 * whole_s / args.kills))
+                wait_for(cut, pid, int(args.epochs * EPOCH_LENGTH * (kill + moments.random()) / args.kills))
+                time.sleep(moments.uniform(0, 0.1))
+            else:
+                time.sleep(moments.uniform(0, 2 * whole_s / args.kills))
             os.kill(pid, signal.SIGKILL)
             _, status = os.waitpid(pid, 0)
             num_killed += os.waitstatus_to_exitcode(status) == -signal.SIGKILL
@@ -96,7 +97,7 @@ def main() -> int:
                 raise SystemExit(f"start {kill} failed:\n{Path(f'{cut}.log').read_text()[-3000:]}")
             for path in list_checkpoints(cut):
                 verify_checkpoint(path)
-            positions.append(max((int(p.stem[5:]) for p in cut.glob("iter_*.pth")), default=0))
+            positions.append(position(cut))
         run_to_end(cut, args.epochs, 0, resume=cut.exists())
         ends = [fingerprint(f / (f / "last_checkpoint").read_text().strip()) for f in (whole, cut)]
         for end in ends:
