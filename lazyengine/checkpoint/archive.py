@@ -161,6 +161,7 @@ class WriteBehind:
     """
 
     def __init__(self, file: IO[bytes]) -> None:
+        self.name = file.name  # which zipfile shows
         self._file = file
         self._position = 0
         self._error: BaseException | None = None
