@@ -75,8 +75,8 @@ def read_checkpoint(
         names = unsafe_names(local) if skip_objects and not trusted else []
         with torch.serialization.safe_globals([(SkippedObject, name) for name in names]):
             loaded = _load(file, local, map_location, trusted)
-    loaded = attach_shards(loaded, local, verify=verify and not keep_shards)
-    return loaded if keep_shards else make_whole(loaded, map_location)
+    attached = attach_shards(loaded, local, verify=verify and not keep_shards)
+    return attached if keep_shards or attached is loaded else make_whole(attached, map_location)
 
 
 def unsafe_names(path: str) -> list[str]:

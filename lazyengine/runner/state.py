@@ -281,7 +281,7 @@ class RunState:
                 else:
                     chosen = resume_from
                     verify_checkpoint(chosen)  # here once: what ranks read in parts, each of them does not check again
-            except (CheckpointError, FileNotFoundError) as e:
+            except (CheckpointError, OSError) as e:
                 error = e
         shared = [chosen, None if error is None else str(error)]
         dist.broadcast_object_list(shared)
