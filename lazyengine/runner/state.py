@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -401,6 +402,8 @@ def _why_not_resumable(path: str) -> str | None:
 def find_named_checkpoint(work_dir: str, name: str) -> str:
     """Return the path of the ``"best"`` or ``"latest"`` checkpoint of a run folder; other names are paths already.
 
+    Where runs that began anew in the folder have left several best ones of a metric, the newest is taken.
+
     Raises:
         FileNotFoundError: When there is none; lists what there is.
         ValueError: When several metrics have a best checkpoint.
@@ -412,12 +415,15 @@ def find_named_checkpoint(work_dir: str, name: str) -> str:
         latest = find_latest_checkpoint(work_dir) if files else None
         found = [] if latest is None else [latest]
     else:
-        found = [os.path.join(work_dir, f) for f in files if f.startswith("best_")]
+        newest: dict[str, str] = {}  # of each metric: an earlier run in the same folder may have left one
+        for path in sorted((os.path.join(work_dir, f) for f in files if f.startswith("best_")), key=os.path.getmtime):
+            newest[re.sub(r"_(epoch|iter)_\d+\.pth$", "", path)] = path
+        found = list(newest.values())
     if not found:
         raise FileNotFoundError(
             f"there is no {name} checkpoint in {work_dir}; it holds {', '.join(files) or 'no checkpoint'}. Name the "
             "folder with --work-dir, or a file with --checkpoint PATH"
         )
     if len(found) > 1:
-        raise ValueError(f"{work_dir} has several best checkpoints, name one: {', '.join(found)}")
+        raise ValueError(f"{work_dir} has the best checkpoints of several metrics, name one: {', '.join(found)}")
     return found[0]

@@ -185,6 +185,18 @@ def test_evaluating_a_checkpoint_gives_the_metric_of_training(tmp_path):
     assert again.iter in (5, 10, 15)  # the iteration of the weights, so that curves show the metric in its place
 
 
+def test_the_best_of_a_folder_is_that_of_its_newest_run(tmp_path):
+    for second, name in enumerate(["best_error_epoch_9.pth", "best_error_epoch_3.pth", "epoch_4.pth"]):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (second, second))
+    runner = toy_runner(str(tmp_path))
+    runner.set_checkpoint("best")
+    assert runner.load_from.path == str(tmp_path / "best_error_epoch_3.pth")
+    (tmp_path / "best_top1_epoch_3.pth").touch()
+    with pytest.raises(ValueError, match="best checkpoints of several metrics, name one: .*best_error.*best_top1"):
+        runner.set_checkpoint("best")
+
+
 def test_retention_keeps_the_newest(tmp_path):
     toy_runner(str(tmp_path), hooks={"checkpoint": CheckpointHook(max_keep_ckpts=1)}).train()
     assert sorted(p.name for p in tmp_path.glob("*.pth")) == ["epoch_3.pth"]
