@@ -193,7 +193,7 @@ def test_the_best_of_a_folder_is_that_of_its_newest_run(tmp_path):
     runner.set_checkpoint("best")
     assert runner.load_from.path == str(tmp_path / "best_error_epoch_3.pth")
     (tmp_path / "best_top1_epoch_3.pth").touch()
-    with pytest.raises(ValueError, match="best checkpoints of several metrics, name one: .*best_error.*best_top1"):
+    with pytest.raises(ValueError, match=r"best checkpoints of several metrics, name one: .*best_error.*best_top1"):
         runner.set_checkpoint("best")
 
 
