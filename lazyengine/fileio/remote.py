@@ -76,8 +76,10 @@ def path_manager() -> "PathManager":
                     if not os.path.isfile(target):
                         try:
                             download(path, os.path.dirname(target), filename=os.path.basename(target), progress=False)
-                        except HTTPError as error:
-                            error.close()  # it holds the connection
+                        except OSError as error:
+                            if isinstance(error, HTTPError):
+                                error.close()  # it holds the connection
+                            error.add_note(f"{path} could not be downloaded; give the path of a file that you have")
                             raise
             return target
 

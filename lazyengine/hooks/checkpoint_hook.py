@@ -105,6 +105,12 @@ class CheckpointHook(Hook):
         Raises:
             OSError: When it cannot.
         """
+        if self.by_epoch and self.interval > 0 and runner.max_epochs is None:
+            runner.logger.warning(
+                "CheckpointHook saves every %d epochs, but the loop counts iterations: only the end and the best are "
+                "saved; set by_epoch=False and interval to a number of iterations",
+                self.interval,
+            )
         if dist.is_main_process():
             folder = self.out_dir or runner.work_dir
             try:
@@ -120,7 +126,7 @@ class CheckpointHook(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Save by epoch."""
-        if not self.by_epoch:
+        if not self.by_epoch or runner.max_epochs is None:
             return
         due = self.every_n_epochs(runner, self.interval) and runner.epoch + 1 >= self.save_begin
         if due or (self.save_last and self.is_last_train_epoch(runner)):

@@ -76,7 +76,9 @@ class LoggerHook(Hook):
         """Write the final table."""
         rows = [("run folder", runner.work_dir), ("time", _duration(time.perf_counter() - self._started))]
         if runner.iter:
-            rows.append(("trained", f"{runner.epoch} epochs, {runner.iter} iterations"))
+            by_iter = runner.is_built("train_loop") and runner.max_epochs is None
+            epochs = "" if by_iter else f"{runner.epoch} epochs, "
+            rows.append(("trained", f"{epochs}{runner.iter} iterations"))
         for mode, (when, metrics) in self._last_metrics.items():
             rows.extend((f"{mode}/{name}{when}", _format(value)) for name, value in metrics.items())
         for hook in runner.hooks.values():
