@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 import pytest
 import torch
 
 from lazyengine.checkpoint import CheckpointError, read_checkpoint
-from lazyengine.hooks import CheckpointHook, Hook
+from lazyengine.hooks import CheckpointHook, Hook, LoggerHook
 from lazyengine.runner import EpochBasedTrainLoop, LoadFrom, Runner
 
 from .toy import ToyData, toy_runner
@@ -195,6 +196,14 @@ def test_the_best_of_a_folder_is_that_of_its_newest_run(tmp_path):
     (tmp_path / "best_top1_epoch_3.pth").touch()
     with pytest.raises(ValueError, match=r"best checkpoints of several metrics, name one: .*best_error.*best_top1"):
         runner.set_checkpoint("best")
+
+
+def test_saving_by_epoch_in_a_loop_without_epochs_says_so_and_saves_the_end(tmp_path, capsys):
+    toy_runner(str(tmp_path), max_iters=7, hooks={"checkpoint": CheckpointHook(), "logger": LoggerHook()}).train()
+    assert sorted(p.name for p in tmp_path.glob("*.pth")) == ["iter_7.pth"]
+    out = capsys.readouterr().out
+    assert out.count("set by_epoch=False and interval to a number of iterations") == 1
+    assert re.search(r"trained +7 iterations\n", out)
 
 
 def test_retention_keeps_the_newest(tmp_path):
