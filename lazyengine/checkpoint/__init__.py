@@ -12,7 +12,7 @@ from .loading import (
     state_dict_of,
 )
 from .plain import to_plain
-from .reading import SkippedObject, read_checkpoint, verify_checkpoint
+from .reading import SkippedObject, read_checkpoint, verify_checkpoint, verify_shards
 from .saving import CheckpointWriter, mark_latest_checkpoint, save_checkpoint
 from .sharded import SavedTensor, is_sharded_tensor, shard_optimizer_state
 from .shards import remove_checkpoint, remove_shards, save_shards, split_shards
@@ -45,6 +45,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     # sharded over ranks
     "split_shards",
     "save_shards",
+    "verify_shards",
     "remove_shards",
     "SavedTensor",
     "is_sharded_tensor",

@@ -103,8 +103,19 @@ def verify_checkpoint(path: str | os.PathLike[str]) -> None:
     local = _existing(path)
     with open(local, "rb") as file:
         _verify(file, local)
-        if has_shards(local):
-            file.seek(0)
+    verify_shards(local)
+
+
+def verify_shards(path: str | os.PathLike[str]) -> None:
+    """Check the files in a checkpoint's folder of shards, where it has one, as `verify_checkpoint` does.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        CheckpointError: With the reason.
+    """
+    local = _existing(path)
+    if has_shards(local):
+        with open(local, "rb") as file:
             attach_shards(_load(file, local, "meta", False), local, verify=True)
 
 

@@ -53,7 +53,7 @@ def shard_like(value: Any, like: Any) -> Any:
             than that of a split `like`, is returned as it is.
         like: The tensor to be like, or None.
     """
-    is_split = is_sharded_tensor(like) and value is not like and getattr(value, "shape", None) == like.shape
+    is_split = is_sharded_tensor(like) and getattr(value, "shape", None) == like.shape
     if isinstance(value, SavedTensor):
         return value.split_like(like) if is_split else value.whole()
     if not is_split or not isinstance(value, torch.Tensor) or is_sharded_tensor(value):

@@ -76,12 +76,14 @@ def save_shards(tensors: Mapping[str, torch.Tensor], path: str | os.PathLike[str
         failure = error
     except OSError as error:
         failure = error
-    failures = [text for text in dist.all_gather_object(None if failure is None else _say(failure)) if text]
+    said = None if failure is None else _say(failure)
+    parts = dist.all_gather_object((said, written))
+    failures = [text for text, _ in parts if text]
     if failures:
         if dist.is_main_process():
             shutil.rmtree(folder, ignore_errors=True)
         raise OSError(f"the shards of {os.fspath(path)} could not be written: {failures[0]}") from failure
-    files = {name: entry for part in dist.all_gather_object(written) for name, entry in part.items()}
+    files = {name: entry for _, part in parts for name, entry in part.items()}
     return {"folder": os.path.basename(folder), "files": files}
 
 

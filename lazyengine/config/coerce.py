@@ -85,11 +85,11 @@ def _int(value: Any, text: str | None) -> int:
 def _float(value: Any, text: str | None) -> float:
     if type(value) is float:
         return value
-    try:
-        if type(value) is int:
+    if type(value) is int:
+        try:
             return float(value)
-    except OverflowError:
-        pass
+        except OverflowError:
+            raise Mismatch("float") from None
     raise Mismatch("float")
 
 

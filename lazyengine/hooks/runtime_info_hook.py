@@ -66,12 +66,8 @@ class RuntimeInfoHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
         """Record the losses."""
-        updaters = self._updaters
         for name, value in (outputs or {}).items():
-            if name in updaters:
-                updaters[name](value)
-            else:
-                self._record(runner, name, value)
+            self._record(runner, name, value)
 
     def _record(self, runner: Runner, name: str, value: Any) -> None:
         """Update a scalar of training; what does so is looked up once."""

@@ -25,6 +25,7 @@ def to_host(tensors: list[torch.Tensor]) -> list[float]:
 
 
 def is_on_host(tensor: torch.Tensor) -> bool:
+    """Whether reading the tensor needs no wait."""
     return tensor.is_cpu
 
 

@@ -28,7 +28,7 @@ from ..checkpoint import (
     remove_shards,
     save_shards,
     split_shards,
-    verify_checkpoint,
+    verify_shards,
 )
 from ..hooks import CheckpointHook
 from ..optim import param_schedulers_state_dict, resume_param_schedulers
@@ -277,11 +277,9 @@ class RunState:
         error: Exception | None = None
         if dist.is_main_process():
             try:
-                if resume_from == "auto":
-                    chosen = self._find_newest()
-                else:
-                    chosen = resume_from
-                    verify_checkpoint(chosen)  # here once: what ranks read in parts, each of them does not check again
+                chosen = self._find_newest() if resume_from == "auto" else resume_from
+                if chosen is not None and resume_from != "auto":
+                    verify_shards(chosen)  # here once: ranks read them in parts, and check only the file itself
             except (CheckpointError, OSError) as e:
                 error = e
         shared = [chosen, None if error is None else str(error)]

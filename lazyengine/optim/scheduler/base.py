@@ -242,11 +242,7 @@ class _ParamScheduler:
                 group["betas"] = (value, *group["betas"][1:])
 
     def _snapshot(self) -> list[Any]:
-        values = self._current()
-        for index, value in enumerate(values):
-            if isinstance(value, Tensor):
-                values[index] = value.clone()
-        return values
+        return [value.clone() if isinstance(value, Tensor) else value for value in self._current()]
 
     def _record_initial_values(self, resumed: bool) -> list[float]:
         """Return the groups' initial values, recording the current ones where none are recorded yet."""
