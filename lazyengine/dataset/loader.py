@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import signal
+import threading
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import (
     _BaseDataLoaderIter,
     _MultiProcessingDataLoaderIter,
@@ -279,10 +281,18 @@ class DataLoader(TorchDataLoader[Any]):
             _LOGGER.info("num_workers=%d on %d processors: loading may be slower", self.num_workers, num_processors)
 
 
+_ADVICE = (
+    "To find the cause, run with num_workers=0. A killed worker is often out of memory (use fewer, or a smaller "
+    "prefetch_factor); a timeout may be slow storage (raise `timeout`); workers started by spawn or forkserver need "
+    'the script\'s entry below `if __name__ == "__main__":`'
+)
+
+
 class _WorkersIter(_MultiProcessingDataLoaderIter):
     """torch's iterator over workers, which end with it and at exit; with advice on workers that die or hang."""
 
     def __init__(self, loader: Any) -> None:
+        _advise_wherever_a_worker_dies()
         super().__init__(loader)
         for worker in self._workers:
             worker._popen.terminate = worker._popen.kill  # type: ignore[attr-defined] - they ignore SIGTERM
@@ -295,15 +305,39 @@ class _WorkersIter(_MultiProcessingDataLoaderIter):
             found = error
             if not isinstance(error, RuntimeError):  # it died while it was handing over a tensor
                 found = RuntimeError("a DataLoader worker exited unexpectedly")
-            found.add_note(
-                f"while waiting for batch {self._num_yielded} of this iteration, {self._num_workers} workers. To find "
-                "the cause, run with num_workers=0. A killed worker is often out of memory (use fewer, or a smaller "
-                "prefetch_factor); a timeout may be slow storage (raise `timeout`); workers started by spawn or "
-                'forkserver need the script\'s entry below `if __name__ == "__main__":`'
-            )
+            _advise(found, f"while waiting for batch {self._num_yielded} of this iteration")
             if found is error:
                 raise
             raise found from error
+
+
+def _advise(error: Exception, *where: str) -> None:
+    for note in (*where, _ADVICE):
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+
+
+def _advise_wherever_a_worker_dies() -> None:
+    """Let torch's handler of SIGCHLD, which raises at whatever the main thread does when a worker dies, say what to do.
+
+    Only the main thread can set a handler; torch sets its own once in a process, and so does this.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        return
+    signal_handling._set_SIGCHLD_handler()  # else the first loader would set it after its workers have started
+    torch_handler = signal.getsignal(signal.SIGCHLD)
+    if not callable(torch_handler) or hasattr(torch_handler, "_gives_advice"):
+        return
+
+    def handler(number: int, frame: Any) -> None:
+        try:
+            torch_handler(number, frame)
+        except RuntimeError as error:
+            _advise(error)
+            raise
+
+    handler._gives_advice = True  # type: ignore[attr-defined]
+    signal.signal(signal.SIGCHLD, handler)
 
 
 class _MainProcessIter(_SingleProcessDataLoaderIter):

@@ -72,6 +72,13 @@ class Broken(Augmented):
         return super().__getitem__(idx)
 
 
+class ReaderIds(Augmented):
+    """Each sample is the number of the process that reads it."""
+
+    def __getitem__(self, idx: int) -> Any:
+        return os.getpid()
+
+
 class Shapes(Augmented):
     """Sample 2 has another shape."""
 

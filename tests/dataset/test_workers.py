@@ -1,10 +1,14 @@
 """Batches read by worker processes: few tests, since every process that is not forked imports torch first."""
 
+import os
+import signal
+import threading
+
 import pytest
 
 from lazyengine.dataset import BaseDataset, DataLoader, DefaultSampler, pseudo_collate
 
-from .samples import Augmented, Boxes, Broken, FileIds, file_ids, jittered_collate
+from .samples import Augmented, Boxes, Broken, FileIds, ReaderIds, file_ids, jittered_collate
 from .test_loader import epoch_of, make
 
 
@@ -85,6 +89,22 @@ def test_workers_that_die_or_hang_come_with_advice(how, message):
     loader = DataLoader(Broken(how), 4, num_workers=1, timeout=timeout, multiprocessing_context="fork")
     with pytest.raises(RuntimeError, match=message) as caught:
         list(loader)
+    assert "run with num_workers=0" in "\n".join(caught.value.__notes__)
+
+
+def test_a_worker_that_dies_while_the_main_process_does_something_else_comes_with_advice():
+    """As while a model computes, where most of the time goes: torch raises there."""
+    loader = DataLoader(ReaderIds(4), 1, num_workers=1, multiprocessing_context="fork", persistent_workers=True)
+    batches = iter(loader)
+    worker = next(batches).item()
+
+    def do_something_else():
+        os.kill(worker, signal.SIGKILL)
+        threading.Event().wait(60)
+
+    with pytest.raises(RuntimeError, match=f"DataLoader worker \\(pid {worker}\\) is killed") as caught:
+        do_something_else()
+    assert len(caught.value.__notes__) == 1
     assert "run with num_workers=0" in caught.value.__notes__[0]
 
 
