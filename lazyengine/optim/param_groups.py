@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -183,9 +183,15 @@ def param_groups(
     if not trainable:
         raise ValueError(f"{type(model).__name__} has no trainable parameter: nothing to optimize")
     scales = layer_scales([e.name for e in entries], layer_decay, layer_id) if layer_decay is not None else {}
-    groups: dict[Any, ParamGroup] = {}
+    return _grouped(_decide(trainable, rules, scales, bypass_duplicate), group_by)
+
+
+def _decide(
+    entries: list[_Entry], rules: _Rules, scales: dict[str, float], bypass_duplicate: bool
+) -> Iterator[tuple[_Entry, str | None, dict[str, Any]]]:
+    """Yield each parameter once, with the custom key that matched it and its options, scaled for its layer."""
     decided: dict[int, tuple[str, dict[str, Any]]] = {}
-    for entry in trainable:
+    for entry in entries:
         key, options = rules.decide(entry)
         scale = scales.get(entry.name, 1.0)
         if scale != 1.0 and "lr" not in options:
@@ -195,6 +201,12 @@ def param_groups(
             _check_shared(first, entry.name, options, bypass_duplicate)
             continue
         decided[id(entry.parameter)] = (entry.name, options)
+        yield entry, key, options
+
+
+def _grouped(decided: Iterable[tuple[_Entry, str | None, dict[str, Any]]], group_by: str) -> list[ParamGroup]:
+    groups: dict[Any, ParamGroup] = {}
+    for entry, key, options in decided:
         identity: Any = tuple(sorted((name, repr(value)) for name, value in options.items()))
         if group_by == "key":
             identity = (key, identity)
