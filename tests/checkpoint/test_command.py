@@ -57,7 +57,8 @@ def test_export(run, capsys):
 
 
 def test_export_safetensors(run):
-    load_file = pytest.importorskip("safetensors.torch").load_file
+    from safetensors.torch import load_file
+
     assert main(["export", str(run), str(run / "m.safetensors")]) == 0
     expected = torch.load(run / "epoch_2.pth")["state_dict"]
     loaded = load_file(run / "m.safetensors")

@@ -5,13 +5,12 @@ import pickle
 from typing import Any
 
 import pytest
+import torch
+from torch.optim import lr_scheduler
 
 from lazyengine.config import Config, LazyConfig, LazyPartial, diff, instantiate, ref
 from lazyengine.config import LazyCall as L
 from lazyengine.config.show import check_config, format_keys, format_tree
-
-torch = pytest.importorskip("torch")
-from torch.optim import lr_scheduler  # noqa: E402
 
 OPTIMIZERS = [
     cls
@@ -129,7 +128,8 @@ def test_torch_dataloader(tmp_path):
 
 
 def test_torchmetrics(tmp_path):
-    torchmetrics = pytest.importorskip("torchmetrics")
+    import torchmetrics
+
     metrics = L(torchmetrics.MetricCollection)(
         metrics={
             "acc": L(torchmetrics.Accuracy)(task="multiclass", num_classes=3, top_k=1),
@@ -148,7 +148,8 @@ def test_torchmetrics(tmp_path):
 
 
 def test_transformers_model_from_its_config_class(tmp_path):
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     model = L(transformers.BertForSequenceClassification)(
         config=L(transformers.BertConfig)(
             hidden_size=16,

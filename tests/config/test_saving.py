@@ -160,7 +160,8 @@ def test_python_names_never_collide(tmp_path):
 
 
 def test_constants_that_name_themselves_and_calls_are_written_as_code(tmp_path):
-    torch = pytest.importorskip("torch")
+    import torch
+
     cfg = Config({"a": L(Thing)(x=torch.float32, y=[torch.device("cpu"), range(3), slice(1, 2), Fraction(1, 3)])})
     assert LazyConfig.save(cfg, tmp_path / "config.py") == []
     text = (tmp_path / "config.py").read_text()
@@ -392,7 +393,6 @@ def test_a_refusal_says_what_to_allow(tmp_path):
     ],
 )
 def test_what_is_no_saved_config_is_a_documented_error(data, says, tmp_path):
-    pytest.importorskip("torch")
     path = tmp_path / "config.json"
     path.write_bytes(data)
     with pytest.raises(SaveError) as caught:

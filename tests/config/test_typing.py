@@ -37,7 +37,6 @@ def _pyright(folder: Path) -> Found:
 
 
 def _mypy(folder: Path) -> Found:
-    pytest.importorskip("mypy")
     command = [
         sys.executable,
         "-m",
@@ -59,7 +58,6 @@ def _mypy(folder: Path) -> Found:
 
 @pytest.fixture(scope="module", params=[_pyright, _mypy], ids=["pyright", "mypy"])
 def found(request, tmp_path_factory) -> Found:
-    pytest.importorskip("torch")
     folder = tmp_path_factory.mktemp("typing")
     for name in FILES:
         shutil.copy(FIXTURES / name, folder)

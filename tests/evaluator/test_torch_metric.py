@@ -1,11 +1,9 @@
 """The adapter for torchmetrics."""
 
-import pytest
 import torch
+import torchmetrics
 
 from lazyengine.evaluator import Evaluator, TorchMetric
-
-torchmetrics = pytest.importorskip("torchmetrics")
 
 
 def _batches():

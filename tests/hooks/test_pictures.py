@@ -63,7 +63,6 @@ class Sign(ConfusionMatrix):
 
 
 def test_plots_of_metrics_go_to_the_visualizer(tmp_path):
-    pytest.importorskip("matplotlib")
     runner = toy_runner(str(tmp_path), hooks={"plots": VisualizationHook()})
     runner._parts["val_loop"] = ValLoop(DataLoader(ToyData(), 4), [MeanError(), Sign(num_classes=2)])
     metrics = runner.val()
@@ -98,7 +97,6 @@ RUN = """
 
 
 def test_bars_of_training_and_validation_on_a_terminal_do_not_break_log_lines(tmp_path):
-    pytest.importorskip("rich")
     output = run_in_terminal(RUN.replace("sys.argv[1]", repr(str(tmp_path))))
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
     lines = [line.strip() for line in plain.replace("\r", "\n").split("\n")]

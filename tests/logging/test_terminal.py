@@ -57,7 +57,6 @@ def run_in_terminal(code):
 
 
 def test_bars_and_lines_on_a_terminal():
-    pytest.importorskip("rich")
     output = run_in_terminal(TRAINING)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
     assert "enabled: True" in plain

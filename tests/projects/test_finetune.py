@@ -10,8 +10,6 @@ import torch
 from lazyengine.config import LazyConfig
 from lazyengine.runner import Runner
 
-pytest.importorskip("transformers")
-
 PROJECT = Path(__file__).resolve().parents[2] / "projects" / "finetune"
 SMALL = (
     *("vit.hidden_size=8", "vit.intermediate_size=8", "vit.num_hidden_layers=2", "vit.num_attention_heads=2"),

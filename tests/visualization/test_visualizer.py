@@ -131,7 +131,9 @@ def test_images_are_written_without_loss(tmp_path, channels, size):
 def test_masks_and_figures(visualizer, recorder):
     visualizer.add_image("mask", torch.tensor([[True, False]]))
     assert recorder.calls[-1][2].tolist() == [[[255], [0]]]
-    figure = pytest.importorskip("matplotlib.figure").Figure(figsize=(2, 1), dpi=50)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2, 1), dpi=50)
     figure.subplots().plot([0, 1])
     visualizer.add_image("figure", figure)
     assert recorder.calls[-1][2].shape == (50, 100, 4)
