@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_swa_multi_avg_fn
 
+from ..checkpoint import is_sharded_tensor
 from ..logging import print_log
-from .wrappers import is_sharded, unwrap
+from .wrappers import is_sharded, reshard, unwrap
 
 __all__ = ["BaseAveragedModel", "ExponentialMovingAverage", "MomentumAnnealingEMA", "StochasticWeightAverage"]
 
@@ -20,18 +21,18 @@ __all__ = ["BaseAveragedModel", "ExponentialMovingAverage", "MomentumAnnealingEM
 class BaseAveragedModel(nn.Module):
     """Holds a copy of a model and averages the weights of the model into it; subclasses write `avg_func`.
 
-    State keys: ``module.<key of the model>`` for the averages and ``steps`` for the number of updates.
+    State keys: ``module.<key of the model>`` for the averages and ``steps`` for the number of updates. Of a model that
+    FSDP2 shards, each rank averages its parts; such an average is not called but exchanged with the model (`swap`).
 
     Args:
         model: The model to follow; DDP and the like around it are taken off.
         interval: The average moves in every ``interval``-th update; the first update always copies.
-        device: Where the average is kept; None keeps it where the model is.
+        device: Where the average is kept; None keeps it where the model is, as it must be with FSDP2.
         update_buffers: Average floating buffers (such as batch norm statistics) too, rather than copying them in
             every update. Other buffers are copied either way.
 
     Raises:
-        TypeError: The model is sharded by FSDP2, which cannot be copied.
-        ValueError: ``interval`` is not positive.
+        ValueError: ``interval`` is not positive, or ``device`` is given for a model that FSDP2 shards.
     """
 
     def __init__(
@@ -46,11 +47,15 @@ class BaseAveragedModel(nn.Module):
             raise ValueError(f"interval of {type(self).__name__} must be at least 1, got {interval}")
         model = unwrap(model)
         if is_sharded(model):
-            raise TypeError(
-                f"{type(self).__name__} cannot copy a model sharded by FSDP2 · make the average before "
-                "ModelSetup.apply, or train with DDP"
-            )
-        self.module = copy.deepcopy(model).requires_grad_(False)
+            if device is not None:
+                raise ValueError(
+                    f"{type(self).__name__} keeps the average of a model sharded by FSDP2 where its parts are, got "
+                    f"device={str(device)!r} · leave device out, or set FSDP2(cpu_offload=True)"
+                )
+            reshard(model)
+            self.module = _copy_parts(model, {})
+        else:
+            self.module = copy.deepcopy(model).requires_grad_(False)
         if device is not None:
             self.module.to(device)
         self.interval = interval
@@ -68,7 +73,16 @@ class BaseAveragedModel(nn.Module):
         raise NotImplementedError
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the averaged model."""
+        """Call the averaged model.
+
+        Raises:
+            TypeError: FSDP2 shards the model: its average is parameters alone.
+        """
+        if type(self.module) is _Parts:
+            raise TypeError(
+                f"{type(self).__name__} of a model sharded by FSDP2 cannot be called · exchange it into the model with "
+                "swap(model), call the model, and exchange it back, as EMAHook does"
+            )
         return self.module(*args, **kwargs)
 
     @torch.no_grad()
@@ -81,7 +95,7 @@ class BaseAveragedModel(nn.Module):
         Raises:
             ValueError: ``model`` has other parameters or buffers.
         """
-        averaged, copied = self._pairs(unwrap(model))
+        averaged, copied = self._pairs(model)
         if self.steps == 0:
             copied = [*averaged, *copied]
         elif self.steps % self.interval == 0 and averaged:
@@ -101,33 +115,37 @@ class BaseAveragedModel(nn.Module):
         Args:
             model: The model that is followed.
         """
-        model = unwrap(model)
-        pairs: list[tuple[Tensor, Tensor]] = list(zip(self.module.parameters(), model.parameters(), strict=True))
-        if self.update_buffers:
-            pairs.extend(zip(self.module.buffers(), model.buffers(), strict=True))
-        for mine, theirs in pairs:
+        parameters, buffers = self._matched(model)
+        for mine, theirs in [*parameters, *(buffers if self.update_buffers else ())]:
             kept = mine.clone()
             mine.copy_(theirs)
             theirs.copy_(kept)
 
     def _pairs(self, model: nn.Module) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
         """Return pairs (average, source) to average, and pairs to copy."""
-        try:
-            parameters, buffers = (
-                list(zip(mine, theirs, strict=True))
-                for mine, theirs in zip(_tensors(self.module), _tensors(model), strict=True)
-            )
-        except ValueError:
-            raise ValueError(
-                f"{type(self).__name__} follows a {type(self.module).__name__} whose parameters or buffers are not "
-                f"those of the {type(model).__name__} given · make the average after everything that changes the model"
-            ) from None
+        parameters, buffers = self._matched(model)
         averaged, copied = [], []
         for pair in parameters:
             (averaged if pair[0].is_floating_point() else copied).append(pair)
         for pair in buffers:
             (averaged if self.update_buffers and pair[0].is_floating_point() else copied).append(pair)
         return averaged, copied
+
+    def _matched(self, model: nn.Module) -> list[list[tuple[Tensor, Tensor]]]:
+        """Return pairs (average, source) of the parameters and of the buffers; this rank's parts of split ones."""
+        model = unwrap(model)
+        if is_sharded(model):
+            reshard(model)
+        try:
+            return [
+                list(zip(mine, theirs, strict=True))
+                for mine, theirs in zip(_tensors(self.module), _tensors(model), strict=True)
+            ]
+        except ValueError:
+            raise ValueError(
+                f"{type(self).__name__} follows a model whose parameters or buffers are not those of the "
+                f"{type(model).__name__} given · make the average after everything that changes the model"
+            ) from None
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -270,7 +288,38 @@ def _tensors(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
                 if tensor is not None:
                     found[id(tensor)] = tensor
         pending.extend(module._modules.values())
-    return list(parameters.values()), list(buffers.values())
+    return [_own_part(tensor) for tensor in parameters.values()], [_own_part(tensor) for tensor in buffers.values()]
+
+
+def _own_part(tensor: Any) -> Tensor:
+    return tensor.to_local() if is_sharded_tensor(tensor) else tensor
+
+
+class _Parts(nn.Module):
+    """Holds the parameters, buffers and children of a module by the same names, without its code."""
+
+
+def _copy_parts(module: nn.Module, made: dict[int, Any]) -> nn.Module:
+    """Copy a module that FSDP2 shards, and so refuses to copy; what it shares is shared in the copy.
+
+    Wrappers within it, which are in no name of a state dict, are left out.
+    """
+    module = unwrap(getattr(module, "_checkpoint_wrapped_module", module))
+    if id(module) in made:
+        return made[id(module)]
+    parts = made[id(module)] = _Parts()
+    for name, parameter in module._parameters.items():
+        if parameter is not None and id(parameter) not in made:
+            made[id(parameter)] = nn.Parameter(parameter.detach().clone(), requires_grad=False)
+        parts.register_parameter(name, None if parameter is None else made[id(parameter)])
+    for name, buffer in module._buffers.items():
+        if buffer is not None and id(buffer) not in made:
+            made[id(buffer)] = buffer.detach().clone()
+        is_saved = name not in module._non_persistent_buffers_set
+        parts.register_buffer(name, None if buffer is None else made[id(buffer)], persistent=is_saved)
+    for name, child in module._modules.items():
+        parts.register_module(name, None if child is None else _copy_parts(child, made))
+    return parts
 
 
 def _as(tensor: Tensor, like: Tensor) -> Tensor:

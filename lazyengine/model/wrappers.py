@@ -164,6 +164,16 @@ def is_sharded(model: nn.Module) -> bool:
     return fsdp is not None and isinstance(model, fsdp.FSDPModule)
 
 
+def reshard(model: nn.Module) -> None:
+    """Let every part of a model that FSDP2 shards hold this rank's share alone, as it does outside of its forward.
+
+    With ``reshard_after_forward=False`` a forward without a backward leaves whole parameters behind.
+    """
+    for module in model.modules():
+        if is_sharded(module):
+            module.reshard()  # type: ignore[operator]
+
+
 def _check_process_group(wrapper: str) -> None:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         raise RuntimeError(

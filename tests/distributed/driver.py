@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from lazyengine import dist
 from lazyengine.checkpoint import read_checkpoint
 from lazyengine.dataset import DataLoader, DefaultSampler
-from lazyengine.hooks import CheckpointHook, Hook
+from lazyengine.hooks import Hook
 from lazyengine.logging import MessageHub
 from lazyengine.model import FSDP2, ModelSetup
 from lazyengine.runner import EpochBasedTrainLoop
@@ -35,8 +35,10 @@ from tests.distributed.experiment import (
     Points,
     assert_close,
     assert_same,
+    averaging,
     curve,
     experiment,
+    saving_often,
     several_hooks,
     weights,
 )
@@ -64,11 +66,6 @@ def kill_rank_1() -> None:
     """Die without a word, on one rank."""
     if dist.get_rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def saving_often() -> dict[str, Hook]:
-    """A checkpoint every four iterations, so that some are in the middle of an epoch of six."""
-    return {"checkpoint": CheckpointHook(interval=4, by_epoch=False)}
 
 
 def kill(folder: Path) -> None:
@@ -164,6 +161,32 @@ def fsdp2(folder: Path, alone: dict[str, Any]) -> None:
     assert_close(from_one.val()["error"], alone["val"][-1], rtol=1e-5)
 
 
+def fsdp2_averages_its_parts(folder: Path, alone: dict[str, Any]) -> None:
+    """EMA validates and saves what one process does, and resumes to the bit, also where a forward does not reshard."""
+    setup = {"setup": ModelSetup(wrapper=FSDP2("net", reshard_after_forward=False))}
+    hooks = averaging()
+    whole = experiment(folder / "fsdp2_ema", hooks=hooks, **setup)
+    whole.train()
+    expected = alone["averaged"]
+    assert_close(curve(whole), expected["curve"], rtol=1e-5)
+    assert_close(curve(whole, "val/error"), expected["val"], rtol=1e-5)
+    saved = read_checkpoint(folder / "fsdp2_ema" / "iter_18.pth")
+    for key, value in expected["ema"].items():
+        torch.testing.assert_close(saved["state_dict"][key], value, rtol=1e-4, atol=1e-6)
+    for key, value in expected["weights"].items():
+        torch.testing.assert_close(saved["ema_state_dict"][key], value, rtol=1e-4, atol=1e-6)
+    cut = experiment(folder / "fsdp2_ema_cut", hooks={**averaging(), "stop": At(10, interrupt)}, **setup)
+    with pytest.raises(InterruptedError, match="interrupted"):
+        cut.train()
+    hooks_again = averaging()
+    resumed = experiment(folder / "fsdp2_ema_cut", hooks=hooks_again, resume=True, **setup)
+    resumed.train()
+    assert_same(weights(resumed), weights(whole))
+    average, again = (each["ema"].ema_model.module.state_dict() for each in (hooks, hooks_again))
+    assert_same({k: v.full_tensor() for k, v in again.items()}, {k: v.full_tensor() for k, v in average.items()})
+    assert curve(resumed, "val/error") == curve(whole, "val/error")
+
+
 def batch_norm_is_evaluated_as_it_is_saved(folder: Path, alone: dict[str, Any]) -> None:
     """Each rank has other statistics after a step; all evaluate with those of the checkpoint."""
     trained = experiment(folder / "norm", net=NormNet, max_epochs=1)
@@ -255,6 +278,7 @@ CHECKS = [
     resumed_after_a_kill,
     several_things_at_once,
     fsdp2,
+    fsdp2_averages_its_parts,
     batch_norm_is_evaluated_as_it_is_saved,
     a_model_on_the_meta_device_takes_its_share_of_a_file,
     every_rank_keeps_its_generator,

@@ -126,6 +126,16 @@ SEVERAL_THINGS: dict[str, Any] = {
 }
 
 
+def saving_often() -> dict[str, Hook]:
+    """A checkpoint every four iterations, so that some are in the middle of an epoch of six."""
+    return {"checkpoint": CheckpointHook(interval=4, by_epoch=False)}
+
+
+def averaging() -> dict[str, Any]:
+    """The same, with averaged weights."""
+    return {**saving_often(), "ema": EMAHook(momentum=0.2)}
+
+
 def several_hooks() -> dict[str, Hook]:
     """EMA, whose weights are evaluated, and an end when the error does not fall by much any more."""
     return {"ema": EMAHook(momentum=0.3), "early": EarlyStoppingHook("error", rule="less", min_delta=0.02, patience=2)}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from .experiment import SEVERAL_THINGS, assert_close, curve, experiment, several_hooks, weights
+from .experiment import SEVERAL_THINGS, assert_close, averaging, curve, experiment, several_hooks, weights
 from .launching import torchrun
 
 pytestmark = pytest.mark.slow
@@ -34,6 +34,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "ema": dict(hooks["ema"].ema_model.module.state_dict()),
         "stopped": (several.epoch, several.optim_wrapper.num_optimizer_steps),
     }
+    hooks = averaging()
+    averaged = experiment(folder / "alone_averaged", hooks=hooks)
+    averaged.train()
+    alone["averaged"] = {
+        "curve": curve(averaged),
+        "val": curve(averaged, "val/error"),
+        "ema": dict(hooks["ema"].ema_model.module.state_dict()),
+        "weights": weights(averaged),
+    }
     iters = experiment(folder / "alone_iters", max_iters=14)
     iters.train()
     alone["iters"] = {"curve": curve(iters), "batches": iters.model.batches}
@@ -52,7 +61,7 @@ def test_every_check_of_the_two_ranks(folder):
         results = json.loads((folder / f"results{rank}.json").read_text())
         failed = {name: text for name, text in results.items() if text != "ok"}
         assert not failed, f"rank {rank}: " + "\n".join(f"{name}: {text}" for name, text in failed.items())
-        assert len(results) == 11
+        assert len(results) == 12
 
 
 @pytest.mark.parametrize(("begun_by", "name", "done"), [("ddp", "epoch_1.pth", 6), ("fsdp2", "iter_8.pth", 8)])
@@ -64,6 +73,16 @@ def test_one_process_continues_what_two_ranks_began(folder, tmp_path, begun_by, 
     assert_close(curve(runner), alone["curve"], rtol=1e-5)
     for key, value in alone["weights"].items():
         torch.testing.assert_close(weights(runner)[key], value, rtol=1e-4, atol=1e-6)
+
+
+def test_one_process_continues_averaging_what_two_ranks_split(folder, tmp_path):
+    expected = torch.load(folder / "alone.pt", weights_only=True)["averaged"]
+    hooks = averaging()
+    runner = experiment(tmp_path, hooks=hooks, resume=str(folder / "fsdp2_ema" / "iter_8.pth"))
+    runner.train()
+    assert_close(curve(runner, "val/error"), expected["val"], rtol=1e-5)
+    for key, value in hooks["ema"].ema_model.module.state_dict().items():
+        torch.testing.assert_close(value, expected["ema"][key], rtol=1e-4, atol=1e-6)
 
 
 def test_one_process_continues_iterations_without_epochs(folder, tmp_path):

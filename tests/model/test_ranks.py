@@ -8,6 +8,7 @@ import torch
 from torch import distributed, nn
 from torch.multiprocessing.spawn import spawn
 
+from lazyengine.checkpoint import get_state_dict
 from lazyengine.model import (
     DDP,
     FSDP2,
@@ -114,6 +115,31 @@ def ddp(rank):
         ModelSetup(sync_bn=True).apply(net(), "cpu")
 
 
+def check_averaged(model, forward):
+    """The parts of each rank are averaged, exchanged and saved as whole weights are."""
+    averaged = ExponentialMovingAverage(model, momentum=0.25)
+    averaged.update_parameters(model)
+    assert get_state_dict(averaged.module).keys() == get_state_dict(model).keys()
+    first = {key: full(value).clone() for key, value in get_state_dict(model).items()}
+    model.train_step({"x": X, "y": Y}, Sgd(model), forward=forward)
+    second = {key: full(value).clone() for key, value in get_state_dict(model).items()}
+    averaged.update_parameters(model)
+    for key, value in get_state_dict(averaged.module).items():
+        is_buffer = key in dict(model.named_buffers())
+        assert torch.equal(full(value), second[key] if is_buffer else first[key].lerp(second[key], 0.25)), key
+    assert not torch.equal(first["head.weight"], second["head.weight"])
+    averaged.swap(model)
+    assert torch.equal(full(model.head.weight), first["head.weight"].lerp(second["head.weight"], 0.25))
+    with torch.no_grad():
+        model(X)
+    averaged.swap(model)
+    assert torch.equal(full(model.head.weight), second["head.weight"])
+    with pytest.raises(TypeError, match=r"cannot be called · exchange it into the model with swap\(model\)"):
+        averaged(X)
+    with pytest.raises(ValueError, match="keeps the average of a model sharded by FSDP2 where its parts are, got dev"):
+        ExponentialMovingAverage(model, device="cpu")
+
+
 def fsdp2(rank):
     from torch.distributed.tensor import DTensor
 
@@ -127,8 +153,7 @@ def fsdp2(rank):
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
     assert average.head.weight.numel() == 2 * model.head.weight.to_local().numel()
     check_trained(model, forward, rank)
-    with pytest.raises(TypeError, match="cannot copy a model sharded by FSDP2"):
-        ExponentialMovingAverage(model)
+    check_averaged(model, forward)
 
     with torch.device("meta"):
         meta = Net(ConstantInit(0.5, layer="Linear"))
