@@ -45,6 +45,11 @@ class Evaluator:
         for metric in self.metrics:
             metric.dataset_meta = dataset_meta
 
+    def reset(self) -> None:
+        """Forget the results of an evaluation that did not come to its end."""
+        for metric in self.metrics:
+            metric.reset()
+
     def process(self, data_samples: Any, data_batch: Any = None) -> None:
         """Hand one batch to every metric.
 

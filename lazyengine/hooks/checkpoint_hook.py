@@ -26,8 +26,9 @@ class CheckpointHook(Hook):
     """Save checkpoints at intervals, at the end, and whenever a metric is the best so far.
 
     A checkpoint is only saved where no gradients are waiting for their optimizer step; while gradients accumulate, a
-    save that is due happens at the next step. The files of one run are deleted by that run only: names are relative
-    to the folder, and a run that was resumed into another folder finds none of them there.
+    save that is due happens at the next step, or at the end of training when there is none. (`OptimWrapperDict` in a
+    single process is saved at once, with its gradients.) The files of one run are deleted by that run only: names are
+    relative to the folder, and a run that was resumed into another folder finds none of them there.
 
     Args:
         interval: Epochs or iterations between two saves; -1 for none.
@@ -97,6 +98,8 @@ class CheckpointHook(Hook):
         self.best_names: dict[str, str] = {}
         self._kept: list[str] = []
         self._stale: list[str] = []  # to be deleted when the next checkpoint is in place
+        self._successors: dict[str, str] = {}  # of best ones, which stay until their successor is in place
+        self._best_due: list[str] = []  # best ones of one validation that are not written yet
         self._pending: str | None = None
 
     def before_train(self, runner: Runner) -> None:
@@ -123,6 +126,7 @@ class CheckpointHook(Hook):
                 error.add_note(f"checkpoints could not be written to {folder}; set work_dir to a writable folder")
                 raise
             self._prune(folder, tuple(self._stale), runner.logger.warning)
+        self._write_best(runner)  # those that a kill after the first of them cut off
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Save by epoch."""
@@ -136,7 +140,7 @@ class CheckpointHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
         """Save by iteration, and what waited for an optimizer step."""
-        if self._pending is not None and runner.optim_wrapper.at_step_boundary:
+        if self._pending is not None and runner.optim_wrapper.can_be_saved:
             name, self._pending = self._pending, None
             self._save(runner, name)
         if self.by_epoch:
@@ -157,10 +161,19 @@ class CheckpointHook(Hook):
             runner.logger.info("best %s so far: %.4f; saving %s", indicator, score, name)
             if former and former != name:
                 self._stale.append(former)
-            self._write(runner, name, is_latest=False)
+                for superseded in [former, *(s for s, by in self._successors.items() if by == former)]:
+                    self._successors[superseded] = name
+            self._best_due.append(name)
+        self._write_best(runner)
 
     def after_train(self, runner: Runner) -> None:
         """Save at the end in a loop without epochs, or when it came early, and write the published files."""
+        if self._pending is not None:
+            name, self._pending = self._pending, None
+            runner.logger.warning(
+                "no optimizer step came after the save of %s was due: the gradients that waited are not in it", name
+            )
+            self._save(runner, name)
         if self.save_last:
             if self.by_epoch and runner.max_epochs is None:
                 self._save(runner, f"iter_{runner.iter}.pth")
@@ -199,6 +212,8 @@ class CheckpointHook(Hook):
             "best_names": dict(self.best_names),
             "kept": list(self._kept),
             "stale": list(self._stale),
+            "successors": dict(self._successors),
+            "best_due": list(self._best_due),
             "pending": self._pending,
         }
 
@@ -209,6 +224,8 @@ class CheckpointHook(Hook):
             self.best_names = {k: v for k, v in state_dict["best_names"].items() if k in self.best.scores}
         self._kept = list(state_dict["kept"])
         self._stale = list(state_dict.get("stale", []))
+        self._successors = dict(state_dict.get("successors", {}))
+        self._best_due = list(state_dict.get("best_due", []))
         self._pending = state_dict.get("pending")
 
     # ------------------------------------------------------------------ inside
@@ -219,10 +236,16 @@ class CheckpointHook(Hook):
 
     def _save_at_step(self, runner: Runner, name: str) -> None:
         """Save now, or after the optimizer step that the gradients are waiting for."""
-        if runner.optim_wrapper.at_step_boundary:
+        if runner.optim_wrapper.can_be_saved:
             self._save(runner, name)
         else:
             self._pending = name
+
+    def _write_best(self, runner: Runner) -> None:
+        """Write the best ones of a validation; each holds which ones are still to come."""
+        while self._best_due:
+            name = self._best_due.pop(0)
+            self._write(runner, name, is_latest=False)
 
     def _save(self, runner: Runner, name: str) -> None:
         if name in self._kept:
@@ -254,12 +277,16 @@ class CheckpointHook(Hook):
     def _prune(self, folder: str, names: Sequence[str], warn: Callable[..., None]) -> None:
         for name in names:
             path = os.path.join(folder, os.path.basename(name))
+            successor = self._successors.get(name)
+            if successor is not None and not os.path.exists(os.path.join(folder, os.path.basename(successor))):
+                continue  # it could not be written: then the former best one is the best that there is
             try:
                 remove_checkpoint(path)  # missing after a resume into another folder, or when deleted by hand
             except OSError as error:
                 warn("could not delete the old checkpoint %s: %s", path, error)
             with contextlib.suppress(ValueError):  # deleted by the save before, which a thread has finished meanwhile
                 self._stale.remove(name)
+            self._successors.pop(name, None)
 
 
 def publish(path: str, keys: Sequence[str]) -> str:

@@ -129,7 +129,7 @@ class EMAHook(Hook):
             return
         self._resumed = checkpoint["state_dict"]
         self._num_updates = int(checkpoint["ema_steps"])
-        checkpoint["state_dict"] = checkpoint["ema_state_dict"]
+        checkpoint["state_dict"] = checkpoint.pop("ema_state_dict")
 
     def _swap(self, runner: Runner, *, into_model: bool) -> None:
         if self.ema_model is not None and self._is_swapped != into_model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import time
@@ -10,6 +11,8 @@ import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from .logger import print_log
 
 METRICS_FILE = "metrics.jsonl"
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -20,7 +23,8 @@ class MetricsWriter:
 
     Records are queued and written together, at most once per ``interval_s`` and by the thread that records: what a
     killed process loses is less than one interval of the curve. `flush` writes at once; the interpreter's exit does it
-    too. NaN and infinities, which JSON has not, are written as ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``.
+    too. While the file cannot be written (a full disk) records are kept, an error is logged, and training goes on.
+    NaN and infinities, which JSON has not, are written as ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``.
 
     Args:
         path: The file, made with its folder at the first write. An existing one is continued.
@@ -34,6 +38,7 @@ class MetricsWriter:
         self.interval_s = interval_s
         self._queue: list[dict[str, Any]] = []
         self._last_write = -math.inf
+        self._is_failing = False
         self._finish = weakref.finalize(self, _append, self.path, self._queue, os.getpid())
 
     def start(self, resumed_step: int | None = None, epoch: int | None = None) -> None:
@@ -85,9 +90,20 @@ class MetricsWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is queued."""
+        """Write what is queued, or keep it for the next time."""
         self._last_write = time.monotonic()
-        _append(self.path, self._queue, os.getpid())
+        try:
+            _append(self.path, self._queue, os.getpid())
+        except OSError as error:
+            if not self._is_failing:
+                print_log(
+                    f"{self.path} cannot be written ({error}): its records are kept until it can, training goes on",
+                    logger="current",
+                    level=logging.ERROR,
+                )
+            self._is_failing = True
+        else:
+            self._is_failing = False
 
     def close(self) -> None:
         """Write what is queued. Writing again later is fine: no file is held open."""
@@ -100,10 +116,17 @@ def _append(path: Path, queue: list[dict[str, Any]], pid: int) -> None:
         return
     text = "".join(_encode(record) for record in queue)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab+") as file:
-        if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
+    with open(path, "ab+", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
             text = "\n" + text  # the machine stopped within a line: leave that line alone
-        file.write(text.encode())
+        left = memoryview(text.encode())
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            file.truncate(size)  # it is written again as a whole
+            raise
     queue.clear()
 
 

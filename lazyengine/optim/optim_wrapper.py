@@ -95,6 +95,7 @@ class OptimWrapper:
         self._clears_plainly = type(optimizer).zero_grad is Optimizer.zero_grad
         self._has_shared_gradients = False
         self._inner_count = 0
+        self._loaded_count: int | None = None
         self._max_counts = -1
         self._remainder_counts = -1
         self._num_accumulated = 0
@@ -233,10 +234,13 @@ class OptimWrapper:
         Args:
             model: What is called in training: the model, or DDP around it. Under DDP on the host the ranks need no
                 message to agree on an update that is not finite.
-            init_counts: Number of `update_params` calls before this one (the iteration that a resumed run begins with).
+            init_counts: Number of `update_params` calls before this one (the iteration that a resumed run begins with);
+                a count that `load_state_dict` brought back is the right one and stays.
             max_counts: Number of `update_params` calls of the whole run; -1 when there is no end.
         """
         self._has_shared_gradients = isinstance(model, nn.parallel.DistributedDataParallel)
+        if self._loaded_count is not None:
+            init_counts = self._loaded_count
         self._inner_count = init_counts
         self._max_counts = max_counts
         self._remainder_counts = max_counts % self._accumulative_counts
@@ -278,8 +282,13 @@ class OptimWrapper:
 
     @property
     def at_step_boundary(self) -> bool:
-        """Whether no gradients are waiting for the rest of their accumulation, so that a checkpoint loses none."""
+        """Whether no gradients are waiting for the rest of their accumulation."""
         return self._num_accumulated == 0
+
+    @property
+    def can_be_saved(self) -> bool:
+        """Whether now is the time for a checkpoint: at a step boundary, which is never far."""
+        return self.at_step_boundary
 
     # ------------------------------------------------------------------ the optimizer's own
     @property
@@ -333,9 +342,12 @@ class OptimWrapper:
         counters = state_dict.pop(_STATE_KEY, {})
         state_dict.pop("base_param_settings", None)  # of mmengine
         _check_same_groups(self.optimizer, state_dict)
+        _tell_what_stays(self.optimizer, state_dict)
         self.optimizer.load_state_dict(shard_optimizer_state(state_dict, self.param_groups))
         self.num_optimizer_steps = counters.get("num_optimizer_steps", 0)
-        self._inner_count = counters.get("inner_count", self._inner_count)
+        self._loaded_count = counters.get("inner_count")
+        if self._loaded_count is not None:
+            self._inner_count = self._loaded_count
         self._guard.num_consecutive_skips = counters.get("num_consecutive_skips", 0)
         self._num_accumulated = counters.get("num_accumulated", 0)
         if self._num_accumulated:
@@ -441,6 +453,25 @@ def _check_same_groups(optimizer: Optimizer, state_dict: dict[str, Any]) -> None
                 f"parameter group {index}: the saved optimizer has {a!r} where this one has {b!r}; its state would go "
                 "to the wrong parameter. Build it with the same model and param_groups options"
             )
+
+
+def _tell_what_stays(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+    """Warn of options that were given another value than the saved ones, which are the ones in force."""
+    others = {"params", "param_names", "initial_lr", "initial_momentum"}
+    changed: dict[str, str] = {}
+    for index, (old, new) in enumerate(zip(state_dict["param_groups"], optimizer.param_groups)):
+        scheduled = {"momentum", "betas"} if "initial_momentum" in old else set()
+        for option in [key for key in new if key in old and key not in others | scheduled]:
+            was, now = (group.get(f"initial_{option}", group[option]) for group in (old, new))
+            if type(was) is type(now) and not isinstance(was, Tensor) and was != now:
+                changed.setdefault(option, f"{option}={was!r} rather than {now!r} (group {index})")
+    if changed:
+        print_log(
+            f"The saved state of {type(optimizer).__name__} stays in force: {', '.join(changed.values())}. To train on "
+            "with other values, begin anew from the weights (load_from)",
+            "current",
+            logging.WARNING,
+        )
 
 
 def _short(sizes: list[int]) -> str:

@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
+from lazyengine.dist import get_world_size
+
 from .amp import AmpOptimWrapper
 from .optim_wrapper import OptimWrapper
 
@@ -110,6 +112,15 @@ class OptimWrapperDict(Mapping[str, OptimWrapper]):
     def at_step_boundary(self) -> bool:
         """Whether no wrapper holds gradients that wait for the rest of their accumulation."""
         return all(wrapper.at_step_boundary for wrapper in self.optim_wrappers.values())
+
+    @property
+    def can_be_saved(self) -> bool:
+        """Whether a checkpoint made now loses no gradients.
+
+        In a single process always, since its state holds those that wait: the wrappers need never stand at a step
+        together. The gradients of several ranks differ and are in none; there all have to stand at one.
+        """
+        return self.at_step_boundary or get_world_size() == 1
 
     @property
     def param_groups(self) -> dict[str, list[dict[str, Any]]]:

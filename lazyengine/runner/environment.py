@@ -103,7 +103,7 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-_MODES = {"train": 0, "val": 1, "test": 2}
+_MODES = {"train": 0, "val": 1, "test": 2, "epoch": 3}
 
 
 class ModelStream:

@@ -4,10 +4,11 @@ Training, in pseudo-code::
 
     before_train
     for each epoch                                   (IterBasedTrainLoop: no epochs, the rest is the same)
+        seed the random streams from (seed, epoch, rank)
         before_train_epoch
         for each batch
+            seed the random streams from (seed, iteration, rank)
             before_train_iter
-            seed the model's random stream from (seed, iteration, rank)
             outputs = train_step(model, batch, optim_wrapper)      forward, backward, optimizer step
             after_train_iter                                       log, step schedulers, save
         after_train_epoch
@@ -93,8 +94,8 @@ class BaseTrainLoop:
 
     def run_iter(self, runner: Runner, batch_idx: int, data_batch: Any) -> None:
         """Run one training iteration."""
-        runner.call_hook("before_train_iter", batch_idx=batch_idx, data_batch=data_batch)
         runner.seed_model_stream(self.iter)
+        runner.call_hook("before_train_iter", batch_idx=batch_idx, data_batch=data_batch)
         try:
             outputs = train_step(runner.model, data_batch, runner.optim_wrapper, forward=runner.forward)
         except Exception as error:
@@ -213,6 +214,7 @@ class EpochBasedTrainLoop(BaseTrainLoop):
 
     def run_epoch(self, runner: Runner) -> None:
         """Run what is left of the current epoch."""
+        runner.seed_model_stream(self.epoch, "epoch")
         runner.call_hook("before_train_epoch")
         runner.model.train()
         if self.batch < self.epoch_length:  # not so after a restart that stopped between the last batch and the end
@@ -293,6 +295,7 @@ class IterBasedTrainLoop(BaseTrainLoop):
         """Train from where the counters stand to the last iteration."""
         runner.call_hook("before_train")
         self.validate_if_due(runner)
+        runner.seed_model_stream(self.epoch, "epoch")
         runner.call_hook("before_train_epoch")
         batches = self._batches()
         runner.model.train()
@@ -371,6 +374,7 @@ class ValLoop:
         for name, loader in loaders_of(self.dataloader).items():
             self.loader_name = name
             evaluator = self.evaluators[name]
+            evaluator.reset()
             meta = getattr(getattr(loader, "dataset", None), "metainfo", None)
             if meta:
                 evaluator.dataset_meta = meta
@@ -390,8 +394,8 @@ class ValLoop:
 
     def run_iter(self, runner: Runner, batch_idx: int, data_batch: Any) -> None:
         """Run one batch."""
-        runner.call_hook(f"before_{self.mode}_iter", batch_idx=batch_idx, data_batch=data_batch)
         runner.seed_model_stream(batch_idx, self.mode)
+        runner.call_hook(f"before_{self.mode}_iter", batch_idx=batch_idx, data_batch=data_batch)
         try:
             outputs = self.step(runner.model, data_batch)  # not by DDP, which would send buffers at every batch
             self.evaluators[self.loader_name].process(data_samples=outputs, data_batch=data_batch)

@@ -124,7 +124,7 @@ class Runner(RunnerParts):
         self.load_from = LoadFrom.of(load_from)
         self.resume_from = "auto" if resume is True else resume or None
         self.experiment_name = experiment_name
-        self.work_dir = work_dir or os.path.join("work_dirs", experiment_name)
+        self.work_dir = os.path.expanduser(work_dir) if work_dir else os.path.join("work_dirs", experiment_name)
         self.deterministic: Determinism = deterministic
         self.exact_resume = exact_resume
         self.launcher = launcher
@@ -321,8 +321,8 @@ class Runner(RunnerParts):
         self._state.generators[name] = generator
 
     def stop_if_asked(self) -> None:
-        """At an optimizer step, save and exit with code 143 when a signal asked for it. Collective."""
-        if self.optim_wrapper.at_step_boundary and self._preemption.is_agreed():
+        """Where the run can be saved, save and exit with code 143 when a signal asked for it. Collective."""
+        if self.optim_wrapper.can_be_saved and self._preemption.is_agreed():
             self._state.stop(self._preemption.reason)
 
     # ------------------------------------------------------------------ inside

@@ -321,6 +321,12 @@ class RunState:
         if lack := _what_is_missing(checkpoint):
             raise CheckpointError(f"{path} cannot be resumed: {lack}")
         runner.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        if "ema_state_dict" in checkpoint:  # an EMAHook would have taken it
+            runner.logger.warning(
+                "the checkpoint holds averaged weights, and there is no EMAHook any more: training goes on from the "
+                "weights themselves, the average ends here"
+            )
+            checkpoint["state_dict"] = checkpoint["ema_state_dict"]
         load_state_dict(runner.model, checkpoint["state_dict"], strict=True, logger=runner.logger)
         runner.optim_wrapper.load_state_dict(checkpoint["optimizer"])
         runner.message_hub.load_state_dict(checkpoint["message_hub"])

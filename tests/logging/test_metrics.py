@@ -105,6 +105,38 @@ def test_a_forked_child_writes_nothing(tmp_path):
     assert [record["step"] for record in lines(writer.path)] == [0, 1, 2]
 
 
+def test_records_are_kept_while_the_file_cannot_be_written(tmp_path, capsys):
+    blocked = tmp_path / "run"
+    blocked.write_text("a file where the folder should be")
+    writer = MetricsWriter(blocked / "metrics.jsonl", interval_s=0)
+    for step in (1, 2):
+        writer.write({"loss": 0.5}, step=step)
+    assert capsys.readouterr().out.count("its records are kept until it can, training goes on") == 1
+    blocked.unlink()
+    writer.write({"loss": 0.5}, step=3)
+    assert [record["step"] for record in read_metrics(blocked)] == [1, 2, 3]
+
+
+def test_a_disk_that_is_full_within_a_record_leaves_no_part_of_it(tmp_path):
+    """A limit on the size of files stands for the disk."""
+    script = f"""
+        import resource, signal
+        from lazyengine.logging import MetricsWriter
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        writer = MetricsWriter({str(tmp_path / "metrics.jsonl")!r}, interval_s=0)
+        writer.write({{"loss": 1.0}}, step=1)
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        for step in (2, 3):
+            writer.write({{"loss": 1.0}}, step=step)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        writer.write({{"loss": 1.0}}, step=4)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, capture_output=True)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+
+
 def test_a_cut_line_is_left_alone(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "mode": "train"}\n{"step": 2, "mo')

@@ -1,0 +1,251 @@
+"""What a resume must bring back besides weights: draws of hooks, accumulations of several optimizers, best files."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lazyengine.checkpoint import read_checkpoint
+from lazyengine.dataset import DataLoader
+from lazyengine.hooks import CheckpointHook, EMAHook, Hook, default_hooks
+from lazyengine.model import BaseModel
+from lazyengine.optim import OptimWrapper, OptimWrapperDict
+from lazyengine.runner import IterBasedTrainLoop, Runner, ValLoop
+
+from .toy import MeanError, ToyData, ToyModel, toy_runner
+
+
+class StopAfter(Hook):
+    """Ends the run by an error after some iterations."""
+
+    priority = "LOWEST"
+
+    def __init__(self, iterations: int) -> None:
+        self.iterations = iterations
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iterations:
+            raise InterruptedError
+
+
+class Draws(Hook):
+    """Changes the model by random numbers of all three libraries at one point."""
+
+    def __init__(self, point: str) -> None:
+        setattr(self, point, self._draw)
+
+    @torch.no_grad()
+    def _draw(self, runner, *args, **kwargs):
+        runner.model.net[0].bias.add_(0.01 * (random.random() + np.random.rand() + torch.rand(()).item()))
+
+
+def saving() -> CheckpointHook:
+    return CheckpointHook(interval=1, by_epoch=False)
+
+
+def assert_same_weights(a: Runner, b: Runner) -> None:
+    for (name, x), y in zip(a.model.state_dict().items(), b.model.state_dict().values(), strict=True):
+        assert torch.equal(x, y), name
+
+
+@pytest.mark.parametrize(
+    ("point", "by_epoch"), [("before_train_iter", False), ("after_train_iter", False), ("before_train_epoch", True)]
+)
+def test_random_numbers_of_hooks_are_the_same_after_a_resume(tmp_path, point, by_epoch):
+    def run(name, resume=False, **hooks):
+        hooks = {"draws": Draws(point), "checkpoint": CheckpointHook(by_epoch=by_epoch), **hooks}
+        runner = toy_runner(str(tmp_path / name), hooks=hooks, resume=resume)
+        runner.train()
+        return runner
+
+    whole = run("whole")
+    with pytest.raises(InterruptedError):
+        run("cut", stop=StopAfter(7))
+    assert_same_weights(run("cut", resume=True), whole)
+
+
+def test_an_average_that_is_not_kept_any_more_is_not_trained_on(tmp_path, capsys):
+    hooks = {"ema": EMAHook(momentum=0.1), "checkpoint": saving()}
+    with pytest.raises(InterruptedError):
+        toy_runner(str(tmp_path), hooks={**hooks, "stop": StopAfter(7)}).train()
+    resumed = toy_runner(str(tmp_path), hooks={"checkpoint": saving()}, resume=True)
+    resumed.train()
+    whole = toy_runner(str(tmp_path / "whole"), hooks={"ema": EMAHook(momentum=0.1), "checkpoint": saving()})
+    whole.train()
+    assert_same_weights(resumed, whole)
+    assert "there is no EMAHook any more: training goes on from the weights themselves" in capsys.readouterr().out
+
+
+class Rarely(ToyModel):
+    """Calls the optimizer in every other iteration only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def train_step(self, data, optim_wrapper, forward=None):
+        loss = self(**data, mode="loss")["loss"]
+        if int(self.calls) % 2 == 0:
+            optim_wrapper.update_params(loss)
+        self.calls += 1
+        return {"loss": loss.detach()}
+
+
+class Pair(BaseModel):
+    """Two regressions; the second one's optimizer is called from the second iteration on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 1), nn.Linear(4, 1)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x, y, index, mode="tensor"):
+        return {"error": (self.first(x).squeeze(1) - y).abs()}
+
+    def train_step(self, data, optim_wrapper, forward=None):
+        losses = {n: (getattr(self, n)(data["x"]).squeeze(1) - data["y"]).square().mean() for n in ("first", "second")}
+        optim_wrapper["first"].update_params(losses["first"])
+        if int(self.calls) > 0:
+            optim_wrapper["second"].update_params(losses["second"])
+        self.calls += 1
+        return {"loss": losses["first"].detach()}
+
+
+def by_hand(work_dir, model_class, accumulative_counts, hooks=None, **options) -> Runner:
+    """A run of 11 iterations whose model steps its optimizers itself."""
+    torch.manual_seed(0)
+    model = model_class()
+    if model_class is Pair:
+        wrapper = OptimWrapperDict(
+            **{
+                name: OptimWrapper(torch.optim.SGD(getattr(model, name).parameters(), 0.1), accumulative_counts=2)
+                for name in ("first", "second")
+            }
+        )
+    else:
+        wrapper = OptimWrapper(torch.optim.AdamW(model.parameters()), accumulative_counts=accumulative_counts)
+    return Runner(
+        model,
+        train_loop=IterBasedTrainLoop(DataLoader(ToyData(), 4, shuffle=True), 11),
+        optim_wrapper=wrapper,
+        hooks={**default_hooks(), "checkpoint": saving(), **(hooks or {})},
+        work_dir=str(work_dir),
+        **options,
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_accumulation_goes_on_where_it_was_when_not_every_iteration_takes_part(tmp_path):
+    whole = by_hand(tmp_path / "whole", Rarely, 3)
+    whole.train()
+    with pytest.raises(InterruptedError):
+        by_hand(tmp_path / "cut", Rarely, 3, hooks={"stop": StopAfter(8)}).train()
+    resumed = by_hand(tmp_path / "cut", Rarely, 3, resume=True)
+    resumed.train()
+    assert resumed.optim_wrapper.inner_count == whole.optim_wrapper.inner_count == 6
+    assert_same_weights(resumed, whole)
+
+
+def test_optimizers_that_never_stand_at_a_step_together_are_saved_and_resumed(tmp_path):
+    whole = by_hand(tmp_path / "whole", Pair, 2)
+    whole.train()
+    assert len(list((tmp_path / "whole").glob("iter_*.pth"))) == 11
+    with pytest.raises(InterruptedError):
+        by_hand(tmp_path / "cut", Pair, 2, hooks={"stop": StopAfter(6)}).train()
+    resumed = by_hand(tmp_path / "cut", Pair, 2, resume=True)
+    resumed.train()
+    assert_same_weights(resumed, whole)
+
+
+class TwoErrors(MeanError):
+    """Two metrics that are both best in the first two validations."""
+
+    num_calls = 0
+
+    def compute_metrics(self, results):
+        self.num_calls += 1
+        return {"error": 9.0 if self.num_calls != 2 else 8.0, "other": 19.0 if self.num_calls != 2 else 18.0}
+
+
+def best_of_both() -> CheckpointHook:
+    return CheckpointHook(interval=1, save_best=["error", "other"], rule="less")
+
+
+def test_the_second_best_file_of_a_validation_is_written_after_a_kill_between_them(tmp_path, monkeypatch):
+    runner = toy_runner(str(tmp_path), max_epochs=2, hooks={"checkpoint": best_of_both()})
+    runner._parts["val_loop"] = ValLoop(DataLoader(ToyData(), 4), TwoErrors())
+    save = runner.save_checkpoint
+
+    def killed_after_the_first(name, **kwargs):
+        save(name, **kwargs)
+        if name == "best_error_epoch_1.pth":
+            raise InterruptedError
+
+    monkeypatch.setattr(runner, "save_checkpoint", killed_after_the_first)
+    with pytest.raises(InterruptedError):
+        runner.train()
+    assert not (tmp_path / "best_other_epoch_1.pth").exists()
+    again = toy_runner(str(tmp_path), max_epochs=1, hooks={"checkpoint": best_of_both()}, resume=True)
+    again.train()
+    first, second = (read_checkpoint(tmp_path / f"best_{name}_epoch_1.pth") for name in ("error", "other"))
+    assert all(torch.equal(a, b) for a, b in zip(first["state_dict"].values(), second["state_dict"].values()))
+    assert second["hooks"]["checkpoint"]["best_names"]["other"] == "best_other_epoch_1.pth"
+
+
+def test_the_former_best_file_stays_when_the_new_one_cannot_be_written(tmp_path, monkeypatch):
+    import os
+
+    fsync = os.fsync
+
+    def full(descriptor):
+        if ".best_error_epoch_2" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    hook = CheckpointHook(interval=1, save_best="error", rule="less")
+    runner = toy_runner(str(tmp_path), max_epochs=3, hooks={"checkpoint": hook})
+    runner._parts["val_loop"] = ValLoop(DataLoader(ToyData(), 4), TwoErrors())
+    runner.train()
+    assert (tmp_path / "epoch_3.pth").exists()
+    assert (tmp_path / "best_error_epoch_1.pth").exists()
+    assert not (tmp_path / "best_error_epoch_2.pth").exists()
+
+
+def test_a_validation_that_was_interrupted_leaves_nothing_to_the_next(tmp_path):
+    class Once(Hook):
+        is_done = False
+
+        def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if not self.is_done:
+                self.is_done = True
+                raise KeyboardInterrupt
+
+    expected = toy_runner(str(tmp_path / "a")).val()
+    runner = toy_runner(str(tmp_path / "b"), hooks={"once": Once()})
+    with pytest.raises(KeyboardInterrupt):
+        runner.val()
+    assert runner.val() == expected
+
+
+def test_options_that_a_resume_sets_aside_are_told(tmp_path, capsys):
+    with pytest.raises(InterruptedError):
+        toy_runner(str(tmp_path), hooks={"checkpoint": saving(), "stop": StopAfter(3)}).train()
+    resumed = toy_runner(str(tmp_path), hooks={"checkpoint": saving()}, resume=True)
+    resumed._parts["optim_wrapper"].optimizer.param_groups[0]["weight_decay"] = 0.5
+    resumed.train()
+    assert "stays in force: weight_decay=0.01 rather than 0.5 (group 0)" in capsys.readouterr().out
+
+
+def test_a_tilde_is_the_home_folder_for_everything(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    runner = toy_runner("~/run", max_epochs=1)
+    runner.train()
+    assert not (tmp_path / "~").exists()
+    assert (tmp_path / "home" / "run" / "epoch_1.pth").exists()
+    assert (tmp_path / "home" / "run" / runner.timestamp / "metrics.jsonl").exists()
