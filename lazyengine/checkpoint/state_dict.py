@@ -177,17 +177,17 @@ def _report(
     if not parts:
         return ""
     if missing and unexpected and not any(key in source for key in missing):
-        parts.append(_prefix_hint(missing, unexpected))
+        parts.append(_prefix_hint(missing, unexpected, len(unexpected) == len(source)))
     return "\n  ".join(["the model and the checkpoint do not match exactly", *filter(None, parts)])
 
 
-def _prefix_hint(missing: list[str], unexpected: list[str]) -> str:
+def _prefix_hint(missing: list[str], unexpected: list[str], is_nothing_known: bool) -> str:
     """Say which prefix would make keys match, when one explains at least half of the missing keys."""
     ours, theirs = set(missing), set(unexpected)
     for prefix in {key[: -len(m)] for key in unexpected for m in missing[:1] if key.endswith(m)} - {""}:
         if sum(prefix + key in theirs for key in ours) * 2 >= len(ours):
             return f"the checkpoint's keys start with {prefix!r}: revise_keys=[(r'^{prefix}', '')] would remove it"
     for prefix in {key[: -len(u)] for key in missing for u in unexpected[:1] if key.endswith(u)} - {""}:
-        if sum(prefix + key in ours for key in theirs) * 2 >= len(theirs):
+        if is_nothing_known and sum(prefix + key in ours for key in theirs) * 2 >= len(theirs):
             return f"the model's keys start with {prefix!r}: revise_keys=[(r'^', {prefix!r})] would add it"
     return ""

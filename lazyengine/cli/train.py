@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import ConfigError, LazyConfig, format_tree
 from ..config.node import arguments_of, set_argument
+from ..config.show import check_config
 from .mistakes import refuse, until_the_reader_leaves
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with until_the_reader_leaves():
             cfg = load_config(args)
+            if args.dry_run and (problems := check_config(cfg)):
+                raise ConfigError("\n".join(problems))
             return _report_to_launcher(run)(build_runner(cfg, args), cfg, args)
         return 0
     except Exception as error:
@@ -110,6 +113,11 @@ def load_config(args: argparse.Namespace) -> Any:
     """
     cfg = LazyConfig.load(args.config)
     LazyConfig.apply_overrides(cfg, args.overrides)
+    if args.eval_only and args.resume is not None:
+        raise ConfigError(
+            "--eval-only evaluates, --resume continues training: name the weights to evaluate by --checkpoint "
+            f"{'latest' if args.resume == 'auto' else args.resume}"
+        )
     if not hasattr(cfg, "runner"):
         raise ConfigError(
             f"{args.config} has no `runner`: the command needs a top-level runner = LazyCall(Runner)(...); its names "
@@ -158,6 +166,8 @@ def run(runner: Runner, cfg: Any, args: argparse.Namespace) -> int:
         print(runner.describe())
         return 0
     if args.eval_only:
+        if runner.load_from is None:
+            print("no --checkpoint: what is evaluated are the weights that the model is built with", file=sys.stderr)
         metrics = runner.test()
         if dist.is_main_process():
             print(*(f"{name}: {value}" for name, value in metrics.items()), sep="\n")

@@ -9,8 +9,8 @@ from ..evaluator import get_metric_value
 
 Rule = Literal["greater", "less"]
 # Parts of metric names of which more, or less, is better; compared in lower case.
-GREATER_KEYS = ("acc", "top", "ar@", "auc", "precision", "recall", "f1", "map", "mdice", "miou", "macc", "aacc")
-LESS_KEYS = ("loss", "perplexity", "error")
+GREATER_KEYS = ("acc", "top", "ar@", "auc", "precision", "recall", "f1", "map", "dice", "iou", "psnr", "ssim")
+LESS_KEYS = ("loss", "perplexity", "error", "mae", "mse")
 
 
 class BestTracker:
@@ -23,7 +23,7 @@ class BestTracker:
         less_keys: Parts of names that mean less is better, instead of `LESS_KEYS`.
 
     Raises:
-        ValueError: For rules that do not match the indicators.
+        ValueError: For rules that do not match the indicators, or a metric whose name does not say which is better.
     """
 
     def __init__(
@@ -46,22 +46,25 @@ class BestTracker:
         self._less = [k.lower() for k in (less_keys or LESS_KEYS)]
         self._by_name: list[tuple[list[str], Rule]] = [(self._greater, "greater"), (self._less, "less")]
         self.scores: dict[str, float] = {}
+        for indicator in self.indicators:
+            if indicator != "auto":
+                self.rule_of(indicator)
 
     def rule_of(self, indicator: str) -> Rule:
         """Return ``"greater"`` or ``"less"``.
 
         Raises:
-            ValueError: When the name does not say which is better.
+            ValueError: When the name, without what stands before its last slash, does not say which is better.
         """
         if self._rules is not None and indicator in self._rules:
             return self._rules[indicator]
         name = indicator.lower()
-        last = name.rpartition("/")[2]
+        last = name.rpartition("/")[2]  # before it stands the name of a loader or a metric, which says nothing
         for keys, rule in self._by_name:  # a name that is a key counts before one that contains a key
             if name in keys or last in keys:
                 return rule
         for keys, rule in self._by_name:
-            if any(key in name for key in keys):
+            if any(key in last for key in keys):
                 return rule
         raise ValueError(
             f"is a greater or a smaller {indicator!r} better? Its name does not tell: set rule='greater' or 'less' "

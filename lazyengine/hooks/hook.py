@@ -217,7 +217,10 @@ class Hook:
 
     # State
     def state_dict(self) -> dict[str, Any]:
-        """Return what must survive a restart, in plain types; an empty dict saves nothing."""
+        """Return what must survive a restart, in plain types; an empty dict saves nothing.
+
+        With several ranks the main process saves its own, and all take it back: gather first what differs.
+        """
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -46,13 +46,17 @@ def train_step(
         What to log: ``loss`` (the total) and every entry of the model's dict; detached scalars, still on the device.
 
     Raises:
-        RuntimeError: Several ranks run and ``forward`` synchronizes no gradients.
-        TypeError: The model did not return a dict of losses.
+        RuntimeError: Several ranks run and ``forward`` synchronizes no gradients, or is not called.
+        TypeError: The model did not return a dict of losses, or its own ``train_step`` takes no ``forward``.
         ValueError: No key of the dict contains ``loss``.
     """
     own = _own_step(model, "train_step")
     if own is not None:
-        return own(data, optim_wrapper) if forward is None or forward is model else own(data, optim_wrapper, forward)
+        if forward is None or forward is model:
+            return own(data, optim_wrapper)
+        if not getattr(forward, "_lazyengine_was_called", False):
+            return _first_step(own, data, optim_wrapper, forward)
+        return own(data, optim_wrapper, forward)
     if forward is None or forward is model:
         forward = model
         check_gradients_are_synchronized(model)
@@ -184,6 +188,37 @@ def check_gradients_are_synchronized(forward: Any) -> None:
             "the ranks would drift apart · pass forward=ModelSetup().apply(model, device), which wraps it in DDP, "
             "or a wrapper=DDP(...) or FSDP2(...) of yours"
         )
+
+
+def _first_step(own: Callable[..., Any], data: Any, optim_wrapper: Any, forward: Any) -> Any:
+    """Run a model's own step, and make sure that it calls `forward`, which is what keeps the ranks together."""
+    name = f"{type(getattr(own, '__self__', None)).__name__}.train_step"
+    parameters = inspect.signature(own).parameters.values()
+    is_taken = any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters) or len(parameters) >= 3
+    if not is_taken:
+        raise TypeError(
+            f"{name} takes no `forward` · where the model is wrapped (DDP in several ranks, torch.compile) it is "
+            "called as train_step(data, optim_wrapper, forward): add the argument, and call forward(...) instead of self(...)"
+        )
+    if not isinstance(forward, nn.parallel.DistributedDataParallel):
+        forward._lazyengine_was_called = True  # nothing to synchronize; looked at once
+        return own(data, optim_wrapper, forward)
+    calls: list[bool] = []
+    handle = forward.register_forward_pre_hook(lambda *_: calls.append(True))
+    steps = optim_wrapper.num_optimizer_steps
+    try:
+        outputs = own(data, optim_wrapper, forward)
+    finally:
+        handle.remove()
+    if calls:
+        forward._lazyengine_was_called = True
+    elif optim_wrapper.num_optimizer_steps != steps:
+        raise RuntimeError(
+            f"{name} has stepped the optimizer without calling `forward`, so that no gradients were synchronized and "
+            f"the {get_world_size()} ranks drift apart · call forward(...) instead of self(...); a step that "
+            "synchronizes gradients itself needs ModelSetup(wrapper=lambda model, device: model)"
+        )
+    return outputs
 
 
 def _predict(model: nn.Module, data: Any, forward: Callable[..., Any] | None) -> Any:

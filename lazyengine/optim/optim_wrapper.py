@@ -324,6 +324,7 @@ class OptimWrapper:
             "num_optimizer_steps": self.num_optimizer_steps,
             "inner_count": self._inner_count,
             "num_consecutive_skips": self._guard.num_consecutive_skips,
+            "optimizer_class": type(self.optimizer).__name__,
         }
         if not self.at_step_boundary and get_world_size() == 1:
             counters["num_accumulated"] = self._num_accumulated
@@ -336,10 +337,16 @@ class OptimWrapper:
         For parameters that FSDP2 shards, the state holds whole tensors; then every rank must call.
 
         Raises:
-            ValueError: If the parameter groups are not those of the saved optimizer.
+            ValueError: If the parameter groups are not those of the saved optimizer, or its class is another one.
         """
         state_dict = dict(state_dict)
         counters = state_dict.pop(_STATE_KEY, {})
+        saved_class, own_class = counters.get("optimizer_class"), type(self.optimizer).__name__
+        if saved_class not in (None, own_class):
+            raise ValueError(
+                f"the saved state is that of {saved_class}, and this optimizer is {own_class}: resume with "
+                f"{saved_class}, or begin anew from the weights (load_from)"
+            )
         state_dict.pop("base_param_settings", None)  # of mmengine
         _check_same_groups(self.optimizer, state_dict)
         _tell_what_stays(self.optimizer, state_dict)

@@ -204,6 +204,7 @@ class EpochBasedTrainLoop(BaseTrainLoop):
 
     def run(self, runner: Runner) -> None:
         """Train from where the counters stand to the last epoch."""
+        self.iter = self.num_iters_completed  # one behind when a hook was interrupted in a notebook
         runner.call_hook("before_train")
         self.validate_if_due(runner)
         while self.epoch < self.max_epochs and not self.stop_training:
@@ -293,6 +294,7 @@ class IterBasedTrainLoop(BaseTrainLoop):
 
     def run(self, runner: Runner) -> None:
         """Train from where the counters stand to the last iteration."""
+        self.iter = self.num_iters_completed  # one behind when a hook was interrupted in a notebook
         runner.call_hook("before_train")
         self.validate_if_due(runner)
         runner.seed_model_stream(self.epoch, "epoch")

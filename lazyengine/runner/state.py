@@ -272,6 +272,8 @@ class RunState:
             CheckpointError: When the named file is damaged, or when there are checkpoints and all are damaged.
         """
         if resume_from is None:
+            if dist.is_main_process():
+                self._tell_of_earlier_checkpoints()
             return None
         chosen: str | None = None
         error: Exception | None = None
@@ -287,6 +289,20 @@ class RunState:
         if shared[1] is not None:
             raise error or CheckpointError(shared[1])
         return shared[0]
+
+    def _tell_of_earlier_checkpoints(self) -> None:
+        """Warn of a beginning in a folder in which another run has saved."""
+        for folder in self._folders():
+            names = sorted(n for n in os.listdir(folder) if n.endswith(".pth")) if os.path.isdir(folder) else []
+            if names:
+                shown = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+                self._runner.logger.warning(
+                    "%s holds checkpoints of an earlier run (%s), and this one begins anew: files of the same names "
+                    "are replaced, and until it has saved, --resume goes on with the earlier run. Use a new work_dir, "
+                    "or --resume",
+                    folder,
+                    shown,
+                )
 
     def _find_newest(self) -> str | None:
         runner = self._runner

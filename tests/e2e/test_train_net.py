@@ -96,6 +96,23 @@ def test_the_saved_config_runs_again_and_gives_the_same_weights(digits_run, tmp_
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_an_evaluation_does_not_resume_and_says_when_there_are_no_weights(tmp_path, capsys):
+    from lazyengine.cli.train import main
+
+    args = ["--config", "projects/digits/config.py", "--work-dir", str(tmp_path), "--eval-only"]
+    assert main([*args, "--resume"]) == 2
+    assert "name the weights to evaluate by --checkpoint latest" in capsys.readouterr().err
+    assert main(args) == 0
+    assert "what is evaluated are the weights that the model is built with" in capsys.readouterr().err
+
+
+def test_a_dry_run_checks_types_and_arguments(capsys):
+    from lazyengine.cli.train import main
+
+    assert main(["--config", "projects/digits/config.py", "--dry-run", "train_loop.max_epochs=null"]) == 2
+    assert "max_epochs" in capsys.readouterr().err
+
+
 def test_overrides_change_exactly_what_they_name(tmp_path):
     args = ("--config", "projects/digits/config.py", "--dry-run")
     plain = train_net(*args).stdout.splitlines()

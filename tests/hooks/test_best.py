@@ -49,3 +49,10 @@ def test_state_survives():
     other.load_state_dict(tracker.state_dict())
     assert other.update({"acc": 0.8}) == {}
     assert other.update({"acc": 0.95}) == {"acc": 0.95}
+
+
+def test_the_name_of_a_loader_says_nothing():
+    tracker = BestTracker(["topview/rmse", "accident/mae", "stopped_cars/error_rate", "heatmaps/seg/mIoU"])
+    assert [tracker.rule_of(name) for name in tracker.indicators] == ["less", "less", "less", "greater"]
+    with pytest.raises(ValueError, match="is a greater or a smaller 'topview/l2' better"):
+        BestTracker(["topview/l2"])

@@ -105,6 +105,26 @@ def ddp(rank):
     frozen = net()
     assert ModelSetup(freeze="*").apply(frozen, "cpu") is frozen  # nothing to synchronize
 
+    class Alone(Net):
+        def train_step(self, data, optim_wrapper, forward=None):
+            optim_wrapper.update_params(self(**data, mode="loss")["loss"])
+            optim_wrapper.num_optimizer_steps = 1
+            return {}
+
+    class Short(Net):
+        def train_step(self, data, optim_wrapper):
+            return {}
+
+    for own, error, match in (
+        (Alone(), RuntimeError, r"Alone.train_step has stepped the optimizer without calling `forward`.*2 ranks drift"),
+        (Short(), TypeError, r"Short.train_step takes no `forward` · .*add the argument, and call forward"),
+    ):
+        wrapped = ModelSetup().apply(own, "cpu")
+        wrapper = Sgd(own)
+        wrapper.num_optimizer_steps = 0
+        with pytest.raises(error, match=match):
+            train_step(own, {"x": X, "y": Y}, wrapper, wrapped)
+
     unused = nn.ModuleDict({"used": nn.Linear(4, 1), "unused": nn.Linear(4, 1)})
     unused.forward = lambda x: {"loss": unused["used"](x).sum()}
     wrapped = ModelSetup(wrapper=DDP(find_unused_parameters=True)).apply(unused, "cpu")

@@ -249,3 +249,28 @@ def test_a_tilde_is_the_home_folder_for_everything(tmp_path, monkeypatch):
     assert not (tmp_path / "~").exists()
     assert (tmp_path / "home" / "run" / "epoch_1.pth").exists()
     assert (tmp_path / "home" / "run" / runner.timestamp / "metrics.jsonl").exists()
+
+
+def test_the_state_of_another_optimizer_is_refused():
+    model = ToyModel()
+    saved = OptimWrapper(torch.optim.AdamW(model.parameters())).state_dict()
+    with pytest.raises(ValueError, match="the saved state is that of AdamW, and this optimizer is Adam: resume with"):
+        OptimWrapper(torch.optim.Adam(model.parameters())).load_state_dict(saved)
+
+
+def test_a_run_that_a_hook_interrupted_goes_on_in_the_same_process(tmp_path):
+    whole = toy_runner(str(tmp_path / "whole"))
+    whole.train()
+    runner = toy_runner(str(tmp_path / "cut"), hooks={"stop": StopAfter(7)})
+    with pytest.raises(InterruptedError):
+        runner.train()
+    runner.train()
+    assert (runner.iter, runner.optim_wrapper.num_optimizer_steps) == (15, 15)
+    assert_same_weights(runner, whole)
+
+
+def test_beginning_anew_where_another_run_has_saved_is_told(tmp_path, capsys):
+    toy_runner(str(tmp_path), max_epochs=1).train()
+    assert "of an earlier run" not in capsys.readouterr().out
+    toy_runner(str(tmp_path), max_epochs=1).train()
+    assert "holds checkpoints of an earlier run (epoch_1.pth), and this one begins anew" in capsys.readouterr().out
