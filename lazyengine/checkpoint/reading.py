@@ -188,7 +188,9 @@ def _load(file: IO[bytes], name: str, map_location: Any, trusted: bool) -> Any:
             f"{name} holds {what}, which was not loaded because loading it can run code. "
             "If you trust where the file comes from, say so with trusted=True; skip_objects=True loads the rest of it."
         ) from error
-    except (EOFError, RuntimeError, ValueError, KeyError, AttributeError, ImportError, UnicodeError) as error:
+    except (EOFError, RuntimeError, ValueError, KeyError, AttributeError, ImportError, UnicodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that is a position which cannot be
+            raise
         if isinstance(error, RuntimeError) and "CUDA" in str(error):
             raise
         raise CheckpointError(f"{name} cannot be loaded: {type(error).__name__}: {error}") from error

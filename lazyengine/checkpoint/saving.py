@@ -84,6 +84,7 @@ class CheckpointWriter:
     def __init__(self, async_save: bool = False) -> None:
         self.async_save = async_save
         self._thread: threading.Thread | None = None
+        self._is_done = threading.Event()
         self._error: BaseException | None = None
         self._buffers: list[torch.Tensor] = []
 
@@ -110,6 +111,7 @@ class CheckpointWriter:
                 then()
             return
         staged = Archive(archive.pickled, self._stage(archive.storages))
+        self._is_done.clear()
         self._thread = threading.Thread(target=self._run, args=(staged, target, then), name="checkpoint-writer")
         self._thread.start()
 
@@ -120,6 +122,7 @@ class CheckpointWriter:
             BaseException: What the write or its ``then`` raised, once.
         """
         if self._thread is not None:
+            self._is_done.wait()  # a join that Ctrl-C interrupts would take the thread for ended ever after
             self._thread.join()
             self._thread = None
         if self._error is not None:
@@ -144,6 +147,8 @@ class CheckpointWriter:
             error.add_note(f"while writing the checkpoint {target} in the background")
             logging.getLogger(__name__).error("the checkpoint %s was not saved: %r", target, error)
             self._error = error
+        finally:
+            self._is_done.set()
 
     def _stage(self, storages: list[torch.UntypedStorage]) -> list[torch.UntypedStorage]:
         """Copy storages into the kept buffers: all copies are queued before one wait per device."""

@@ -81,7 +81,7 @@ def choose_keys(runs: Sequence[Run], patterns: Sequence[str] | None) -> list[str
             names = {name: key for key in known for name in _spellings(key)}
             near = get_close_matches(pattern, names, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"no curve is called {pattern!r}{hint}. There are: {', '.join(known) or 'none'}")
+            raise ValueError(f"no curve is called {pattern!r}{hint or '.'} There are: {', '.join(known) or 'none'}")
         found.update(dict.fromkeys(matches))
     return list(found)
 

@@ -1,15 +1,18 @@
 """The data loader: torch's, with batches that are a function of (seed, epoch, position, rank)."""
 
 import atexit
+import contextlib
 import copy
 import functools
 import logging
+import multiprocessing
 import os
 import pickle
 import signal
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -281,6 +284,8 @@ class DataLoader(TorchDataLoader[Any]):
             _LOGGER.info("num_workers=%d on %d processors: loading may be slower", self.num_workers, num_processors)
 
 
+# Schedulers send them to all processes of a run, which still needs its workers to come to an end.
+_WORKERS_IGNORE = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 _ADVICE = (
     "To find the cause, run with num_workers=0. A killed worker is often out of memory (use fewer, or a smaller "
     "prefetch_factor); a timeout may be slow storage (raise `timeout`); workers started by spawn or forkserver need "
@@ -293,7 +298,10 @@ class _WorkersIter(_MultiProcessingDataLoaderIter):
 
     def __init__(self, loader: Any) -> None:
         _advise_wherever_a_worker_dies()
-        super().__init__(loader)
+        if (loader.multiprocessing_context or multiprocessing).get_start_method() != "fork":
+            resource_tracker.ensure_running()  # its start, which would come within, lets SIGTERM through again
+        with _blocked(_WORKERS_IGNORE):  # as workers are until they ignore them, which may be seconds later
+            super().__init__(loader)
         for worker in self._workers:
             worker._popen.terminate = worker._popen.kill  # type: ignore[attr-defined] - they ignore SIGTERM
         atexit.register(_end_workers, weakref.ref(self))  # torch would wait five seconds for each
@@ -309,6 +317,19 @@ class _WorkersIter(_MultiProcessingDataLoaderIter):
             if found is error:
                 raise
             raise found from error
+
+
+@contextlib.contextmanager
+def _blocked(signals: list[signal.Signals]) -> Iterator[None]:
+    """Hold signals back in this thread, and in the processes that it starts meanwhile."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 def _advise(error: Exception, *where: str) -> None:
@@ -386,8 +407,9 @@ def _start_worker(init_fn: Callable[[int], None] | None, worker_id: int) -> None
     info: Any = get_worker_info()
     if isinstance(info.dataset, BatchReader):
         object.__setattr__(info, "dataset", info.dataset.dataset)  # torch forbids the plain assignment
-    for name in ("SIGTERM", "SIGUSR1"):  # schedulers send them to all processes of a run, which still needs its workers
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in _WORKERS_IGNORE:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _WORKERS_IGNORE)
     if init_fn is not None:
         init_fn(worker_id)

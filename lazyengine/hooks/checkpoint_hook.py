@@ -185,8 +185,11 @@ class CheckpointHook(Hook):
             runner.wait_for_checkpoints()
             folder = self.out_dir or runner.work_dir
             for name in [*self._kept[-1:], *self.best_names.values()]:
-                published = publish(os.path.join(folder, name), self.published_keys)
-                runner.logger.info("published %s", published)
+                path = os.path.join(folder, name)
+                if os.path.exists(path):
+                    runner.logger.info("published %s", publish(path, self.published_keys))
+                else:  # could not be written, or is in the folder that the run was resumed from
+                    runner.logger.warning("%s is not there, and so not published", path)
 
     def summary(self) -> list[tuple[str, str]]:
         """Rows of the final table: the best values and where their checkpoints are."""
@@ -264,6 +267,8 @@ class CheckpointHook(Hook):
         if not dist.is_main_process():
             self._stale.clear()
         folder = self.out_dir or runner.work_dir
+        # The pointer may name one of the interval's until the next of them is in place.
+        superseded = [old for old in self._stale if is_latest or old in self._successors]
         runner.save_checkpoint(
             name,
             out_dir=self.out_dir,
@@ -271,7 +276,7 @@ class CheckpointHook(Hook):
             save_param_scheduler=self.save_param_scheduler,
             is_latest=is_latest,
             async_save=self.async_save,
-            then=functools.partial(self._prune, folder, tuple(self._stale), runner.logger.warning),
+            then=functools.partial(self._prune, folder, tuple(superseded), runner.logger.warning),
         )
 
     def _prune(self, folder: str, names: Sequence[str], warn: Callable[..., None]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..model import BaseAveragedModel, ExponentialMovingAverage
@@ -54,10 +54,12 @@ class EMAHook(Hook):
         self.ema_model: BaseAveragedModel | None = None
         self._resumed: dict[str, Any] | None = None
         self._num_updates = 0
+        self._num_steps = 0  # of several optimizers together
         self._is_swapped = False
 
     def before_train(self, runner: Runner) -> None:
         """Make the average: a copy of the model, or what a checkpoint held."""
+        self._num_steps = runner.optim_wrapper.num_optimizer_steps
         if self.ema_model is None:
             self.ema_model = self.ema_type(runner.model, **self.kwargs)
         if self._resumed is not None:
@@ -71,7 +73,7 @@ class EMAHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
         """Update the average when the optimizer has stepped."""
-        if self.ema_model is None or not runner.optim_wrapper.at_step_boundary:
+        if self.ema_model is None or not self._has_stepped(runner):
             return
         if runner.iter + 1 >= self.begin_iter and runner.epoch + 1 >= self.begin_epoch:
             self.ema_model.update_parameters(runner.model)
@@ -130,6 +132,13 @@ class EMAHook(Hook):
         self._resumed = checkpoint["state_dict"]
         self._num_updates = int(checkpoint["ema_steps"])
         checkpoint["state_dict"] = checkpoint.pop("ema_state_dict")
+
+    def _has_stepped(self, runner: Runner) -> bool:
+        """Whether the optimizer has, in this iteration; of several, which need never step together, one of them."""
+        if not isinstance(runner.optim_wrapper, Mapping):
+            return runner.optim_wrapper.at_step_boundary
+        before, self._num_steps = self._num_steps, runner.optim_wrapper.num_optimizer_steps
+        return self._num_steps != before
 
     def _swap(self, runner: Runner, *, into_model: bool) -> None:
         if self.ema_model is not None and self._is_swapped != into_model:

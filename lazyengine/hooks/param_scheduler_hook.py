@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .hook import Hook, Priority
@@ -16,7 +16,8 @@ class ParamSchedulerHook(Hook):
 
     Counting optimizer steps keeps gradient accumulation from running a schedule ahead of the optimizer; a scheduler
     built with ``count_iters=True`` counts every iteration, as mmengine does. A scheduler that needs a metric
-    (``ReduceOnPlateauLR``) counts the same way, and looks at the metrics after each validation.
+    (``ReduceOnPlateauLR``) counts the same way, and looks at the metrics after each validation. Those of several
+    optimizers, given by their names, follow each its own.
     """
 
     priority = Priority.LOW
@@ -24,7 +25,18 @@ class ParamSchedulerHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Sort the schedulers by what they count, once."""
         schedulers = list(_flatten(runner.param_schedulers))
-        self._by_iter = tuple(s for s in schedulers if not s.by_epoch)
+        given: Any = runner.param_schedulers
+        optim_wrapper: Any = runner.optim_wrapper
+        are_several = isinstance(given, dict) and isinstance(optim_wrapper, Mapping)
+        chains: list[tuple[Any, Any]]
+        if are_several:
+            chains = [(optim_wrapper[name], list(_flatten(part))) for name, part in given.items()]
+        else:
+            chains = [(optim_wrapper, schedulers)]
+        chains = [(wrapper, tuple(s for s in chain if not s.by_epoch)) for wrapper, chain in chains]
+        self._by_iter = tuple((wrapper, chain) for wrapper, chain in chains if chain)
+        # Of several optimizers, not every one need be called in every iteration.
+        self._counts = [w.inner_count for w, _ in self._by_iter] if are_several else None
         self._by_epoch = tuple(s for s in schedulers if s.by_epoch)
         self._by_metric = tuple(s for s in schedulers if getattr(s, "need_val_args", False))
 
@@ -32,9 +44,12 @@ class ParamSchedulerHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
         """Step by iteration, when the optimizer has stepped."""
-        if self._by_iter:
-            stepped = runner.optim_wrapper.at_step_boundary
-            for scheduler in self._by_iter:
+        for index, (optim_wrapper, schedulers) in enumerate(self._by_iter):
+            stepped = optim_wrapper.at_step_boundary
+            if self._counts is not None:
+                former, self._counts[index] = self._counts[index], optim_wrapper.inner_count
+                stepped = stepped and former != self._counts[index]
+            for scheduler in schedulers:
                 if stepped or scheduler.count_iters:
                     scheduler.step()
 

@@ -68,7 +68,7 @@ class HookSchedule:
 
     def add_note(self, error: Exception, method: Callable[..., None], point: str) -> None:
         """Say in an exception which hook raised it, and at which point."""
-        hook = method.__self__  # type: ignore[attr-defined]
+        hook = getattr(method, "__self__", method)  # a function, where one was set on the hook object
         name = next((n for n, h in self.hooks.items() if h is hook), "?")
         error.add_note(f"raised in hook {type(hook).__name__}.{point} (hooks[{name!r}])")
 

@@ -200,13 +200,15 @@ def read_metrics(run_folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def _starts(path: Path) -> list[list[dict[str, Any]]]:
     """The records of a file, divided where a run was resumed."""
     starts: list[list[dict[str, Any]]] = [[]]
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError:
+            except (json.JSONDecodeError, RecursionError):
                 continue
             if not isinstance(record, dict) or not {"step", "mode"} <= record.keys():
+                continue
+            if not isinstance(record["step"], int | float):
                 continue
             if record["mode"] == "resume" and starts[-1]:
                 starts.append([])

@@ -198,10 +198,11 @@ def _first_step(own: Callable[..., Any], data: Any, optim_wrapper: Any, forward:
     if not is_taken:
         raise TypeError(
             f"{name} takes no `forward` · where the model is wrapped (DDP in several ranks, torch.compile) it is "
-            "called as train_step(data, optim_wrapper, forward): add the argument, and call forward(...) instead of self(...)"
+            "called as train_step(data, optim_wrapper, forward): add the argument, and call forward(...) instead of "
+            "self(...)"
         )
     if not isinstance(forward, nn.parallel.DistributedDataParallel):
-        forward._lazyengine_was_called = True  # nothing to synchronize; looked at once
+        object.__setattr__(forward, "_lazyengine_was_called", True)  # nothing to synchronize; looked at once
         return own(data, optim_wrapper, forward)
     calls: list[bool] = []
     handle = forward.register_forward_pre_hook(lambda *_: calls.append(True))
@@ -211,7 +212,7 @@ def _first_step(own: Callable[..., Any], data: Any, optim_wrapper: Any, forward:
     finally:
         handle.remove()
     if calls:
-        forward._lazyengine_was_called = True
+        object.__setattr__(forward, "_lazyengine_was_called", True)
     elif optim_wrapper.num_optimizer_steps != steps:
         raise RuntimeError(
             f"{name} has stepped the optimizer without calling `forward`, so that no gradients were synchronized and "

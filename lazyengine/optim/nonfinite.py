@@ -189,6 +189,16 @@ class NonFiniteGuard:
         error.add_note("Found one update late, so the batch at hand is not the one; see OptimWrapper's deferred_check.")
         self.reject(error)
 
+    def observed(self) -> dict[str, Any]:
+        """Return what was noted since the last update, in plain types; reads losses that are on the device."""
+        late = [f"the loss is {float(loss)}" for loss in self._losses if not math.isfinite(float(loss))]
+        return {"found": [*self._found, *late], "num_losses": self._num_losses}
+
+    def restore(self, observed: dict[str, Any]) -> None:
+        """Take back what `observed` returned."""
+        self._losses.clear()
+        self._found, self._num_losses = list(observed["found"]), observed["num_losses"]
+
     def forget(self) -> None:
         """Drop what was noted since the last update."""
         self._losses.clear()

@@ -328,6 +328,7 @@ class OptimWrapper:
         }
         if not self.at_step_boundary and get_world_size() == 1:
             counters["num_accumulated"] = self._num_accumulated
+            counters["losses"] = self._guard.observed()
             counters["gradients"] = [p.grad for group in self.param_groups for p in group["params"]]
         return {**self.optimizer.state_dict(), _STATE_KEY: counters}
 
@@ -358,6 +359,8 @@ class OptimWrapper:
         self._guard.num_consecutive_skips = counters.get("num_consecutive_skips", 0)
         self._num_accumulated = counters.get("num_accumulated", 0)
         if self._num_accumulated:
+            if "losses" in counters:
+                self._guard.restore(counters["losses"])
             parameters = [p for group in self.param_groups for p in group["params"]]
             for parameter, gradient in zip(parameters, counters["gradients"]):
                 parameter.grad = None if gradient is None else gradient.to(parameter.device).clone()

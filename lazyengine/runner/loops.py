@@ -310,6 +310,25 @@ class IterBasedTrainLoop(BaseTrainLoop):
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position, and the length of a pass, which gives it its meaning."""
+        return {**super().state_dict(), "epoch_length": self.epoch_length}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take a position back.
+
+        Raises:
+            RuntimeError: When a pass over the loader now has another length, so that the position means something else.
+        """
+        super().load_state_dict(state)
+        saved = state.get("epoch_length")
+        if None not in (saved, self.epoch_length) and saved != self.epoch_length and not self.allow_inexact_resume:
+            raise RuntimeError(
+                f"the checkpoint was saved at batch {self.batch} of a pass of {saved} batches, and a pass now has "
+                f"{self.epoch_length}. The dataset or the batch size changed: undo that, or set "
+                "train_loop.allow_inexact_resume=True"
+            )
+
     def _batches(self) -> Iterator[Any]:
         """Yield batches without end; a finite loader begins a new pass."""
         while True:

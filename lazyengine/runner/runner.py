@@ -188,7 +188,7 @@ class Runner(RunnerParts):
         self.optim_wrapper.initialize_count_status(self.forward, loop.iter, loop.max_iters)
         self._start_visualizer(loop.iter if resume_from is not None else None)
         self.is_training = True
-        with report_nondeterminism(self.deterministic, self.logger), self._running(), self._preemption:
+        with report_nondeterminism(self.deterministic, self.logger), self._preemption, self._running():
             self.call_hook("before_run")
             loop.run(self)
             self.call_hook("after_run")
@@ -337,10 +337,11 @@ class Runner(RunnerParts):
             raise
         finally:
             self.is_training = False
-            for hook in self.hooks.values():
-                hook.close()
-            self.visualizer.close()
-            self.wait_for_checkpoints()
+            with contextlib.ExitStack() as ending:  # the last first, and all of them, whichever fails
+                ending.callback(self.wait_for_checkpoints)
+                ending.callback(self.visualizer.close)
+                for hook in reversed(self.hooks.values()):
+                    ending.callback(hook.close)
 
     def _start_visualizer(self, resumed_step: int | None) -> None:
         """Let a resumed run go on with the curves of the start that it continues, where they are still there."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import io
+import logging
 import math
 import os
 import socket
@@ -15,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..logging import print_log
 from .backend import VisBackend
 from .png import encode_png
 
@@ -108,32 +111,63 @@ class TensorboardVisBackend(VisBackend):
 
 
 class _EventFile:
-    """One event file, opened at the first write; ``queue`` holds ``(wall_time, step, scalars)`` until `flush`."""
+    """One event file, opened at the first write; ``queue`` holds ``(wall_time, step, scalars)`` until `flush`.
+
+    What cannot be written (a full disk) is kept for the next time, and an error is logged.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.queue: list[tuple[float, int, Mapping[str, float]]] = []
         self._pid = os.getpid()
         self._file: Any = None
+        self._buffer = io.BytesIO()
         self._writer: Any = None
+        self._is_failing = False
 
     def add(self, event: Any) -> None:
-        """Write what is queued, then an event, to the file's buffer."""
+        """Put what is queued, then an event, into the buffer."""
         self._write_queue()
         self._write(event)
 
     def flush(self) -> None:
         """Write everything."""
         self._write_queue()
-        if self._file is not None and self._pid == os.getpid():
-            self._file.flush()
+        if self._pid != os.getpid() or not self._buffer.tell():
+            return
+        try:
+            self._append(self._buffer.getvalue())
+        except OSError as error:
+            if not self._is_failing:
+                message = f"no event could be written to {self.folder} ({error}): they are kept, training goes on"
+                print_log(message, logger="current", level=logging.ERROR)
+            self._is_failing = True
+            return
+        self._is_failing = False
+        self._buffer.seek(0)
+        self._buffer.truncate()
 
     def close(self) -> None:
         """Write everything and close the file."""
         self.flush()
-        if self._file is not None:
+        if self._file is not None and not self._is_failing:
             self._file.close()
-            self._file = None
+            self._file = self._writer = None
+
+    def _append(self, data: bytes) -> None:
+        if self._file is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # TensorBoard reads the files of a folder in the order of their names
+            name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+            self._file = open(self.folder / name, "xb", buffering=0)  # noqa: SIM115  (closed by `close`)
+        size, left = self._file.tell(), memoryview(data)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError:
+            self._file.seek(size)
+            self._file.truncate()  # all of it is written again
+            raise
 
     def _write_queue(self) -> None:
         if self._pid != os.getpid():  # a forked child has a copy of the queue and must not write it
@@ -144,16 +178,11 @@ class _EventFile:
         self.queue.clear()
 
     def _write(self, event: Any) -> None:
-        if self._file is None:
+        if self._writer is None:
             from tensorboard.summary.writer.record_writer import RecordWriter
 
-            now = time.time()
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # TensorBoard reads the files of a folder in the order of their names
-            name = f"events.out.tfevents.{now:.6f}.{socket.gethostname()}.{os.getpid()}"
-            self._file = open(self.folder / name, "xb")  # noqa: SIM115  (closed by `close`)
-            self._writer = RecordWriter(self._file)
-            self._write(_proto().Event(wall_time=now, file_version="brain.Event:2"))
+            self._writer = RecordWriter(self._buffer)
+            self._write(_proto().Event(wall_time=time.time(), file_version="brain.Event:2"))
         self._writer.write(event.SerializeToString())
 
 

@@ -264,3 +264,12 @@ def test_link_out_of_the_folder_is_refused(tmp_path):
     (tmp_path / "run" / "last_checkpoint").write_text("a.pth")
     with pytest.raises(CheckpointError, match="not in the folder"):
         find_latest_checkpoint(tmp_path / "run")
+
+
+def test_zeros_behind_a_file_are_told_with_its_name(tmp_path):
+    """As after a power cut."""
+    save_checkpoint({"w": torch.ones(3)}, tmp_path / "a.pth")
+    with open(tmp_path / "a.pth", "ab") as file:
+        file.write(bytes(4096))
+    with pytest.raises(CheckpointError, match=r"a\.pth cannot be loaded"):
+        read_checkpoint(tmp_path / "a.pth")

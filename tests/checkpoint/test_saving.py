@@ -211,3 +211,25 @@ def test_readers_see_whole_files_only(tmp_path):
         loaded = read_checkpoint(path)
         assert loaded["state_dict"]["w"].eq(loaded["meta"]["iter"]).all()
     thread.join()
+
+
+def test_a_wait_that_is_interrupted_loses_nothing(tmp_path, monkeypatch):
+    replace, released = os.replace, threading.Event()
+
+    def interrupt(source, target):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        released.wait(60)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    writer = CheckpointWriter(async_save=True)
+
+    def save():
+        writer.save({"w": torch.ones(3)}, tmp_path / "a.pth")
+        writer.wait()
+
+    with pytest.raises(KeyboardInterrupt):
+        save()
+    released.set()
+    writer.wait()
+    assert read_checkpoint(tmp_path / "a.pth")["w"].tolist() == [1, 1, 1]

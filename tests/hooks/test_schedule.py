@@ -8,6 +8,8 @@ import torch
 from lazyengine.hooks import HOOK_POINTS, Hook, HookSchedule, Priority, default_hooks, get_priority
 from lazyengine.runner import Runner
 
+from ..runner.toy import toy_runner
+
 
 def call(schedule: HookSchedule, point: str) -> None:
     """Call the hooks of a point as the runner does."""
@@ -143,3 +145,13 @@ def test_a_checkpoint_before_a_hook_whose_state_it_saves_is_reported():
 def test_points_are_mmengines():
     assert {"before_run", "after_train_iter", "before_save_checkpoint", "after_test_epoch"} <= set(HOOK_POINTS)
     assert all(hasattr(Hook, point) for point in HOOK_POINTS)
+
+
+def test_an_error_of_a_function_set_on_a_hook_object_is_that_error(tmp_path):
+    def fails(runner, **kwargs):
+        raise ZeroDivisionError("mine")
+
+    hook = Hook()
+    hook.after_train_iter = fails
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        toy_runner(str(tmp_path), hooks={"own": hook}).train()

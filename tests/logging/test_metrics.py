@@ -212,3 +212,10 @@ def test_starts_in_one_file(tmp_path):
     for source in (tmp_path, tmp_path / "metrics.jsonl"):
         records = [record for record in read_metrics(source) if record["mode"] == "train"]
         assert [(record["step"], record["from"]) for record in records] == expected
+
+
+def test_lines_that_are_no_records_are_left_out(tmp_path):
+    good = b'{"step": 1, "mode": "train", "loss": 0.5}\n'
+    bad = [b"\xff\xfe\x00\n", b'{"step": null, "mode": "train"}\n', b"[" * 100_000 + b"\n"]
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join([*bad, good]))
+    assert [record["step"] for record in read_metrics(tmp_path)] == [1]

@@ -218,3 +218,22 @@ def poisoned_float(network: nn.Module, kind: str) -> torch.Tensor:
     if kind == "loss":
         return loss * math.nan
     return loss + (torch.sqrt(next(network.parameters())[0, 0] * 0) if kind else 0.0)
+
+
+def test_a_loss_that_was_not_finite_is_known_after_a_resume_within_its_accumulation() -> None:
+    torch.manual_seed(0)
+    network = small_network()
+    first, again = (
+        OptimWrapper(torch.optim.SGD(network.parameters(), 0.1), accumulative_counts=4, nonfinite="skip")
+        for _ in range(2)
+    )
+    for iteration in range(2):
+        first.update_params(poisoned(network, iteration, "added constant" if iteration == 1 else ""))
+    state = first.state_dict()
+    network.zero_grad()
+    again.load_state_dict(state)
+    before = weights(network)
+    for iteration in (2, 3):
+        again.update_params(small_loss(network, iteration))
+    assert weights(network) == before
+    assert again.num_optimizer_steps == 0

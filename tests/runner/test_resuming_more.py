@@ -13,7 +13,7 @@ from lazyengine.checkpoint import read_checkpoint
 from lazyengine.dataset import DataLoader
 from lazyengine.hooks import CheckpointHook, EMAHook, Hook, default_hooks
 from lazyengine.model import BaseModel
-from lazyengine.optim import OptimWrapper, OptimWrapperDict
+from lazyengine.optim import LinearLR, OptimWrapper, OptimWrapperDict
 from lazyengine.runner import IterBasedTrainLoop, Runner, ValLoop
 
 from .toy import MeanError, ToyData, ToyModel, toy_runner
@@ -274,3 +274,62 @@ def test_beginning_anew_where_another_run_has_saved_is_told(tmp_path, capsys):
     assert "of an earlier run" not in capsys.readouterr().out
     toy_runner(str(tmp_path), max_epochs=1).train()
     assert "holds checkpoints of an earlier run (epoch_1.pth), and this one begins anew" in capsys.readouterr().out
+
+
+def test_schedules_and_the_average_of_several_optimizers_follow_each_its_own(tmp_path):
+    ema = EMAHook(momentum=0.1)
+    runner = by_hand(tmp_path, Pair, 2, hooks={"ema": ema})
+    wrappers = runner._parts["optim_wrapper"]
+    runner._parts["param_schedulers"] = {
+        name: [LinearLR(wrapper.optimizer, start_factor=0.5, end=50, by_epoch=False)]
+        for name, wrapper in wrappers.items()
+    }
+    runner.train()
+    assert [wrapper.num_optimizer_steps for wrapper in wrappers.values()] == [5, 5]
+    assert [runner.param_schedulers[name][0].last_step for name in ("first", "second")] == [5, 5]
+    assert ema.ema_model.steps == 10
+
+
+def test_a_pass_of_another_length_is_refused(tmp_path):
+    with pytest.raises(InterruptedError):
+        by_hand(tmp_path, Rarely, 1, hooks={"stop": StopAfter(3)}).train()
+    longer = by_hand(tmp_path, Rarely, 1, resume=True)
+    longer.train_loop = IterBasedTrainLoop(DataLoader(ToyData(24), 4, shuffle=True), 11)
+    with pytest.raises(RuntimeError, match="at batch 3 of a pass of 5 batches, and a pass now has 6"):
+        longer.train()
+
+
+def test_a_best_file_that_is_not_there_is_not_published(tmp_path, capsys):
+    def hook():
+        return CheckpointHook(save_best="error", rule="less", published_keys=["meta", "state_dict"])
+
+    runner = toy_runner(str(tmp_path / "a"), max_epochs=2, hooks={"checkpoint": hook(), "stop": StopAfter(7)})
+    runner._parts["val_loop"] = ValLoop(DataLoader(ToyData(), 4), TwoErrors())
+    with pytest.raises(InterruptedError):
+        runner.train()
+    path = str(tmp_path / "a" / "best_error_epoch_1.pth")
+    again = toy_runner(str(tmp_path / "b"), max_epochs=2, hooks={"checkpoint": hook()}, resume=path)
+    again._parts["val_loop"] = ValLoop(DataLoader(ToyData(), 4), Worse())
+    again.train()
+    assert "best_error_epoch_1.pth is not there, and so not published" in capsys.readouterr().out
+    assert len(list((tmp_path / "b").glob("epoch_2-*.pth"))) == 1
+
+
+class Worse(TwoErrors):
+    """Never the best."""
+
+    def compute_metrics(self, results):
+        return {"error": 99.0, "other": 99.0}
+
+
+def test_whatever_fails_at_the_end_of_a_run_the_rest_is_done(tmp_path):
+    class Closing(Hook):
+        def close(self):
+            raise ZeroDivisionError
+
+    hooks = {"closing": Closing(), "checkpoint": CheckpointHook(async_save=True)}
+    runner = toy_runner(str(tmp_path), max_epochs=1, hooks=hooks)
+    with pytest.raises(ZeroDivisionError):
+        runner.train()
+    assert (tmp_path / "epoch_1.pth").exists()
+    assert (tmp_path / runner.timestamp / "metrics.jsonl").exists()

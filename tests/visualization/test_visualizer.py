@@ -309,3 +309,19 @@ def test_what_is_queued_is_written_when_the_backend_goes(tmp_path):
     gc.collect()
     assert [event.step for event in read_events(tmp_path / "tensorboard").Scalars("train/loss")] == list(range(5))
     assert [record["step"] for record in read_metrics(tmp_path)] == list(range(5))
+
+
+def test_events_are_kept_while_they_cannot_be_written(tmp_path, capsys):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    blocked = tmp_path / "tensorboard"
+    blocked.write_text("a file where the folder should be")
+    backend = TensorboardVisBackend(interval_s=0)
+    backend.start(tmp_path, tmp_path, None)
+    for step in (1, 2):
+        backend.add_scalars({"loss": 0.5}, step, "train", None, None)
+    assert capsys.readouterr().out.count("they are kept, training goes on") == 1
+    blocked.unlink()
+    backend.add_scalars({"loss": 0.5}, 3, "train", None, None)
+    backend.close()
+    assert [event.step for event in EventAccumulator(str(blocked)).Reload().Scalars("train/loss")] == [1, 2, 3]
