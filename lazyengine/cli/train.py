@@ -87,8 +87,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with until_the_reader_leaves():
             cfg = load_config(args)
-            if args.dry_run and (problems := check_config(cfg)):
-                raise ConfigError("\n".join(problems))
             return _report_to_launcher(run)(build_runner(cfg, args), cfg, args)
         return 0
     except Exception as error:
@@ -123,6 +121,8 @@ def load_config(args: argparse.Namespace) -> Any:
             f"{args.config} has no `runner`: the command needs a top-level runner = LazyCall(Runner)(...); its names "
             f"are {', '.join(sorted(arguments_of(cfg))) or 'none'}"
         )
+    if args.dry_run and (problems := check_config(cfg)):
+        raise ConfigError("\n".join(problems))
     return cfg
 
 

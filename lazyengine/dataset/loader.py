@@ -25,6 +25,7 @@ from torch.utils.data.dataloader import (
     _SingleProcessDataLoaderIter,
 )
 
+from ..dist.launch import STOP_SIGNALS
 from ..seeding import DATA_STREAM, derive_seed
 from .batches import BatchReader, BatchSource
 from .collate import default_collate
@@ -284,8 +285,6 @@ class DataLoader(TorchDataLoader[Any]):
             _LOGGER.info("num_workers=%d on %d processors: loading may be slower", self.num_workers, num_processors)
 
 
-# Schedulers send them to all processes of a run, which still needs its workers to come to an end.
-_WORKERS_IGNORE = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 _ADVICE = (
     "To find the cause, run with num_workers=0. A killed worker is often out of memory (use fewer, or a smaller "
     "prefetch_factor); a timeout may be slow storage (raise `timeout`); workers started by spawn or forkserver need "
@@ -300,7 +299,7 @@ class _WorkersIter(_MultiProcessingDataLoaderIter):
         _advise_wherever_a_worker_dies()
         if (loader.multiprocessing_context or multiprocessing).get_start_method() != "fork":
             resource_tracker.ensure_running()  # its start, which would come within, lets SIGTERM through again
-        with _blocked(_WORKERS_IGNORE):  # as workers are until they ignore them, which may be seconds later
+        with _blocked(STOP_SIGNALS):  # as workers are until they ignore them, which may be seconds later
             super().__init__(loader)
         for worker in self._workers:
             worker._popen.terminate = worker._popen.kill  # type: ignore[attr-defined] - they ignore SIGTERM
@@ -320,7 +319,7 @@ class _WorkersIter(_MultiProcessingDataLoaderIter):
 
 
 @contextlib.contextmanager
-def _blocked(signals: list[signal.Signals]) -> Iterator[None]:
+def _blocked(signals: Iterable[signal.Signals]) -> Iterator[None]:
     """Hold signals back in this thread, and in the processes that it starts meanwhile."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -407,9 +406,9 @@ def _start_worker(init_fn: Callable[[int], None] | None, worker_id: int) -> None
     info: Any = get_worker_info()
     if isinstance(info.dataset, BatchReader):
         object.__setattr__(info, "dataset", info.dataset.dataset)  # torch forbids the plain assignment
-    for number in _WORKERS_IGNORE:
+    for number in STOP_SIGNALS:  # sent to all processes of a run, which still needs its workers to come to an end
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _WORKERS_IGNORE)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     if init_fn is not None:
         init_fn(worker_id)

@@ -3,6 +3,7 @@
 import atexit
 import datetime
 import os
+import signal
 import subprocess
 from typing import Any
 
@@ -10,6 +11,9 @@ import torch
 from torch import distributed as torch_dist
 
 from .info import forget_local_group, is_distributed
+
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""What launchers and schedulers send to all processes of a run before they take a machine away."""
 
 _LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 

@@ -29,6 +29,25 @@ def sync_folder(folder: str) -> None:
         os.close(descriptor)
 
 
+def append_whole(file: IO[bytes], data: bytes) -> None:
+    """Append to a file all of ``data`` or, when an error is raised, nothing of it.
+
+    Args:
+        file: Opened for writing with ``buffering=0``.
+        data: What to write.
+
+    Raises:
+        OSError: The disk is full or the file cannot be written.
+    """
+    size, left = file.seek(0, os.SEEK_END), memoryview(data)
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError:
+        file.truncate(size)
+        raise
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "wb", **kwargs: Any) -> Iterator[IO[Any]]:
     """Open a hidden file beside ``path`` for writing; on leaving, flush it to disk and rename it to ``path``.

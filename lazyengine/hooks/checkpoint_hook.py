@@ -98,7 +98,7 @@ class CheckpointHook(Hook):
         self.best_names: dict[str, str] = {}
         self._kept: list[str] = []
         self._stale: list[str] = []  # to be deleted when the next checkpoint is in place
-        self._successors: dict[str, str] = {}  # of best ones, which stay until their successor is in place
+        self._former_best: dict[str, str] = {}  # metrics of the best ones among them, which wait for a better one
         self._best_due: list[str] = []  # best ones of one validation that are not written yet
         self._pending: str | None = None
 
@@ -161,8 +161,7 @@ class CheckpointHook(Hook):
             runner.logger.info("best %s so far: %.4f; saving %s", indicator, score, name)
             if former and former != name:
                 self._stale.append(former)
-                for superseded in [former, *(s for s, by in self._successors.items() if by == former)]:
-                    self._successors[superseded] = name
+                self._former_best[former] = indicator
             self._best_due.append(name)
         self._write_best(runner)
 
@@ -215,7 +214,7 @@ class CheckpointHook(Hook):
             "best_names": dict(self.best_names),
             "kept": list(self._kept),
             "stale": list(self._stale),
-            "successors": dict(self._successors),
+            "former_best": dict(self._former_best),
             "best_due": list(self._best_due),
             "pending": self._pending,
         }
@@ -227,7 +226,7 @@ class CheckpointHook(Hook):
             self.best_names = {k: v for k, v in state_dict["best_names"].items() if k in self.best.scores}
         self._kept = list(state_dict["kept"])
         self._stale = list(state_dict.get("stale", []))
-        self._successors = dict(state_dict.get("successors", {}))
+        self._former_best = dict(state_dict.get("former_best", {}))
         self._best_due = list(state_dict.get("best_due", []))
         self._pending = state_dict.get("pending")
 
@@ -266,9 +265,10 @@ class CheckpointHook(Hook):
             self._stale.remove(name)
         if not dist.is_main_process():
             self._stale.clear()
+            self._former_best.clear()
         folder = self.out_dir or runner.work_dir
         # The pointer may name one of the interval's until the next of them is in place.
-        superseded = [old for old in self._stale if is_latest or old in self._successors]
+        superseded = [old for old in tuple(self._stale) if is_latest or old in self._former_best]
         runner.save_checkpoint(
             name,
             out_dir=self.out_dir,
@@ -282,8 +282,8 @@ class CheckpointHook(Hook):
     def _prune(self, folder: str, names: Sequence[str], warn: Callable[..., None]) -> None:
         for name in names:
             path = os.path.join(folder, os.path.basename(name))
-            successor = self._successors.get(name)
-            if successor is not None and not os.path.exists(os.path.join(folder, os.path.basename(successor))):
+            better = self.best_names.get(self._former_best.get(name, ""))
+            if better is not None and not os.path.exists(os.path.join(folder, os.path.basename(better))):
                 continue  # it could not be written: then the former best one is the best that there is
             try:
                 remove_checkpoint(path)  # missing after a resume into another folder, or when deleted by hand
@@ -291,7 +291,7 @@ class CheckpointHook(Hook):
                 warn("could not delete the old checkpoint %s: %s", path, error)
             with contextlib.suppress(ValueError):  # deleted by the save before, which a thread has finished meanwhile
                 self._stale.remove(name)
-            self._successors.pop(name, None)
+            self._former_best.pop(name, None)
 
 
 def publish(path: str, keys: Sequence[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import time
@@ -12,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .logger import print_log
+from ..fileio.atomic import append_whole
+from .patience import Patience
 
 METRICS_FILE = "metrics.jsonl"
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -38,7 +38,7 @@ class MetricsWriter:
         self.interval_s = interval_s
         self._queue: list[dict[str, Any]] = []
         self._last_write = -math.inf
-        self._is_failing = False
+        self._patience = Patience()
         self._finish = weakref.finalize(self, _append, self.path, self._queue, os.getpid())
 
     def start(self, resumed_step: int | None = None, epoch: int | None = None) -> None:
@@ -92,18 +92,11 @@ class MetricsWriter:
     def flush(self) -> None:
         """Write what is queued, or keep it for the next time."""
         self._last_write = time.monotonic()
-        try:
-            _append(self.path, self._queue, os.getpid())
-        except OSError as error:
-            if not self._is_failing:
-                print_log(
-                    f"{self.path} cannot be written ({error}): its records are kept until it can, training goes on",
-                    logger="current",
-                    level=logging.ERROR,
-                )
-            self._is_failing = True
-        else:
-            self._is_failing = False
+        self._patience.attempt(
+            lambda: _append(self.path, self._queue, os.getpid()),
+            f"{self.path} cannot be written",
+            "its records are kept until it can",
+        )
 
     def close(self) -> None:
         """Write what is queued. Writing again later is fine: no file is held open."""
@@ -117,16 +110,9 @@ def _append(path: Path, queue: list[dict[str, Any]], pid: int) -> None:
     text = "".join(_encode(record) for record in queue)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab+", buffering=0) as file:
-        size = file.seek(0, os.SEEK_END)
-        if size and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
+        if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
             text = "\n" + text  # the machine stopped within a line: leave that line alone
-        left = memoryview(text.encode())
-        try:
-            while left:
-                left = left[file.write(left) :]
-        except OSError:
-            file.truncate(size)  # it is written again as a whole
-            raise
+        append_whole(file, text.encode())
     queue.clear()
 
 

@@ -56,8 +56,8 @@ class BaseAveragedModel(nn.Module):
             self.module = _copy_parts(model, {})
         else:
             self.module = copy.deepcopy(model).requires_grad_(False)
-        if device is not None:
-            self.module.to(device)
+            if device is not None:
+                self.module.to(device)
         self.interval = interval
         self.update_buffers = update_buffers
         self.steps = 0  # kept on the host: the formulas need it and must not wait for a device
@@ -134,8 +134,7 @@ class BaseAveragedModel(nn.Module):
     def _matched(self, model: nn.Module) -> list[list[tuple[Tensor, Tensor]]]:
         """Return pairs (average, source) of the parameters and of the buffers; this rank's parts of split ones."""
         model = unwrap(model)
-        if is_sharded(model):
-            reshard(model)
+        reshard(model)
         try:
             return [
                 list(zip(mine, theirs, strict=True))

@@ -169,6 +169,8 @@ def reshard(model: nn.Module) -> None:
 
     With ``reshard_after_forward=False`` a forward without a backward leaves whole parameters behind.
     """
+    if not is_sharded(model):  # looked at in every iteration
+        return
     for module in model.modules():
         if is_sharded(module):
             module.reshard()  # type: ignore[operator]

@@ -191,8 +191,8 @@ class NonFiniteGuard:
 
     def observed(self) -> dict[str, Any]:
         """Return what was noted since the last update, in plain types; reads losses that are on the device."""
-        late = [f"the loss is {float(loss)}" for loss in self._losses if not math.isfinite(float(loss))]
-        return {"found": [*self._found, *late], "num_losses": self._num_losses}
+        self._read_losses()
+        return {"found": list(self._found), "num_losses": self._num_losses}
 
     def restore(self, observed: dict[str, Any]) -> None:
         """Take back what `observed` returned."""
@@ -208,11 +208,16 @@ class NonFiniteGuard:
     def _note_loss(self, value: float, number: int) -> None:
         self._found.append(f"the loss is {value}" + (f" in micro-batch {number}" if number > 1 else ""))
 
-    def _reason(self, gradient_norm: float | None, parameter_names: str) -> str | None:
-        for index, loss in enumerate(self._losses):
+    def _read_losses(self) -> None:
+        """Read the losses that were kept, and keep of them what was not finite."""
+        for number, loss in enumerate(self._losses, self._num_losses - len(self._losses) + 1):
             value = float(loss)
             if not math.isfinite(value):
-                self._note_loss(value, index + 1)
+                self._note_loss(value, number)
+        self._losses.clear()
+
+    def _reason(self, gradient_norm: float | None, parameter_names: str) -> str | None:
+        self._read_losses()
         found = list(self._found)
         if gradient_norm is not None and not math.isfinite(gradient_norm):
             found.append(f"the gradient norm is {gradient_norm}{parameter_names}")

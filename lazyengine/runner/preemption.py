@@ -12,8 +12,8 @@ from typing import Any
 
 from .. import dist
 from ..dist.comm import start_max
+from ..dist.launch import STOP_SIGNALS
 
-_SIGNALS = tuple(s for s in (getattr(signal, "SIGTERM", None), getattr(signal, "SIGUSR1", None)) if s is not None)
 ASK_S = 0.05
 """Seconds between two questions to the other ranks, about, and at least two optimizer steps."""
 ECHO_S = 0.5
@@ -47,7 +47,7 @@ class Preemption:
         self._num_ranks = dist.get_world_size()
         self._asked_s = time.perf_counter()
         if threading.current_thread() is threading.main_thread():
-            self._former = {s: signal.signal(s, self._handle) for s in _SIGNALS}
+            self._former = {s: signal.signal(s, self._handle) for s in STOP_SIGNALS}
         return self
 
     def __exit__(self, *exc: object) -> None:

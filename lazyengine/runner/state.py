@@ -293,8 +293,7 @@ class RunState:
     def _tell_of_earlier_checkpoints(self) -> None:
         """Warn of a beginning in a folder in which another run has saved."""
         for folder in self._folders():
-            names = sorted(n for n in os.listdir(folder) if n.endswith(".pth")) if os.path.isdir(folder) else []
-            if names:
+            if names := _checkpoint_names(folder):
                 shown = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
                 self._runner.logger.warning(
                     "%s holds checkpoints of an earlier run (%s), and this one begins anew: files of the same names "
@@ -419,6 +418,10 @@ def _why_not_resumable(path: str) -> str | None:
         return str(error)
 
 
+def _checkpoint_names(folder: str) -> list[str]:
+    return sorted(name for name in os.listdir(folder) if name.endswith(".pth")) if os.path.isdir(folder) else []
+
+
 def find_named_checkpoint(work_dir: str, name: str) -> str:
     """Return the path of the ``"best"`` or ``"latest"`` checkpoint of a run folder; other names are paths already.
 
@@ -430,7 +433,7 @@ def find_named_checkpoint(work_dir: str, name: str) -> str:
     """
     if name not in ("best", "latest"):
         return name
-    files = sorted(f for f in os.listdir(work_dir) if f.endswith(".pth")) if os.path.isdir(work_dir) else []
+    files = _checkpoint_names(work_dir)
     if name == "latest":
         latest = find_latest_checkpoint(work_dir) if files else None
         found = [] if latest is None else [latest]

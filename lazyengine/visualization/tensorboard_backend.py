@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import logging
 import math
 import os
 import socket
@@ -17,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ..logging import print_log
+from ..fileio.atomic import append_whole
+from ..logging.patience import Patience
 from .backend import VisBackend
 from .png import encode_png
 
@@ -123,7 +123,7 @@ class _EventFile:
         self._file: Any = None
         self._buffer = io.BytesIO()
         self._writer: Any = None
-        self._is_failing = False
+        self._patience = Patience()
 
     def add(self, event: Any) -> None:
         """Put what is queued, then an event, into the buffer."""
@@ -135,39 +135,24 @@ class _EventFile:
         self._write_queue()
         if self._pid != os.getpid() or not self._buffer.tell():
             return
-        try:
-            self._append(self._buffer.getvalue())
-        except OSError as error:
-            if not self._is_failing:
-                message = f"no event could be written to {self.folder} ({error}): they are kept, training goes on"
-                print_log(message, logger="current", level=logging.ERROR)
-            self._is_failing = True
-            return
-        self._is_failing = False
-        self._buffer.seek(0)
-        self._buffer.truncate()
+        if self._patience.attempt(self._append, f"no event could be written to {self.folder}", "they are kept"):
+            self._buffer.seek(0)
+            self._buffer.truncate()
 
     def close(self) -> None:
         """Write everything and close the file."""
         self.flush()
-        if self._file is not None and not self._is_failing:
+        if self._file is not None and not self._patience.is_failing:
             self._file.close()
             self._file = self._writer = None
 
-    def _append(self, data: bytes) -> None:
+    def _append(self) -> None:
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             # TensorBoard reads the files of a folder in the order of their names
             name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
             self._file = open(self.folder / name, "xb", buffering=0)  # noqa: SIM115  (closed by `close`)
-        size, left = self._file.tell(), memoryview(data)
-        try:
-            while left:
-                left = left[self._file.write(left) :]
-        except OSError:
-            self._file.seek(size)
-            self._file.truncate()  # all of it is written again
-            raise
+        append_whole(self._file, self._buffer.getvalue())
 
     def _write_queue(self) -> None:
         if self._pid != os.getpid():  # a forked child has a copy of the queue and must not write it

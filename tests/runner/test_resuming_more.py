@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import numpy as np
@@ -16,20 +17,7 @@ from lazyengine.model import BaseModel
 from lazyengine.optim import LinearLR, OptimWrapper, OptimWrapperDict
 from lazyengine.runner import IterBasedTrainLoop, Runner, ValLoop
 
-from .toy import MeanError, ToyData, ToyModel, toy_runner
-
-
-class StopAfter(Hook):
-    """Ends the run by an error after some iterations."""
-
-    priority = "LOWEST"
-
-    def __init__(self, iterations: int) -> None:
-        self.iterations = iterations
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if runner.iter + 1 == self.iterations:
-            raise InterruptedError
+from .toy import MeanError, StopAt, ToyData, ToyModel, toy_runner
 
 
 class Draws(Hook):
@@ -64,14 +52,14 @@ def test_random_numbers_of_hooks_are_the_same_after_a_resume(tmp_path, point, by
 
     whole = run("whole")
     with pytest.raises(InterruptedError):
-        run("cut", stop=StopAfter(7))
+        run("cut", stop=StopAt(7))
     assert_same_weights(run("cut", resume=True), whole)
 
 
 def test_an_average_that_is_not_kept_any_more_is_not_trained_on(tmp_path, capsys):
     hooks = {"ema": EMAHook(momentum=0.1), "checkpoint": saving()}
     with pytest.raises(InterruptedError):
-        toy_runner(str(tmp_path), hooks={**hooks, "stop": StopAfter(7)}).train()
+        toy_runner(str(tmp_path), hooks={**hooks, "stop": StopAt(7)}).train()
     resumed = toy_runner(str(tmp_path), hooks={"checkpoint": saving()}, resume=True)
     resumed.train()
     whole = toy_runner(str(tmp_path / "whole"), hooks={"ema": EMAHook(momentum=0.1), "checkpoint": saving()})
@@ -143,7 +131,7 @@ def test_an_accumulation_goes_on_where_it_was_when_not_every_iteration_takes_par
     whole = by_hand(tmp_path / "whole", Rarely, 3)
     whole.train()
     with pytest.raises(InterruptedError):
-        by_hand(tmp_path / "cut", Rarely, 3, hooks={"stop": StopAfter(8)}).train()
+        by_hand(tmp_path / "cut", Rarely, 3, hooks={"stop": StopAt(8)}).train()
     resumed = by_hand(tmp_path / "cut", Rarely, 3, resume=True)
     resumed.train()
     assert resumed.optim_wrapper.inner_count == whole.optim_wrapper.inner_count == 6
@@ -155,7 +143,7 @@ def test_optimizers_that_never_stand_at_a_step_together_are_saved_and_resumed(tm
     whole.train()
     assert len(list((tmp_path / "whole").glob("iter_*.pth"))) == 11
     with pytest.raises(InterruptedError):
-        by_hand(tmp_path / "cut", Pair, 2, hooks={"stop": StopAfter(6)}).train()
+        by_hand(tmp_path / "cut", Pair, 2, hooks={"stop": StopAt(6)}).train()
     resumed = by_hand(tmp_path / "cut", Pair, 2, resume=True)
     resumed.train()
     assert_same_weights(resumed, whole)
@@ -197,8 +185,6 @@ def test_the_second_best_file_of_a_validation_is_written_after_a_kill_between_th
 
 
 def test_the_former_best_file_stays_when_the_new_one_cannot_be_written(tmp_path, monkeypatch):
-    import os
-
     fsync = os.fsync
 
     def full(descriptor):
@@ -234,7 +220,7 @@ def test_a_validation_that_was_interrupted_leaves_nothing_to_the_next(tmp_path):
 
 def test_options_that_a_resume_sets_aside_are_told(tmp_path, capsys):
     with pytest.raises(InterruptedError):
-        toy_runner(str(tmp_path), hooks={"checkpoint": saving(), "stop": StopAfter(3)}).train()
+        toy_runner(str(tmp_path), hooks={"checkpoint": saving(), "stop": StopAt(3)}).train()
     resumed = toy_runner(str(tmp_path), hooks={"checkpoint": saving()}, resume=True)
     resumed._parts["optim_wrapper"].optimizer.param_groups[0]["weight_decay"] = 0.5
     resumed.train()
@@ -261,7 +247,7 @@ def test_the_state_of_another_optimizer_is_refused():
 def test_a_run_that_a_hook_interrupted_goes_on_in_the_same_process(tmp_path):
     whole = toy_runner(str(tmp_path / "whole"))
     whole.train()
-    runner = toy_runner(str(tmp_path / "cut"), hooks={"stop": StopAfter(7)})
+    runner = toy_runner(str(tmp_path / "cut"), hooks={"stop": StopAt(7)})
     with pytest.raises(InterruptedError):
         runner.train()
     runner.train()
@@ -292,7 +278,7 @@ def test_schedules_and_the_average_of_several_optimizers_follow_each_its_own(tmp
 
 def test_a_pass_of_another_length_is_refused(tmp_path):
     with pytest.raises(InterruptedError):
-        by_hand(tmp_path, Rarely, 1, hooks={"stop": StopAfter(3)}).train()
+        by_hand(tmp_path, Rarely, 1, hooks={"stop": StopAt(3)}).train()
     longer = by_hand(tmp_path, Rarely, 1, resume=True)
     longer.train_loop = IterBasedTrainLoop(DataLoader(ToyData(24), 4, shuffle=True), 11)
     with pytest.raises(RuntimeError, match="at batch 3 of a pass of 5 batches, and a pass now has 6"):
@@ -303,7 +289,7 @@ def test_a_best_file_that_is_not_there_is_not_published(tmp_path, capsys):
     def hook():
         return CheckpointHook(save_best="error", rule="less", published_keys=["meta", "state_dict"])
 
-    runner = toy_runner(str(tmp_path / "a"), max_epochs=2, hooks={"checkpoint": hook(), "stop": StopAfter(7)})
+    runner = toy_runner(str(tmp_path / "a"), max_epochs=2, hooks={"checkpoint": hook(), "stop": StopAt(7)})
     runner._parts["val_loop"] = ValLoop(DataLoader(ToyData(), 4), TwoErrors())
     with pytest.raises(InterruptedError):
         runner.train()

@@ -13,20 +13,7 @@ from lazyengine.checkpoint import CheckpointError, read_checkpoint
 from lazyengine.hooks import CheckpointHook, Hook, LoggerHook
 from lazyengine.runner import EpochBasedTrainLoop, LoadFrom, Runner
 
-from .toy import ToyData, toy_runner
-
-
-class StopAt(Hook):
-    """Fails after an iteration, as a killed process would end."""
-
-    priority = "LOWEST"
-
-    def __init__(self, iteration: int) -> None:
-        self.iteration = iteration
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if runner.iter + 1 == self.iteration:
-            raise InterruptedError("killed")
+from .toy import StopAt, ToyData, toy_runner
 
 
 class SaveAfterValidation(Hook):

@@ -57,6 +57,19 @@ class MeanError(BaseMetric):
         return {"error": sum(results) / len(results)}
 
 
+class StopAt(Hook):
+    """Fails after an iteration, as a killed process would end."""
+
+    priority = "LOWEST"
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iteration:
+            raise InterruptedError("killed")
+
+
 def toy_runner(
     work_dir: str,
     *,
