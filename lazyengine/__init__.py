@@ -4,4 +4,4 @@ Import what you need from the subpackages; this module imports none of them, so 
 ``import lazyengine.config`` stays free of torch.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,8 +1,74 @@
 """Randomness as a function: every random stream is derived from the run's seed and a position, never carried along."""
 
+from __future__ import annotations
+
+import contextlib
+import enum
+import functools
+import random
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+import numpy as np
+import torch
+
 _MASK = (1 << 64) - 1
 # Domain tags: the first element of the path, so that streams of different purposes never coincide.
 DATA_STREAM, MODEL_STREAM, SAMPLER_STREAM = 1, 2, 3
+
+
+class Purpose(enum.IntEnum):
+    """What a random stream is for.
+
+    The first ones are the stream inside the model and of hooks: of an iteration, of a batch of an evaluation, and of
+    the points around these where user code runs. Numbers are never changed: a later version has to draw the same.
+    """
+
+    TRAIN = 0
+    VAL = 1
+    TEST = 2
+    BEFORE_TRAIN_EPOCH = 3
+    AFTER_TRAIN_EPOCH = 4
+    BEFORE_TRAIN = 5
+    AFTER_TRAIN = 6
+    BEFORE_VAL = 7
+    BEFORE_VAL_EPOCH = 8
+    AFTER_VAL_EPOCH = 9
+    AFTER_VAL = 10
+    BEFORE_TEST = 11
+    BEFORE_TEST_EPOCH = 12
+    AFTER_TEST_EPOCH = 13
+    AFTER_TEST = 14
+    BEFORE_RUN = 15
+    AFTER_RUN = 16
+    OWN = 17  # what a train loop of the user's draws before an iteration
+    DATA = 100  # reading and collating a batch
+    WORKERS = 101  # torch's base seed of a loader's workers
+    SAMPLER = 102  # what a sampler draws at the beginning of an epoch, the same on all ranks
+
+
+def stream_seed(seed: int, purpose: Purpose, *, epoch: int = 0, position: int = 0, rank: int = 0) -> int:
+    """Return the seed of the random stream of one point of a run.
+
+    Args:
+        seed: The seed of the run, any integer.
+        purpose: What is drawn there.
+        epoch: The epoch of the data; the streams of the model are told apart by `position` alone.
+        position: For `DATA` the batch in the epoch; for `TRAIN` the iteration of the run; for `VAL` and `TEST` the
+            batch in the evaluation; for points around an epoch its number; for those around an evaluation 0, so that it
+            draws the same inside training and alone.
+        rank: The rank that draws; `SAMPLER` ignores it.
+
+    Returns:
+        An integer in ``[0, 2**63)``, the same on every platform and in every process.
+    """
+    if purpose is Purpose.DATA:
+        return derive_seed(seed, DATA_STREAM, epoch, position, rank)
+    if purpose is Purpose.WORKERS:
+        return derive_seed(seed, DATA_STREAM, epoch, rank)
+    if purpose is Purpose.SAMPLER:
+        return derive_seed(seed, SAMPLER_STREAM, epoch)
+    return derive_seed(derive_seed(seed, MODEL_STREAM, purpose), position, rank)
 
 
 def derive_seed(seed: int, *path: int) -> int:
@@ -18,15 +84,109 @@ def derive_seed(seed: int, *path: int) -> int:
     Returns:
         An integer in ``[0, 2**63)``, the same on every platform and in every process.
     """
-    return mix(seed, *path) >> 1
-
-
-def mix(state: int, *path: int) -> int:
-    """Return the 64-bit state behind `derive_seed` after some elements of a path, from which more may be mixed in."""
-    h = state & _MASK
+    h = seed & _MASK
     for part in path:
         h = (h + 0x9E3779B97F4A7C15 + part * 0xD1342543DE82EF95) & _MASK
         h = ((h ^ (h >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
         h = ((h ^ (h >> 27)) * 0x94D049BB133111EB) & _MASK
         h ^= h >> 31
-    return h
+    return h >> 1
+
+
+# Costs count in the following, once a batch: `torch.manual_seed` takes a hundred times as long as the CPU generator's
+# own method, and reading the state of numpy's or python's generator takes longer than seeding all three (numpy's is
+# exchanged instead).
+@functools.cache
+def _numpy_generator() -> tuple[Any, Any]:
+    """Return the module with numpy's global generator, and the bits it draws from while the main process reads."""
+    from numpy.random import MT19937, mtrand  # numpy imports it late too; it takes 10 ms
+
+    return mtrand, MT19937(0)
+
+
+def seed_streams(seed: int) -> None:
+    """Seed python's, numpy's and torch's (CPU) global generators.
+
+    Args:
+        seed: In `[0, 2**63)`; numpy gets its lower 32 bits.
+    """
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    torch.default_generator.manual_seed(seed)
+
+
+class SeededStreams:
+    """Within the context the streams start from a seed; after it torch's and numpy's go on as if nothing had happened.
+
+    Python's goes on from where the context left it: also a function of the seed, but not what it would have been. Lost
+    is the second normal variate that numpy's legacy generator may have kept back.
+
+    Args:
+        seed: See `seed_streams`.
+    """
+
+    __slots__ = ("_numpy", "_seed", "_torch")
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def __enter__(self) -> Self:
+        self._torch = torch.default_generator.get_state()
+        mtrand, bits_of_batches = _numpy_generator()
+        self._numpy = mtrand.get_bit_generator()
+        mtrand.set_bit_generator(bits_of_batches)
+        seed_streams(self._seed)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        torch.default_generator.set_state(self._torch)
+        _numpy_generator()[0].set_bit_generator(self._numpy)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch (all devices) from one integer."""
+    seed_streams(seed)
+    torch.manual_seed(seed)
+
+
+class ModelStream:
+    """The random stream of user code outside the loader (dropout, hooks): a function of seed, purpose, position, rank.
+
+    Nothing is carried from one iteration to the next, so nothing has to be saved, and neither validation nor the
+    number of loader workers moves the stream of training.
+
+    Args:
+        seed: The seed of the run.
+        device: The device of the model; its generator is seeded beside the CPU's.
+        rank: The rank of this process.
+    """
+
+    def __init__(self, seed: int, device: torch.device, rank: int) -> None:
+        self._rank = rank
+        # What stream_seed computes, with the part that stays the same computed once.
+        self._base = {p.name.lower(): derive_seed(seed, MODEL_STREAM, p) for p in Purpose if p < Purpose.DATA}
+        self._torch = [torch.default_generator]
+        if device.type == "cuda":
+            torch.cuda.init()
+            self._torch.append(torch.cuda.default_generators[device.index or 0])
+        self._seeders: list[Callable[[int], Any]] = [*(g.manual_seed for g in self._torch), random.seed]
+
+    def seed(self, position: int, purpose: str = "train") -> None:
+        """Seed the streams for a position: ``train``, ``val``, ``test`` (batches), or a hook point around them."""
+        seed = derive_seed(self._base[purpose], position, self._rank)
+        for seeder in self._seeders:
+            seeder(seed)
+        np.random.seed(seed & 0xFFFFFFFF)
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Let the streams go on after the block as if it had not been."""
+        states = [generator.get_state() for generator in self._torch]
+        of_python, of_numpy = random.getstate(), np.random.get_state()
+        try:
+            yield
+        finally:
+            for generator, state in zip(self._torch, states):
+                generator.set_state(state)
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)

@@ -226,7 +226,7 @@ def test_a_failing_run_keeps_its_traceback_and_says_where(name):
 
 
 def test_a_misspelt_metric_lists_what_there_is(capsys):
-    message = fail("+hooks.checkpoint.save_best=accuracy/top2")
+    message = ask(capsys, "+hooks.checkpoint.save_best=accuracy/top2")
     assert "accuracy/top2" in message
     assert "accuracy/top1" in message
 

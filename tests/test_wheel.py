@@ -37,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(REPO / name, source)
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in ("lazyengine", "projects", "tests", "tools"):
@@ -53,6 +53,8 @@ def test_it_holds_the_package_and_no_more(wheel):
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     python = {str(p.relative_to(REPO)) for p in (REPO / "lazyengine").rglob("*.py")}
     assert python == {name for name in names if name.endswith(".py")}
+    templates = {str(p.relative_to(REPO)) for p in (REPO / "lazyengine/cli/templates").rglob("*.in")}
+    assert templates == {name for name in names if name.endswith(".in")}
     metadata = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith("/METADATA"))).decode()
     assert "License-Expression: Apache-2.0" in metadata
     assert "Requires-Dist: torch" in metadata

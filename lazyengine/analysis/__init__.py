@@ -1,4 +1,4 @@
-"""Looking at an experiment without training it: operations and parameters of a model, the schedule over a run.
+"""Looking at an experiment without training it: operations and parameters, the schedule, exactness.
 
 Names are loaded when they are first used, because fvcore and matplotlib take long to import.
 """
@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..runner.describe import summary
     from .complexity import (
         ActivationAnalyzer,
         FlopAnalyzer,
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
         parameter_count,
         parameter_count_table,
     )
-    from .model_summary import summary
+    from .exactness import check_batches, first_difference
     from .schedule import ScheduleCurves, plot_schedule, simulate_schedule
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "FlopAnalyzer",
     "ScheduleCurves",
     "activation_count",
+    "check_batches",
+    "first_difference",
     "flop_count",
     "get_model_complexity_info",
     "parameter_count",
@@ -33,14 +36,15 @@ __all__ = [
     "summary",
 ]
 
-_SCHEDULE = {"ScheduleCurves", "plot_schedule", "simulate_schedule"}
+_ELSEWHERE = {"summary": "..runner.describe", "check_batches": ".exactness", "first_difference": ".exactness"}
+_ELSEWHERE |= dict.fromkeys(("ScheduleCurves", "plot_schedule", "simulate_schedule"), ".schedule")
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "schedule" if name in _SCHEDULE else "model_summary" if name == "summary" else "complexity"
-    value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    module = importlib.import_module(_ELSEWHERE.get(name, ".complexity"), __name__)
+    value = getattr(module, name)
     globals()[name] = value
     return value
 

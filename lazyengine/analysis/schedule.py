@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from lazyengine.optim.scheduler import _ParamScheduler
-from lazyengine.optim.scheduler.build import accumulative_counts
+from lazyengine.errors import UsageValueError
+from lazyengine.optim import _ParamScheduler
 
 from .text_plot import draw_curves
 
@@ -56,10 +56,10 @@ def simulate_schedule(
         max_points: At most about this many iterations are recorded, evenly spaced.
 
     Raises:
-        ValueError: A scheduler counts epochs and ``epoch_length`` is unknown, or ``max_iters`` is not positive.
+        UsageValueError: A scheduler counts epochs and ``epoch_length`` is unknown, or ``max_iters`` is not positive.
     """
     if max_iters < 1:
-        raise ValueError(f"simulate_schedule: max_iters must be at least 1, got {max_iters}")
+        raise UsageValueError(f"simulate_schedule: max_iters must be at least 1, got {max_iters}")
     wrappers = dict(optim_wrapper.items()) if callable(getattr(optim_wrapper, "items", None)) else {"": optim_wrapper}
     chains = schedulers if isinstance(schedulers, Mapping) else {"": schedulers}
     stride = max(1, -(-max_iters // max_points))
@@ -68,9 +68,9 @@ def simulate_schedule(
     for name, wrapper in wrappers.items():
         chain = chains.get(name, [])
         if epoch_length is None and any(s.by_epoch and not s.need_val_args for s in chain):
-            raise ValueError("simulate_schedule: a scheduler counts epochs, so epoch_length is needed; got None")
+            raise UsageValueError("simulate_schedule: a scheduler counts epochs, so epoch_length is needed; got None")
         groups = [{k: v for k, v in group.items() if k != "params"} for group in wrapper.param_groups]
-        preview = _Preview(groups, chain, accumulative_counts(wrapper))
+        preview = _Preview(groups, chain, getattr(wrapper, "accumulative_counts", 1))
         names = [_group_name(name, index, group, len(groups)) for index, group in enumerate(groups)]
         for row in preview.run(max_iters, epoch_length, set(iters)):
             for option, columns in row.items():
@@ -142,10 +142,10 @@ class _Preview:
             done = index + 1
             has_stepped = done % self.accumulative_counts == 0 or done == max_iters
             for scheduler in by_step if has_stepped else by_iter:
-                scheduler._advance()
+                scheduler.step()
             if epoch_length and done % epoch_length == 0:
                 for scheduler in by_epoch:
-                    scheduler._advance()
+                    scheduler.step()
 
 
 def _group_name(optimizer: str, index: int, group: Mapping[str, Any], num_groups: int) -> str:

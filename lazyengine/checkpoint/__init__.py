@@ -1,47 +1,67 @@
 """Checkpoints: plain data in torch's own format, whole or absent, checked before they are loaded."""
 
-from .errors import CheckpointError
-from .export import average_checkpoints, export_safetensors
-from .finding import find_latest_checkpoint, find_valid_checkpoint, list_checkpoints
-from .loading import (
-    CheckpointLoader,
-    load_checkpoint,
-    load_checkpoint_to_model,
-    read_checkpoint_with_prefix,
-    revise_state_dict,
-    state_dict_of,
+from __future__ import annotations
+
+from ..plain import to_plain
+from .errors import CheckpointError, UsageCheckpointError
+from .finding import (
+    find_best_checkpoints,
+    find_checkpoint,
+    find_latest_checkpoint,
+    find_valid_checkpoint,
+    list_checkpoints,
+    summary_of,
 )
-from .plain import to_plain
+from .frozen import FrozenWeights, complete, left_out_of
+from .loading import CheckpointLoader, LoadFrom, load_checkpoint, revise_state_dict, state_dict_of
 from .reading import SkippedObject, read_checkpoint, verify_checkpoint, verify_shards
-from .saving import CheckpointWriter, mark_latest_checkpoint, save_checkpoint
-from .sharded import SavedTensor, is_sharded_tensor, shard_optimizer_state
-from .shards import remove_checkpoint, remove_shards, save_shards, split_shards
+from .retention import check_filename_template, superseded_checkpoints
+from .saving import POINTER, CheckpointWriter, mark_latest_checkpoint, publish_checkpoint, save_checkpoint
+from .shards import (
+    SavedTensor,
+    is_sharded_tensor,
+    remove_checkpoint,
+    remove_shards,
+    save_shards,
+    shard_like,
+    shard_optimizer_state,
+    split_shards,
+)
 from .state_dict import get_state_dict, load_state_dict, unwrap_module, weights_to_cpu
 
 __all__ = [  # noqa: RUF022 - in reading order
     "CheckpointError",
+    "UsageCheckpointError",
     # save
     "save_checkpoint",
     "CheckpointWriter",
     "mark_latest_checkpoint",
+    "publish_checkpoint",
     "remove_checkpoint",
     "to_plain",
     # read
     "read_checkpoint",
     "SkippedObject",
     "verify_checkpoint",
+    "find_checkpoint",
     "find_latest_checkpoint",
     "find_valid_checkpoint",
+    "POINTER",
+    "find_best_checkpoints",
     "list_checkpoints",
+    "summary_of",
+    # delete
+    "check_filename_template",
+    "superseded_checkpoints",
     # into a model
+    "LoadFrom",
     "load_checkpoint",
-    "load_checkpoint_to_model",
     "load_state_dict",
-    "read_checkpoint_with_prefix",
+    # frozen weights that are not saved
+    "FrozenWeights",
+    "complete",
+    "left_out_of",
     "CheckpointLoader",
-    # give away
-    "export_safetensors",
-    "average_checkpoints",
     # sharded over ranks
     "split_shards",
     "save_shards",
@@ -49,6 +69,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "remove_shards",
     "SavedTensor",
     "is_sharded_tensor",
+    "shard_like",
     "shard_optimizer_state",
     # details
     "state_dict_of",

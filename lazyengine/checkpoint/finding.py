@@ -1,17 +1,117 @@
-"""Find the checkpoint to resume from."""
+"""Find checkpoints: what a file says of itself, which is newest, which is best. The times of files decide nothing."""
 
+from __future__ import annotations
+
+import functools
 import os
+import pickle
 import re
-from collections.abc import Callable
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from .errors import CheckpointError
-from .reading import verify_checkpoint
+from ..errors import UsageFileNotFoundError, UsageValueError
+from .errors import CheckpointError, UsageCheckpointError, damage_explained
+from .reading import SkippedObject, verify_checkpoint
 from .saving import POINTER
 
-_EXTENSIONS = (".pth", ".pt", ".ckpt")
+EXTENSIONS = (".pth", ".pt", ".ckpt")
+"""How the names of the files end that are looked at."""
+_BEST = re.compile(r"best_(.+)_(epoch|iter)_(\d+)\.\w+")
+_Path = str | os.PathLike[str]
 
 
-def find_latest_checkpoint(folder: str | os.PathLike[str]) -> str | None:
+class Summary(NamedTuple):
+    """What a checkpoint says of itself.
+
+    Attributes:
+        iter: Completed iterations; -1 where it does not say.
+        epoch: Completed epochs or passes; -1 where it does not say.
+        is_validated: Whether no validation was due any more.
+        run_id: The run that wrote it; empty for files of others.
+        start: How often that run had been resumed.
+        time: When it was written, by the clock of then.
+        keys: Its entries.
+        leaves_out: Whether it leaves frozen weights out.
+        shards: Name of the folder beside it that holds its sharded tensors; empty where it has none.
+    """
+
+    iter: int = -1
+    epoch: int = -1
+    is_validated: bool = False
+    run_id: str = ""
+    start: int = 0
+    time: str = ""
+    keys: tuple[str, ...] = ()
+    leaves_out: bool = False
+    shards: str = ""
+
+    def age(self) -> tuple[int, int, bool]:
+        """Return what orders the checkpoints of a run; without its first number, the position."""
+        return self.start, self.iter, self.is_validated
+
+
+class _SummaryUnpickler(pickle.Unpickler):
+    """Makes dicts, lists, numbers and texts, and nothing else; runs nothing."""
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        return OrderedDict if (module_name, global_name) == ("collections", "OrderedDict") else SkippedObject
+
+    def persistent_load(self, pid: Any) -> Any:
+        return SkippedObject()
+
+
+def summary_of(path: _Path) -> Summary:
+    """Return what a checkpoint says of itself; its tensors are not read. Kept as long as the file is the same.
+
+    Raises:
+        OSError: The file cannot be read.
+        CheckpointError: It is damaged, or no checkpoint.
+    """
+    status = os.stat(path)
+    return _cached_summary(os.fspath(path), status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _cached_summary(path: str, size: int, mtime_ns: int) -> Summary:
+    with damage_explained(path), zipfile.ZipFile(path) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+        if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+            raise ValueError("its records are compressed")
+        with archive.open(name) as file:
+            content = _SummaryUnpickler(file).load()
+    meta, loop = _entry(content, "meta", {}), _entry(content, "train_loop", {})
+    hub = _entry(_entry(content, "message_hub", {}), "runtime_info", {})
+    ends_pass = 0 < _entry(loop, "batch", 0) == loop.get("epoch_length")  # the next pass has not begun
+    return Summary(
+        iter=_entry(meta, "iter", -1),
+        epoch=_entry(meta, "epoch", -1) + ends_pass,
+        is_validated=loop.get("val_due") is False,
+        run_id=_entry(meta, "run_id", _entry(hub, "first_start", "")),  # the second tells runs of 0.1.0 apart
+        start=_entry(meta, "start", 0),
+        time=_entry(meta, "time", ""),
+        keys=tuple(map(str, content)) if isinstance(content, dict) else (),
+        leaves_out=bool(_entry(meta, "frozen", {})),
+        shards=os.path.basename(_entry(_entry(content, "shards", {}), "folder", "")),
+    )
+
+
+def _entry(value: Any, key: str, default: Any) -> Any:
+    """Return an entry of a dict; the default where there is none, or one of another type."""
+    found = value.get(key) if isinstance(value, dict) else None
+    return found if isinstance(found, type(default)) else default
+
+
+def or_none(function: Callable[[_Path], Any], path: _Path) -> Any:
+    """Return the result of a function of a path; None where there is no whole file."""
+    try:
+        return function(path)
+    except (CheckpointError, OSError):
+        return None
+
+
+def find_latest_checkpoint(folder: _Path) -> str | None:
     """Return the checkpoint that the file ``last_checkpoint`` in ``folder`` names.
 
     Returns:
@@ -23,46 +123,60 @@ def find_latest_checkpoint(folder: str | os.PathLike[str]) -> str | None:
     folder = os.path.expanduser(os.fspath(folder))
     pointer = os.path.join(folder, POINTER)
     try:
-        with open(pointer, encoding="utf-8") as file:
+        with open(pointer, encoding="utf-8", errors="replace") as file:
             name = file.read(4096).strip()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"{pointer} is damaged: it is not text") from error
     path = os.path.join(folder, name)  # mmengine writes an absolute path, which join keeps
-    if not name or "\0" in name or not _is_inside(path, folder):
-        raise CheckpointError(
-            f"{pointer} names {name!r}, which is not in the folder {folder}; nothing outside is loaded because of it. "
-            "Give the path of the checkpoint itself."
+    is_inside = "\0" not in name and os.path.dirname(os.path.realpath(path)) == os.path.realpath(folder)
+    if not is_inside or not os.path.isfile(path):
+        raise UsageCheckpointError(
+            f"{pointer} names {name!r}, which is not in the folder {folder}, or does not exist; nothing outside is "
+            "loaded because of it. Give the path of the checkpoint itself."
         )
-    if not os.path.exists(path):
-        raise CheckpointError(f"{pointer} names {name!r}, which does not exist; give the path of another checkpoint")
-    return path
+    return os.path.join(folder, os.path.basename(name))
 
 
-def _is_inside(path: str, folder: str) -> bool:
-    return os.path.dirname(os.path.realpath(path)) == os.path.realpath(folder)
+def list_checkpoints(*folders: _Path) -> list[str]:
+    """Return the checkpoint files in folders, newest first.
 
+    Files that cannot be read come first, since nothing says how old they are; then those of the run that the pointer's
+    file belongs to (without a pointer, the run that saved last), the furthest position first, of several at one
+    position the pointer's. What an earlier start of that run had saved beyond the pointer, before it was resumed from a
+    checkpoint further back, comes after that.
+    """
+    found: dict[str, Summary | None] = {}
+    for given in folders:
+        folder = os.path.expanduser(os.fspath(given))
+        for entry in os.scandir(folder) if os.path.isdir(folder) else ():
+            if not entry.name.startswith(".") and entry.name.endswith(EXTENSIONS) and entry.is_file():
+                found[entry.path] = or_none(summary_of, entry.path)
+    pointers = [or_none(find_latest_checkpoint, folder) for folder in folders]
+    pointed = [s for path in pointers if (s := found.get(path)) is not None]
+    readable = [s for s in found.values() if s is not None]
+    latest = max(pointed, key=Summary.age) if pointed else max(readable, key=lambda s: s.time, default=Summary())
 
-def list_checkpoints(folder: str | os.PathLike[str]) -> list[str]:
-    """Return the checkpoint files in a folder, newest first: by time, then by the numbers in their names."""
-    folder = os.path.expanduser(os.fspath(folder))
-    found = []
-    for entry in os.scandir(folder) if os.path.isdir(folder) else ():
-        if not entry.name.startswith(".") and entry.name.endswith(_EXTENSIONS) and entry.is_file():
-            numbers = [int(digits) for digits in re.findall(r"\d{1,18}", entry.name)]
-            found.append((entry.stat().st_mtime_ns, numbers, entry.name, entry.path))
-    return [path for *_, path in sorted(found, reverse=True)]
+    def order(path: str) -> tuple[Any, ...]:
+        s, numbers = found[path], [int(n) for n in re.findall(r"\d{1,18}", os.path.basename(path))]
+        if s is None:
+            return True, numbers, path
+        is_given_up = s.start < latest.start and s.age()[1:] > latest.age()[1:]
+        is_whole = "train_loop" in s.keys
+        is_pointed = path in pointers
+        return False, s.run_id == latest.run_id, not is_given_up, s.iter, is_whole, s.age(), is_pointed, numbers, path
+
+    return sorted(found, key=order, reverse=True)
 
 
 def find_valid_checkpoint(
-    folder: str | os.PathLike[str],
+    folder: _Path | Sequence[_Path],
     on_reject: Callable[[str, str], object] | None = None,
     reject_if: Callable[[str], str | None] | None = None,
 ) -> str | None:
-    """Return the newest checkpoint in a folder whose content has the checksums saved with it.
+    """Return the newest checkpoint in a folder, or several, whose content has the checksums saved with it.
 
-    The pointer file is not asked: a run killed between renaming a checkpoint and replacing the pointer has a newer one.
+    A file further on than the one that the pointer names is newer: a run killed between renaming a checkpoint and
+    replacing the pointer has left one (see ``list_checkpoints``).
 
     Args:
         folder: Where to look.
@@ -72,7 +186,7 @@ def find_valid_checkpoint(
     Returns:
         The path, or None where no valid checkpoint is.
     """
-    for path in list_checkpoints(folder):
+    for path in list_checkpoints(*([folder] if isinstance(folder, (str, os.PathLike)) else folder)):
         try:
             verify_checkpoint(path)
             reason = reject_if(path) if reject_if is not None else None
@@ -83,3 +197,54 @@ def find_valid_checkpoint(
         if on_reject is not None:
             on_reject(path, reason)
     return None
+
+
+def best_of_name(path: _Path) -> tuple[str, str, int] | None:
+    """Return metric, unit and number in the name ``best_<metric>_<epoch or iter>_<number>``; None for other names."""
+    found = _BEST.fullmatch(os.path.basename(path))
+    return None if found is None else (found[1], found[2], int(found[3]))
+
+
+def find_best_checkpoints(folder: _Path) -> dict[str, str]:
+    """Return the path of the newest best checkpoint of each metric (as it stands in file names) in a folder."""
+    best: dict[str, str] = {}
+    for path in list_checkpoints(folder):
+        if name := best_of_name(path):
+            best.setdefault(name[0], path)
+    return best
+
+
+def find_checkpoint(run: _Path | Sequence[_Path], which: str | int = "latest") -> str:
+    """Return a checkpoint of a run.
+
+    Args:
+        run: The run folder, or several where its checkpoints lie.
+        which: ``"latest"`` for the newest whole one, as a resume takes it; ``"best"``; or a number of iterations. Where
+            earlier runs have left theirs, those of the newest run count.
+
+    Raises:
+        FileNotFoundError: There is none; the message lists what there is.
+        ValueError: Several metrics have a best checkpoint, or `which` is something else.
+    """
+    folders = [run] if isinstance(run, str | os.PathLike) else list(run)
+    if which == "latest":
+        newest = find_valid_checkpoint(folders)
+        found = [] if newest is None else [newest]
+    elif which == "best":
+        found = [path for folder in folders for path in find_best_checkpoints(folder).values()]
+    elif isinstance(which, int):
+        found = [p for p in list_checkpoints(*folders) if (s := or_none(summary_of, p)) is not None and s.iter == which]
+        found = found[:1]
+    else:
+        raise UsageValueError(f"checkpoint {which!r}: expected 'best', 'latest' or a number of iterations.")
+    where = " and ".join(str(folder) for folder in folders)
+    if not found:
+        what = f"checkpoint of iteration {which}" if isinstance(which, int) else f"{which} checkpoint"
+        raise UsageFileNotFoundError(
+            f"there is no {what} in {where}; it holds "
+            f"{', '.join(sorted(map(os.path.basename, list_checkpoints(*folders)))) or 'no checkpoint'}. Name the "
+            "folder with --work-dir, or a file with --checkpoint PATH"
+        )
+    if len(found) > 1:
+        raise UsageValueError(f"{where} has the best checkpoints of several metrics, name one: {', '.join(found)}")
+    return found[0]

@@ -1,21 +1,29 @@
 """Save checkpoints: atomically, and if wished in the background."""
 
+from __future__ import annotations
+
 import contextlib
+import contextvars
 import logging
 import os
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import IO, Any
 
 import torch
 
+from ..errors import UsageKeyError
 from ..fileio import atomic_write, remove_leftovers
-from .archive import Archive, WriteBehind, pickle_archive, storage_bytes, write_archive
+from ..fileio.remote import sha256_of
+from ..plain import NotPlainError, on_host, to_plain
 from .errors import CheckpointError
-from .plain import to_plain
+from .frozen import left_out_of
+from .reading import read_checkpoint
 
 POINTER = "last_checkpoint"
 """Name of the file in a work folder that holds the name of its last checkpoint."""
+_PIECE = 1 << 24  # bytes
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> None:
@@ -32,8 +40,7 @@ def save_checkpoint(checkpoint: dict[str, Any], path: str | os.PathLike[str]) ->
         CheckpointError: A value has no plain form; its key path is named. Nothing was written.
         OSError: The file could not be written; ``filename`` is ``path``. Nothing is left behind.
     """
-    target = _prepare(path)
-    _write(pickle_archive(to_plain(checkpoint)), target, is_waited_for=True)
+    CheckpointWriter().save(checkpoint, path)
 
 
 def mark_latest_checkpoint(path: str | os.PathLike[str]) -> None:
@@ -43,39 +50,56 @@ def mark_latest_checkpoint(path: str | os.PathLike[str]) -> None:
         file.write(name + "\n")
 
 
-def _prepare(path: str | os.PathLike[str]) -> str:
-    target = os.path.expanduser(os.fspath(path))
-    folder = os.path.dirname(target)
-    if folder:
-        os.makedirs(folder, exist_ok=True)
-    remove_leftovers(folder or ".")
-    return target
+class _Output:
+    """What torch.save writes to. Keeps the error of a write, which torch replaces by a RuntimeError of its own.
+
+    The system starts writing to disk every 16 MB, and then drops what it has written from its memory. Otherwise the
+    disk stands still until the fsync at the end, and the file takes as much fresh memory as it is long, which costs a
+    virtual machine more than the writing.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._descriptor = file.fileno()
+        self._num_unsent = 0
+        self.error: BaseException | None = None
+
+    def write(self, data: memoryview) -> int:
+        left = data
+        try:
+            while left:  # the interpreter's lock is free meanwhile
+                num_written = os.write(self._descriptor, left[:_PIECE])
+                left, self._num_unsent = left[num_written:], self._num_unsent + num_written
+                if self._num_unsent >= _PIECE and hasattr(os, "posix_fadvise"):
+                    os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                    self._num_unsent = 0
+        except BaseException as error:
+            self.error = self.error or error
+            raise
+        return len(data)
+
+    def flush(self) -> None:
+        """Do nothing: nothing is buffered."""
 
 
-def _write(archive: Archive, target: str, is_waited_for: bool) -> None:
-    with atomic_write(target) as file:
-        if is_waited_for:  # a second thread; beside the training loop it would take a core away from that
-            with WriteBehind(file) as behind:
-                write_archive(archive, behind)
-        else:
-            write_archive(archive, file)
-        file.flush()
-        size = os.fstat(file.fileno()).st_size
-        if size < archive.num_bytes or size != file.tell():
-            raise CheckpointError(f"{target}: {size} bytes were written where {file.tell()} are needed; not kept")
-
-
-def _wide(data: torch.Tensor) -> torch.Tensor:
-    """View bytes as 64-bit numbers where they fill them: torch copies those faster."""
-    return data if data.numel() % 8 else data.view(torch.int64)
+def _write(
+    plain: Any, target: str, then: Callable[[], object] | None, ready: Callable[[str], object] | None = None
+) -> None:
+    with atomic_write(target, ready=ready, buffering=0) as file:
+        output = _Output(file)
+        try:
+            torch.save(plain, output)  # pyright: ignore[reportArgumentType]
+        except Exception as error:
+            raise output.error or error from None
+    if then is not None:
+        then()
 
 
 class CheckpointWriter:
     """Saves checkpoints one after the other, optionally in a background thread.
 
     With ``async_save`` the caller waits until the previous file is on disk and the tensors are copied into host memory,
-    which is kept and reused by the next save (pinned where there is a GPU). Pickling happens before the copy, so a
-    value that cannot be saved is reported at once. The thread is not a daemon: Python waits for it at exit.
+    which is kept and reused by the next save (pinned where there is a GPU). A value that cannot be saved is reported
+    before that. The thread is not a daemon: Python waits for it at exit.
 
     Args:
         async_save: Write in the background.
@@ -83,13 +107,17 @@ class CheckpointWriter:
 
     def __init__(self, async_save: bool = False) -> None:
         self.async_save = async_save
-        self._thread: threading.Thread | None = None
-        self._is_done = threading.Event()
-        self._error: BaseException | None = None
-        self._buffers: list[torch.Tensor] = []
+        self._thread = ThreadPoolExecutor(1, "checkpoint-writer")
+        self._is_writing = False
+        self._error: BaseException | None = None  # of the write in the background
+        self._memory: list[torch.Tensor] = []
 
     def save(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], then: Callable[[], object] | None = None
+        self,
+        checkpoint: dict[str, Any],
+        path: str | os.PathLike[str],
+        then: Callable[[], object] | None = None,
+        ready: Callable[[str], object] | None = None,
     ) -> None:
         """Save a checkpoint (see ``save_checkpoint``), then call ``then``.
 
@@ -97,23 +125,29 @@ class CheckpointWriter:
             checkpoint: As for ``save_checkpoint``. When this returns, the caller may change its tensors.
             path: The target; its folder is created.
             then: Called once the file is in place, in the writing thread: replace the pointer, prune old files.
+            ready: Called before, when the file is complete, with its temporary path; what it raises keeps the file
+                from getting its name.
 
         Raises:
             CheckpointError: A value has no plain form.
             BaseException: What the previous background write or its ``then`` raised; this checkpoint is then not saved.
         """
         self.wait()
-        target = _prepare(path)
-        archive = pickle_archive(to_plain(checkpoint))
-        if not self.async_save:
-            _write(archive, target, is_waited_for=True)
-            if then is not None:
-                then()
+        target = os.path.expanduser(os.fspath(path))
+        folder = os.path.dirname(target) or "."
+        try:
+            plain = to_plain(checkpoint)
+        except NotPlainError as error:
+            raise CheckpointError(str(error)) from None
+        os.makedirs(folder, exist_ok=True)
+        remove_leftovers(folder)
+        if self.async_save:
+            run = contextvars.copy_context().run  # what is logged there goes to the logger of this run
+            copied = on_host(plain, self._memory)
+            self._is_writing = True  # before the write begins: an interrupt in between must not lose it
+            self._thread.submit(run, self._run, copied, target, then, ready)
             return
-        staged = Archive(archive.pickled, self._stage(archive.storages))
-        self._is_done.clear()
-        self._thread = threading.Thread(target=self._run, args=(staged, target, then), name="checkpoint-writer")
-        self._thread.start()
+        _write(on_host(plain), target, then, ready)
 
     def wait(self) -> None:
         """Wait until the background write is done.
@@ -121,49 +155,46 @@ class CheckpointWriter:
         Raises:
             BaseException: What the write or its ``then`` raised, once.
         """
-        if self._thread is not None:
-            self._is_done.wait()  # a join that Ctrl-C interrupts would take the thread for ended ever after
-            self._thread.join()
-            self._thread = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        if self._is_writing:
+            wait([self._thread.submit(lambda: None)])  # comes after the write; interrupted, the next call waits again
+            error, self._error, self._is_writing = self._error, None, False
+            if error is not None:
+                raise error
 
-    @property
-    def is_writing(self) -> bool:
-        """Whether a background write is running."""
-        return self._thread is not None and self._thread.is_alive()
-
-    def _run(self, archive: Archive, target: str, then: Callable[[], object] | None) -> None:
-        with contextlib.suppress(
-            AttributeError, OSError
-        ):  # Linux: threads have priorities; leave the cores to the loop
+    def _run(self, plain: Any, target: str, *callbacks: Callable[..., object] | None) -> None:
+        with contextlib.suppress(AttributeError, OSError):  # Linux: threads have priorities; leave the loop the cores
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         try:
-            _write(archive, target, is_waited_for=False)
-            if then is not None:
-                then()
+            _write(plain, target, *callbacks)
         except BaseException as error:
             error.add_note(f"while writing the checkpoint {target} in the background")
             logging.getLogger(__name__).error("the checkpoint %s was not saved: %r", target, error)
             self._error = error
-        finally:
-            self._is_done.set()
 
-    def _stage(self, storages: list[torch.UntypedStorage]) -> list[torch.UntypedStorage]:
-        """Copy storages into the kept buffers: all copies are queued before one wait per device."""
-        buffers, devices = [], set()
-        for index, storage in enumerate(storages):
-            source = storage_bytes(storage)
-            buffer = self._buffers[index] if index < len(self._buffers) else None
-            is_pinned = storage.device.type == "cuda"
-            if buffer is None or buffer.numel() != source.numel() or buffer.is_pinned() != is_pinned:
-                buffer = torch.empty(source.numel(), dtype=torch.uint8, pin_memory=is_pinned)
-            _wide(buffer).copy_(_wide(source), non_blocking=is_pinned)
-            buffers.append(buffer)
-            if is_pinned:
-                devices.add(storage.device)
-        for device in devices:
-            torch.cuda.current_stream(device).synchronize()
-        self._buffers = buffers
-        return [buffer.untyped_storage() for buffer in buffers]
+
+def publish_checkpoint(path: str, keys: Sequence[str]) -> str:
+    """Write a copy of a checkpoint with some of its keys, named after its content.
+
+    Args:
+        path: The checkpoint.
+        keys: Top-level keys to keep, such as ``["meta", "state_dict"]``. ``meta`` stays in any case where frozen
+            weights are left out: it says which.
+
+    Returns:
+        The path of the copy: the stem of `path`, a hyphen, and the first eight characters of the file's SHA-256.
+
+    Raises:
+        KeyError: When the checkpoint does not have one of the keys.
+    """
+    checkpoint = read_checkpoint(path)
+    missing = [key for key in keys if key not in checkpoint]
+    if missing:
+        raise UsageKeyError(f"published_keys: {path} has no {missing}; it has {list(checkpoint)}")
+    if left_out_of(checkpoint):
+        keys = [*{*keys, "meta"}]
+    stem = os.path.splitext(path)[0]
+    draft = f"{stem}-published.pth"
+    save_checkpoint({key: checkpoint[key] for key in keys}, draft)
+    final = f"{stem}-{sha256_of(draft)[:8]}.pth"
+    os.replace(draft, final)
+    return final

@@ -4,13 +4,17 @@ Such a checkpoint is the usual file with everything that is not split, and besid
 ``<file>.<8 hex digits>.shards``, in the format of torch.distributed.checkpoint. In the place of each split tensor the
 file holds a mark, and under ``shards`` the folder's name with size and CRC of each of its files. The folder is complete
 before the file gets its name, and a new save takes a new folder, so a checkpoint is whole or absent as always.
+Split tensors are loaded into whole ones, and whole ones into split ones.
 """
+
+from __future__ import annotations
 
 import contextlib
 import glob
 import os
 import pickle
 import shutil
+import sys
 import warnings
 import zlib
 from collections import OrderedDict
@@ -21,11 +25,80 @@ from typing import Any
 import torch
 
 from .. import dist
-from .errors import CheckpointError
-from .sharded import SavedTensor, is_sharded_tensor
+from ..plain import rebuild
+from .errors import UsageCheckpointError, damage_explained
 
 _MARK = "sharded_tensor"
 _CHUNK = 1 << 20
+
+
+class SavedTensor:
+    """Stands for a tensor in a folder of shards, which is read when it is known where it goes.
+
+    Args:
+        read: Called with ``(key, target)``; fills the target, or this rank's part of a split one.
+        key: The tensor's name in the folder.
+        shape: Of the whole tensor.
+        dtype: Of the tensor.
+    """
+
+    def __init__(
+        self, read: Callable[[str, torch.Tensor], None], key: str, shape: torch.Size, dtype: torch.dtype
+    ) -> None:
+        self._read, self._key = read, key
+        self.shape, self.dtype = shape, dtype
+
+    def read(self, like: torch.Tensor | None = None) -> torch.Tensor:
+        """Read it into host memory; of a tensor that is split as `like` is, this rank's part."""
+        if like is None:
+            target = torch.empty(self.shape, dtype=self.dtype)
+        else:
+            target = torch.empty_like(like, dtype=self.dtype, requires_grad=False)
+        self._read(self._key, target)
+        return target
+
+
+def is_sharded_tensor(value: Any) -> bool:
+    """Return whether a value is a tensor split over ranks; imports nothing to find out."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(value, module.DTensor)
+
+
+def shard_like(value: Any, like: Any) -> Any:
+    """Return a tensor split as another one of its shape is; whole where the other one is.
+
+    Args:
+        value: A tensor that every rank has whole, or a `SavedTensor`. Anything else, and a tensor of another shape
+            than that of a split `like`, is returned as it is.
+        like: The tensor to be like, or None.
+    """
+    is_split = is_sharded_tensor(like) and getattr(value, "shape", None) == like.shape
+    if isinstance(value, SavedTensor):
+        return value.read(like if is_split else None)
+    if not is_split or not isinstance(value, torch.Tensor) or is_sharded_tensor(value):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value.detach().to(like.device), like.device_mesh, like.placements)
+
+
+def shard_state(state_dict: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a model's state dict split as the model's own."""
+    sharded = OrderedDict((key, shard_like(value, own.get(key))) for key, value in state_dict.items())
+    sharded.__dict__.update(getattr(state_dict, "__dict__", {}))
+    return sharded
+
+
+def shard_optimizer_state(state_dict: dict[str, Any], param_groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return an optimizer's state dict split as its parameters are."""
+    parameters = [parameter for group in param_groups for parameter in group["params"]]
+    indices = [index for group in state_dict["param_groups"] for index in group["params"]]
+    by_index = dict(zip(indices, parameters))
+    state = {
+        index: {name: shard_like(value, by_index.get(index)) for name, value in entry.items()}
+        for index, entry in state_dict["state"].items()
+    }
+    return {**state_dict, "state": state}
 
 
 def split_shards(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -42,7 +115,7 @@ def split_shards(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
         tensors[path] = value.detach()
         return {_MARK: path}
 
-    return _replace(checkpoint, mark), tensors
+    return rebuild(checkpoint, mark), tensors
 
 
 def save_shards(tensors: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -72,11 +145,9 @@ def save_shards(tensors: Mapping[str, torch.Tensor], path: str | os.PathLike[str
         rank = dist.get_rank()
         own = [name for name in os.listdir(folder) if name.startswith(f"__{rank}_") or (name[0] == "." and rank == 0)]
         written = {name: _describe(os.path.join(folder, name)) for name in own}
-    except CheckpointException as error:  # raised on every rank, with the errors of all
+    except (CheckpointException, OSError) as error:  # the first is raised on every rank, with the errors of all
         failure = error
-    except OSError as error:
-        failure = error
-    said = None if failure is None else _say(failure)
+    said = None if failure is None else _describe_failures(failure)
     parts = dist.all_gather_object((said, written))
     failures = [text for text, _ in parts if text]
     if failures:
@@ -104,17 +175,27 @@ def attach_shards(checkpoint: Any, path: str, *, verify: bool) -> Any:
     reader = _Folder(path, shards)
     reader.verify(with_content=verify)
     whole = {key: value for key, value in checkpoint.items() if key != "shards"}
-    return _replace(whole, lambda value, _: reader.tensor(value[_MARK]) if _is_mark(value) else value)
+
+    def attach(value: Any, _: str) -> Any:
+        is_mark = isinstance(value, dict) and value.keys() == {_MARK}
+        return reader.tensor(value[_MARK]) if is_mark else value
+
+    return rebuild(whole, attach)
 
 
 def make_whole(checkpoint: Any, device: Any = "cpu") -> Any:
     """Return a checkpoint with whole tensors in the place of every `SavedTensor`, read one by one."""
-    return _replace(checkpoint, lambda v, _: v.whole().to(device) if isinstance(v, SavedTensor) else v)
+    return rebuild(checkpoint, lambda v, _: v.read().to(device) if isinstance(v, SavedTensor) else v)
+
+
+def shards_of(path: str | os.PathLike[str]) -> list[str]:
+    """Return the folders of shards of a checkpoint file."""
+    return glob.glob(f"{glob.escape(os.fspath(path))}.*.shards")
 
 
 def remove_shards(path: str | os.PathLike[str], keep: str | None = None) -> None:
     """Delete the folders of shards of a checkpoint file, apart from the one with the name `keep`."""
-    for folder in glob.glob(f"{glob.escape(os.fspath(path))}.*.shards"):
+    for folder in shards_of(path):
         if os.path.basename(folder) != keep:
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(folder)
@@ -127,18 +208,13 @@ def remove_checkpoint(path: str | os.PathLike[str]) -> None:
     remove_shards(path)
 
 
-def has_shards(path: str) -> bool:
-    """Whether a folder of shards is beside a checkpoint file."""
-    return bool(glob.glob(f"{glob.escape(path)}.*.shards"))
-
-
 class _Folder:
     """Reads tensors from a folder of shards."""
 
     def __init__(self, path: str, shards: Mapping[str, Any]) -> None:
         name = str(shards["folder"])
         if os.path.basename(name) != name:
-            raise CheckpointError(f"{path} names {name!r} as the folder of its shards, which is not beside it")
+            raise UsageCheckpointError(f"{path} names {name!r} as the folder of its shards, which is not beside it")
         self.path = os.path.join(os.path.dirname(path), name)
         self._file, self._files = path, shards["files"]
 
@@ -146,19 +222,15 @@ class _Folder:
         for name, expected in self._files.items():
             file = os.path.join(self.path, os.path.basename(name))
             if not os.path.isfile(file):
-                raise CheckpointError(
-                    f"{self._file}: {file} is missing; the folder belongs to the checkpoint and moves with it"
-                )
-            size = os.path.getsize(file)
-            if size != expected["size"]:
-                raise CheckpointError(f"{file} is damaged: it has {size} bytes instead of {expected['size']}")
-            if with_content and _describe(file) != dict(expected):
-                raise CheckpointError(f"{file} is damaged: its content is not what was saved; use another checkpoint")
+                raise UsageCheckpointError(f"{self._file}: {file} is missing; the folder moves with the checkpoint.")
+            found = _describe(file) if with_content else {"size": os.path.getsize(file)}
+            if not found.items() <= dict(expected).items():
+                raise UsageCheckpointError(f"{file} is damaged: it is not what was saved. Use another checkpoint.")
 
     def tensor(self, key: str) -> SavedTensor:
         entry = self._metadata.state_dict_metadata.get(key)
         if entry is None or not hasattr(entry, "size"):
-            raise CheckpointError(f"{self.path} has no tensor {key!r}, which {self._file} refers to")
+            raise UsageCheckpointError(f"{self.path} has no tensor {key!r}, which {self._file} refers to")
         return SavedTensor(self.read, key, entry.size, entry.properties.dtype)
 
     def read(self, key: str, target: torch.Tensor) -> None:
@@ -171,14 +243,12 @@ class _Folder:
 
     @cached_property
     def _metadata(self) -> Any:
-        with open(os.path.join(self.path, ".metadata"), "rb") as file:
-            try:
-                metadata = _MetadataUnpickler(file).load()
-            except (pickle.UnpicklingError, EOFError, AttributeError, ValueError, TypeError) as error:
-                raise CheckpointError(f"{self.path}/.metadata cannot be loaded: {error}") from error
+        path = os.path.join(self.path, ".metadata")
+        with damage_explained(path), open(path, "rb") as file:
+            metadata = _MetadataUnpickler(file).load()
         strange = {entry.relative_path for entry in metadata.storage_data.values()} - set(self._files)
         if strange:
-            raise CheckpointError(f"{self.path} refers to {sorted(strange)[0]!r}, which is not a part of it")
+            raise UsageCheckpointError(f"{self.path} refers to {sorted(strange)[0]!r}, which is not a part of it")
         return metadata
 
     @cached_property
@@ -215,28 +285,7 @@ class _MetadataUnpickler(pickle.Unpickler):
             is_metadata = isinstance(found, type) and found.__module__ == self._METADATA
             if is_listed or is_metadata or isinstance(found, torch.dtype | torch.layout):
                 return found
-        raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}, which is not loaded")
-
-
-def _replace(value: Any, function: Callable[[Any, str], Any], path: str = "") -> Any:
-    """Apply a function to every part of a nested value, outer ones first; the versions in state dicts are kept."""
-    new = function(value, path)
-    if new is not value:
-        return new
-    if isinstance(value, dict):
-        items = {key: _replace(item, function, f"{path}/{key}" if path else str(key)) for key, item in value.items()}
-        if not isinstance(value, OrderedDict):
-            return items
-        copy = OrderedDict(items)
-        copy.__dict__.update(vars(value))
-        return copy
-    if type(value) in (list, tuple):
-        return type(value)(_replace(item, function, f"{path}/{i}") for i, item in enumerate(value))
-    return value
-
-
-def _is_mark(value: Any) -> bool:
-    return isinstance(value, dict) and len(value) == 1 and _MARK in value
+        raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}")
 
 
 def _describe(path: str) -> dict[str, int]:
@@ -247,9 +296,7 @@ def _describe(path: str) -> dict[str, int]:
     return {"size": size, "crc32": crc}
 
 
-def _say(error: BaseException) -> str:
-    """What went wrong on which rank, in a line."""
-    failures = getattr(error, "failures", None)
-    if not failures:
-        return f"{type(error).__name__}: {error}"
+def _describe_failures(error: BaseException) -> str:
+    """Return what went wrong on which rank, in a line."""
+    failures = getattr(error, "failures", None) or {dist.get_rank(): (error, None)}
     return "; ".join(f"rank {rank}: {type(cause).__name__}: {cause}" for rank, (cause, _) in failures.items())

@@ -1,15 +1,23 @@
 """Between a checkpoint's state dict and a model."""
 
+from __future__ import annotations
+
 import logging
+import re
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from .sharded import shard_state
+from ..dist import is_main_process
+from ..errors import UsageRuntimeError
+from ..logging import print_log
+from ..plain import rebuild
+from .shards import shard_state
 
+_COUNTER = "num_batches_tracked"
 _SHOWN = 10  # keys of a kind in a message
 
 
@@ -26,7 +34,7 @@ def unwrap_module(module: nn.Module) -> nn.Module:
 
 def get_state_dict(
     module: nn.Module, destination: Any = None, prefix: str = "", keep_vars: bool = False
-) -> "OrderedDict[str, Any]":
+) -> OrderedDict[str, Any]:
     """Return a module's state dict with the keys that it has without wrappers.
 
     Args:
@@ -40,53 +48,38 @@ def get_state_dict(
         The tensors by name; module versions are in its attribute ``_metadata``.
     """
     module = unwrap_module(module)
-    if not any(unwrap_module(child) is not child for child in module.modules()):
-        return module.state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
+    plain = _plain_names(module, prefix)
     raw = module.state_dict(prefix=prefix, keep_vars=keep_vars)
-    renames = _wrapped_prefixes(module, prefix)
     result: Any = OrderedDict() if destination is None else destination
     metadata = getattr(result, "_metadata", OrderedDict())
-    result.update((_strip(key, renames), value) for key, value in raw.items())
-    metadata.update((_strip(key + ".", renames)[:-1], v) for key, v in getattr(raw, "_metadata", {}).items())
+    result.update((plain(key), value) for key, value in raw.items())
+    metadata.update((plain(key), version) for key, version in getattr(raw, "_metadata", {}).items())
     result._metadata = metadata
     return result
 
 
-def _wrapped_prefixes(module: nn.Module, prefix: str) -> dict[str, str]:
-    """Map the key prefix inside every wrapper below ``module`` to the one without the wrapper's own attribute."""
-    renames = {}
+def _plain_names(module: nn.Module, prefix: str = "") -> Callable[[str], str]:
+    """Return a function that removes from a key what wrappers inside a module have put there."""
+    inside: set[str] = set()
     for name, child in module.named_modules(remove_duplicate=False):
-        if name and unwrap_module(child) is not child:
-            attribute = "_orig_mod." if hasattr(child, "_orig_mod") else "module."
-            renames[f"{prefix}{name}.{attribute}"] = f"{prefix}{name}."
-    return renames
+        if unwrap_module(child) is not child:
+            inside.add(f"{prefix}{name}._orig_mod" if hasattr(child, "_orig_mod") else f"{prefix}{name}.module")
 
+    def plain(key: str) -> str:
+        parts = key.split(".")
+        return ".".join(part for i, part in enumerate(parts, 1) if ".".join(parts[:i]) not in inside)
 
-def _strip(key: str, renames: dict[str, str]) -> str:
-    for inner in sorted(renames, key=len, reverse=True):  # the deepest first: outer prefixes still match after it
-        if key.startswith(inner):
-            key = renames[inner] + key[len(inner) :]
-    return key
+    return plain
 
 
 def weights_to_cpu(state_dict: Any) -> Any:
     """Return a copy of a (nested) state dict with its tensors on the CPU; ``_metadata`` is kept."""
-    if isinstance(state_dict, torch.Tensor):
-        return state_dict.cpu()
-    if isinstance(state_dict, Mapping):
-        moved: Any = OrderedDict() if isinstance(state_dict, OrderedDict) else {}
-        moved.update((key, weights_to_cpu(value)) for key, value in state_dict.items())
-        if hasattr(state_dict, "_metadata"):
-            moved._metadata = state_dict._metadata  # pyright: ignore[reportAttributeAccessIssue]
-        return moved
-    if isinstance(state_dict, (list, tuple)) and not hasattr(state_dict, "_fields"):
-        return type(state_dict)(weights_to_cpu(value) for value in state_dict)
-    return state_dict
+    return rebuild(state_dict, lambda value, _: value.cpu() if isinstance(value, torch.Tensor) else value)
 
 
 def load_state_dict(
     module: nn.Module, state_dict: Mapping[str, Any], strict: bool = False, logger: Any = None
-) -> "tuple[list[str], list[str]]":
+) -> tuple[list[str], list[str]]:
     """Load tensors into a model and report what did not match.
 
     Tensors of another shape are left out, as is what the model does not know; unlike ``nn.Module.load_state_dict``
@@ -108,86 +101,85 @@ def load_state_dict(
         RuntimeError: ``strict`` and a mismatch; up to ten keys of each kind are listed, with both shapes. The tensors
             that do match have been loaded.
     """
+    loaded = load_tensors(module, state_dict)
+    report_mismatch(loaded.report, strict, logger)
+    return loaded.missing, loaded.unexpected
+
+
+class Loaded(NamedTuple):
+    """What came of loading: keys that only one side has, an empty or long report, and whether any weight came in."""
+
+    missing: list[str]
+    unexpected: list[str]
+    report: str
+    has_weights: bool
+
+
+def load_tensors(module: nn.Module, state_dict: Mapping[str, Any]) -> Loaded:
+    """Load what fits, as `load_state_dict` does, without reporting it."""
     module = unwrap_module(module)
-    missing: list[str] = []
-    unexpected: list[str] = []
-    errors: list[str] = []
-    own = get_state_dict(module, keep_vars=True)
+    own, plain = get_state_dict(module, keep_vars=True), _plain_names(module)
     state_dict = shard_state(state_dict, own)
-    mismatched = {
-        key: (tuple(value.shape), tuple(own[key].shape))
-        for key, value in state_dict.items()
-        if key in own and hasattr(value, "shape") and hasattr(own[key], "shape") and value.shape != own[key].shape
-    }
-    _load_recursively(module, state_dict, missing, unexpected, errors)
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    report = _report(state_dict, missing, unexpected, mismatched, errors)
+    shapes = {key: (shape_of(value), shape_of(own[key])) for key, value in state_dict.items() if key in own}
+    mismatched = {key: pair for key, pair in shapes.items() if pair[1] is not None and pair[0] != pair[1]}
+    raw: Any = module.state_dict()
+    inner = {plain(key): key for key in (*raw._metadata, *raw)}
+    given: Any = OrderedDict((inner.get(k, k), value) for k, value in state_dict.items() if k not in mismatched)
+    given._metadata = {inner.get(k, k): version for k, version in getattr(state_dict, "_metadata", {}).items()}
+    result = module.load_state_dict(given, strict=False)
+    missing = [k for k in map(plain, result.missing_keys) if k not in mismatched and not k.endswith(_COUNTER)]
+    unexpected = [plain(key) for key in result.unexpected_keys]
+    wanted = weights_in(own)
+    has_weights = not wanted or not wanted <= {*missing, *mismatched}
+    return Loaded(missing, unexpected, _report(missing, unexpected, mismatched), has_weights)
+
+
+def weights_in(own: Mapping[str, Any]) -> set[str]:
+    """Return the keys that make a model's weights: its parameters; of a model without any, its buffers."""
+    parameters = {key for key, value in own.items() if isinstance(value, nn.Parameter)}
+    return parameters or {key for key in own if not key.endswith((_COUNTER, "_extra_state"))}
+
+
+def shape_of(value: Any) -> tuple[int, ...] | None:
+    """Return the shape of a tensor; None for other values, and where a layer finds out at its first batch."""
+    if nn.parameter.is_lazy(value) or not hasattr(value, "shape"):
+        return None
+    return tuple(value.shape)
+
+
+def report_mismatch(report: str, strict: bool, logger: Any) -> None:
+    """Raise or log a report that is not empty.
+
+    Raises:
+        UsageRuntimeError: With `strict`.
+    """
     if report and strict:
-        raise RuntimeError(report)
-    if report:
-        from ..dist import is_main_process
-        from ..logging import print_log
-
-        if is_main_process():
-            print_log(report, logger=logger, level=logging.WARNING)
-    return missing, unexpected
+        raise UsageRuntimeError(report)
+    if report and is_main_process():
+        print_log(report, logger=logger, level=logging.WARNING)
 
 
-def _load_recursively(
-    root: nn.Module, source: Mapping[str, Any], missing: list[str], unexpected: list[str], errors: list[str]
-) -> None:
-    """Call every module's ``_load_from_state_dict``, which collects the keys, as ``nn.Module.load_state_dict`` does."""
-    metadata = getattr(source, "_metadata", None) or {}
-    everything = OrderedDict(source)  # hooks may change it
-    incompatible = nn.modules.module._IncompatibleKeys(missing, unexpected)
-
-    def load(module: nn.Module, state: dict[str, Any], prefix: str) -> None:
-        module = unwrap_module(module)
-        versions = metadata.get(prefix[:-1], {})
-        module._load_from_state_dict(state, prefix, versions, True, missing, unexpected, errors)
-        for name, child in module._modules.items():
-            if child is not None:
-                inner = f"{prefix}{name}."
-                load(child, {k: v for k, v in state.items() if k.startswith(inner)}, inner)
-        for hook in module._load_state_dict_post_hooks.values():
-            hook(module, incompatible)
-
-    load(root, everything, "")
-
-
-def _report(
-    source: Mapping[str, Any],
-    missing: list[str],
-    unexpected: list[str],
-    mismatched: dict[str, tuple[tuple, tuple]],
-    errors: list[str],
-) -> str:
+def _report(missing: list[str], unexpected: list[str], mismatched: dict[str, tuple[Any, Any]]) -> str:
     shapes = [f"{key}: {theirs} in the checkpoint, {ours} in the model" for key, (theirs, ours) in mismatched.items()]
-    others = [e for e in errors if not any(f"size mismatch for {key}:" in e for key in mismatched)]
+    titles = ("missing in the checkpoint", "unknown to the model", "of another shape")
     parts = []
-    for title, keys in (
-        ("missing in the checkpoint", missing),
-        ("unknown to the model", unexpected),
-        ("of another shape", shapes),
-        ("that could not be loaded", others),
-    ):
+    for title, keys in zip(titles, (missing, unexpected, shapes)):
         if keys:
             more = [f"... and {len(keys) - _SHOWN} more"] if len(keys) > _SHOWN else []
             parts.append(f"{len(keys)} {title}:\n    " + "\n    ".join([*keys[:_SHOWN], *more]))
     if not parts:
         return ""
-    if missing and unexpected and not any(key in source for key in missing):
-        parts.append(_prefix_hint(missing, unexpected, len(unexpected) == len(source)))
+    parts.append(_prefix_hint(missing, unexpected))
     return "\n  ".join(["the model and the checkpoint do not match exactly", *filter(None, parts)])
 
 
-def _prefix_hint(missing: list[str], unexpected: list[str], is_nothing_known: bool) -> str:
-    """Say which prefix would make keys match, when one explains at least half of the missing keys."""
-    ours, theirs = set(missing), set(unexpected)
-    for prefix in {key[: -len(m)] for key in unexpected for m in missing[:1] if key.endswith(m)} - {""}:
-        if sum(prefix + key in theirs for key in ours) * 2 >= len(ours):
-            return f"the checkpoint's keys start with {prefix!r}: revise_keys=[(r'^{prefix}', '')] would remove it"
-    for prefix in {key[: -len(u)] for key in missing for u in unexpected[:1] if key.endswith(u)} - {""}:
-        if is_nothing_known and sum(prefix + key in ours for key in theirs) * 2 >= len(theirs):
-            return f"the model's keys start with {prefix!r}: revise_keys=[(r'^', {prefix!r})] would add it"
+def _prefix_hint(missing: list[str], unexpected: list[str]) -> str:
+    """Return a sentence on the prefix that would make at least half of the keys match, or an empty text."""
+    for ours, theirs, hint in (
+        (missing, unexpected, "the checkpoint's keys start with {0!r}: revise_keys=[(r'^{1}', '')] would remove it"),
+        (unexpected, missing, "the model's keys start with {0!r}: revise_keys=[(r'^', {0!r})] would add it"),
+    ):
+        for prefix in {key[: -len(ours[0])] for key in theirs if ours and key.endswith("." + ours[0])}:
+            if sum(prefix + key in theirs for key in ours) * 2 >= len(ours):
+                return hint.format(prefix, re.escape(prefix))
     return ""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
+import json
 import os
 import sys
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,16 +14,21 @@ import torch
 
 from ..checkpoint import (
     CheckpointError,
-    average_checkpoints,
-    export_safetensors,
+    UsageCheckpointError,
+    complete,
     find_latest_checkpoint,
+    left_out_of,
     read_checkpoint,
     revise_state_dict,
     save_checkpoint,
     state_dict_of,
     verify_checkpoint,
 )
-from ..fileio import get_local_path
+from ..errors import UsageValueError
+from ..fileio import atomic_write, get_local_path
+from ..fileio.remote import sha256_of
+from ..nesting import iter_leaves
+from ..text import listed, short
 from .mistakes import until_the_reader_leaves
 
 _DESCRIPTION = """\
@@ -39,9 +45,11 @@ examples:
   %(prog)s export run/epoch_3.pth ema.pth --key ema_state_dict
   %(prog)s merge run/epoch_3.pth whole.pth                   one file of a checkpoint of FSDP2 and its shards
   %(prog)s average run/epoch_8.pth run/epoch_9.pth -o soup.pth
+  %(prog)s export run/epoch_3.pth whole.pth --base pretrained.pth   of Runner(save='trained')
 
 exit codes: 0 done; 1 a checkpoint is damaged or cannot be used; 2 a mistake in the command line.
 """
+_BASE = "the frozen weights that a checkpoint of Runner(save='trained') leaves out"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,17 +66,20 @@ def build_parser() -> argparse.ArgumentParser:
     show.add_argument("--trusted", action="store_true", help="load objects of any class; this can run code in FILE")
     verify = commands.add_parser("verify", help="compare every record of checkpoints with its checksum")
     verify.add_argument("files", nargs="+", metavar="file")
+    verify.add_argument("--json", action="store_true", help="print the results as JSON, for other programs")
     export = commands.add_parser("export", help="write the model alone, as .safetensors or .pth")
     export.add_argument("file")
     export.add_argument("output")
     export.add_argument("--key", metavar="NAME", help="entry with the model's tensors (default: state_dict, if any)")
     export.add_argument("--prefix", metavar="P", help="only the keys under it, without it")
+    export.add_argument("--base", metavar="FILE", help=_BASE)
     merge = commands.add_parser("merge", help="write a checkpoint and its folder of shards (FSDP2) as one file")
     merge.add_argument("file")
     merge.add_argument("output")
     average = commands.add_parser("average", help="average the models of several checkpoints")
     average.add_argument("files", nargs="+", metavar="file")
     average.add_argument("-o", "--output", required=True)
+    average.add_argument("--base", metavar="FILE", help=_BASE)
     return parser
 
 
@@ -104,7 +115,7 @@ def _show(args: argparse.Namespace) -> int:
     path = _resolve(args.file)
     checkpoint = read_checkpoint(path, trusted=args.trusted, skip_objects=True)
     local = get_local_path(path)
-    print(f"{path}: {os.path.getsize(local):,} bytes, sha256 {_sha256(local)}")
+    print(f"{path}: {os.path.getsize(local):,} bytes, sha256 {sha256_of(local)}")
     tensors = _tensors(checkpoint)
     print(f"{len(tensors):,} tensors, {sum(t.numel() for t in tensors):,} elements")
     for line in _tree(checkpoint, args.depth, ""):
@@ -112,17 +123,8 @@ def _show(args: argparse.Namespace) -> int:
     return 0
 
 
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _tensors(value: Any) -> list[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        return [t for item in value.values() for t in _tensors(item)]
-    return [t for item in value for t in _tensors(item)] if isinstance(value, (list, tuple)) else []
+    return [leaf for _, leaf in iter_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
 def _tree(value: Any, depth: int, indent: str) -> list[str]:
@@ -145,25 +147,28 @@ def _summary(value: Any) -> str:
         tensors = _tensors(value)
         held = f", {sum(t.nbytes for t in tensors):,} bytes in {len(tensors)} tensors" if tensors else ""
         return f"{type(value).__name__} of {len(value)}{held}"
-    text = repr(value).replace("\n", "\\n")
-    return text if len(text) <= 100 else f"{text[:97]}..."
+    return short(value, 100)
 
 
 def _verify(args: argparse.Namespace) -> int:
-    num_bad = 0
+    faults: dict[str, str | None] = {}
     for path in args.files:
+        faults[path] = None
         try:
             verify_checkpoint(_resolve(path))
-            print(f"ok       {path}")
         except (CheckpointError, OSError) as error:
-            num_bad += 1
-            print(f"damaged  {path}: {error}")
-    return 1 if num_bad else 0
+            faults[path] = str(error)
+        if not args.json:
+            print(f"ok       {path}" if faults[path] is None else f"damaged  {path}: {faults[path]}")
+    if args.json:
+        print(json.dumps([{"file": path, "ok": fault is None, "fault": fault} for path, fault in faults.items()]))
+    return 1 if any(faults.values()) else 0
 
 
 def _export(args: argparse.Namespace) -> int:
     path = _resolve(args.file)
     checkpoint = read_checkpoint(path, skip_objects=True)
+    _make_whole(checkpoint, path, args.base, args.prefix)
     if args.key is not None:
         if not isinstance(checkpoint, Mapping) or args.key not in checkpoint:
             entries = list(checkpoint) if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
@@ -176,13 +181,25 @@ def _export(args: argparse.Namespace) -> int:
 
 def _merge(args: argparse.Namespace) -> int:
     save_checkpoint(read_checkpoint(_resolve(args.file)), args.output)
-    print(f"{args.output}: {os.path.getsize(args.output):,} bytes, sha256 {_sha256(args.output)}")
+    print(f"{args.output}: {os.path.getsize(args.output):,} bytes, sha256 {sha256_of(args.output)}")
     return 0
 
 
 def _average(args: argparse.Namespace) -> int:
-    _write_model(average_checkpoints([_resolve(path) for path in args.files]), args.output)
+    _write_model(average_checkpoints([_resolve(path) for path in args.files], args.base), args.output)
     return 0
+
+
+def _make_whole(checkpoint: Any, path: str, base: str | None, prefix: str | None = None) -> None:
+    """Put into a checkpoint the frozen weights that it leaves out, those of a file."""
+    weights = {} if base is None else state_dict_of(read_checkpoint(_resolve(base), skip_objects=True), base)
+    under = "" if prefix is None else f"{prefix.rstrip('.')}."
+    if missing := [n for n in left_out_of(checkpoint) if n.startswith(under) and n not in weights]:
+        advice = f"so does {base}" if base else "give --base FILE, with the load_from of the run or a whole checkpoint"
+        raise UsageCheckpointError(
+            f"{path} leaves out the frozen weights {listed(missing, 3)}, as Runner(save='trained') does; {advice}"
+        )
+    complete(checkpoint, weights)
 
 
 def _write_model(state: Mapping[str, Any], output: str) -> None:
@@ -192,9 +209,89 @@ def _write_model(state: Mapping[str, Any], output: str) -> None:
     else:
         save_checkpoint({"state_dict": state}, output)
     num_tensors, num_bytes = len(state) - len(left_out), os.path.getsize(output)
-    print(f"{output}: {num_tensors} tensors, {num_bytes:,} bytes, sha256 {_sha256(output)}")
+    print(f"{output}: {num_tensors} tensors, {num_bytes:,} bytes, sha256 {sha256_of(output)}")
     if left_out:
         print(f"left out, since they are no tensors: {', '.join(left_out[:10])}")
+
+
+def export_safetensors(state_dict: Mapping[str, Any], path: str | os.PathLike[str]) -> list[str]:
+    """Write the tensors of a state dict as a safetensors file.
+
+    Tensors that share memory are written once each, since the format has no sharing.
+
+    Args:
+        state_dict: Tensors by name; entries that are no tensors (``_extra_state``) are left out.
+        path: The file; written atomically.
+
+    Returns:
+        The names left out.
+
+    Raises:
+        CheckpointError: There is no tensor, or safetensors is not installed.
+    """
+    try:
+        from safetensors.torch import save  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UsageCheckpointError("safetensors is not installed: pip install 'lazyengine[export]'") from error
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state_dict.items() if isinstance(v, torch.Tensor)}
+    if not tensors:
+        raise UsageCheckpointError(f"nothing to export: the state dict has no tensors, only {list(state_dict)[:10]}")
+    with atomic_write(path) as file:
+        file.write(save(tensors, metadata={"format": "pt"}))
+    return [key for key in state_dict if key not in tensors]
+
+
+def average_checkpoints(paths: Sequence[str | os.PathLike[str]], base: str | None = None) -> OrderedDict[str, Any]:
+    """Average the models of several checkpoints ("model soup", or the last epochs of one run).
+
+    Floating-point and complex tensors are summed in float64 and divided; all others are taken from the last checkpoint.
+    Only one checkpoint is in memory beside the sums. Statistics of batch normalization are averaged too, which is not
+    what the averaged network would measure: run some training batches through it if it has such layers.
+
+    Args:
+        paths: At least one checkpoint, each with the same keys and shapes.
+        base: Where the frozen weights are that checkpoints of ``Runner(save="trained")`` leave out.
+
+    Returns:
+        The averaged state dict, with the dtypes of the last checkpoint.
+
+    Raises:
+        CheckpointError: Keys or shapes differ, or frozen weights are left out; the first ones and the file are named.
+        ValueError: ``paths`` is empty.
+    """
+    if not paths:
+        raise UsageValueError("average_checkpoints needs at least one checkpoint")
+    sums: dict[str, torch.Tensor] = {}
+    last: Mapping[str, Any] = {}
+    for number, path in enumerate(paths):
+        checkpoint = read_checkpoint(path, skip_objects=True)
+        _make_whole(checkpoint, os.fspath(path), base)
+        state = state_dict_of(checkpoint, os.fspath(path))
+        if number:
+            _require_same(last, state, os.fspath(paths[0]), os.fspath(path))
+        for key, value in state.items():
+            if isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex()):
+                wide = value.to(torch.complex128 if value.is_complex() else torch.float64)
+                sums[key] = sums[key].add_(wide) if number else wide.clone()
+        last = state
+    result: OrderedDict[str, Any] = OrderedDict(last)
+    for key, total in sums.items():
+        result[key] = (total / len(paths)).to(last[key].dtype)
+    result._metadata = getattr(last, "_metadata", OrderedDict())  # pyright: ignore[reportAttributeAccessIssue]
+    return result
+
+
+def _require_same(ours: Mapping[str, Any], theirs: Mapping[str, Any], first: str, path: str) -> None:
+    keys = sorted(set(ours) ^ set(theirs))
+    shapes = [
+        f"{key}: {tuple(ours[key].shape)} and {tuple(theirs[key].shape)}"
+        for key in ours
+        if key in theirs and getattr(ours[key], "shape", None) != getattr(theirs[key], "shape", None)
+    ]
+    if keys or shapes:
+        what = [f"only one has {keys[:10]}"] if keys else []
+        what += [f"shapes differ: {'; '.join(shapes[:10])}"] if shapes else []
+        raise UsageCheckpointError(f"cannot average {first} and {path}: {'; '.join(what)}")
 
 
 _COMMANDS = {"show": _show, "verify": _verify, "export": _export, "merge": _merge, "average": _average}

@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import inspect
+import os
+import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
-from ..config import ConfigError, LazyConfig, instantiate
+from ..config import LazyConfig, instantiate
 from ..config.node import arguments_of, is_node
-from .mistakes import refuse
+from ..errors import UsageValueError
+from ..text import did_you_mean, listed
+from .mistakes import as_json, refuse
 
 _DESCRIPTION = """\
 Compute metrics from the predictions that DumpResults saved, without the model.
@@ -24,6 +28,8 @@ examples:
   %(prog)s results.pt --metric "my_package.metrics.Dice(threshold=0.5)"
   %(prog)s results.pt --config projects/digits/config.py
   %(prog)s results.pt --config projects/digits/config.py --with-data
+
+exit codes: 0 done; 2 a mistake in the config or the command line.
 """
 
 
@@ -42,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--with-data", action="store_true", help="also hand over the dataset's samples and metainfo")
     parser.add_argument("--chunk-size", type=int, default=256, metavar="N", help="samples processed at once (256)")
     parser.add_argument("--trusted", action="store_true", help="allow a .pkl file, which can run code when read")
+    parser.add_argument("--json", action="store_true", help="print the values as JSON, for other programs")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to the config")
     return parser
 
@@ -53,26 +60,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None for those of the process.
     """
     args = build_parser().parse_intermixed_args(argv)
-    from ..evaluator import DumpResults, Evaluator, load_results
-
     try:
-        metrics, dataset = _from_config(args) if args.config else ([], None)
-        metrics = [metric for metric in metrics if not isinstance(metric, DumpResults)]
-        metrics += [parse_metric(text) for text in args.metric]
-        if not metrics:
-            raise ConfigError("there is no metric to compute · give --metric NAME or --config FILE")
-        samples = load_results(args.results, trusted=args.trusted)
+        values, number = _compute(args)
     except Exception as error:
         return refuse(error)
-    evaluator = Evaluator(metrics)
-    if dataset is not None:
-        evaluator.dataset_meta = getattr(dataset, "metainfo", None)
-    data = None if dataset is None else (dataset[index] for index in range(len(dataset)))
-    values = evaluator.offline_evaluate(samples, data, chunk_size=args.chunk_size)
-    print(f"{len(samples)} samples of {args.results}")
-    for name, value in values.items():
-        print(f"{name}: {value}")
+    if args.json:
+        print(as_json(values))
+        return 0
+    print(f"{number} samples of {args.results}", *(f"{name}: {value}" for name, value in values.items()), sep="\n")
     return 0
+
+
+def _compute(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    """Build the metrics, read the predictions, and return the values and the number of samples."""
+    from .. import evaluator
+
+    metrics, loader = _from_config(args) if args.config else ([], None)
+    metrics = [metric for metric in metrics if not isinstance(metric, evaluator.DumpResults)]
+    metrics += [parse_metric(text) for text in args.metric]
+    if not metrics:
+        raise UsageValueError("there is no metric to compute: give --metric NAME or --config FILE.")
+    samples = evaluator.load_results(args.results, trusted=args.trusted)
+    computing = evaluator.Evaluator(metrics)
+    options: dict[str, Any] = {"chunk_size": args.chunk_size}
+    if loader is not None:
+        dataset = loader.dataset
+        computing.dataset_meta = getattr(dataset, "metainfo", None)
+        options["data"] = (dataset[index] for index in range(len(dataset)))
+        if getattr(loader, "collate_fn", None) is not None:
+            options["collate"] = loader.collate_fn  # metrics see the batches that they saw in the run
+    return computing.offline_evaluate(samples, **options), len(samples)
 
 
 def parse_metric(text: str) -> Any:
@@ -82,7 +99,7 @@ def parse_metric(text: str) -> Any:
         text: ``Accuracy``, ``Accuracy(topk=(1, 5))``, or the same with a dotted path.
 
     Raises:
-        ConfigError: It is no such call, or names no metric.
+        UsageValueError: It is no such call, or names no metric.
     """
     try:
         node = ast.parse(text, mode="eval").body
@@ -91,7 +108,7 @@ def parse_metric(text: str) -> Any:
         args = [ast.literal_eval(value) for value in call.args]
         kwargs = {keyword.arg or "**": ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (SyntaxError, ValueError) as error:
-        raise ConfigError(f"--metric {text!r}: expected a name, or a call with literal arguments") from error
+        raise UsageValueError(f"--metric {text!r}: expected a name, or a call with literal arguments") from error
     return _metric_class(path)(*args, **kwargs)
 
 
@@ -99,44 +116,46 @@ def _metric_class(path: str) -> Any:
     from .. import evaluator
 
     module, _, name = path.rpartition(".")
+    if os.getcwd() not in sys.path:  # the package of a project that is not installed, as `python -m` would find it
+        sys.path.append(os.getcwd())
     try:
         source = importlib.import_module(module) if module else evaluator
-        found = getattr(source, name, None)
     except ImportError as error:
-        raise ConfigError(f"--metric {path}: cannot import {module!r}: {error}") from error
-    if isinstance(found, type) and issubclass(found, evaluator.BaseMetric):
+        raise UsageValueError(f"--metric {path}: cannot import {module!r}: {error}") from error
+    found = getattr(source, name, None)
+    if _is_metric(found):
         return found
-    known = [n for n in evaluator.__all__ if isinstance(cls := getattr(evaluator, n), type) and _is_metric(cls)]
-    near = get_close_matches(name, known, n=1)
-    hint = f" · did you mean {near[0]}?" if near else f" · there are {', '.join(known)}"
-    raise ConfigError(f"--metric {path}: no metric of that name{hint}")
+    known = sorted(key for key, value in vars(source).items() if _is_metric(value))
+    hint = did_you_mean(name, known) or f" There are {listed(known)}."
+    raise UsageValueError(f"--metric {path}: no metric of that name.{hint}")
 
 
-def _is_metric(cls: type) -> bool:
-    from ..evaluator import BaseMetric, TensorMetric
+def _is_metric(value: Any) -> bool:
+    from ..evaluator import BaseMetric
 
-    return issubclass(cls, BaseMetric) and cls not in (BaseMetric, TensorMetric)
+    return isinstance(value, type) and issubclass(value, BaseMetric) and not inspect.isabstract(value)
 
 
 def _of_loader(part: Any, args: argparse.Namespace) -> Any:
-    """Of a loop with several loaders, the part that belongs to the one that ``--loader`` names."""
+    """Return, of a loop with several loaders, the part that belongs to the one that ``--loader`` names."""
     if not isinstance(part, dict):
         return part
     if args.loader not in part:
-        raise ConfigError(f"{args.config}: runner.{args.loop} has the loaders {', '.join(part)} · name one by --loader")
+        loaders = ", ".join(part)
+        raise UsageValueError(f"{args.config}: runner.{args.loop} has the loaders {loaders} · name one by --loader")
     return part[args.loader]
 
 
 def _from_config(args: argparse.Namespace) -> tuple[list[Any], Any]:
-    """Build the metrics of a config's loop and, if asked for, its dataset."""
+    """Build the metrics of a config's loop and, if asked for, its loader."""
     cfg = LazyConfig.load(args.config)
     LazyConfig.apply_overrides(cfg, args.overrides)
     loop: Any = arguments_of(cfg.runner).get(args.loop) if hasattr(cfg, "runner") else None
     if loop is None or not is_node(loop) or "evaluator" not in arguments_of(loop):
-        raise ConfigError(f"{args.config}: runner.{args.loop} has no evaluator")
+        raise UsageValueError(f"{args.config}: runner.{args.loop} has no evaluator.")
     names = ("evaluator", "dataloader") if args.with_data else ("evaluator",)
     wanted = {name: _of_loader(arguments_of(loop)[name], args) for name in names}
     built = instantiate(wanted)
     found = getattr(built["evaluator"], "metrics", built["evaluator"])
     metrics = list(found) if isinstance(found, list | tuple) else [found]
-    return metrics, built["dataloader"].dataset if args.with_data else None
+    return metrics, built.get("dataloader")

@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import import_module
 
 from .. import __version__
+from ..text import did_you_mean, listed
 
 # Name: (module of this package, arguments put before the others, what it does).
 COMMANDS: dict[str, tuple[str, list[str], str]] = {
+    "new": ("new", [], "make a project that runs at once"),
     "train": ("train", [], "train the experiment of a config file"),
-    "test": ("train", ["--eval-only"], "evaluate it; --checkpoint best takes the best weights of its run"),
+    "test": ("train", ["--eval-only"], "evaluate it: the best weights of its run, or --checkpoint PATH"),
     "show": ("show", [], "show a config: values, where they came from, what can be overridden, differences"),
     "schedule": ("schedule", [], "draw the learning rate over the run, without training"),
     "plot": ("plot", [], "draw the curves of runs"),
     "compare": ("compare", [], "compare runs: final values and configs"),
+    "rerun": ("rerun", [], "make a run again from what its folder keeps; --verify compares every record"),
+    "replay": ("replay", [], "make one iteration of a run again and look at it: samples, loss, gradients, debugger"),
+    "bisect": ("bisect", [], "find the first iteration, and the first thing in it, in which two runs differ"),
+    "fork": ("fork", [], "begin a new run as another one stood at an iteration: RUN@ITER"),
+    "ps": ("ps", [], "show the runs in a folder: progress, speed, loss, how they ended"),
+    "stop": ("stop", [], "ask a run to save and stop"),
+    "clean": ("clean", [], "delete checkpoints of old runs that nothing needs any more"),
+    "export": ("export", [], "write the model of a run for use elsewhere, and compare its outputs"),
     "checkpoint": ("checkpoint", [], "show, verify, export, merge and average checkpoints"),
+    "check": ("check", [], "try whether an experiment is exact: --exact"),
     "evaluate": ("evaluate", [], "compute metrics from saved predictions"),
+    "completion": ("completion", [], "let the shell complete commands, configs and keys of overrides"),
+    "port": ("port", [], "port configs and code of mmengine, detectron2, Hydra and LightningCLI"),
 }
 
 
 def usage() -> str:
     """Return the text of ``lazyengine --help``; imports none of the commands."""
     lines = [f"  {name:<12}{text}" for name, (_, _, text) in COMMANDS.items()]
-    ranks = "With several processes: torchrun --no-python --nproc_per_node=2 lazyengine train --config FILE"
+    ranks = "With several processes: torchrun --no-python --nproc_per_node=2 lazyengine train CONFIG"
     more = ["", "lazyengine COMMAND --help says more.", ranks]
     return "\n".join(["usage: lazyengine COMMAND [arguments]", "", *lines, *more])
 
@@ -44,9 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lazyengine {__version__}")
         return 0
     if name not in COMMANDS:
-        near = get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}"
-        print(f"lazyengine: there is no command {name!r}; {hint}", file=sys.stderr)
+        hint = did_you_mean(name, COMMANDS) or f" The commands are {listed(COMMANDS, 30)}."
+        print(f"lazyengine: there is no command {name!r}.{hint}", file=sys.stderr)
         return 2
     module, before, _ = COMMANDS[name]
     sys.argv[0] = f"lazyengine {name}"  # what the command's own --help calls it

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
+import math
 import os
 import sys
 import traceback
 from collections.abc import Iterator
+from typing import Any
 
-from ..config import ConfigError
+from ..errors import UsageError
+from ..nesting import map_leaves
 
 _ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _HIDDEN = (_ENGINE, contextlib.__file__, functools.__file__)  # what stands between the engine and the code it calls
-_MISTAKES = ("while loading config", "the run folder")  # how the notes of errors begin that are always mistakes
-_IN_THE_RUN = ("in training iteration", "in val batch", "in test batch", "raised in hook")
 
 
 def report(error: Exception) -> None:
     """Print an error to stderr: its message and notes, below the frames of code that is not the engine's."""
-    if isinstance(error, ConfigError):  # its message says where
+    if isinstance(error, UsageError):  # its message says where
         print(f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return
     shown = traceback.TracebackException.from_exception(error)
@@ -28,11 +30,11 @@ def report(error: Exception) -> None:
 
 
 def refuse(error: Exception) -> int:
-    """Report a mistake and return its exit code, 2; an error that is none is raised again as it was."""
+    """Report a mistake and return its exit code (2, or its own); an error that is none is raised again as it was."""
     if not is_mistake(error):
         raise error
     report(error)
-    return 2
+    return getattr(error, "exit_code", 2)
 
 
 @contextlib.contextmanager
@@ -50,14 +52,24 @@ def tell(text: str) -> None:
         print(text, flush=True)
 
 
+def say_running(line: str) -> None:
+    """Print to stderr what a command has begun to do."""
+    print(f"running {line} ...", file=sys.stderr, flush=True)
+
+
+def as_json(value: Any) -> str:
+    """Return plain data as JSON text; what is not finite, which JSON has not, is null."""
+    finite = map_leaves(lambda leaf: None if isinstance(leaf, float) and not math.isfinite(leaf) else leaf, value)
+    return json.dumps(finite, indent=1)
+
+
 def is_mistake(error: Exception) -> bool:
-    """Whether an error comes from the config file, or from a value that the engine refuses before any batch is read."""
-    notes = getattr(error, "__notes__", ())
-    if isinstance(error, ConfigError) or any(note.startswith(_MISTAKES) for note in notes):
+    """Whether an error refuses what the user gave, by its type; or comes from a config file, or code that it calls.
+
+    An exception of the engine of any other type is a defect of the engine, and keeps its traceback.
+    """
+    if isinstance(error, UsageError) or hasattr(error, "config_file"):
         return True
-    if not isinstance(error, ValueError | TypeError | RuntimeError | FileNotFoundError):
+    if not (hasattr(error, "config_path") and isinstance(error, ValueError | TypeError | OSError)):
         return False
-    if any(note.startswith(_IN_THE_RUN) for note in notes):
-        return False
-    innermost = traceback.extract_tb(error.__traceback__)[-1].filename
-    return innermost.startswith(_ENGINE) or any(note.startswith("while building") for note in notes)
+    return not traceback.extract_tb(error.__traceback__)[-1].filename.startswith(_ENGINE)

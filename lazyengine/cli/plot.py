@@ -6,9 +6,10 @@ import argparse
 import math
 import shutil
 from collections.abc import Sequence
+from typing import Any
 
-from .mistakes import refuse, tell
-from .runs import Run, add_arguments, choose_keys, read_runs
+from ..runs import Run, choose_keys, read_runs
+from .mistakes import as_json, refuse, tell
 
 _DESCRIPTION = """\
 Draw the curves of one run or of several in the terminal and, with --output, in one picture.
@@ -27,6 +28,15 @@ exit codes: 0 done; 2 a folder is no run, or a key is not there.
 """
 
 
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say which runs to read, which of their curves, and how to print them."""
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run")
+    parser.add_argument(
+        "--keys", nargs="+", metavar="KEY", help="train/loss, loss, top1 or a pattern such as 'val/*' (losses, metrics)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the values as JSON, for other programs")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     parser = argparse.ArgumentParser(
@@ -34,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_arguments(parser)
+    add_run_arguments(parser)
     parser.add_argument(
         "--smooth",
         type=_weight,
@@ -58,10 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         keys = choose_keys(runs, args.keys)
     except Exception as error:
         return refuse(error)
-    text = draw(runs, keys, args.smooth)
+    text = as_json(_values(runs, keys)) if args.json else draw(runs, keys, args.smooth)
     if args.output is not None:
         write_picture(runs, keys, args.smooth, args.output)
-        text += f"\n\nwritten: {args.output}"
+        text += "" if args.json else f"\n\nwritten: {args.output}"
     tell(text)
     return 0
 
@@ -139,6 +149,14 @@ def write_picture(runs: Sequence[Run], keys: Sequence[str], weight: float, path:
         figure.supxlabel(f"training curves smoothed by {weight:g}, the logged values behind", fontsize="small")
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4, fontsize="small")
     figure.savefig(path, dpi=120)
+
+
+def _values(runs: Sequence[Run], keys: Sequence[str]) -> dict[str, dict[str, dict[str, list[Any]]]]:
+    """Return the curves as they were logged: steps and values by run and key."""
+    return {
+        run.name: {key: dict(zip(("steps", "values"), run.curves[key])) for key in keys if key in run.curves}
+        for run in runs
+    }
 
 
 def _shown(runs: Sequence[Run], run: Run, key: str, weight: float) -> list[float]:

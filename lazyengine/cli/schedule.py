@@ -10,6 +10,7 @@ from ..config import ConfigError, Lazy, LazyCall, LazyConfig, instantiate
 from ..config.node import arguments_of
 from ..optim import SchedulerRecipes, build_param_schedulers
 from .mistakes import refuse
+from .show import add_config_argument, settle_config
 
 _DESCRIPTION = """\
 Draw the learning rate (and momentum) of every parameter group over the whole run, without training.
@@ -21,8 +22,12 @@ and --epoch-length does not give it.
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, metavar="FILE", help="the experiment: a Python config file")
+    parser = argparse.ArgumentParser(
+        description=_DESCRIPTION,
+        epilog="exit codes: 0 drawn; 2 a mistake in the config or the command line.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_config_argument(parser)
     parser.add_argument("--output", metavar="PNG", help="also write the curves as a picture (needs matplotlib)")
     parser.add_argument(
         "--epoch-length", type=int, metavar="N", help="iterations in one epoch (no dataset is built then)"
@@ -37,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; None for those of the process.
     """
-    args = build_parser().parse_intermixed_args(argv)
+    parser = build_parser()
+    args = parser.parse_intermixed_args(argv)
+    settle_config(parser, args)
     try:
         cfg = LazyConfig.load(args.config)
         LazyConfig.apply_overrides(cfg, args.overrides)

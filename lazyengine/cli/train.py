@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..config import ConfigError, LazyConfig, format_tree
-from ..config.node import arguments_of, set_argument
-from ..config.show import check_config
-from .mistakes import refuse, until_the_reader_leaves
+from ..config import ConfigError, LazyConfig, arguments_of, check_config, format_tree, set_argument
+from ..config.saving import check_saving
+from ..errors import UsageFileNotFoundError
+from .mistakes import as_json, refuse, until_the_reader_leaves
+from .show import add_config_argument, arguments_without_dashes, settle_config
+from .trying import fast_dev_run, limit_batches, parse_limits
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -30,21 +33,32 @@ overrides:
   optimizer._target_=torch.optim.SGD ~optimizer.weight_decay    another class
 
 examples:
-  %(prog)s --config projects/digits/config.py
-  %(prog)s --config projects/digits/config.py --resume
-  %(prog)s --config projects/digits/config.py --eval-only --checkpoint best
-  %(prog)s --config projects/digits/config.py --dry-run optimizer.lr=3e-4
-  torchrun --nproc_per_node=2 tools/train_net.py --config projects/digits/config.py
+  %(prog)s projects/digits/config.py
+  %(prog)s projects/digits/config.py --resume
+  %(prog)s projects/digits/config.py --eval-only --checkpoint best
+  %(prog)s projects/digits/config.py --dry-run optimizer.lr=3e-4
+  %(prog)s projects/digits/config.py --with ema.py bf16.py
+  %(prog)s projects/digits/config.py --fast-dev-run
+  %(prog)s projects/digits/config.py --limit train=50 val=10
+  torchrun --nproc_per_node=2 tools/train_net.py projects/digits/config.py
 
-exit codes: 0 done; 1 the run failed; 2 a mistake in the config or the command line; 143 stopped by a signal, after
-saving: start again with --resume.
+exit codes: 0 done; 1 the run failed; 2 a mistake in the config or the command line; 75 another training is at work in
+the run folder: try again later; 143 stopped by a signal, or 130 by Ctrl-C, after saving: start again with --resume. A
+second Ctrl-C stops at once.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command to a parser."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="the experiment: a Python config file")
-    parser.add_argument("--work-dir", metavar="DIR", help="the run folder (default: work_dirs/<experiment_name>)")
+    add_config_argument(parser)
+    parser.add_argument(
+        "--with", dest="mixins", nargs="+", default=[], metavar="FILE", help="configs that change it, applied in order"
+    )
+    parser.add_argument(
+        "--work-dir",
+        metavar="DIR",
+        help="the run folder (default: that of a config in one, else work_dirs/<experiment_name>)",
+    )
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -56,8 +70,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         metavar="PATH",
-        help="weights to begin with or to evaluate: a path, a URL, 'best' or 'latest' of the run folder",
+        help="weights to begin with or to evaluate: a path, a URL, 'best' or 'latest' of the run folder, or 'none' for "
+        "those that the model is built with (default of an evaluation: best, else latest)",
     )
+    parser.add_argument(
+        "--fast-dev-run",
+        nargs="?",
+        type=int,
+        const=2,
+        metavar="N",
+        help="train, validate, save, resume and test, N batches of each (default 2), in a temporary folder; and try "
+        "whether batches and steps are exact",
+    )
+    parser.add_argument(
+        "--limit",
+        type=parse_limits,
+        default={},
+        metavar="train=N val=N test=N",
+        help="take at most so many batches of each epoch or evaluation",
+    )
+    parser.add_argument(
+        "--overfit", type=int, metavar="N", help="train on the first N batches over and over, to see the loss vanish"
+    )
+    parser.add_argument("--json", action="store_true", help="with --eval-only: print the metrics as JSON, and no more")
     parser.add_argument("--dry-run", action="store_true", help="check and print the experiment; build no dataset")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of every random stream of the run")
     parser.add_argument(
@@ -83,23 +118,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; None for those of the process.
     """
-    args = build_parser().parse_intermixed_args(_tell_overrides_apart(sys.argv[1:] if argv is None else argv))
     try:
+        parser = build_parser()
+        args = parser.parse_intermixed_args(_tell_overrides_apart(arguments_without_dashes(argv)))
+        settle_config(parser, args)
         with until_the_reader_leaves():
+            if args.fast_dev_run is not None:
+                return fast_dev_run(args, load_config, build_runner)
             cfg = load_config(args)
             return _report_to_launcher(run)(build_runner(cfg, args), cfg, args)
         return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     except Exception as error:
         return refuse(error)
 
 
 def _tell_overrides_apart(argv: Sequence[str]) -> list[str]:
-    """Let ``--resume a.b=1`` be ``--resume=auto a.b=1``: argparse would take the override for the path."""
-    told = list(argv)
-    for i, following in enumerate(told[1:]):
-        is_override = re.match(r"~|\+?[A-Za-z_][\w.\[\]\"'-]*=", following) and not os.path.exists(following)
-        if told[i] == "--resume" and is_override:
-            told[i] = "--resume=auto"
+    """Write options whose value may be left out as ``--resume=auto``: argparse would take what follows for the value.
+
+    ``--limit train=5 val=2`` becomes one word.
+    """
+    told: list[str] = []
+    for word in argv:
+        option = told[-1] if told else ""
+        is_override = re.match(r"~|\+?[A-Za-z_][\w.\[\]\"'-]*=", word) and not os.path.exists(word)
+        if option == "--resume" and (is_override or word.endswith(".py")):
+            told[-1] = "--resume=auto"
+        elif option == "--fast-dev-run" and not re.fullmatch(r"-?\d+", word):
+            told[-1] = "--fast-dev-run=2"
+        elif option == "--limit" or (option.startswith("--limit=") and re.match(r"(train|val|test)=\d", word)):
+            told[-1] += f"{',' if '=' in option else '='}{word}"
+            continue
+        told.append(word)
     return told
 
 
@@ -109,8 +161,9 @@ def load_config(args: argparse.Namespace) -> Any:
     Raises:
         ConfigError: For anything wrong with it.
     """
-    cfg = LazyConfig.load(args.config)
-    LazyConfig.apply_overrides(cfg, args.overrides)
+    mixins = [each for each in args.mixins if each.endswith(".py")]
+    cfg = LazyConfig.load(args.config, *mixins)
+    LazyConfig.apply_overrides(cfg, [each for each in args.mixins if each not in mixins] + args.overrides)
     if args.eval_only and args.resume is not None:
         raise ConfigError(
             "--eval-only evaluates, --resume continues training: name the weights to evaluate by --checkpoint "
@@ -121,7 +174,8 @@ def load_config(args: argparse.Namespace) -> Any:
             f"{args.config} has no `runner`: the command needs a top-level runner = LazyCall(Runner)(...); its names "
             f"are {', '.join(sorted(arguments_of(cfg))) or 'none'}"
         )
-    if args.dry_run and (problems := check_config(cfg)):
+    limit_batches(cfg, args.limit, args.overfit)
+    if args.dry_run and (problems := check_config(cfg) + check_saving(cfg)):
         raise ConfigError("\n".join(problems))
     return cfg
 
@@ -142,9 +196,33 @@ def build_runner(cfg: Any, args: argparse.Namespace) -> Runner:
             set_argument(cfg.runner, name, value, source=f"cli:{option}")
     given = {"resume": args.resume, "launcher": args.launcher}
     runner = Runner.from_cfg(cfg, **{key: value for key, value in given.items() if value is not None})
-    if args.checkpoint is not None:
+    is_named = args.checkpoint is not None or any("load_from" in change for change in args.overrides)
+    if args.eval_only and not is_named and not args.dry_run:
+        _choose_weights(runner)
+    elif args.checkpoint == "none":
+        runner.load_from = None
+    elif args.checkpoint is not None:
         runner.set_checkpoint(args.checkpoint, strict=args.eval_only)
     return runner
+
+
+def _choose_weights(runner: Runner) -> None:
+    """Evaluate the run's best checkpoint, else its latest, else what the config's ``load_from`` names.
+
+    Raises:
+        FileNotFoundError: When there are no weights at all.
+        ValueError: When there are best checkpoints of several metrics.
+    """
+    for name in ("best", "latest"):
+        with contextlib.suppress(FileNotFoundError):
+            runner.set_checkpoint(name, strict=True)
+            break
+    if runner.load_from is None:
+        raise UsageFileNotFoundError(
+            f"there is no checkpoint in {runner.work_dir}, and an evaluation needs weights: name them with "
+            "--checkpoint PATH, or the run with --work-dir; --checkpoint none is for those that the model is built with"
+        )
+    print(f"no --checkpoint: evaluating {runner.load_from.path}", file=sys.stderr)
 
 
 def _report_to_launcher(function: Callable[..., int]) -> Callable[..., Any]:
@@ -166,18 +244,25 @@ def run(runner: Runner, cfg: Any, args: argparse.Namespace) -> int:
         print(runner.describe())
         return 0
     if args.eval_only:
-        if runner.load_from is None:
-            print("no --checkpoint: what is evaluated are the weights that the model is built with", file=sys.stderr)
-        metrics = runner.test()
-        if dist.is_main_process():
+        with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
+            metrics = runner.test()
+        if dist.is_main_process() and args.json:
+            print(as_json(metrics))
+        elif dist.is_main_process():
             print(*(f"{name}: {value}" for name, value in metrics.items()), sep="\n")
         return 0
+    runner.interrupt_saves = True
     runner.train()
     return 0
 
 
 def default_experiment_name(config_path: str) -> str:
-    """Name an experiment after its file: ``x/digits/config.py`` is ``digits``, ``x/digits/long.py`` ``digits_long``."""
+    """Name an experiment after its file.
+
+    ``x/digits/config.py`` is ``digits``, ``x/digits/long.py`` ``digits_long``, and ``x/configs/long.py`` ``long``.
+    """
     folder = os.path.basename(os.path.dirname(os.path.abspath(config_path)))
     stem = os.path.splitext(os.path.basename(config_path))[0]
+    if folder == "configs":
+        return stem
     return folder if stem == "config" else f"{folder}_{stem}"

@@ -8,7 +8,6 @@ from .errors import (
     ConfigImportError,
     ConfigNotFoundError,
     ConfigWarning,
-    FrozenError,
     MissingArgumentError,
     OverrideError,
     RefError,
@@ -18,25 +17,15 @@ from .errors import (
     UnknownNameError,
     UnsetError,
 )
-from .graph import clone, freeze, repeat, replace
+from .graph import clone, repeat
 from .instantiate import instantiate
-from .lazy import Lazy
-from .lazy_call import LazyCall, LazyPartial
 from .lazy_config import LazyConfig
-from .node import REQUIRED, Config, is_node
-from .ref import ref
+from .node import Config, LazyCall, LazyPartial, arguments_of, is_node, replace, set_argument, sources_of, target_of
+from .ref import REQUIRED, Lazy, ref
 
 if TYPE_CHECKING:
-    from .differences import Difference, diff
-    from .saving_python import to_python
-    from .show import format_tree
-
-_LAZY = {
-    "Difference": "differences",
-    "diff": "differences",
-    "format_tree": "show",
-    "to_python": "saving_python",
-}  # seldom needed
+    from .saving import to_python
+    from .show import Difference, check_config, diff, format_tree
 
 __all__ = [
     "REQUIRED",
@@ -47,7 +36,6 @@ __all__ = [
     "ConfigNotFoundError",
     "ConfigWarning",
     "Difference",
-    "FrozenError",
     "Lazy",
     "LazyCall",
     "LazyConfig",
@@ -60,23 +48,27 @@ __all__ = [
     "TargetError",
     "UnknownNameError",
     "UnsetError",
+    "arguments_of",
+    "check_config",
     "clone",
     "diff",
     "format_tree",
-    "freeze",
     "instantiate",
     "is_node",
     "ref",
     "repeat",
     "replace",
+    "set_argument",
+    "sources_of",
+    "target_of",
     "to_python",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    from . import saving, show  # seldom needed
 
-    value = globals()[name] = getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    value = globals()[name] = getattr(saving if name == "to_python" else show, name)
     return value

@@ -11,16 +11,11 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
-from importlib.util import spec_from_file_location
 from types import ModuleType
 
+from .finding import folder_spec
+
 __path__: list[str] = []  # makes this module a package; the finder below supplies its submodules
-
-
-def module_name(folder: str, stem: str) -> str:
-    """Return the name under which every process can import `folder/stem.py` (or the package `folder/stem`)."""
-    spelled = "".join(chr(b) if chr(b).isalnum() and b < 128 else f"_{b:02x}" for b in os.fsencode(folder))
-    return f"{__name__}.{spelled}.{stem}"
 
 
 class _FolderFinder:
@@ -29,16 +24,8 @@ class _FolderFinder:
         prefix, _, spelled = name.rpartition(".")
         if prefix != __name__:
             return None
-        spelled_bytes = re.sub(rb"_([0-9a-f]{2})", lambda m: bytes([int(m[1], 16)]), spelled.encode())
-        folder = os.fsdecode(spelled_bytes)
-        if not os.path.isdir(folder):
-            return None
-        init = os.path.join(folder, "__init__.py")
-        if os.path.isfile(init):
-            return spec_from_file_location(name, init, submodule_search_locations=[folder])
-        spec = ModuleSpec(name, None, is_package=True)
-        spec.submodule_search_locations = [folder]
-        return spec
+        folder = os.fsdecode(re.sub(rb"_([0-9a-f]{2})", lambda m: bytes([int(m[1], 16)]), spelled.encode()))
+        return folder_spec(name, folder) if os.path.isdir(folder) else None
 
 
 sys.meta_path.append(_FolderFinder)

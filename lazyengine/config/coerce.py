@@ -1,29 +1,30 @@
 """What a text value becomes where it is put: converted to the parameter's annotation, else to the old value's type."""
 
+from __future__ import annotations
+
 import contextlib
 import enum
 import os
 import pathlib
+import re
 import sys
 import types
 import typing
 from collections import OrderedDict, abc
-from collections.abc import Callable
 from typing import Any
 
-from .errors import OverrideError
-from .grammar import Word, plain, read_value
-from .graph import plain_type
-from .lazy import Lazy
-from .node import REQUIRED, is_node
-from .ref import Ref
-
-Convert = Callable[[Any, str | None], Any]
-"""`convert(value, text)`: the converted value, or raises `Mismatch`; `text` is how an unquoted value was written."""
+from .errors import OverrideError, TargetError
+from .grammar import Word, plain, read_value, starts_quoted
+from .node import Node, make_node
+from .ref import REQUIRED, Lazy, Ref
+from .signature import import_object
 
 
 class Mismatch(Exception):
-    """A value does not fit; the message says what is accepted."""
+    """A value does not fit; the message says what is accepted, `place` and `got` which item of it does not."""
+
+    place: str = ""
+    got: Any = None
 
 
 def coerce(text: str, annotation: Any, old: Any = None) -> Any:
@@ -38,103 +39,102 @@ def coerce(text: str, annotation: Any, old: Any = None) -> Any:
         Mismatch: It does not fit; the message says what is accepted.
         OverrideError: It starts like a literal and is none, where no text is expected.
     """
-    reader = _simple(annotation)
-    if reader is None:  # not one of the common ones
-        annotation = _core(annotation)
-        reader = _simple(annotation)
+    annotation = _core(annotation)
+    if (":" in text or "." in text) and (found := _by_name(text, annotation, old)) is not None:
+        return found
     try:
         value = read_value(text)
     except OverrideError:
-        if reader is _str or (reader is _anything and type(old) is str) or annotation == str | None:
+        is_text = annotation in (str, str | None) or (annotation in _ANY and type(old) is str)
+        if is_text and not (starts_quoted(text) and text[-1:] in "'\""):
             return text  # such as a pattern, [0-9]*.png
         raise
     written = None if type(value) is str and value != text else text  # None when it was quoted
-    if reader is _anything:
+    if annotation in _ANY:
         return _like(value, written, old)
-    result = reader(value, written) if reader is not None else convert(annotation, value, written)
-    if type(result) is list and type(old) is tuple:  # Sequence accepts both: stay what it was
-        again = convert(annotation, tuple(result), None)
-        return again if type(again) is tuple else result
-    return result
+    if type(value) is list and type(old) is tuple:  # Sequence accepts both: stay what it was
+        value = tuple(value)
+    return convert(annotation, value, written)
 
 
-# ---------------------------------------------------------------------------------------------- simple types
-def _anything(value: Any, text: str | None) -> Any:
-    return plain(value)
+_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(?P<colon>:)?(?(colon)[^\W\d])[\w.]*")
 
 
-def _none(value: Any, text: str | None) -> None:
-    if value is not None:
-        raise Mismatch("null")
+def _by_name(text: str, annotation: Any, old: Any) -> Any:
+    """Return what a name such as `pkg.mod:Cls` or `torch.float64` leads to, where no text is meant; a node of a class.
 
-
-def _bool(value: Any, text: str | None) -> bool:
-    if type(value) is not bool:
-        raise Mismatch("true or false")
-    return value
-
-
-def _int(value: Any, text: str | None) -> int:
-    if type(value) is int:
-        return value
-    if type(value) is float and value.is_integer() and abs(value) <= 1e22:  # 1e5; powers of ten are exact up to 1e22
-        return int(value)
-    raise Mismatch("int")
-
-
-def _float(value: Any, text: str | None) -> float:
-    if type(value) is float:
-        return value
-    if type(value) is int:
-        try:
-            return float(value)
-        except OverflowError:
-            raise Mismatch("float") from None
-    raise Mismatch("float")
-
-
-def _complex(value: Any, text: str | None) -> complex:
-    return value if type(value) is complex else complex(_float(value, text))
-
-
-def _str(value: Any, text: str | None) -> str:
-    if type(value) is str:
-        return value
-    if text is None or value is None or isinstance(value, list | tuple | dict | set | bytes):
-        raise Mismatch("str (quotes make text of anything)")
-    return text  # version=1.10 stays "1.10"
-
-
-_SIMPLE: dict[Any, Convert] = {
-    **dict.fromkeys((Any, object), _anything),
-    **dict.fromkeys((None, type(None)), _none),
-    bool: _bool,
-    int: _int,
-    float: _float,
-    complex: _complex,
-    str: _str,
-}
-
-
-def _simple(annotation: Any) -> Convert | None:
-    try:
-        return _SIMPLE.get(annotation)
-    except TypeError:  # an unhashable annotation, such as Annotated[int, []]
+    Without an annotation, and a node to replace, only the form with a colon is a name.
+    """
+    is_open = annotation in _ANY
+    match = _NAME.fullmatch(text)
+    if not match or not (match["colon"] or "." in text) or (is_open and not (match["colon"] or type(old) is Node)):
         return None
+    kinds = _kinds(annotation)
+    classes: Any = tuple(kind for kind in kinds if isinstance(kind, type))
+    if _is_written(kinds) or (is_open and type(old) not in (type(None), Node, Ref)):
+        return None
+    try:
+        found = import_object(text)
+    except TargetError:
+        if not is_open or text.partition(":")[0].partition(".")[0] in sys.modules:
+            raise
+        return None
+    if abc.Callable in kinds or isinstance(found, classes):
+        return found
+    return make_node(found, False) if callable(found) else None
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    options = typing.get_args(annotation) if typing.get_origin(annotation) in _UNIONS else (annotation,)
+    return [typing.get_origin(_core(option)) or _core(option) for option in options if option not in _ANY]
+
+
+def _is_written(kinds: list[Any]) -> bool:
+    written: Any = (*_SIMPLE[1:], os.PathLike, enum.Enum)  # what is given as text or number
+    return typing.Literal in kinds or any(isinstance(kind, type) and issubclass(kind, written) for kind in kinds)
+
+
+def is_given_by_name(annotation: Any) -> bool:
+    """Return whether an override gives such a value as `pkg.mod:Cls`: it is written neither as text nor in brackets."""
+    kinds = [kind for kind in _kinds(_core(annotation)) if kind is not type(None)]
+    has_literal = any(isinstance(kind, type) and issubclass(kind, (*_PLAIN, abc.Collection)) for kind in kinds)
+    return bool(kinds) and not _is_written(kinds) and not has_literal
+
+
+_ANY = (Any, object)
+_SIMPLE = (type(None), bool, int, float, complex, str)
+_NAMES = {type(None): "null", bool: "true or false", str: "str (quotes make text of anything)"}
+
+
+def _simple(kind: Any, value: Any, text: str | None) -> Any:
+    """Convert to one of the types in `_SIMPLE`."""
+    given = type(value)
+    if given is kind:
+        return value
+    if kind is int and given is float and value.is_integer() and abs(value) <= 1e22:
+        return int(value)  # 1e5; powers of ten are exact up to 1e22
+    if kind in (float, complex) and given in (int, float):
+        with contextlib.suppress(OverflowError):
+            return kind(value)
+    if kind is str and text is not None and given in (bool, int, float, complex):
+        return text  # version=1.10 stays "1.10"
+    raise Mismatch(_NAMES.get(kind, kind.__name__))
 
 
 # ------------------------------------------------------------------------------------------- any annotation
 _SEQUENCES = (abc.Sequence, abc.Iterable, abc.Collection, abc.MutableSequence, abc.Reversible, abc.Container)
 _SETS = {set: set, frozenset: frozenset, abc.Set: set, abc.MutableSet: set}
-_WRAPPERS = (typing.Annotated, typing.Final, typing.ClassVar, typing.Required, typing.NotRequired)
+_MAPPINGS = (dict, OrderedDict, abc.Mapping, abc.MutableMapping)
+_WRAPPERS = (typing.Annotated, typing.Final, typing.ClassVar, typing.Required, typing.NotRequired, Lazy)
 _UNIONS = (typing.Union, types.UnionType)
+_PLAIN = (bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict, type(None))
 
 
 def _core(annotation: Any) -> Any:
-    """The annotation without its wrappers; `Any` for what is not understood, such as a forward reference."""
-    while True:
+    """Return the annotation without its wrappers; `Any` for what is not understood, such as a forward reference."""
+    while type(annotation) is not type:  # the usual case, and done
         origin = typing.get_origin(annotation)
-        if origin in _WRAPPERS or _is_lazy(origin):
+        if origin in _WRAPPERS:
             annotation = typing.get_args(annotation)[0]
         elif isinstance(annotation, typing.NewType):
             annotation = annotation.__supertype__
@@ -147,87 +147,103 @@ def _core(annotation: Any) -> Any:
             return annotation
         else:
             return Any
+    return annotation
 
 
 def convert(annotation: Any, value: Any, text: str | None) -> Any:
-    """Convert a value, unquoted written as `text`, to an annotation; raises `Mismatch`."""
+    """Convert a value, unquoted written as `text`, to an annotation; what is not known before it is built passes.
+
+    Raises:
+        Mismatch: It does not fit.
+    """
     annotation = _core(annotation)
-    if (reader := _simple(annotation)) is not None:
-        return reader(value, text)
+    if isinstance(value, _PLAIN) and (annotation in _ANY or annotation is None or annotation in _SIMPLE):
+        return plain(value) if annotation in _ANY else _simple(annotation or type(None), value, text)
     cls: Any = typing.get_origin(annotation) or annotation
-    made: Any = cls
     arguments = typing.get_args(annotation)
     if cls in _UNIONS:
         return _union([_core(a) for a in arguments if not _is_lazy(a)], value, text)
+    if not isinstance(value, _PLAIN):
+        return _unbuilt(cls, value)
     if cls is typing.Literal:
-        return _literal(arguments, value, text)
+        return _one_of({repr(choice): choice for choice in arguments}, value, text)
+    if issubclass(cls, enum.Enum):
+        return _one_of(dict(cls.__members__), value, text)
     first = arguments[0] if arguments and cls is not type else Any
-    if cls is tuple and arguments[-1:] != (Ellipsis,) and arguments:
-        kinds = () if arguments == ((),) else arguments
-        if isinstance(value, list | tuple) and len(value) == len(kinds):
-            return tuple(_item(kind, item) for kind, item in zip(kinds, value))
-    elif cls in (tuple, list, *_SEQUENCES):
-        if isinstance(value, list | tuple):
-            kind = cls if cls in (tuple, list) else type(value)
-            return kind([_item(first, item) for item in value])
-    elif cls in _SETS:
-        if isinstance(value, list | tuple | set):
-            with contextlib.suppress(TypeError):  # an unhashable item
-                return _SETS[cls](_item(first, item) for item in value)
-    elif cls in (dict, OrderedDict, abc.Mapping, abc.MutableMapping) or typing.is_typeddict(cls):
-        if isinstance(value, dict):
-            second = arguments[1] if len(arguments) == 2 else Any
-            pairs = {convert(first, k, str(k) if type(k) is int else None): _item(second, v) for k, v in value.items()}
-            return OrderedDict(pairs) if cls is OrderedDict else pairs
-    elif issubclass(cls, enum.Enum):
-        return _enum(cls, value, text)
-    elif cls is os.PathLike or issubclass(cls, pathlib.PurePath):
-        try:
-            return made(_str(value, text)) if cls is not os.PathLike else pathlib.Path(_str(value, text))
-        except Mismatch:
-            raise Mismatch("a path") from None
-    elif issubclass(cls, tuple) and hasattr(cls, "_fields"):
-        if isinstance(value, list | tuple):
-            with contextlib.suppress(TypeError):
+    made: Any = pathlib.Path if cls is os.PathLike else cls
+    if cls is os.PathLike or issubclass(cls, pathlib.PurePath):
+        with contextlib.suppress(Mismatch):
+            return made(_simple(str, value, text))
+        raise Mismatch("a path")
+    if issubclass(cls, tuple) and hasattr(cls, "_fields"):
+        with contextlib.suppress(TypeError):
+            if isinstance(value, list | tuple):
                 return made(*map(plain, value))
         raise Mismatch(f"{cls.__name__}({', '.join(made._fields)})")
+    if cls is tuple and arguments and arguments[-1] is not Ellipsis:
+        if isinstance(value, list | tuple) and len(value) == len(arguments):
+            return tuple(_item(kind, item, i) for i, (kind, item) in enumerate(zip(arguments, value)))
+    elif cls in (tuple, list, *_SEQUENCES):
+        if isinstance(value, list | tuple):
+            items = [_item(first, item, i) for i, item in enumerate(value)]
+            return (cls if cls in (tuple, list) else type(value))(items)
+    elif cls in _SETS:
+        with contextlib.suppress(TypeError):  # an unhashable item
+            if isinstance(value, list | tuple | set | frozenset):
+                return _SETS[cls](_item(first, item, i) for i, item in enumerate(value))
+    elif cls in _MAPPINGS or typing.is_typeddict(cls):
+        if isinstance(value, dict):
+            second = arguments[1] if len(arguments) == 2 else Any
+            pairs = {
+                convert(first, k, str(k) if type(k) is int else None): _item(second, v, k) for k, v in value.items()
+            }
+            return OrderedDict(pairs) if cls is OrderedDict else pairs
     else:
-        value = plain(value)
         try:
-            if isinstance(value, cls):
-                return value
+            if isinstance(plain(value), cls):
+                return plain(value)
         except TypeError:  # a protocol that cannot be asked at run time
-            return value
-        annotation = cls
+            return plain(value)
     raise Mismatch(describe(annotation))
 
 
-def _item(annotation: Any, item: Any) -> Any:
-    return convert(annotation, item.value, item.text) if type(item) is Word else convert(annotation, item, None)
+def _item(annotation: Any, item: Any, key: Any) -> Any:
+    value, text = (item.value, item.text) if type(item) is Word else (item, None)
+    try:
+        return convert(annotation, value, text)
+    except Mismatch as error:
+        error.place, error.got = f"[{key!r}]{error.place}", error.got or text or value
+        raise
 
 
-def _enum(cls: type[enum.Enum], value: Any, text: str | None) -> enum.Enum:
-    name = value.rpartition(".")[2] if type(value) is str else text
-    if name is not None and name in cls.__members__:
-        return cls.__members__[name]
-    for member in cls:
-        if (member.value == value and type(member.value) is type(value)) or member.value == text:
-            return member
-    raise Mismatch(f"one of {', '.join(cls.__members__)}")
+def _unbuilt(cls: Any, value: Any) -> Any:
+    """Refuse a node whose class certainly is not the one that is asked for; anything else may be it."""
+    made = value.__sig__.target if type(value) is Node and not value.__partial__ else None
+    if isinstance(made, type) and cls not in _ANY:
+        with contextlib.suppress(TypeError):
+            if cls is typing.Literal or not (issubclass(made, cls) or getattr(cls, "_is_protocol", False)):
+                raise Mismatch(describe(cls))
+    return value
 
 
-def _literal(choices: tuple[Any, ...], value: Any, text: str | None) -> Any:
-    for choice in choices:
+def _one_of(choices: dict[str, Any], value: Any, text: str | None) -> Any:
+    """Return the choice, a literal or a member of an enum, that was given by value or by name."""
+    for choice in choices.values():
         if type(choice) is type(value) and choice == value:
             return choice
-    for choice in choices:
-        if (isinstance(choice, str) and choice == text) or (isinstance(choice, enum.Enum) and choice.name == text):
+    name = value.rpartition(".")[2] if type(value) is str else text
+    for choice in choices.values():
+        is_member = isinstance(choice, enum.Enum)
+        given = choice.value if is_member else choice
+        if (is_member and choice.name == name) or (type(given) is str and given == text):
             return choice
-    raise Mismatch(f"one of {', '.join(map(repr, choices))}")
+        if given == value and type(given) is type(value):
+            return choice
+    raise Mismatch(f"one of {', '.join(choices)}")
 
 
 def _union(options: list[Any], value: Any, text: str | None) -> Any:
-    if any(_simple(option) is _anything for option in options):
+    if any(option in _ANY for option in options):
         return plain(value)
     kinds = (type(value), None if value is None else type(value))
     is_already = [option for option in options if (typing.get_origin(option) or option) in kinds]
@@ -246,66 +262,57 @@ def _is_lazy(annotation: Any) -> bool:
 
 def _like(value: Any, text: str | None, old: Any) -> Any:
     """Convert to the type of the value that stands there now; null is always accepted."""
-    kind: Any = plain_type(old)
+    kind: Any = type(old)
     if value is None or old is None or kind is Ref or old is REQUIRED:
         return plain(value)
-    if kind is int and type(value) is float:  # without an annotation, 1 may widen to 1.5
-        return int(value) if value.is_integer() and abs(value) <= 1e22 else value
-    if kind in _SIMPLE:
-        return _SIMPLE[kind](value, text)
-    if is_node(old):
-        raise Mismatch("null, or arguments and _target_ of the node that stands there")
-    if kind in (list, tuple) and isinstance(value, list | tuple):
-        kinds = {type(item) for item in old}
-        same = kinds.pop() if len(kinds) == 1 and kinds <= {float, str} else Any
-        try:
-            return kind([_item(same, item) for item in value])
-        except Mismatch:
-            return kind(map(plain, value))
-    if kind in (list, set, frozenset, dict, bytes, OrderedDict) or isinstance(old, enum.Enum | os.PathLike | tuple):
-        return convert(kind, value, text)
+    if kind is Node:
+        parts = "{path}.name=value, {path}._target_=pkg.mod:Cls"
+        raise Mismatch(f"null, another node as pkg.mod:Cls, or changes of its parts: {parts}")
     numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(old, numpy.generic):
+        return kind(convert(type(old.item()), value, text))
     if numpy is not None and isinstance(old, numpy.ndarray) and not isinstance(value, str):
         with contextlib.suppress(ValueError, TypeError):
             return numpy.array(plain(value), dtype=old.dtype)
-    elif numpy is not None and isinstance(old, numpy.generic):
-        return kind(convert(type(old.item()), value, text))
-    raise Mismatch(
-        f"null; the value that stands there ({kind.__module__}.{kind.__qualname__}) cannot be written as text"
-    )
+    as_before: list[Any] = [kind]
+    if kind is int and type(value) is float:
+        as_before.append(float)  # without an annotation, 1 may widen to 1.5
+    if kind in (list, tuple) and {type(item) for item in old} in ({float}, {str}):
+        item = type(old[0])
+        as_before.insert(0, list[item] if kind is list else tuple[item, ...])
+    for annotation in as_before:
+        with contextlib.suppress(Mismatch):
+            return convert(annotation, value, text)
+    return convert(kind, value, text)
 
 
 def describe(annotation: Any) -> str:
-    """An annotation as its author would write it."""
+    """Return an annotation as its author would write it."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in _UNIONS:
         return " or ".join(describe(a) for a in arguments if not _is_lazy(a))
-    if annotation is type(None) or annotation is None:
-        return "null"
-    if annotation is Ellipsis:
-        return "..."
+    if annotation in (None, type(None), Ellipsis):
+        return "..." if annotation is Ellipsis else "null"
     if origin is typing.Literal:
         return f"one of {', '.join(map(repr, arguments))}"
     if origin is abc.Callable:
         return "a callable"
     if isinstance(origin, type) and arguments:
         return f"{origin.__name__}[{', '.join(map(describe, arguments))}]"
-    if isinstance(annotation, type):
-        if issubclass(annotation, enum.Enum):
-            return f"{annotation.__name__} ({', '.join(annotation.__members__)})"
-        return annotation.__qualname__
-    return str(annotation).replace("typing.", "")
+    if not isinstance(annotation, type):
+        return str(annotation).replace("typing.", "")
+    members = f" ({', '.join(annotation.__members__)})" if issubclass(annotation, enum.Enum) else ""
+    return f"{annotation.__qualname__}{members}"
 
 
 def item_annotation(annotation: Any, key: Any) -> Any:
-    """The annotation of one item of a list, tuple or dict; `Any` when unknown."""
+    """Return the annotation of one item of a list, tuple or dict; `Any` when unknown."""
+    annotation = _core(annotation)
     origin = typing.get_origin(annotation)
     arguments: tuple[Any, ...] = typing.get_args(annotation)
     if origin in _UNIONS:
         found = [item for item in (item_annotation(a, key) for a in arguments) if item is not Any]
         return typing.Union[tuple(found)] if found else Any  # noqa: UP007
-    if origin is typing.Annotated or _is_lazy(origin):
-        return item_annotation(arguments[0], key)
     if not isinstance(origin, type) or not arguments:
         return Any
     if origin is tuple and arguments[-1] is not Ellipsis:

@@ -1,60 +1,55 @@
-"""Where an import of a config leads: to which file, and under which name that file is a real module."""
+"""Where an import of a config leads: to which file, whether that is a config, and else to which module."""
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import functools
 import importlib
 import keyword
 import os
 import sys
-import threading
 from importlib.machinery import ModuleSpec, PathFinder
-from importlib.util import find_spec
+from importlib.util import find_spec, spec_from_file_location
 from types import ModuleType
+from typing import Any
 
-_roots: dict[str, int] = {}  # roots that were appended to sys.path -> loads that rely on it
-_roots_lock = threading.Lock()
+from .errors import ConfigImportError
+from .reads import CLASS, scoped_nodes
+
+_MAKERS = ("LazyCall", "LazyPartial")
+_DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+_ENGINE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_STANDARD = os.path.dirname(os.__file__) + os.sep
+_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}", _STANDARD, _ENGINE)
 
 
 def project_root(file: str) -> str | None:
     """Return the folder from which `file` is imported: above its top package, else the nearest project's.
 
-    A project is a folder with `pyproject.toml` or `.git`. None if there is neither.
+    A project is a folder with `pyproject.toml` or `.git`. An entry of `sys.path` that is nearer wins (`src`), unless it
+    is the current folder. None if there is no project.
     """
-    folder = os.path.dirname(file)
-    if os.path.isfile(os.path.join(folder, "__init__.py")):
-        while os.path.isfile(os.path.join(folder, "__init__.py")):
-            folder = os.path.dirname(folder)
-        return folder
-    while True:
-        if any(os.path.exists(os.path.join(folder, mark)) for mark in ("pyproject.toml", ".git")):
-            return folder
-        parent = os.path.dirname(folder)
-        if parent == folder:
-            return None
-        folder = parent
+    folder = above = os.path.dirname(file)
+    while os.path.isfile(os.path.join(above, "__init__.py")):
+        above = os.path.dirname(above)
+    if above != folder:
+        return above
+    while not any(os.path.exists(os.path.join(above, mark)) for mark in ("pyproject.toml", ".git")):
+        above, below = os.path.dirname(above), above
+        if above == below:
+            above = ""
+            break
+    entries = [os.path.abspath(entry) for entry in sys.path if entry and os.path.abspath(entry) != os.getcwd()]
+    near = [entry for entry in entries if f"{folder}{os.sep}".startswith(f"{entry}{os.sep}")]
+    is_submodule = above and os.path.isfile(os.path.join(above, ".git")) and "pyproject.toml" not in os.listdir(above)
+    return max(near if near and is_submodule else [above, *near], key=len) or None
 
 
-def keep_root(root: str) -> None:
+def keep_root(root: str | None) -> None:
     """Make sure that `root` is on `sys.path` (at its end)."""
-    with _roots_lock:
-        is_listed = any(os.path.abspath(entry) == root for entry in sys.path)
-        if root in _roots:
-            _roots[root] += 1
-        elif not is_listed:
-            _roots[root] = 1
-        if not is_listed:
-            sys.path.append(root)
-
-
-def release_root(root: str) -> None:
-    """Undo `keep_root` after a load that failed, unless another one relies on the same root."""
-    with _roots_lock:
-        if root in _roots:
-            _roots[root] -= 1
-            if _roots[root] == 0:
-                del _roots[root]
-                if root in sys.path:
-                    sys.path.remove(root)
+    if root is not None and not any(os.path.abspath(entry) == root for entry in sys.path):
+        sys.path.append(root)
 
 
 def spell_name(file: str, root: str | None) -> str | None:
@@ -68,67 +63,190 @@ def spell_name(file: str, root: str | None) -> str | None:
     return ".".join(parts) if legal else None
 
 
-def find_in(folders: list[str], name: str) -> ModuleSpec | None:
-    """Find module or package `name` inside of folders, as Python does, without running anything."""
-    spec = PathFinder.find_spec(name, folders)
+def folder_spec(name: str, folder: str) -> ModuleSpec:
+    """Return what Python would find where `name` is a package or namespace in this folder."""
+    init = os.path.join(folder, "__init__.py")
+    spec = spec_from_file_location(name, init, submodule_search_locations=[folder]) if os.path.isfile(init) else None
     if spec is None:
-        importlib.invalidate_caches()  # a file may be younger than the finder's listing of its folder
-        spec = PathFinder.find_spec(name, folders)
+        spec = ModuleSpec(name, None, is_package=True)
+        spec.submodule_search_locations = [folder]
     return spec
 
 
-def find_name(name: str) -> ModuleSpec | None:
-    """Find an absolute module name; its parent packages are imported, itself it is not. None if there is none."""
-    module = sys.modules.get(name)
-    if module is not None:
-        return getattr(module, "__spec__", None)
-    try:
-        return find_spec(name)
-    except (ModuleNotFoundError, ValueError):
-        return None
+def find(name: str, folders: list[str] | None = None) -> ModuleSpec | None:
+    """Find an absolute name (its parent packages are imported), or one inside of folders; it itself is not run."""
+    if folders is None and name in sys.modules:
+        return getattr(sys.modules[name], "__spec__", None)
+    for _ in range(2):
+        with contextlib.suppress(ModuleNotFoundError, ValueError):
+            spec = find_spec(name) if folders is None else PathFinder.find_spec(name, folders)
+            if spec is not None:
+                return spec
+        importlib.invalidate_caches()  # a file may be younger than the finder's listing of its folder
+    return None
 
 
 def names_in(folders: list[str]) -> list[str]:
     """Return the names of modules and packages in folders, for near matches."""
     found = [entry for folder in folders if os.path.isdir(folder) for entry in os.listdir(folder)]
-    return sorted({os.path.splitext(entry)[0] for entry in found if not entry.startswith(("_", "."))})
+    return sorted(
+        {os.path.splitext(entry)[0] for entry in found if entry.endswith(".py") or "." not in entry} - {"__init__"}
+    )
 
 
 def import_file(file: str) -> ModuleType:
     """Import `file` for real, as every process can: under the name that it already has, else from its project's root,
     else by its path.
     """
-    name = _imported_name(file)
-    if name is not None:
-        return importlib.import_module(name)
+    base = os.path.basename(file)
+    for name, module in list(sys.modules.items()):
+        origin = str(getattr(module, "__dict__", {}).get("__file__"))
+        if name not in ("__main__", "__mp_main__") and origin.endswith(base) and _same_file(origin, file):
+            return importlib.import_module(name)
     root = project_root(file)
     name = spell_name(file, root)
     if name is not None and root is not None:
         keep_root(root)
-        spec = find_name(name)
-        if spec is None:
-            importlib.invalidate_caches()
-            spec = find_name(name)
+        spec = find(name)
         if spec is not None and spec.origin is not None and _same_file(spec.origin, file):
             return importlib.import_module(name)
-    from .by_path import module_name  # the name leads elsewhere: another project has the same one
-
-    folder, stem = os.path.split(os.path.splitext(file)[0])
+    _check_imports(file, root)
+    folder, stem = os.path.split(os.path.splitext(file)[0])  # the name leads to another project, or there is none
     if stem == "__init__":
         folder, stem = os.path.split(folder)
-    return importlib.import_module(module_name(folder, stem))
+    return importlib.import_module(f"{__package__}.by_path.{spell_folder(folder)}.{stem}")
 
 
-def _imported_name(file: str) -> str | None:
-    base = os.path.basename(file)
-    for name, module in list(sys.modules.items()):
-        origin = getattr(module, "__dict__", {}).get("__file__")
-        if name in ("__main__", "__mp_main__") or not isinstance(origin, str) or not origin.endswith(base):
-            continue
-        if _same_file(origin, file):
-            return name
+def spell_folder(folder: str) -> str:
+    """Spell a folder as the name of a module of `by_path`."""
+    return "".join(chr(b) if chr(b).isalnum() and b < 128 else f"_{b:02x}" for b in os.fsencode(folder))
+
+
+def find_below(name: str, root: str) -> ModuleSpec | None:
+    """Find a dotted name from a folder on, whatever `sys.path` and `sys.modules` say; nothing is run."""
+    spec: ModuleSpec | None = folder_spec("root", root)
+    for part in name.split("."):
+        folders = list((spec and spec.submodule_search_locations) or ())
+        spec = find(part, folders) if folders else None
+    return spec
+
+
+def _check_imports(file: str, root: str | None) -> None:
+    """Refuse a file whose absolute imports lead to another project that has modules of the same names."""
+    with open(file, "rb") as stream:
+        tree = ast.parse(stream.read())
+    names: set[str] = set()
+    for node in ast.walk(tree) if root else ():
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    for name in sorted(names):
+        own = find_below(name, root or "")
+        taken = find(name) if own is not None and own.origin else None
+        if taken is not None and taken.origin and not _same_file(str(own and own.origin), taken.origin):
+            raise ConfigImportError(
+                f"{file} imports {name!r}, which in this process is {taken.origin}, of another project. Load the two "
+                "projects in two processes, or import it relatively."
+            )
+
+
+@functools.cache  # holds the folder, which is removed when the process ends
+def _unpacked(archive: str, mtime_ns: int) -> Any:
+    """Unpack an archive into a temporary folder, whose path is its ``name``."""
+    import tempfile
+    import zipfile
+
+    folder = tempfile.TemporaryDirectory(prefix="lazyengine-code-")
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(folder.name)
+    return folder
+
+
+def kept_code(config_file: str, name: str) -> str | None:
+    """Return a folder with the code that was kept beside a saved config and holds a file; None where there is none.
+
+    The code of the config's own start is asked first. An archive holds one project at its top, further ones in `@1` and
+    so on.
+    """
+    import glob
+    import zipfile
+
+    folder = os.path.dirname(os.path.abspath(config_file))
+    own, wanted = _own_code(folder), (name, name.replace(".py", "/__init__.py"))
+    archives = [a for up in (folder, os.path.dirname(folder)) for a in glob.glob(os.path.join(up, "code", "*.zip"))]
+    for archive in sorted(archives, key=lambda a: (own in a, os.path.getmtime(a)), reverse=True):
+        with zipfile.ZipFile(archive) as file:
+            entries = file.namelist()
+        for entry in entries:
+            top, below = entry.split("/", 1) if entry.startswith("@") and "/" in entry else ("", entry)
+            if below in wanted:
+                return os.path.join(_unpacked(archive, os.stat(archive).st_mtime_ns).name, top)
     return None
+
+
+def _own_code(folder: str) -> str:
+    """Return the hash of the code of the start that a folder belongs to: the start's own, or a run's."""
+    import json
+    from pathlib import Path
+
+    start = Path(folder)
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        if not (start / "env.json").is_file():
+            run = json.loads((start / "run.json").read_text("utf-8"))
+            start /= [Path(each["folder"]).name for each in run["starts"] if each["run_id"] == run["run_id"]][-1]
+        return str(json.loads((start / "env.json").read_text("utf-8"))["code"]["hash"])
+    return "unknown"
 
 
 def _same_file(a: str, b: str) -> bool:
     return a == b or os.path.realpath(a) == os.path.realpath(b)
+
+
+# ----------------------------------------------------------------------------------- what a config's text says
+def is_by_path(module: str) -> bool:
+    """Return whether a module is named by the folder that it lies in."""
+    return module.startswith(f"{__package__}.by_path.")
+
+
+def is_project_file(file: str) -> bool:
+    """Return whether a file is Python code that was not installed."""
+    return file.endswith(".py") and not any(part in file for part in _INSTALLED)
+
+
+CODE, PLAIN, NODES = "code", "plain values", "nodes"
+
+
+def judge(file: str) -> str:
+    """Judge whether a file that a config imports is a config too: run afresh for every load, its nodes shared with it.
+
+    It is if it makes nodes at module level (`NODES`), or defines no class or function (`PLAIN`). An `__init__.py` never
+    is (`CODE`), and an installed file only if it makes nodes.
+    """
+    if not file.endswith(".py") or os.path.basename(file) == "__init__.py":
+        return CODE
+    try:
+        stat = os.stat(file)
+    except OSError:
+        return CODE
+    return _judge_version(file, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=4096)
+def _judge_version(file: str, mtime_ns: int, size: int) -> str:
+    without_nodes = PLAIN if is_project_file(file) else CODE
+    try:
+        with open(file, "rb") as stream:
+            source = stream.read()
+        if without_nodes == CODE and not any(maker.encode() in source for maker in _MAKERS):
+            return CODE
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, OSError):
+        return without_nodes  # running it as a config reports the error best
+    nodes = [node for node, _, level in scoped_nodes(tree) if level < CLASS]
+    imports = [alias for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names]
+    makers = {alias.asname or alias.name for alias in imports if alias.name in _MAKERS}
+    called = [node.func for node in nodes if isinstance(node, ast.Call)]
+    if any(getattr(f, "id", None) in makers or getattr(f, "attr", None) in _MAKERS for f in called):
+        return NODES
+    return CODE if any(isinstance(node, _DEFINITIONS) for node in nodes) else without_nodes

@@ -1,181 +1,122 @@
-"""The text of overrides: paths and values, read and printed. Nothing here evaluates, imports or calls anything.
+"""The text of overrides: paths and values. Nothing here evaluates, imports or calls anything.
 
 A value is a Python literal (numbers with ``inf`` and ``nan``, quoted strings, lists, tuples, dicts, sets and
 ``set()``), one of ``true false null``, or plain text. Inside brackets, words need no quotes: ``[a, b]``.
 """
 
+from __future__ import annotations
+
 import ast
 import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from .errors import OverrideError
+from .graph import INTERPOLATION
 
 MAX_DEPTH = 50  # brackets within brackets; keeps hostile input away from the interpreter's recursion limit
 
 _WORDS: dict[str, Any] = {
-    "true": True,
-    "false": False,
-    "null": None,
-    "True": True,
-    "False": False,
-    "None": None,
-    "inf": float("inf"),
-    "+inf": float("inf"),
-    "-inf": float("-inf"),
-    "nan": float("nan"),
+    **dict.fromkeys(("true", "True"), True),
+    **dict.fromkeys(("false", "False"), False),
+    **dict.fromkeys(("null", "None"), None),
+    **{word: float(word) for word in ("inf", "+inf", "-inf", "nan")},
 }
 _NUMBER = re.compile(r"[+-]?\.?[0-9][0-9a-fA-F_xXoO.+-]*((?<=[0-9.])[jJ])?")  # what Python's own readers decide on
-_QUOTE = re.compile(r"([rRbBuU]{0,2})('''|\"\"\"|'|\")")
+_QUOTE = r"(?P<prefix>[rRbBuUfF]{0,2})(?P<quote>'''|\"\"\"|'|\")"
+_OPENED = re.compile(_QUOTE)
+_LITERAL = rf"{_QUOTE}(?P<body>(?:\\.|(?!(?P=quote)).)*)(?P=quote)"
+_STRING = re.compile(_LITERAL, re.DOTALL)
+_INTERPOLATION = re.compile(rf"(?:^|[\[(,:{{'\"]\s*)({INTERPOLATION})\s*(?:$|[\]),}}'\"])")
 _SPACE = re.compile(r"\s*")
 _BARE = re.compile(r"[^,\[\](){}]*")
 _BARE_KEY = re.compile(r"[^,\[\](){}:]*")
 _CLOSERS = {"[": "]", "(": ")", "{": "}"}
-# One step of a path: a name, or [3], or ["any key"].
+_NAME = r"[^\s.\[\]='\"~+][^\s.\[\]='\"]*"
+# One step of a path: a name, or [3], or [a key], or ["any key"].
 _STEP = re.compile(
-    r"""\.?(?P<name>[^\s.\[\]='"~+]+[^\s.\[\]='"]*)|\[\s*(?P<index>[^\]'"]*?)\s*\]|\[\s*(?P<quote>(?=['"]))"""
+    rf"(?P<dot>\.)?(?P<name>{_NAME})|\[\s*(?:(?P<quoted>(?=['\"]){_LITERAL})"
+    rf"|(?P<key>[^\]'\"\s](?:[^\]'\"]*[^\]'\"\s])?))\s*\]",
+    re.DOTALL,
 )
-_PLAIN_KEY = re.compile(r"[^\s.\[\]='\"~+][^\s.\[\]='\"]*")
-_INDEX = re.compile(r"-?(?:0|[1-9][0-9]*)")
+_INDEX = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
+_PATHS = 'write a.b, a[0], a.0 or a["any key"]'
 
 
-class Override(NamedTuple):
-    """One override, read but not yet applied."""
-
-    kind: str
-    """``"="`` sets, ``"+"`` adds, ``"~"`` deletes."""
-    path: list[str | int]
-    """Names, dict keys and list positions, outermost first."""
-    text: str
-    """The value as it was written, without outer spaces; empty for a deletion."""
-
-
-def parse_override(argument: str) -> Override:
-    """Read ``a.b=v``, ``+a.b=v`` or ``~a.b``."""
-    kind, start = "=", 0
+def parse_override(argument: str) -> tuple[str, list[str | int], str]:
+    """Read ``a.b=v``, ``+a.b=v`` or ``~a.b``: how (``=`` sets, ``+`` adds, ``~`` deletes), path, text of the value."""
     argument = argument.strip()
-    if argument[:1] in ("+", "~"):
-        kind, start = argument[0], 1
-    equals = argument.find("=")
-    if equals >= 0:
-        name = argument[start:equals].strip()
-        if "[" not in name:
-            if kind == "~":
-                raise OverrideError(f"'~' deletes and takes no value: write ~{name}")
-            return Override(kind, _dotted(name), argument[equals + 1 :].strip())
-    path, end = _scan_path(argument, start)
+    if argument.startswith(("-", "++")):
+        raise OverrideError(f"an override is no option: write {argument.lstrip('-+')}")
+    kind = argument[0] if argument[:1] in ("+", "~") else "="
+    path, end = _read_path(argument, 0 if kind == "=" else 1)
     rest = argument[end:].strip()
     if kind == "~":
         if rest:
             raise OverrideError(f"'~' deletes and takes no value: write {argument[:end]}")
-        return Override(kind, path, "")
-    if not rest.startswith("="):
+    elif not rest.startswith("="):
         raise OverrideError(
-            "an override has the form path=value, +path=value (add) or ~path (delete); no '=' follows the path"
+            "an override has the form path=value, +path=value (add) or ~path (delete); no '=' follows the path: write "
+            f"{argument[:end]}=..."
         )
-    return Override(kind, path, rest[1:].strip())
+    value = rest[1:].strip()
+    if "${" in value and (match := _INTERPOLATION.search(value)):
+        raise OverrideError(f"{match[1]} would be text: write the value, or ref({match[1][2:-1]!r}) in the file")
+    return kind, path, value
 
 
-def _dotted(name: str) -> list[str | int]:
-    """Split a path that has no brackets, the common case."""
-    steps: list[str | int] = []
-    for part in name.split("."):
-        if part.isidentifier():
-            steps.append(part)
-        elif part.isascii() and part.isdigit() and (part[0] != "0" or len(part) == 1) and len(part) < 19:
-            steps.append(int(part))
-        elif _PLAIN_KEY.fullmatch(part):
-            steps.append(part)
-        else:
-            raise OverrideError(
-                f'{name!r} is not a path: {part!r} cannot be a step of one; write a.b, a[0], a.0 or a["any key"]'
-            )
-    return steps
-
-
-def _scan_path(text: str, start: int) -> tuple[list[str | int], int]:
-    """Read a path with brackets from `start`; returns its steps and where it ends."""
+def _read_path(text: str, start: int) -> tuple[list[str | int], int]:
+    """Read a path from `start`; return its steps and where it ends."""
     steps: list[str | int] = []
     position = start
-    while position < len(text) and text[position] != "=" and not text[position].isspace():
-        match = _STEP.match(text, position)
-        if match is None or (match["name"] and bool(steps) != (text[position] == ".")):
-            break
-        if match["name"]:
-            steps += _dotted(match["name"])
-            position = match.end()
-        elif match["quote"] is not None:
-            key, position = _Reader(text).quoted(match.end())
-            closing = re.compile(r"\s*\]").match(text, position)
-            if closing is None or not isinstance(key, str):
+    while (match := _STEP.match(text, position)) is not None:
+        name, key = match.group("name", "key")
+        if name is not None:
+            if (match["dot"] is None) == bool(steps):
                 break
-            steps.append(key)
-            position = closing.end()
-        elif match["index"]:
-            index = match["index"]
-            steps.append(int(index) if _INDEX.fullmatch(index) and len(index) < 19 else index)
-            position = match.end()
+            steps.append(int(name) if name[0].isdigit() and _INDEX.fullmatch(name) else name)
+        elif key is not None:
+            steps.append(int(key) if _INDEX.fullmatch(key) else key)
         else:
-            break
-    else:
-        if steps:
-            return steps, position
-    raise OverrideError(
-        f'the path cannot be read from {text[position : position + 20]!r} on; write a.b, a[0], a.0 or a["any key"]'
-    )
+            steps.append(str(_Reader(match["quoted"]).quoted()))
+        position = match.end()
+    if not steps or (position < len(text) and text[position] != "=" and not text[position].isspace()):
+        raise OverrideError(f"the path cannot be read from {text[position : position + 20]!r} on; {_PATHS}")
+    return steps, position
 
 
 def parse_path(text: str) -> list[str | int]:
     """Read a path such as ``hooks[0].interval``, ``hooks.0.interval`` or ``keys["a.b"].lr_mult``."""
-    steps, end = _scan_path(text, 0)
+    steps, end = _read_path(text, 0)
     if end != len(text):
-        raise OverrideError(f"{text!r} is not a path")
+        raise OverrideError(f"{text!r} is not a path; {_PATHS}")
     return steps
 
 
-def format_path(path: Sequence[str | int]) -> str:
-    """Print a path so that `parse_path` reads the same steps."""
-    out = ""
-    for step in path:
-        if isinstance(step, int) and not isinstance(step, bool):
-            out += f"[{step}]"
-        elif isinstance(step, str) and _PLAIN_KEY.fullmatch(step) and not (step.isascii() and step.isdigit()):
-            out += f".{step}" if out else step
-        else:
-            out += f"[{step!r}]"
-    return out
-
-
-def parse_value(text: str) -> Any:
-    """Read one value: a literal, or the text itself when it is none."""
-    return plain(read_value(text.strip()))
-
-
 def read_value(text: str) -> Any:
-    """Read as `parse_value` does, without outer spaces, but leave items of lists, tuples and dicts as `Word`."""
-    if not text:
-        return ""
-    first = text[0]
-    if first.isalpha():
-        if text in _WORDS:
-            return _WORDS[text]
-        if text == "set()":
-            return set()
-        if not _QUOTE.match(text):
-            return text
-    elif first not in "[({'\"":
-        return _number_or_text(text)
-    value, end = _Reader(text).value(0, 0)
-    if end != len(text):
-        raise OverrideError(f"{text[end:]!r} follows a whole value; put text that starts with {first!r} into quotes")
+    """Read one value, given without outer spaces: a literal, or the text itself when it is none.
+
+    Items of lists, tuples and dicts that are written without quotes are `Word`; `plain` makes values of them.
+    """
+    first = text[:1]
+    if first not in _CLOSERS and not starts_quoted(text):
+        return set() if text == "set()" else _word(text)
+    reader = _Reader(text)
+    value, rest = reader.value(), text[reader.position :]
+    if rest:
+        raise OverrideError(f"{rest!r} follows a whole value; put text that starts with {first!r} into quotes")
     return value
 
 
-def _number_or_text(text: str) -> Any:
-    if text.isascii() and text.isdigit() and len(text) < 4000 and (text[0] != "0" or len(text) == 1):
-        return int(text)
+def starts_quoted(text: str) -> bool:
+    """Return whether a text begins as a string literal does."""
+    return _OPENED.match(text) is not None
+
+
+def _word(text: str) -> Any:
+    if text in _WORDS:
+        return _WORDS[text]
     if not _NUMBER.fullmatch(text):
-        return _WORDS.get(text, text)
+        return text
     try:
         return int(text, 0)
     except ValueError:
@@ -189,8 +130,6 @@ def _number_or_text(text: str) -> Any:
 
 class Word:
     """An unquoted word inside brackets: its value, and how it was written should text be expected there."""
-
-    __slots__ = ("text", "value")
 
     def __init__(self, value: Any, text: str):
         self.value = value
@@ -210,121 +149,93 @@ def plain(value: Any) -> Any:
 
 
 class _Reader:
-    """A recursive-descent reader over one text; every method returns `(value, end position)`."""
+    """A recursive-descent reader over one text, from `position` on."""
 
     def __init__(self, text: str):
         self.text = text
+        self.position = 0
 
-    def skip(self, position: int) -> int:
-        return _SPACE.match(self.text, position).end()  # type: ignore[union-attr]
+    def takes(self, mark: str) -> bool:
+        """Skip white space, and the mark if it follows; return whether it does."""
+        self.position = _SPACE.match(self.text, self.position).end()  # type: ignore[union-attr]
+        found = self.text.startswith(mark, self.position)
+        self.position += len(mark) if found else 0
+        return found
 
-    def value(self, depth: int, position: int, bare: re.Pattern[str] = _BARE) -> tuple[Any, int]:
-        position = self.skip(position)
+    def value(self, depth: int = 0, bare: re.Pattern[str] = _BARE) -> Any:
+        """Read one value; `bare` says what an unquoted word may hold."""
         if depth > MAX_DEPTH:
             raise OverrideError(f"more than {MAX_DEPTH} brackets within one another")
-        first = self.text[position : position + 1]
-        if first in _CLOSERS:
-            return self.bracket(first, position + 1, depth + 1)
-        if _QUOTE.match(self.text, position):
-            return self.quoted(position)
-        if self.text.startswith("set()", position):
-            return set(), position + 5
-        match = bare.match(self.text, position)
-        assert match is not None
-        word = match.group().strip()
-        if not word:
-            found = f"{first!r} at position {position + 1}" if first else "the end"
+        for opening in _CLOSERS:
+            if self.takes(opening):
+                return self.bracket(opening, depth + 1)
+        if self.takes("set()"):
+            return set()
+        if _OPENED.match(self.text, self.position):
+            return self.quoted()
+        match = bare.match(self.text, self.position)
+        word = match[0].strip() if match else ""
+        if not match or not word:
+            first = self.text[self.position : self.position + 1]
+            found = f"{first!r} at position {self.position + 1}" if first else "the end"
             raise OverrideError(f"a value is missing before {found} of {self.text!r}")
-        return Word(_WORDS[word] if word in _WORDS else _number_or_text(word), word), match.end()
+        self.position = match.end()
+        return Word(_word(word), word)
 
-    def quoted(self, position: int) -> tuple[str | bytes, int]:
-        text, opening = self.text, _QUOTE.match(self.text, position)
-        assert opening is not None
-        start = end = opening.end()
-        while not text.startswith(opening[2], end):
-            if end >= len(text):
-                raise OverrideError(f"the quote opened at position {position + 1} of {text!r} is never closed")
-            end += 2 if text[end] == "\\" else 1
-        body, end = text[start:end], end + len(opening[2])
-        if not opening[1] and not set(body) & set("\\\n\r\0"):
-            return body, end
+    def quoted(self) -> str | bytes:
+        """Read a string literal."""
+        match = _STRING.match(self.text, self.position)
+        if match is None:
+            raise OverrideError(f"the quote opened at position {self.position + 1} of {self.text!r} is never closed")
+        self.position = match.end()
+        if not match["prefix"] and not set(match["body"]) & set("\\\n\r\0"):
+            return match["body"]  # also what Python's reader refuses: half of a surrogate pair
         try:
-            return ast.literal_eval(text[position:end]), end
+            return ast.literal_eval(match[0])
         except (SyntaxError, ValueError, UnicodeError) as error:
             reason = getattr(error, "msg", None) or error
-            raise OverrideError(f"{text[position:end]!r} is not a string literal: {reason}") from None
+            raw = match["quote"] + match["body"] + match["quote"]
+            raise OverrideError(
+                f"{match[0]} is not a string literal: {reason}; write r{raw}, or leave the quotes out"
+            ) from None
 
-    def bracket(self, opening: str, position: int, depth: int) -> tuple[Any, int]:
+    def bracket(self, opening: str, depth: int) -> Any:
         """Read the items after an opening bracket, up to and with the closing one."""
         items: list[Any] = []
         keys: list[Any] = []
-        has_comma, closer, bare = False, _CLOSERS[opening], _BARE_KEY if opening == "{" else _BARE
-        position = self.skip(position)
-        while not self.text.startswith(closer, position):
-            before = position
-            item, position = self.value(depth, position, bare)
-            position = self.skip(position)
-            if opening == "{" and self.text.startswith(":", position) and len(keys) == len(items):
+        has_comma, closer, bare = True, _CLOSERS[opening], _BARE_KEY if opening == "{" else _BARE
+        while not self.takes(closer):
+            if not has_comma:
+                end = "the end (close it; quote what has spaces)"
+                found = repr(self.text[self.position]) if self.position < len(self.text) else end
+                raise OverrideError(f"',' or {closer!r} is expected, not {found}, in {self.text!r}")
+            item = self.value(depth, bare)
+            if opening == "{" and len(keys) == len(items) and self.takes(":"):
                 keys.append(plain(item))
-                item, position = self.value(depth, position + 1)
-                position = self.skip(position)
+                item = self.value(depth)
             items.append(item)
-            if self.text.startswith(",", position):
-                has_comma, position = True, self.skip(position + 1)
-            elif not self.text.startswith(closer, position):
-                found = repr(self.text[position]) if position < len(self.text) else "the end"
-                raise OverrideError(f"',' or {closer!r} is expected, not {found}, after {self.text[before:position]!r}")
-        return self.close(opening, items, keys, has_comma), position + 1
-
-    def close(self, opening: str, items: list[Any], keys: list[Any], has_comma: bool) -> Any:
+            has_comma = self.takes(",")
         if opening == "[":
             return items
-        if opening == "(":
-            if len(items) != 1 or has_comma:
-                return tuple(items)
-            item = plain(items[0])
-            if isinstance(item, str):
-                raise OverrideError(f"({item}) is one word in parentheses: write ({item},) for a tuple, or quotes")
-            return item
+        if opening == "{":
+            return self.braces(items, keys)
+        if len(items) != 1 or has_comma:
+            return tuple(items)
+        item = plain(items[0])
+        if isinstance(item, str):
+            raise OverrideError(f"({item}) is one word in parentheses: write ({item},) for a tuple, or quotes")
+        return item
+
+    def braces(self, items: list[Any], keys: list[Any]) -> dict[Any, Any] | set[Any]:
+        """Return the dict or set of what stands between braces."""
         try:
             if items and not keys:
                 return {plain(item) for item in items}
-            if len(keys) != len(items):
-                raise OverrideError("a dict needs 'key: value' for every item, a set for none")
             value = dict(zip(keys, items))
         except TypeError as error:
             raise OverrideError(f"a dict's key or a set's item must be hashable: {error}") from None
+        if len(keys) != len(items):
+            raise OverrideError("a dict needs 'key: value' for every item, a set for none")
         if len(value) != len(keys):
             raise OverrideError(f"a key is given twice in {self.text!r}")
         return value
-
-
-def format_value(value: Any, *, nested: bool = False) -> str:
-    """Print a value so that `parse_value` gives an equal one; `nested` in brackets, where strings have quotes."""
-    kind = type(value)
-    if kind is str and not nested and _reads_as_text(value):
-        return value
-    if value is None or kind is bool:
-        return {None: "null", True: "true", False: "false"}[value]
-    if kind is int and value.bit_length() >= 10000:
-        return hex(value)  # decimal digits are limited
-    if kind is complex:
-        return repr(value).strip("()").replace("inf", "1e999")
-    if kind in (list, tuple, set) and value:
-        inner = ", ".join(format_value(item, nested=True) for item in value)
-        return f"[{inner}]" if kind is list else f"{{{inner}}}" if kind is set else f"({inner},)"
-    if kind is dict:
-        items = (f"{format_value(k, nested=True)}: {format_value(v, nested=True)}" for k, v in value.items())
-        return "{" + ", ".join(items) + "}"
-    if kind in (str, int, float, bytes, list, tuple, set):
-        return repr(value)
-    raise OverrideError(f"an override cannot write a {kind.__module__}.{kind.__qualname__}")
-
-
-def _reads_as_text(text: str) -> bool:
-    if not text or text != text.strip() or text[0] in "[({'\"" or not text.isprintable():
-        return False
-    try:
-        return parse_value(text) == text
-    except OverrideError:
-        return False

@@ -1,73 +1,166 @@
-"""What can be done with a graph of nodes: copy, compare, replace, freeze. Sharing between nodes is kept throughout."""
+"""The graph of a config: one way to walk over it, one way to rebuild it, and what follows from these two.
+
+The bottom of the package: of nodes and configs it knows that they hold arguments (`Holder`), nothing else. Sharing is
+kept throughout: what occurs twice is one thing, in copies and in comparisons.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from types import FunctionType, MethodType
-from typing import Any, NoReturn, TypeVar
+import itertools
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from types import CellType, FunctionType, MethodType, ModuleType
+from typing import Any, NamedTuple, TypeVar
 
-from .errors import FrozenError, TargetError
-from .node import (
-    ATOMIC,
-    NEW,
-    SET_ARGUMENTS,
-    SET_EXTRA,
-    SET_OWNER,
-    SET_SIG,
-    SET_WHERE,
-    Config,
-    Node,
-    adopt,
-    check_editable,
-    is_partial,
-)
-from .ref import Ref
-from .sources import Extra, describe_source, source_here
+from ..errors import UsageValueError
+from .errors import entries_of
 
 T = TypeVar("T")
+ATOMIC = frozenset(  # types of values that hold nothing, for walks that look at the type first
+    {int, float, str, bool, type(None), bytes, complex, type, FunctionType, type(len), range, ModuleType}
+)
+_SEQUENCES = (list, tuple)
+_ENGINE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+INTERPOLATION = r"\$\{[\w.:/\[\]-]+\}"  # what other systems write for a ref
+# A source says what set a value: text for people ("cli:#3 optimizer.lr=1"), or a code object and an offset in it,
+# which cost nothing to keep and become "file.py:12" when somebody asks.
+Source = Any
+
+
+class Holder:
+    """What nodes and configs have in common: values by name, and what set them."""
+
+    __slots__ = ("__arguments__", "__history__")
+    __hash__ = None  # type: ignore[assignment]  # equality is structural and values change
+    __iter__ = None  # `__getitem__` would make a node iterable
+
+    __arguments__: dict[Any, Any]
+    __history__: dict[Any, tuple[Source, ...]] | None  # name -> everything that set it, of edited names only
+
+    def __head__(self) -> list[Any]:
+        """Return what it is besides its arguments, for comparisons."""
+        return []
+
+    def __eq__(self, other: object) -> bool:
+        return is_equal(self, other) if type(other) is type(self) else NotImplemented
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy_graph(self, memo)
+
+
+# -------------------------------------------------------------------------------------------------- walking
+def children(value: Any) -> list[tuple[Any, Any]] | None:
+    """Return `(key, child)` of a config, node, dict, list or tuple (subclasses included); None for a leaf."""
+    if isinstance(value, Holder):
+        value = value.__arguments__
+    if isinstance(value, dict):
+        return list(value.items())
+    return list(enumerate(value)) if isinstance(value, _SEQUENCES) else None
+
+
+def rebuild(value: Any, items: list[Any]) -> Any:
+    """Return a container of the same type with other children, in the order in which `children` gives them."""
+    kind = type(value)
+    if kind is list:
+        return items
+    if kind is dict:
+        return dict(zip(value, items))
+    if isinstance(value, tuple):
+        if len(items) == len(value) and all(a is b for a, b in zip(items, value)):
+            return value  # torch.Size and the like need not know how to be rebuilt
+        return kind._make(items) if hasattr(kind, "_make") else kind(items)  # type: ignore[attr-defined]
+    new = copy.copy(value)
+    for key, item in zip(value if isinstance(value, dict) else range(len(value)), items):
+        new[key] = item
+    return new
+
+
+def join_path(path: str, key: Any) -> str:
+    """Return the path of a child in the override grammar: `a.b`, `a[0]`, `a['odd key']`."""
+    if isinstance(key, str) and key.isidentifier():
+        return f"{path}.{key}" if path else key
+    return f"{path}[{key!r}]"
+
+
+def walk(root: Any, path: str = "", breadth_first: bool = False) -> Iterator[tuple[str, Any]]:
+    """Visit a config, node or container and everything in it, parents before children, depth first unless told."""
+    seen: set[int] = set()
+    todo: deque[tuple[str, Any]] = deque([(path, root)])
+    while todo:
+        path, value = todo.popleft() if breadth_first else todo.pop()
+        inner = children(value)
+        if inner is not None:
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+        yield path, value
+        if inner:
+            todo.extend((join_path(path, k), child) for k, child in (inner if breadth_first else reversed(inner)))
+
+
+def reachable(start: T, following: Callable[[T], Iterable[T]]) -> set[T]:
+    """Return `start` and everything that follows it, at once or by others."""
+    found: set[T] = set()
+    todo = [start]
+    while todo:
+        each = todo.pop()
+        todo += following(each) if each not in found else ()
+        found.add(each)
+    return found
+
+
+def find_path(root: Any, wanted: Any, path: str = "") -> str | None:
+    """Return the shortest path to an object in (or at) `root`, None if it is not there."""
+    return next((p for p, value in walk(root, path, breadth_first=True) if value is wanted), None)
+
+
+def swap(root: Any, old: Any, new: Any, put: Callable[[Any, Any, Any], None]) -> None:
+    """Replace an object wherever `root` holds it: `put(holder, name, value)` changes nodes and configs.
+
+    Lists, tuples and dicts around it are replaced by copies, so that no other holder of them sees a change.
+    """
+    memo: dict[int, tuple[Any, Any]] = {id(old): (old, new)}  # with what the ids belong to, to keep it alive
+
+    def visit(value: Any) -> Any:
+        inner = None if id(value) in memo else children(value)
+        if inner is not None:
+            memo[id(value)] = value, value
+            after = [visit(child) for _, child in inner]
+            changes = [(name, now) for (name, child), now in zip(inner, after) if now is not child]
+            if isinstance(value, Holder):
+                for name, now in changes:
+                    put(value, name, now)
+            elif changes:
+                memo[id(value)] = value, rebuild(value, after)
+        return memo[id(value)][1] if id(value) in memo else value
+
+    visit(root)
 
 
 # --------------------------------------------------------------------------------------------------- copies
 def copy_graph(value: Any, memo: dict[int, Any]) -> Any:
     """Deep copy: what `copy.deepcopy` does, several times faster on nodes and plain containers."""
-    t = type(value)
-    if t in ATOMIC:
+    kind = type(value)
+    if kind in ATOMIC:
         return value
-    key = id(value)
-    found = memo.get(key)
-    if found is not None:
-        return found
-    if t is Node:
-        extra, owner = value.__extra__, value.__owner__
-        arguments: dict[Any, Any] = value.__arguments__.copy()
-        new = memo[key] = NEW(Node)  # `new_node`, written out: configs have thousands
-        SET_SIG(new, value.__sig__)
-        SET_ARGUMENTS(new, arguments)
-        SET_WHERE(new, value.__where__)
-        SET_EXTRA(new, extra and extra.copy())
-        SET_OWNER(new, owner and memo.get(id(owner), owner))
-        for name, v in arguments.items():
-            if type(v) not in ATOMIC:
-                arguments[name] = copy_graph(v, memo)
-        return new
-    if t is list or t is FrozenList:
-        items = memo[key] = list(value)
-        for i, v in enumerate(items):
-            if type(v) not in ATOMIC:
-                items[i] = copy_graph(v, memo)
-        return items
-    if t is dict or t is FrozenDict:
-        mapping = memo[key] = dict(value)
-        for k, v in mapping.items():
-            mapping[k] = copy_graph(v, memo)
-        return mapping
-    if t is Config:
-        config = memo[key] = Config({}, value.__file__, value.__record__, value.__extra__.copy())
-        for name, v in value.__arguments__.items():
-            config.__arguments__[name] = copy_graph(v, memo)
-        return config
-    return copy.deepcopy(value, memo)
+    if id(value) in memo:
+        return memo[id(value)]
+    new: Any
+    if issubclass(kind, Holder):
+        new = value.__twin__(memo)  # an equal one with a dict of its own of the same arguments
+        inside = new.__arguments__
+    elif kind is list or kind is dict:
+        new = inside = value.copy()
+    else:
+        return copy.deepcopy(value, memo)
+    memo[id(value)] = new  # before its children, which may lead back to it
+    for key, child in enumerate(inside) if kind is list else inside.items():
+        if type(child) not in ATOMIC:
+            inside[key] = copy_graph(child, memo)  # of a dict the keys stay, so that it may be changed on the way
+    return new
 
 
 def clone(node: T, /, *, keep: Any = ()) -> T:
@@ -77,7 +170,7 @@ def clone(node: T, /, *, keep: Any = ()) -> T:
         node: What to copy, with all that it refers to.
         keep: A node, or several, that the copy shares with the original: `clone(optimizer, keep=model)`.
     """
-    kept = [keep] if isinstance(keep, Node) else list(keep)
+    kept = [keep] if isinstance(keep, Holder) else list(keep)
     return copy_graph(node, {id(k): k for k in kept})
 
 
@@ -85,145 +178,11 @@ def repeat(node: T, n: int, /, *, keep: Any = ()) -> list[T]:
     """Return a list of `n` independent copies of a node, for a list of equal layers or blocks.
 
     Raises:
-        ValueError: `n` is negative.
+        UsageValueError: `n` is negative.
     """
     if n < 0:
-        raise ValueError(f"repeat needs n >= 0, got {n}.")
+        raise UsageValueError(f"repeat needs n >= 0, got {n}.")
     return [clone(node, keep=keep) for _ in range(n)]
-
-
-# ------------------------------------------------------------------------------------------------ replacing
-def replace(old: T, new: Any, /) -> T:
-    """Put `new` wherever `old` is used, and return it: `optimizer = replace(optimizer, LazyCall(SGD)(...))`.
-
-    The node `old` itself takes over target and arguments of `new`, so that every reference to it sees the change.
-    `new` may use `old` (a wrapper): inside of it the former `old` lives on.
-
-    Raises:
-        TargetError: One of them is not a node. (To remove a part, set the argument that holds it.)
-        FrozenError: `old` is frozen.
-    """
-    source = source_here(1)
-    if not (isinstance(old, Node) and isinstance(new, Node)):
-        kinds = f"{type(old).__name__} and {type(new).__name__}"
-        raise TargetError(f"{describe_source(source)}: replace(old, new) takes two nodes, got {kinds}.")
-    check_editable(old, "_target_", source)
-    if new is old:
-        return old
-    swap(new, old, copy.copy(old), lambda holder, name, value: holder.__arguments__.update({name: value}))
-    extra = new.__extra__.copy() if new.__extra__ else Extra()
-    past = old.__extra__.history.get("_target_") if old.__extra__ else None
-    extra.history["_target_"] = [*(past or [old.__where__]), source]
-    SET_SIG(old, new.__sig__)
-    SET_ARGUMENTS(old, dict(new.__arguments__))
-    SET_WHERE(old, new.__where__)
-    SET_EXTRA(old, extra)
-    if old.__owner__ is not None:
-        adopt(old.__owner__, list(old.__arguments__.values()))
-    return old  # type: ignore[return-value]
-
-
-def swap(root: Any, old: Any, new: Any, put: Callable[[Any, Any, Any], None]) -> Any:
-    """Replace an object wherever `root` holds it: `put(holder, name, value)` changes nodes and configs.
-
-    Lists, tuples and dicts around it are replaced by copies, so that no other holder of them sees a change.
-    """
-    memo: dict[int, tuple[Any, Any]] = {id(old): (old, new)}  # with what the ids belong to, to keep it alive
-
-    def visit(value: Any) -> Any:
-        if id(value) in memo:
-            return memo[id(value)][1]
-        if isinstance(value, Node | Config):
-            memo[id(value)] = value, value
-            for name, child in list(value.__arguments__.items()):
-                if (now := visit(child)) is not child:
-                    put(value, name, now)
-        elif isinstance(value, list | tuple | dict):
-            keys = value if isinstance(value, dict) else range(len(value))
-            changes = {key: now for key in keys if (now := visit(value[key])) is not value[key]}
-            memo[id(value)] = value, changed(value, changes) if changes else value
-        return memo[id(value)][1] if id(value) in memo else value
-
-    return visit(root)
-
-
-def changed(container: Any, changes: dict[Any, Any]) -> Any:
-    """Return a copy of a list, tuple or dict (or a subclass) with some items replaced."""
-    new: Any = list(container) if isinstance(container, tuple) else copy.copy(container)
-    for key, value in changes.items():
-        new[key] = value
-    return rebuilt_tuple(container, new) if isinstance(container, tuple) else new
-
-
-def rebuilt_tuple(old: Any, items: list[Any]) -> Any:
-    """Return a tuple of the type of `old`, named or not, with other items."""
-    return type(old)._make(items) if hasattr(old, "_make") else type(old)(items)
-
-
-# ------------------------------------------------------------------------------------------------- freezing
-def _refuse(self: Any, *args: Any, **kwargs: Any) -> NoReturn:
-    raise FrozenError(
-        f"{describe_source(source_here(1))}: cannot change a {plain_type(self).__name__} of a frozen config. "
-        "Change a copy instead: clone(...)."
-    )
-
-
-class FrozenList(list[Any]):
-    """A list in a frozen config: equal to a plain one, refuses changes, becomes a plain one in copies and builds."""
-
-    append = extend = insert = pop = remove = clear = sort = reverse = _refuse  # type: ignore[assignment]
-    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse  # type: ignore[assignment]
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return list, (list(self),)
-
-
-class FrozenDict(dict[Any, Any]):
-    """A dict in a frozen config: equal to a plain one, refuses changes, becomes a plain one in copies and builds."""
-
-    update = pop = popitem = clear = setdefault = _refuse  # type: ignore[assignment]
-    __setitem__ = __delitem__ = __ior__ = _refuse  # type: ignore[assignment]
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return dict, (dict(self),)
-
-
-def plain_type(value: Any) -> type:
-    """Return the type of a value; that of a frozen list or dict is `list` or `dict`."""
-    t = type(value)
-    return list if t is FrozenList else dict if t is FrozenDict else t
-
-
-def freeze(config: T) -> T:
-    """Make every later change of the config's nodes, lists, dicts and names a `FrozenError`; return the same config.
-
-    Copies (`clone`, `copy.deepcopy`) are not frozen.
-    """
-    _frozen(config, {})
-    return config
-
-
-def _frozen(x: Any, memo: dict[int, Any]) -> Any:
-    if id(x) in memo:
-        return memo[id(x)][1]
-    t = type(x)
-    new: Any = x
-    if isinstance(x, Node | Config):
-        memo[id(x)] = (x, x)
-        if x.__extra__ is None:
-            SET_EXTRA(x, Extra())
-        for name, value in x.__arguments__.items():
-            x.__arguments__[name] = _frozen(value, memo)
-        x.__extra__.frozen = True  # type: ignore[union-attr]
-    elif t is list:
-        new = FrozenList(_frozen(v, memo) for v in x)
-    elif t is dict:
-        new = FrozenDict((k, _frozen(v, memo)) for k, v in x.items())
-    elif t is tuple:
-        new = tuple(_frozen(v, memo) for v in x)
-    if new is not x:
-        memo[id(x)] = (x, new)
-    return new
 
 
 # ------------------------------------------------------------------------------------------------- equality
@@ -234,55 +193,120 @@ def is_equal(a: Any, b: Any) -> bool:
     arrays are compared element by element, `nan` equals `nan`, functions are equal if their code is. Where nodes were
     defined and what set their values does not matter.
     """
-    return _equal(a, b, {}, {})
+    return next(differences(a, b), None) is None
 
 
-def _equal(a: Any, b: Any, left: dict[int, Any], right: dict[int, Any]) -> bool:
-    t = plain_type(a)
-    if t is not plain_type(b):
-        return False
-    if t in (Node, Config):
-        if id(a) in left or id(b) in right:  # seen before: the partner must be the same one
-            return left.get(id(a)) is b and right.get(id(b)) is a
-        left[id(a)], right[id(b)] = b, a
-        if t is Node and not (
-            is_partial(a) == is_partial(b) and _equal(a.__sig__.target, b.__sig__.target, left, right)
-        ):
-            return False
-        return _equal(a.__arguments__, b.__arguments__, left, right)
-    if isinstance(a, dict):
-        same_keys = a.keys() == b.keys() and (t is dict or list(a) == list(b))
-        return same_keys and all(_equal(v, b[k], left, right) for k, v in a.items())
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(_equal(x, y, left, right) for x, y in zip(a, b))
-    return a is b or _equal_leaves(a, b, left, right)
+class SameAs(NamedTuple):
+    """Stands for a node or config that was found at another path before, unlike its counterpart."""
+
+    path: str
 
 
-def _equal_leaves(a: Any, b: Any, left: dict[int, Any], right: dict[int, Any]) -> bool:
-    t = type(a)
+ABSENT: Any = object()  # stands for a part that only the other side has
+
+
+def differences(a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield `(path, part of a, part of b)` wherever two configs, nodes or values differ.
+
+    Both parts are nodes where their targets differ, and the path then ends with `_target_`.
+    """
+    first: tuple[dict[int, str], ...] = ({}, {})  # for either side: id of a node -> its first path
+
+    def equal(a: Any, b: Any, path: str) -> bool:
+        return next(compare(a, b, path), None) is None
+
+    def compare(a: Any, b: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+        inner = children(a)
+        if isinstance(a, Holder) or isinstance(b, Holder):
+            seen = [paths.setdefault(id(side), path) for paths, side in zip(first, (a, b))]
+            if seen != [path, path]:
+                if seen[0] != seen[1]:
+                    one, other = (side if p == path else SameAs(p) for p, side in zip(seen, (a, b)))
+                    yield path, one, other
+                return
+        if type(a) is not type(b):
+            yield path, a, b
+        elif inner is None:
+            if not (a is b or _equal_leaves(a, b, lambda a, b: equal(a, b, path))):
+                yield path, a, b
+        else:
+            if isinstance(a, Holder) and not equal(a.__head__(), b.__head__(), join_path(path, "_target_")):
+                yield join_path(path, "_target_"), a, b
+            ours, theirs = dict(inner), dict(children(b) or ())
+            if isinstance(a, dict) and type(a) is not dict and list(ours) != list(theirs):
+                yield path, a, b
+                return
+            for key in [*ours, *(key for key in theirs if key not in ours)]:
+                below = join_path(path, key)
+                if key in ours and key in theirs:
+                    yield from compare(ours[key], theirs[key], below)
+                else:
+                    yield below, ours.get(key, ABSENT), theirs.get(key, ABSENT)
+
+    return compare(a, b, "")
+
+
+def _equal_leaves(a: Any, b: Any, equal: Callable[[Any, Any], bool]) -> bool:
+    kind = type(a)
     if isinstance(a, type):  # classes written in a config file are new in every load
         return (a.__module__, a.__qualname__) == (b.__module__, b.__qualname__)
-    if t in _PARTS:
-        return _equal(_PARTS[t](a), _PARTS[t](b), left, right)
+    if kind is FunctionType:
+        parts = [[f.__code__, f.__defaults__, f.__kwdefaults__, f.__closure__ or ()] for f in (a, b)]
+        return equal(*parts)
+    if kind is CellType:
+        return equal(a.cell_contents, b.cell_contents)
+    if kind is MethodType:
+        return equal([a.__func__, a.__self__], [b.__func__, b.__self__])
     if hasattr(a, "shape") and hasattr(a, "dtype"):  # numpy, torch, jax: none of them is imported here
         if a.shape != b.shape or a.dtype != b.dtype:
             return False
         same = (a == b) | ((a != a) & (b != b))
         return bool(same.all()) if hasattr(same, "all") else bool(same)
-    if t.__eq__ is object.__eq__:
+    if kind.__eq__ is object.__eq__:
         try:
-            return _equal(a.__reduce_ex__(2), b.__reduce_ex__(2), left, right)  # of one class and in one state
+            return equal(a.__reduce_ex__(2), b.__reduce_ex__(2))  # of one class and in one state
         except TypeError:  # nothing can be known of what cannot be pickled
             return False
     return bool(a == b) or (a != a and b != b)  # nan
 
 
-def _function_parts(f: Any) -> list[Any]:
-    return [f.__code__, f.__defaults__, f.__kwdefaults__, [c.cell_contents for c in f.__closure__ or ()]]
+# -------------------------------------------------------------------------------------------------- sources
+def source_here(depth: int = 0) -> Source:
+    """Return the caller's place (with depth 1 that of its caller, and so on) as a source."""
+    frame = sys._getframe(depth + 1)
+    while frame.f_code.co_filename.startswith(_ENGINE) and frame.f_back is not None:
+        frame = frame.f_back  # the code that called the engine
+    return frame.f_code, frame.f_lasti
 
 
-_PARTS: dict[type, Callable[[Any], list[Any]]] = {
-    Ref: lambda r: [r.paths, r.function],
-    FunctionType: _function_parts,
-    MethodType: lambda m: [m.__func__, m.__self__],
-}
+def describe_source(source: Source) -> str:
+    """Return a source as text: `"config.py:12"` (relative where that is shorter) or the text that it already is."""
+    if isinstance(source, str):
+        return source
+    file, (line, *_) = span_of(source) or ("", (0,))
+    return f"{display_path(file)}:{line or source[0].co_firstlineno}"
+
+
+def span_of(source: Source) -> tuple[str, tuple[int, int, int, int]] | None:
+    """Return file, and line and column of beginning and end, of the call that a source stands for; None for text."""
+    if isinstance(source, str):
+        return None
+    code, offset = source
+    begin, end, column, last = next(itertools.islice(code.co_positions(), offset // 2, None), (None,) * 4)
+    return code.co_filename, (begin or 0, column or 0, end or 0, last or 0)
+
+
+def failed_line(error: BaseException) -> str:
+    """Return `"file.py:12"`, the last line of a file, not of Python's own importing, that an error came through."""
+    entries = [(entry.tb_frame.f_code.co_filename, entry.tb_lineno) for entry in entries_of(error)]
+    file, line = [each for each in entries if "importlib" not in each[0]][-1]
+    return f"{display_path(file)}:{line}"
+
+
+def display_path(path: str) -> str:
+    """Return the path relative to the working directory if it lies inside it, else unchanged."""
+    try:
+        inside = os.path.relpath(path)
+    except (ValueError, OSError):  # another drive; a working directory that was deleted
+        return path
+    return path if inside.startswith(".") or not os.path.isabs(path) else inside

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from .errors import ConfigError, MissingArgumentError, RefError, TargetError
-from .graph import FrozenDict, FrozenList, changed, rebuilt_tuple
-from .lazy import Lazy
-from .node import (
-    ATOMIC,
-    REQUIRED,
-    Config,
-    Node,
-    children_of,
-    defined_at,
-    find_path,
-    is_partial,
-    join_path,
-    resolve_target,
-)
-from .ref import Ref, lookup
-from .signature import LazySpec, Signature, check_name
-from .sources import describe_source
-from .tracebacks import strip_frames
+from .errors import ConfigError, MissingArgumentError, RefError, TargetError, strip_frames
+from .graph import ATOMIC, children, describe_source, find_path, join_path, rebuild
+from .node import Config, Node, NodeFactory, defined_at, not_called, resolve_target
+from .ref import REQUIRED, Lazy, Ref, lookup
+from .signature import Signature, check_name
 
 _BUILDING = object()
-_NOTE = "while building "
 
 
 def instantiate(config: Any, /, **arguments: Any) -> Any:
@@ -45,7 +31,8 @@ def instantiate(config: Any, /, **arguments: Any) -> Any:
         MissingArgumentError: A required argument is not set; the message has its path.
         RefError: A `ref` cannot be computed.
         ConfigError: Nodes contain one another.
-        Exception: Whatever a constructor raises, with a note: the path in the config and where the node was defined.
+        Exception: Whatever a constructor raises, with a note (the path in the config and where the node was defined)
+            and the path as its attribute `config_path`.
     """
     build = Build(config)
     try:
@@ -62,8 +49,6 @@ def instantiate(config: Any, /, **arguments: Any) -> Any:
 class Build:
     """One call of `instantiate`: which nodes are built already, and where they stand in the config."""
 
-    __slots__ = ("_active", "_given", "_lock", "_memo", "_root")
-
     def __init__(self, root: Any):
         self._root = root
         self._memo: dict[int, Any] = {}  # id of a node, ref or late container -> its object
@@ -73,83 +58,79 @@ class Build:
 
     def value(self, x: Any) -> Any:
         """Build whatever `x` is."""
-        t = type(x)
-        if t in ATOMIC:
+        kind = type(x)
+        if kind in ATOMIC:
             return x
-        if t is Node:
+        if kind is Node:
             return self.node(x)
-        if t is list or t is FrozenList:
-            return [v if type(v) in ATOMIC else self.value(v) for v in x]
-        if t is dict or t is FrozenDict:
-            return {k: v if type(v) in ATOMIC else self.value(v) for k, v in x.items()}
-        if t is tuple:
-            return tuple([self.value(v) for v in x])
-        if t is Ref:
-            return self.ref(x)
-        if t is Config:
-            return {name: self.value(v) for name, v in x.__arguments__.items()}
-        if isinstance(x, dict | list | tuple):
-            return _rebuilt(x, self.value)
+        if kind is Ref:
+            return self._once(x, self._computed)
         if x is REQUIRED:
-            raise MissingArgumentError(
-                f"{find_path(self._root, x) or 'a value'}: REQUIRED stands here and was not set."
-            )
-        return set(x) if t is set else x
+            path = find_path(self._root, x) or "a value"
+            raise MissingArgumentError(f"{path}: REQUIRED stands here and was not set.")
+        inner = children(x.__arguments__ if kind is Config else x)
+        if inner is None:
+            if kind is NodeFactory:
+                raise not_called(x)
+            return set(x) if kind is set else x
+        items = [self.value(child) for _, child in inner]
+        return dict(zip(x.__arguments__, items)) if kind is Config else rebuild(x, items)
 
     def node(self, x: Node, given: dict[str, Any] | None = None) -> Any:
         """Return the object of a node, made now if it does not exist yet."""
+        if given and self._memo.get(id(x), _BUILDING) is not _BUILDING:
+            raise ConfigError(
+                f"{self._label(x)} is already built: arguments ({', '.join(given)}) come with the first call."
+            )
+        return self._once(x, self._call, given)
+
+    def _once(self, x: Node | Ref, make: Callable[..., Any], *more: Any) -> Any:
+        """Return what `make(x)` makes, now or before; an error gets the place of `x` in the config."""
         key, memo = id(x), self._memo
         if key in memo:
-            if memo[key] is _BUILDING:
-                raise ConfigError(f"Nodes contain one another: {self._chain(x)}.")
-            if given:
-                raise ConfigError(
-                    f"{self._label(x)} is already built: arguments ({', '.join(given)}) come with the first call."
-                )
-            return memo[key]
+            if memo[key] is not _BUILDING:
+                return memo[key]
+            if type(x) is Ref:
+                raise RefError(f"References form a cycle: {self._chain(x)}.")
+            raise ConfigError(f"Nodes contain one another: {self._chain(x)}.")
         memo[key] = _BUILDING
         self._active.append(x)
         try:
-            sig = x.__sig__
-            if not sig.is_resolved:
-                resolve_target(x)
-                sig = x.__sig__
-            lazy = sig.lazy
-            arguments: Mapping[Any, Any] = x.__arguments__ if given is None else self._completed(x, sig, given)
-            kwargs: dict[Any, Any] = {}
-            for name, v in arguments.items():
-                if type(v) in ATOMIC:
-                    kwargs[name] = v
-                elif v is not REQUIRED:
-                    kwargs[name] = self.late_value(v, lazy[name]) if name in lazy else self.value(v)
-            if len(kwargs) < len(arguments) or (sig.required and not sig.required_names <= kwargs.keys()):
-                self._check_missing(x, sig, arguments, kwargs)
-            args = _positional(sig, kwargs) if sig.has_positional_only or 0 in kwargs else ()
-            if x.__extra__ is not None and x.__extra__.partial:
-                made = functools.partial(sig.target, *args, **kwargs)
-            else:
-                made = sig.target(*args, **kwargs)
-            memo[key] = made
+            memo[key] = made = make(x, *more)
             return made
         except BaseException as error:
             del memo[key]
-            if isinstance(error, Exception) and not any(n.startswith(_NOTE) for n in getattr(error, "__notes__", ())):
-                error.add_note(f"{_NOTE}{self._label(x)}")
+            if isinstance(error, Exception) and not hasattr(error, "config_path"):
+                error.add_note(f"while building {self._label(x)}")
+                with contextlib.suppress(Exception):  # a class of somebody else that allows no attributes
+                    error.config_path = self.path_of(x)  # type: ignore[attr-defined]
             raise
         finally:
             self._active.pop()
 
-    def _completed(self, x: Node, sig: Signature, given: dict[str, Any]) -> dict[Any, Any]:
-        for name in given:
-            check_name(sig, name, f"instantiate({self._label(x)})")
-        self._given.append(given)
-        return {**x.__arguments__, **given}
+    def _call(self, x: Node, given: dict[str, Any] | None) -> Any:
+        """Make the object of a node."""
+        if not x.__sig__.is_resolved:
+            resolve_target(x)
+        sig = x.__sig__
+        arguments: Mapping[Any, Any] = x.__arguments__
+        if given:
+            for name in given:
+                check_name(sig, name, f"instantiate({self._label(x)})", given)
+            self._given.append(given)
+            arguments = {**arguments, **given}
+        lazy = sig.lazy
+        kwargs: dict[Any, Any] = {}
+        for name, v in arguments.items():  # no comprehension, which is a further frame for each nested node
+            if v is not REQUIRED:
+                kwargs[name] = self.late_value(v, lazy[name]) if name in lazy else self.value(v)
+        if len(kwargs) < len(arguments) or (sig.required and not sig.required <= kwargs.keys()):
+            self._check_missing(x, sig, arguments)
+        args = _positional(sig, kwargs) if sig.has_positional_only or 0 in kwargs else ()
+        return functools.partial(sig.target, *args, **kwargs) if x.__partial__ else sig.target(*args, **kwargs)
 
-    def _check_missing(self, x: Node, sig: Signature, arguments: Mapping[Any, Any], kwargs: dict[Any, Any]) -> None:
-        missing = [name for name, v in arguments.items() if v is REQUIRED]
-        if not is_partial(x):
-            missing += [name for name in sig.required if name not in kwargs and name not in missing]
-        if missing:
+    def _check_missing(self, x: Node, sig: Signature, arguments: Mapping[Any, Any]) -> None:
+        if missing := sig.missing(arguments, x.__partial__):
             path = self.path_of(x)
             names = ", ".join(join_path(path, name) for name in missing)
             raise MissingArgumentError(
@@ -157,41 +138,21 @@ class Build:
                 f"config, by an override, or with instantiate(node, {missing[0]}=...)."
             )
 
-    def ref(self, x: Ref) -> Any:
-        """Compute a `ref`, once."""
-        key, memo = id(x), self._memo
-        if key in memo:
-            if memo[key] is _BUILDING:
-                raise RefError(f"References form a cycle: {self._chain(x)}.")
-            return memo[key]
-        memo[key] = _BUILDING
-        self._active.append(x)
-        try:
-            root = self._config_of(x) or self._root
-            values = [self.value(lookup(root, path, x)) for path in x.paths]
-            memo[key] = made = values[0] if x.function is None else x.function(*values)
-            return made
-        except BaseException as error:
-            del memo[key]
-            if not isinstance(error, ConfigError) and not getattr(error, "__notes__", None):
-                error.add_note(f"{_NOTE}{self._label(x)}")
-            raise
-        finally:
-            self._active.pop()
+    def _computed(self, x: Ref) -> Any:
+        root = self._config_of(x) or self._root
+        values = [self.value(lookup(root, path, x)) for path in x.paths]
+        return values[0] if x.function is None else x.function(*values)
 
-    def late_value(self, x: Any, spec: LazySpec) -> Any:
+    def late_value(self, x: Any, depths: set[int]) -> Any:
         """Build an argument whose parameter asks for recipes, at the value itself or inside of its containers."""
         while type(x) is Ref and x.function is None:
             x = lookup(self._config_of(x) or self._root, x.paths[0], x)
         if type(x) is Node:
-            return Lazy(self, x) if spec.is_lazy else self.node(x)
-        if isinstance(x, dict | list | tuple):
-            items = spec.items
-            if items is not None:
-                return _rebuilt(x, lambda v: self.late_value(v, items))
-            if spec.is_lazy and _holds_recipe(x):
-                return Lazy(self, x)
-        return self.value(x)
+            return Lazy(self, x) if 0 in depths else self.node(x)
+        inner, below = children(x) or (), {depth - 1 for depth in depths if depth > 0}
+        if inner and below:
+            return rebuild(x, [self.late_value(child, below) for _, child in inner])
+        return Lazy(self, x) if 0 in depths and inner and _holds_recipe(x) else self.value(x)
 
     def late(self, x: Any, given: dict[str, Any]) -> Any:
         """Build what a `Lazy` holds; from any thread."""
@@ -203,6 +164,10 @@ class Build:
             if id(x) not in self._memo:
                 self._memo[id(x)] = self.value(x)
             return self._memo[id(x)]
+
+    def target_of(self, x: Any) -> Any:
+        """Return the imported target of a node; the type of a container."""
+        return resolve_target(x) if type(x) is Node else type(x)
 
     def _config_of(self, x: Any) -> Config | None:
         owner = x.owner if type(x) is Ref else getattr(x, "__owner__", None)
@@ -231,7 +196,7 @@ class Build:
 
 
 def _holds_recipe(x: Any) -> bool:
-    return type(x) in (Node, Ref) or any(_holds_recipe(child) for _, child in children_of(x) or ())
+    return type(x) in (Node, Ref) or any(_holds_recipe(child) for _, child in children(x) or ())
 
 
 def _positional(sig: Signature, kwargs: dict[Any, Any]) -> list[Any]:
@@ -248,18 +213,3 @@ def _positional(sig: Signature, kwargs: dict[Any, Any]) -> list[Any]:
             raise MissingArgumentError(f"{name!r} of {sig.label} must be set: positional arguments follow it.")
         args.append(kwargs.pop(name, default))
     return args + extra
-
-
-def _rebuilt(x: Any, build: Any) -> Any:
-    """Return a container of the same type (named tuple, OrderedDict, defaultdict, ...) with built items."""
-    if isinstance(x, dict):
-        built = {k: build(v) for k, v in x.items()}
-        return built if type(x) in (dict, FrozenDict) else changed(x, built)
-    items = [build(v) for v in x]
-    if type(x) in (list, FrozenList):
-        return items
-    if isinstance(x, list):
-        return changed(x, dict(enumerate(items)))
-    if all(a is b for a, b in zip(items, x)):  # torch.Size and the like need not know how to be rebuilt
-        return x
-    return rebuilt_tuple(x, items)

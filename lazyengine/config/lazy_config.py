@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .tracebacks import strip_frames
+from .errors import strip_frames
 
 
-class LazyConfig:
+class _Named(type):
+    if not TYPE_CHECKING:
+
+        def __getattr__(cls, name: str) -> Any:
+            known = "LazyConfig.load(file), apply_overrides(cfg, overrides) and save(cfg, file)"
+            raise AttributeError(f"LazyConfig has no {name!r}. It has: {known}.", name=name, obj=cls)
+
+
+class LazyConfig(metaclass=_Named):
     """The three things that are done with whole configs."""
 
     @staticmethod
-    def load(path: str | os.PathLike[str], **options: Any) -> Any:
+    def load(path: str | os.PathLike[str], *mixins: str | os.PathLike[str]) -> Any:
         """Load a config and return it: an object with the file's public data as attributes.
 
         Args:
-            path: A Python file, or a saved `.json` or `.pkl`.
-            **options: For saved files only, see `lazyengine.config.saving`.
+            path: A Python file.
+            *mixins: Files that change it, run after it in this order as if each imported the ones before.
 
         Raises:
             ConfigNotFoundError: There is no such file.
@@ -26,15 +34,10 @@ class LazyConfig:
             SharingError: A change of a shared node would reach too far, or not far enough.
             Exception: Whatever the file raises, with its own traceback.
         """
-        path = os.fspath(path)
+        from .loader import load_file
+
         try:
-            if path.endswith((".json", ".pkl")):
-                from .saving import load_saved
-
-                return load_saved(path, **options)
-            from .loader import load_file
-
-            return load_file(path)
+            return load_file(os.fspath(path), [os.fspath(mixin) for mixin in mixins])
         except BaseException as error:
             strip_frames(error)
             raise  # a bare raise adds no frame of its own
@@ -52,13 +55,13 @@ class LazyConfig:
 
     @staticmethod
     def save(config: Any, path: str | os.PathLike[str]) -> list[str]:
-        """Write the config as `.py`, `.json` or `.pkl`; `load` reads all of them.
+        """Write the config as `.py`, which `load` reads, or as `.json`, for diffs and other programs.
 
         Returns:
             The paths of values that had to be pickled (lambdas, local classes, objects); a warning lists them too.
 
         Raises:
-            SaveError: The format cannot hold it; the message lists the paths.
+            SaveError: It cannot be written; the message says where.
         """
         from .saving import save
 

@@ -2,61 +2,76 @@
 
 from __future__ import annotations
 
-import ast
 import builtins
-import functools
 import importlib
+import linecache
 import os
+import re
 import sys
+import threading
 from collections.abc import Iterator, Sequence
-from types import BuiltinFunctionType, CodeType, FunctionType, GenericAlias, ModuleType, UnionType
+from importlib.machinery import ModuleSpec
+from types import BuiltinFunctionType, FunctionType, GenericAlias, ModuleType, UnionType
 from typing import Any
 
-from . import finding, syntax, traps
-from .errors import ConfigFileError, ConfigImportError, ConfigNotFoundError
-from .graph import copy_graph
-from .lazy_call import NodeFactory
-from .node import REQUIRED, Config, Node, adopt
-from .signature import near
-from .sources import display_path
+from ..text import did_you_mean
+from . import finding, reads, traps
+from .errors import ConfigError, ConfigFileError, ConfigImportError, ConfigNotFoundError, UnknownNameError, entries_of
+from .graph import copy_graph, display_path
+from .node import Config, Node, NodeFactory, adopt
+from .ref import REQUIRED
 
 _NO_DATA = (ModuleType, type, FunctionType, BuiltinFunctionType, NodeFactory, GenericAlias, UnionType)
+_lock = threading.RLock()  # a file is in `sys.modules` while it runs
 
 
-def load_file(path: str) -> Config:
-    """Run a config file and what it imports, and return its public data."""
-    file = os.path.abspath(path)
-    _check_file(file, path)
-    root = finding.project_root(file)
-    if root is not None:
-        finding.keep_root(root)
-    load = Load(file)
-    try:
-        module = load.run(file, finding.spell_name(file, root))
-        config = Config({}, file, load)
-        values = config.__arguments__
-        values.update({k: v for k, v in vars(module).items() if _is_data(k, v)})
-        traps.check_loaded(load, config, *adopt(config, values))
-    except BaseException as error:
-        if root is not None:
-            finding.release_root(root)
-        error.add_note(f"while loading config {display_path(file)}")
-        raise
-    return config
+def load_file(path: str, mixins: Sequence[str] = ()) -> Config:
+    """Run a config file and what it imports, then `mixins` in their order, and return the public data."""
+    files = [os.path.abspath(each) for each in (path, *mixins)]
+    for file, given in zip(files, (path, *mixins)):
+        _check_file(file, given)
+    roots = [finding.project_root(file) for file in files]
+    with _lock:
+        path_before = list(sys.path)
+        try:
+            for root in roots:
+                finding.keep_root(root)
+            load = Load(files[0])
+            while True:
+                try:
+                    config = load.load_all(files, roots)
+                except Exception:  # perhaps because a config and real code saw different objects
+                    if not load.imported_for_real():
+                        raise
+                else:
+                    if not load.imported_for_real():
+                        return config
+                load = Load(files[0], load.real_files | load.imported_for_real())
+        except BaseException as error:
+            sys.path[:] = path_before
+            _explain(error)
+            error.add_note(f"while loading config {display_path(files[0])}")
+            error.config_file = files[0]  # type: ignore[attr-defined]  # the command line tells mistakes by it
+            raise
 
 
 def _check_file(file: str, given: str) -> None:
     folder, base = os.path.split(file)
+    if os.path.islink(file) and not os.path.exists(file):
+        raise ConfigNotFoundError(f"Config file {given!r} is a link to {os.readlink(file)!r}, which does not exist.")
     if not os.path.exists(file):
         entries = os.listdir(folder) if os.path.isdir(folder) else []
-        where = f"{display_path(folder)} has no {base!r}.{near(base, entries)}" if entries else f"no folder {folder!r}"
+        where = f"{display_path(folder)} has no {base!r}.{did_you_mean(base, entries)}"
+        where = where if entries else f"no folder {folder!r}"
         raise ConfigNotFoundError(f"Config file {given!r} does not exist: {where}")
     if not os.path.isfile(file):
         inside = [entry for entry in sorted(os.listdir(file)) if entry.endswith(".py")] if os.path.isdir(file) else []
         hint = f" It has: {', '.join(inside)}." if inside else ""
         raise ConfigFileError(f"Config {given!r} is a folder; give a file inside of it.{hint}")
     if not file.endswith(".py"):
-        raise ConfigFileError(f"Config {given!r} is not a .py, .json or .pkl file.")
+        raise ConfigFileError(
+            f"Config {given!r} is not a .py file. `lazyengine port` converts the configs of other systems."
+        )
 
 
 def _is_data(name: str, value: Any) -> bool:
@@ -65,18 +80,24 @@ def _is_data(name: str, value: Any) -> bool:
     return type(value).__module__ not in ("typing", "__future__")
 
 
+class _ConfigModule(ModuleType):
+    """A config, of which another file may bind names anew (`base.lr = 0.05`) only as long as nothing has read them."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in vars(self) and "__load__" in vars(self):
+            traps.check_assigned(vars(self)["__load__"], str(self.__file__), name)
+        super().__setattr__(name, value)
+
+
 class _View(ModuleType):
     """A module as a config sees it: with copies of its nodes, and configs of this load in place of real modules."""
 
-    def __init__(self, name: str, real: ModuleType | None, own: dict[str, Any]):
-        super().__init__(name)
+    def __init__(self, real: ModuleType, own: dict[str, Any]):
+        super().__init__(real.__name__)
         vars(self).update(own, __real__=real)
 
     def __getattr__(self, name: str) -> Any:
-        real = vars(self)["__real__"]
-        if real is None:
-            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        return getattr(real, name)
+        return getattr(vars(self)["__real__"], name)
 
 
 class Load:
@@ -86,22 +107,49 @@ class Load:
         file: The file that was asked for.
         modules: File to module, of every config that ran.
         sources: File to its text.
+        namespaces: File to its globals, also of real code of the project that a config has imported.
         imports: File to the config files that it imports.
-        taken: File to `(config module, names)` of each of its `from ... import`.
+        taken: File to `(module as written, module, names)` of each of its `from ... import`.
+        origins: Public name to the file that bound it last: the config, or one of its mix-ins.
         watch: Notices which file changes what another one made.
     """
 
-    def __init__(self, file: str):
+    def __init__(self, file: str, real_files: frozenset[str] = frozenset()):
         self.file = file
+        self.real_files = real_files  # what other code imports for real, and no config may run anew
         self.modules: dict[str, ModuleType] = {}
         self.sources: dict[str, bytes] = {}
+        self.namespaces: dict[str, dict[str, Any]] = {}
         self.imports: dict[str, set[str]] = {}
-        self.taken: dict[str, list[tuple[ModuleType, Sequence[str]]]] = {}
+        self.taken: dict[str, list[tuple[str, ModuleType, Sequence[str]]]] = {}
+        self.origins: dict[str, str] = {}
         self.watch = traps.Watch()
         self._stack: list[str] = []
         self._files: dict[str, str] = {}
         self._copies: dict[int, Any] = {}  # memo of the copies of nodes that real modules hold
         self._builtins = {**vars(builtins), "__import__": self._import}
+
+    def load_all(self, files: Sequence[str], roots: Sequence[str | None]) -> Config:
+        """Run a config and its mix-ins, and return the config."""
+        config = Config({}, self.file, self)
+        values = config.__arguments__
+        for number, (file, root) in enumerate(zip(files, roots)):
+            found = vars(self.run(file, finding.spell_name(file, root)))
+            self.imports[file].update(files[:number])  # it is meant to change what they made
+            new = {k: v for k, v in found.items() if _is_data(k, v)}
+            if number:
+                base = self.namespaces[self.file]
+                new = {k: v for k, v in new.items() if v is not base.get(k, self)}
+                traps.add_mixin(self, config, new, file)
+            values.update(new)
+            self.origins.update(dict.fromkeys(new, file))
+        traps.check_loaded(self, config, adopt(config, values))
+        return config
+
+    def imported_for_real(self) -> frozenset[str]:
+        """Return the files without nodes that ran as configs although other code has imported them."""
+        plain = {f for f in self.modules if f != self.file and finding.judge(f) != finding.NODES}
+        return frozenset(plain & _real_files()) if plain else frozenset()
 
     def run(self, file: str, name: str | None = None) -> ModuleType:
         """Run a config file, or return its module if it already ran in this load."""
@@ -110,200 +158,230 @@ class Load:
             self.imports[self._stack[-1]].add(file)
         if file in self._stack:
             chain = " -> ".join(os.path.basename(f) for f in [*self._stack[self._stack.index(file) :], file])
-            raise ConfigImportError(f"Configs import one another: {chain}. Move what both need to a third file.")
+            raise ConfigImportError(
+                f"{_running_line(self._stack[-1])}: configs import each other: {chain}. Move what both need to a third "
+                "file."
+            )
         if file in self.modules:
             return self.modules[file]
         if self._stack:
             self.watch.note_changes(self._stack[-1])
         with open(file, "rb") as stream:
             source = stream.read()
-        module = ModuleType(name or os.path.splitext(os.path.basename(file))[0])
+        module = _ConfigModule(name or os.path.splitext(os.path.basename(file))[0])
         module.__file__ = file
         module.__package__ = module.__name__.rpartition(".")[0]
-        vars(module)["__builtins__"] = self._builtins
-        self.modules[file], self.sources[file] = module, source
+        vars(module).update(__builtins__=self._builtins, __load__=self)
+        self.modules[file], self.sources[file], self.namespaces[file] = module, source, vars(module)
         self.imports[file], self.taken[file] = set(), []
         try:
-            code = _compile(source, file)
+            code = reads.compiled(source, file)
         except ValueError as error:  # Python 3.11 about null bytes; it names no file
             raise ConfigFileError(f"{display_path(file)} is not Python source: {error}.") from None
+        former = sys.modules.get(module.__name__)
+        is_free = former is None or getattr(former, "__file__", None) == file
         self._stack.append(file)
         try:
+            if is_free:  # as `dataclasses` and `sys.modules[__name__]` expect
+                sys.modules[module.__name__] = module
             exec(code, vars(module))
-            if self.imports[file]:
-                traps.check_rebound(self, file)
-            if len(self._stack) > 1:
-                self.watch.note_changes(file)
-                self.watch.add(module)
         finally:
             self._stack.pop()
+            if is_free and former is None:
+                sys.modules.pop(module.__name__, None)
+            elif is_free and former is not None:
+                sys.modules[module.__name__] = former
+        taken = [(m, n) for _, m, names in self.taken[file] for n in (vars(m) if "*" in names else names)]
+        if any(
+            vars(module).get(name, self) is not getattr(real, name, self) for real, name in taken if name[:2] != "__"
+        ):
+            traps.check_rebound(self, file)
+        self.watch.note_changes(file)
+        if self._stack or file != self.file:
+            self.watch.add(module)
         return module
 
-    def _import(
-        self,
-        name: str,
-        globals: dict[str, Any] | None = None,
-        locals: Any = None,
-        fromlist: Sequence[str] | None = (),
-        level: int = 0,
-    ) -> ModuleType:
+    def _import(self, name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
         """The `__import__` of config files: configs run in this load, everything else is a real import."""
-        file = (globals or {}).get("__file__")
-        names = tuple(fromlist or ())
+        file, names = (globals or {}).get("__file__"), tuple(fromlist or ())
         if not isinstance(file, str):
             return builtins.__import__(name, globals, locals, names, level)
-
-        if level:
-            folder = os.path.dirname(file)
-            for _ in range(level - 1):
-                folder = os.path.dirname(folder)
-            module = self._import_relative(name.split(".") if name else [], folder, names, "." * level + name, file)
+        root = (globals or {}).get("__roots__", {}).get(name) if not level else None  # of a saved config
+        if root is not None:
+            spec = self._find_saved(name, root, file)
         else:
-            module = self._import_absolute(name, names)
-        if any(module is m for m in self.modules.values()):
-            self.taken.setdefault(file, []).append((module, names))
+            spec = self._find_relative(name, level, file) if level else finding.find(name)
+        try:
+            module = self._module(spec, None if level or root is not None else name, names)
+        except ModuleNotFoundError as error:
+            if not level:
+                self._suggest(error, name, file)
+            raise
+        if names and getattr(module, "__file__", None) in self.namespaces:
+            self.taken.setdefault(file, []).append(("." * level + name, module, names))
         for item in names:
             if item != "*" and not hasattr(module, item):
                 origin = getattr(module, "__file__", None) or module.__name__
                 has = [n for n in vars(module) if not n.startswith("_")] + list(getattr(module, "__all__", ()))
                 raise ConfigImportError(
-                    f"{_running_line(file)}: cannot import name {item!r} from {display_path(origin)}.{near(item, has)}"
+                    f"{_running_line(file)}: cannot import name {item!r} from {display_path(origin)}."
+                    f"{did_you_mean(item, has)}"
                 )
+        if level or names:
+            return module
+        while "." in name:  # `import a.b.c` binds module `a`, in which `a.b.c` must be this module
+            parent, _, last = name.rpartition(".")
+            real = importlib.import_module(parent)
+            module, name = real if vars(real).get(last) is module else _View(real, {last: module}), parent
         return module
 
-    def _import_relative(
-        self, parts: list[str], folder: str, names: Sequence[str], shown: str, asking: str
-    ) -> ModuleType:
-        folders, origin = [folder], os.path.join(folder, "__init__.py")
-        for i, part in enumerate(parts):
-            spec, here = finding.find_in(folders, part), _running_line(asking)
-            if spec is not None and i < len(parts) - 1 and spec.submodule_search_locations is None:
-                raise ConfigImportError(f"{here}: no module {parts[i + 1]!r} in {part!r}, which is a file.")
-            if spec is None:
-                hint = near(part, finding.names_in(folders))
-                raise ConfigImportError(f"{here}: no module {part!r} in {display_path(folders[0])}.{hint}")
+    def _find_relative(self, name: str, level: int, asking: str) -> ModuleSpec:
+        """Find a file or folder from the place of the file that asks; nothing on the way is run."""
+        folder = os.path.dirname(asking)
+        for _ in range(level - 1):
+            folder = os.path.dirname(folder)
+        spec = finding.folder_spec("." * level, folder)
+        for part in name.split(".") if name else ():
             folders = list(spec.submodule_search_locations or ())
-            origin = spec.origin or ""
-        if not folders:
-            return self._module_of(origin, names)
-        own: dict[str, Any] = {}
-        for item in names:
-            spec = finding.find_in(folders, item)
-            if spec is not None and spec.has_location and spec.origin is not None:
-                own[item] = self._module_of(spec.origin, ())
-            elif spec is not None:
-                own[item] = _View(item, None, {})
-        rest = [item for item in names if item not in own]
-        real = None
-        if rest and os.path.isfile(origin):
-            real = self._module_of(origin, rest)
-        return _View(shown, real, own) if own or real is None else real
+            if not folders:
+                file = os.path.basename(spec.origin or "")
+                raise ConfigImportError(f"{_running_line(asking)}: no module {part!r} in {file!r}, which is a file.")
+            found = finding.find(part, folders)
+            if found is None:
+                hint = did_you_mean(part, finding.names_in(folders))
+                if level > 1 and finding.find_below(name, os.path.dirname(asking)):
+                    hint = f" Write from .{name}: one dot is the folder of the file itself."
+                raise ConfigImportError(
+                    f"{_running_line(asking)}: no module {part!r} in {display_path(folders[0])}.{hint}"
+                )
+            spec = found
+        return spec
 
-    def _module_of(self, file: str, names: Sequence[str]) -> ModuleType:
-        if syntax.is_config_file(file):
-            return self.run(file, finding.spell_name(file, finding.project_root(file)))
-        return self._with_copies(finding.import_file(file), names)
+    def _find_saved(self, name: str, root: str, asking: str) -> ModuleSpec:
+        """Find a module of the project that a config was saved with: where it was, else in the code kept beside it."""
+        spec = finding.find_below(name, root) if root else None
+        if spec is None and (kept := finding.kept_code(asking, f"{name.replace('.', '/')}.py")):
+            spec = finding.find_below(name, kept)
+        if spec is not None:
+            return spec
+        raise ConfigImportError(
+            f"{_running_line(asking)}: no module {name!r} in {root!r}, where it was when this config was saved, and no "
+            "code/*.zip beside the config holds it. Change __roots__ in the config to the folder where it is now."
+        )
 
-    def _import_absolute(self, name: str, names: Sequence[str]) -> ModuleType:
-        spec = finding.find_name(name)
-        if spec is not None and spec.has_location and spec.origin and syntax.is_config_file(spec.origin):
-            module = self.run(os.path.abspath(spec.origin), name)
-            return module if names else self._top_view(name, module)
+    def _module(self, spec: ModuleSpec | None, name: str | None, names: Sequence[str]) -> ModuleType:
+        """Run a config or import a real module, of which `names` are wanted.
+
+        Args:
+            spec: Where it was found.
+            name: Its absolute name; None after a relative import, when it need not be on an import path.
+            names: The names after `from ... import`.
+        """
+        origin = spec.origin if spec is not None and spec.has_location else None
+        kind = finding.judge(origin) if origin and origin not in self.real_files else finding.CODE
+        if origin and (kind == finding.NODES or (kind != finding.CODE and origin not in _real_files())):
+            file = os.path.abspath(origin)
+            return self.run(file, name or finding.spell_name(file, finding.project_root(file)))
         own: dict[str, Any] = {}
         for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
             for item in names:
                 file = os.path.join(folder, f"{item}.py")
-                if item not in own and os.path.isfile(file) and syntax.is_config_file(file):
-                    own[item] = self.run(os.path.abspath(file), f"{name}.{item}")
+                found = finding.find(item, [folder]) if name is None or os.path.isfile(file) else None
+                if item not in own and found is not None and (name is None or finding.judge(file) != finding.CODE):
+                    own[item] = self._module(found, name and f"{name}.{item}", ())
         rest = tuple(item for item in names if item not in own)
-        try:
-            real = importlib.import_module(name) if own else builtins.__import__(name, None, None, rest, 0)
-        except ModuleNotFoundError as error:
-            self._suggest(error, name)
-            raise
-        if own:
-            return _View(name, real, {**own, **self._copies_in(real, rest)})
-        if names:
-            return self._with_copies(real, names)
-        leaf = importlib.import_module(name)
-        seen = self._with_copies(leaf, ())
-        return real if seen is leaf else self._top_view(name, seen)
+        real = ModuleType("a folder")
+        if name is not None:
+            real = builtins.__import__(name, None, None, rest or ("__name__",), 0)
+        elif origin and (rest or not own):
+            real = finding.import_file(origin)
+        own |= self._copies_in(real, rest)
+        return _View(real, own) if own else real
 
-    def _suggest(self, error: ModuleNotFoundError, name: str) -> None:
+    def _suggest(self, error: ModuleNotFoundError, name: str, asking: str) -> None:
         """Note a near match for the part of a dotted name that does not exist."""
         missing = error.name or ""
         if not f"{name}.".startswith(f"{missing}."):
             return  # something inside of the module is missing, not the module
         parent, _, last = missing.rpartition(".")
         root = finding.project_root(self.file)
-        package = importlib.import_module(parent) if parent else None
-        folders = list(getattr(package, "__path__", [])) if package else [root] if root else []
-        if hint := near(last, finding.names_in(folders)):
+        folders = list(importlib.import_module(parent).__path__) if parent else [root] if root else []
+        if finding.find_below(name, os.path.dirname(asking)):
+            error.add_note(f"A file in the folder of {display_path(asking)} is imported with a dot: from .{name}")
+        elif hint := did_you_mean(last, finding.names_in(folders)):
             error.add_note(f"{hint.strip()} (in {', '.join(map(display_path, folders))})")
-
-    def _top_view(self, name: str, leaf: ModuleType) -> ModuleType:
-        """Return what `import a.b.c` binds, module `a`, in such a way that `a.b.c` is `leaf`."""
-        parent, _, last = name.rpartition(".")
-        while parent:
-            leaf = _View(parent, importlib.import_module(parent), {last: leaf})
-            parent, _, last = parent.rpartition(".")
-        return leaf
-
-    def _with_copies(self, real: ModuleType, names: Sequence[str]) -> ModuleType:
-        own = self._copies_in(real, names)
-        return _View(real.__name__, real, own) if own else real
 
     def _copies_in(self, real: ModuleType, names: Sequence[str]) -> dict[str, Any]:
         """Copy the nodes among these names of a real module (all of them for `*` and plain imports), once per load."""
-        content = vars(real)
-        if not names or "*" in names:
-            found = {n: v for n, v in list(content.items()) if type(v) is Node or (names and traps.holds_node(v))}
-            if found and names:  # `from m import *` reads the namespace itself
-                public = getattr(real, "__all__", [n for n in content if not n.startswith("_")])
-                return {n: copy_graph(found[n], self._copies) if n in found else getattr(real, n) for n in public}
-        else:
-            found = {n: content[n] for n in names if n in content and traps.holds_node(content[n])}
-        return {n: copy_graph(value, self._copies) for n, value in found.items()}
+        content, is_whole = vars(real), not names or "*" in names
+        if finding.is_project_file(file := content.get("__file__") or ""):
+            self.namespaces.setdefault(file, content)
+        wanted = {n: content[n] for n in (list(content) if is_whole else names) if n in content}
+        copies = {
+            n: copy_graph(value, self._copies)
+            for n, value in wanted.items()
+            if type(value) is Node or (names and traps.holds_node(value))
+        }
+        return {**content, **copies} if copies and "*" in names else copies  # `*` reads the namespace itself
 
-    def tree(self, file: str) -> ast.Module:
-        """Return the syntax tree of a config that ran."""
-        return syntax.parse(self.sources[file])
+    def text(self, file: str) -> reads.Text:
+        """Return what a file does with its top-level names."""
+        if file not in self.sources:
+            with open(file, "rb") as stream:
+                self.sources[file] = stream.read()
+        return reads.text_of(self.sources[file], file)
+
+    def taken_names(self, file: str) -> Iterator[tuple[ModuleType, str, str]]:
+        """Yield `(module, name, bound name)` of everything that a file takes from others by `from ... import`."""
+        pairs = self.text(file).taken
+        if file not in self.modules:  # real code: its imports were not seen
+            for other in self.namespaces.keys() - {file}:
+                module = ModuleType("real")
+                vars(module).update(self.namespaces[other])
+                yield from ((module, name, bound) for _, name, bound in pairs if name in self.namespaces[other])
+        for written, module, names in self.taken.get(file, ()):
+            if "*" in names:
+                yield from ((module, name, name) for name in list(vars(module)) if not name.startswith("_"))
+            yield from ((module, n, b) for spec, n, b in pairs if spec == written and hasattr(module, n) and n != "*")
 
     def assigned_at(self, name: str, file: str | None = None) -> str | None:
         """Return `"file.py:12"`, where a top-level name was written: in `file` or where that imported it from."""
-        file = file or self.file
-        if lines := syntax.lines_with(self.tree(file), name, is_read=False):
-            return f"{display_path(file)}:{lines[-1]}"
+        file = file or self.origins.get(name, self.file)
+        if stores := self.text(file).stores.get(name):
+            return f"{display_path(file)}:{stores[-1][0]}"
         for module, taken, bound in reversed(list(self.taken_names(file))):
             if bound == name and (found := self.assigned_at(taken, str(module.__file__))):
                 return found
         return None
 
-    def taken_names(self, file: str) -> Iterator[tuple[ModuleType, str, str]]:
-        """Yield `(config module, name, bound name)` of everything that a file takes by `from ... import` of configs."""
-        pairs = list(syntax.from_imports(self.tree(file)))
-        for module, names in self.taken.get(file, ()):
-            public = [(n, n) for n in vars(module) if not n.startswith("_")] if "*" in names else []
-            yield from (
-                (module, n, bound) for n, bound in [*public, *(p for p in pairs if p[0] in names)] if n in vars(module)
-            )
 
-    def read_at(self, name: str) -> list[str]:
-        """Return the places (`"file.py:12"`) where files computed something from a top-level name."""
-        missing = object()
-        value = vars(self.modules[self.file]).get(name, missing)
-        return [
-            f"{display_path(file)}:{line}"
-            for file, module in self.modules.items()
-            if vars(module).get(name, missing) is value
-            for line in syntax.lines_with(self.tree(file), name, is_read=True)
-        ]
+def _real_files() -> set[str]:
+    """Return the files of all modules of the process; configs that are running are none."""
+    modules = [m for m in list(sys.modules.values()) if type(m) is not _ConfigModule]
+    return {str(getattr(m, "__dict__", {}).get("__file__")) for m in modules}
 
 
-@functools.lru_cache(maxsize=64)
-def _compile(source: bytes, file: str) -> CodeType:
-    """Compile a file; the same text is not compiled twice, as Python itself does by `.pyc` files."""
-    return compile(source, file, "exec", dont_inherit=True)
+def _explain(error: BaseException) -> None:
+    """Note what Python's message leaves out: the near name; that a node is no object, and a dict's items no names."""
+    frames = [(entry.tb_frame, entry.tb_lineno) for entry in entries_of(error)]
+    file, line = frames[-1][0].f_code.co_filename, frames[-1][1]
+    if isinstance(error, AttributeError) and str(error).startswith("'dict' object"):
+        name = str(error).split("'")[-2]
+        written = re.search(rf"([\w.]+)\.{name}\b", linecache.getline(file, line))
+        item = f"{written[1] if written else 'd'}[{'key' if hasattr(list, name) else name!r}]"
+        raise UnknownNameError(
+            f"{display_path(file)}:{line}: {error}. A plain dict has items: {item} = value. Write L(dict)(...) where "
+            "they are to be attributes."
+        ) from error
+    if isinstance(error, NameError) and (hint := did_you_mean(error.name, frames[-1][0].f_globals)):
+        error.add_note(hint.strip())
+    if isinstance(error, TypeError) and "_Required" in str(error):
+        error.add_note("REQUIRED has no value yet. Set one before, or compute with it later: ref(path, function).")
+    elif isinstance(error, TypeError) and not isinstance(error, ConfigError) and re.search(r"\bNode\b", str(error)):
+        own = [i for i, (f, _) in enumerate(frames) if finding.is_project_file(f.f_code.co_filename)]
+        called = [f.f_code.co_qualname.removesuffix(".__init__") for f, _ in frames[own[-1] + 1 :]] if own else []
+        made = f"L({(called or ['function'])[0]})(...)"
+        error.add_note(f"A node describes what is built later: write {made} to describe the call that takes it, too.")
 
 
 def _running_line(file: str) -> str:

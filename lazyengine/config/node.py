@@ -6,79 +6,54 @@ with them is a function of this module or of `graph`.
 
 from __future__ import annotations
 
-import sys
-from collections import deque
-from collections.abc import Callable, Iterator
-from types import FunctionType, ModuleType
-from typing import Any
+import copy
+import enum
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar, overload
 
-from .errors import ConfigWarning, FrozenError, UnknownNameError, UnsetError
+from ..text import did_you_mean, short
+from .errors import ConfigWarning, TargetError, UnknownNameError, UnsetError
+from .graph import ATOMIC, Holder, Source, children, describe_source, source_here, swap
 from .ref import Ref
-from .signature import Signature, check_name, import_target, near, signature_of
-from .sources import Extra, Source, describe_source, source_here
+from .signature import Signature, check_name, import_target, signature_of
 
-ATOMIC = frozenset(
-    {int, float, str, bool, type(None), bytes, complex, type, FunctionType, type(len), range, ModuleType}
-)
+T = TypeVar("T")
+P = ParamSpec("P")
 
 
-class _Required:
-    """The type of `REQUIRED`: an argument that must be given before the node is built."""
+class _Editable(Holder):
+    """Reading and changing values as attributes."""
 
     __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "REQUIRED"
-
-    def __reduce__(self) -> str:
-        return "REQUIRED"
-
-    def __bool__(self) -> bool:
-        raise UnsetError("REQUIRED stands for a value that is not known yet: it has no truth value.")
-
-
-REQUIRED: Any = _Required()
-
-
-class _Holder:
-    """What nodes and configs have in common: values by name, and perhaps a history."""
-
-    __slots__ = ("__arguments__", "__extra__")
-    __hash__ = None  # type: ignore[assignment]  # equality is structural and values change
-    __iter__ = None  # `__getitem__` would make a node iterable
-
-    __arguments__: dict[Any, Any]
-    __extra__: Any  # an `Extra`, or None for most nodes
 
     def __getattr__(self, name: str) -> Any:  # only called for what is not a dunder member
         if name[:2] == "__" == name[-2:]:
             raise AttributeError(name)
-        return _read(self, name)
+        return target_of(self) if name == "_target_" and type(self) is Node else _read(self, name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.__arguments__
 
     def __setattr__(self, name: str, value: Any) -> None:
-        set_argument(self, name, value, source=source_here(1))
+        if name == "_target_" and type(self) is Node:
+            set_target(self, value, source=source_here(1))
+        else:
+            set_argument(self, name, value, source=source_here(1))
 
     def __delattr__(self, name: str) -> None:
         delete_argument(self, name, source=source_here(1))
 
-    def __eq__(self, other: object) -> bool:
-        from .graph import is_equal
 
-        return is_equal(self, other) if type(other) is type(self) else NotImplemented
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        from .graph import copy_graph
-
-        return copy_graph(self, memo)
-
-
-class Node(_Holder):
+class Node(_Editable):
     """What `LazyCall(target)(...)` returns: a description of a call. Attributes are the arguments."""
 
-    __slots__ = ("__owner__", "__sig__", "__where__")
+    __slots__ = ("__owner__", "__partial__", "__sig__", "__where__")
 
     __sig__: Signature
     __where__: Source
+    __partial__: bool  # whether it builds a `functools.partial`
     __owner__: Config | None
 
     def __getitem__(self, index: int) -> Any:
@@ -88,32 +63,40 @@ class Node(_Holder):
     def __setitem__(self, index: int, value: Any) -> None:
         set_argument(self, index, value, source=source_here(1))
 
+    def __delitem__(self, index: int) -> None:
+        delete_argument(self, index, source=source_here(1))
+
     def __dir__(self) -> list[str]:
         return sorted({str(name) for name in self.__arguments__} | self.__sig__.names)
 
     def __repr__(self) -> str:
-        from .text import brief
-
-        def short(value: Any) -> str:
+        def shown(value: Any) -> str:
             is_long = type(value) in (list, tuple, dict) and len(value) > 4
             return f"<{type(value).__name__} of {len(value)}>" if is_long else brief(value)
 
-        shown = ", ".join(f"{name}={short(value)}" for name, value in self.__arguments__.items())
-        return f"{'LazyPartial' if is_partial(self) else 'LazyCall'}({self.__sig__.label})({shown})"
+        arguments = ", ".join(f"{name}={shown(value)}" for name, value in self.__arguments__.items())
+        return f"{'LazyPartial' if self.__partial__ else 'LazyCall'}({self.__sig__.label})({arguments})"
+
+    def __head__(self) -> list[Any]:
+        return [self.__sig__.target, self.__partial__]
+
+    def __twin__(self, memo: dict[int, Any]) -> Node:
+        arguments, owner = self.__arguments__.copy(), self.__owner__
+        owner = owner and memo.get(id(owner), owner)
+        return _fill(_NEW(Node), self.__sig__, arguments, self.__where__, self.__partial__, self.__history__, owner)
 
     def __copy__(self) -> Node:
-        return new_node(
-            self.__sig__, dict(self.__arguments__), self.__where__, self.__extra__ and self.__extra__.copy()
-        )
+        return self.__twin__({})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _blank, (Node,), (self.__sig__.target, self.__arguments__, defined_at(self), self.__extra__)
+        state = (self.__sig__.target, self.__arguments__, defined_at(self), self.__partial__, _told(self), None)
+        return _NEW, (Node,), state
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _fill(self, signature_of(state[0]), *state[1:])
 
 
-class Config(_Holder):
+class Config(_Editable):
     """A loaded config: its attributes are the file's public names that hold data. A new name is an error."""
 
     __slots__ = ("__file__", "__record__")
@@ -121,91 +104,74 @@ class Config(_Holder):
     __file__: str
     __record__: Any  # what the load knows of its source files (`loader.Load`); None for a copy or another origin
 
-    def __init__(self, values: dict[str, Any], file: str = "", record: Any = None, extra: Extra | None = None):
-        for name, value in (("arguments", values), ("file", file), ("record", record), ("extra", extra or Extra())):
+    def __init__(self, values: dict[str, Any], file: str = "", record: Any = None, history: Any = None):
+        for name, value in (("arguments", values), ("file", file), ("record", record), ("history", history)):
             object.__setattr__(self, f"__{name}__", value)
         adopt(self, values)
 
     def __dir__(self) -> list[str]:
         return sorted(self.__arguments__)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self.__arguments__
-
     def __repr__(self) -> str:
         return f"<Config {self.__file__ or 'of no file'}: {', '.join(self.__arguments__)}>"
 
+    def __twin__(self, memo: dict[int, Any]) -> Config:
+        twin = Config({}, self.__file__, self.__record__, self.__history__)
+        twin.__arguments__.update(self.__arguments__)
+        return twin
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return _blank, (Config,), (self.__arguments__, self.__file__, None, self.__extra__)
+        return _NEW, (Config,), (self.__arguments__, self.__file__, None, _told(self))
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         Config.__init__(self, *state)
 
 
-SET_SIG, SET_ARGUMENTS, SET_WHERE, SET_EXTRA, SET_OWNER = (  # past `__setattr__`, twice as fast as object.__setattr__
-    getattr(Node, f"__{name}__").__set__ for name in ("sig", "arguments", "where", "extra", "owner")
+_NEW = object.__new__
+SET_SIG, SET_ARGUMENTS, _SET_WHERE, _SET_PARTIAL, SET_HISTORY, SET_OWNER = (  # past `__setattr__`, twice as fast
+    getattr(Node, f"__{name}__").__set__ for name in ("sig", "arguments", "where", "partial", "history", "owner")
 )
-NEW = object.__new__
 
 
-def _blank(cls: type) -> Any:
-    return NEW(cls)
-
-
-def new_node(sig: Signature, arguments: dict[Any, Any], where: Source, extra: Extra | None = None) -> Node:
-    """Make a node of checked parts."""
-    return _fill(NEW(Node), sig, arguments, where, extra)
-
-
-def _fill(node: Node, sig: Signature, arguments: dict[Any, Any], where: Source, extra: Extra | None) -> Node:
+def _fill(node: Node, sig: Any, arguments: Any, where: Any, partial: Any, history: Any, owner: Any) -> Node:
+    """Give a node its checked parts."""
     SET_SIG(node, sig)
     SET_ARGUMENTS(node, arguments)
-    SET_WHERE(node, where)
-    SET_EXTRA(node, extra)
-    SET_OWNER(node, None)
+    _SET_WHERE(node, where)
+    _SET_PARTIAL(node, partial)
+    SET_HISTORY(node, history)
+    SET_OWNER(node, owner)
     return node
+
+
+def _told(holder: Holder) -> dict[Any, tuple[str, ...]] | None:
+    history = holder.__history__
+    return history and {name: tuple(map(describe_source, sources)) for name, sources in history.items()}
 
 
 # ------------------------------------------------------------------------------------------------- creation
-def make_node(target: Any, /, *args: Any, **kwargs: Any) -> Node:
+def make_node(target: Any, partial: bool, /, *args: Any, **kwargs: Any) -> Node:
     """Create a node: what `LazyCall(target)(*args, **kwargs)` does. The caller's line becomes its place."""
-    sig = signature_of(target)
-    frame = sys._getframe(1)
-    node = NEW(Node)  # `new_node`, written out: configs make thousands
-    SET_SIG(node, sig)
-    SET_ARGUMENTS(node, kwargs)
-    SET_WHERE(node, (frame.f_code, frame.f_lasti))
-    SET_EXTRA(node, None)
-    SET_OWNER(node, None)
+    where = source_here(1)
+    if type(target) is NodeFactory:
+        raise not_called(target)
+    sig = signature_of(target, where)
     if args or not kwargs.keys() <= sig.names:
-        _check_arguments(node, args)
-    return node
+        kwargs = _checked(sig, args, kwargs, where, 4)
+    return _fill(_NEW(Node), sig, kwargs, where, partial, None, None)
 
 
-def make_partial(target: Any, /, *args: Any, **kwargs: Any) -> Node:
-    """Create a node that builds `functools.partial(target, ...)`: what `LazyPartial(target)(...)` does."""
-    node = new_node(signature_of(target), kwargs, source_here(1), Extra(partial=True))
-    _check_arguments(node, args)
-    return node
-
-
-def _check_arguments(node: Node, args: tuple[Any, ...]) -> None:
-    where = defined_at(node)
-    for name in node.__arguments__:
-        _warn(check_name(node.__sig__, str(name), where), 4)
-    if args:
-        SET_ARGUMENTS(node, _bind(node.__sig__, args, node.__arguments__, where))
-
-
-def _bind(sig: Signature, args: tuple[Any, ...], kwargs: dict[Any, Any], where: str) -> dict[str | int, Any]:
-    """Give positional arguments their names; extra ones (`*args`) get their index."""
-    named: dict[str | int, Any] = dict(zip(sig.positional, args))
+def _checked(sig: Signature, args: Sequence[Any], kwargs: dict[Any, Any], source: Source, level: int) -> dict[Any, Any]:
+    """Check names, and give positional arguments theirs; extra ones (`*args`) get their index."""
+    for name in kwargs:
+        _warn(check_name(sig, name, source, kwargs), level)
+    named: dict[Any, Any] = dict(zip(sig.positional, args))
     extra = args[len(sig.positional) :]
     for name in named.keys() & kwargs.keys():
-        raise UnknownNameError(f"{where}: {sig.label} got {name!r} twice: by position and by name.")
+        raise UnknownNameError(f"{describe_source(source)}: {sig.label} got {name!r} twice: by position and by name.")
     if extra and not sig.has_var_positional:
         raise UnknownNameError(
-            f"{where}: {sig.label} takes at most {len(sig.positional)} positional arguments "
+            f"{describe_source(source)}: {sig.label} takes at most {len(sig.positional)} positional arguments "
             f"({', '.join(sig.positional) or 'none'}), got {len(args)}."
         )
     return {**named, **dict(enumerate(extra)), **kwargs}
@@ -213,45 +179,84 @@ def _bind(sig: Signature, args: tuple[Any, ...], kwargs: dict[Any, Any], where: 
 
 def _warn(message: str | None, stacklevel: int) -> None:
     if message:
-        import warnings
-
         warnings.warn(ConfigWarning(message), stacklevel=stacklevel)
 
 
-def adopt(owner: Config, value: Any) -> tuple[list[Ref], list[list[Any]]]:
-    """Tell all nodes and refs in `value` which config they belong to (refs are looked up there)."""
-    refs: list[Ref] = []
-    repeated: list[list[Any]] = []
-    stack: list[Any] = [value]
+def adopt(owner: Config, value: Any) -> list[Any]:
+    """Tell all nodes and refs in `value` which config they belong to; return the refs and containers there."""
+    found: list[Any] = []
+    stack = [value]
     seen: set[int] = set()
     while stack:
         x = stack.pop()
-        t = type(x)
-        if t is Node:
-            if x.__owner__ is not owner:
-                SET_OWNER(x, owner)
-                stack += [v for v in x.__arguments__.values() if type(v) not in ATOMIC]
-        elif t is Ref:
-            x.owner = owner
-            refs.append(x)
-        elif isinstance(x, dict | list | tuple) and x and id(x) not in seen:
+        kind = type(x)
+        if kind in ATOMIC or (kind is not Node and id(x) in seen):
+            continue
+        if kind is Node:
+            if x.__owner__ is not None:  # what belongs to another config stays there, with its refs
+                continue
+            SET_OWNER(x, owner)
+        elif kind is Ref:
+            x.owner = x.owner or owner
+            found.append(x)
+            continue
+        elif kind is NodeFactory:
+            raise not_called(x)
+        else:
+            found.append(x)
             seen.add(id(x))
-            inner = [v for v in (x.values() if isinstance(x, dict) else x) if type(v) not in ATOMIC]
-            stack += inner
-            if isinstance(x, list) and len(inner) > 1 and len(set(map(id, inner))) < len(inner):
-                repeated.append(x)
-    return refs, repeated
+        stack += [child for _, child in children(x) or () if type(child) not in ATOMIC]
+    return found
+
+
+class NodeFactory(functools.partial):  # type: ignore[type-arg]
+    """What `LazyCall(target)` returns at run time: called with arguments, it makes a node."""
+
+    where: Source
+
+
+def _factory(target: Any, partial: bool) -> NodeFactory:
+    factory = NodeFactory(make_node, target, partial)
+    factory.where = source_here(2)
+    return factory
+
+
+def not_called(factory: NodeFactory) -> TargetError:
+    """Return the error of a `LazyCall(target)` that stands where a node is meant."""
+    target, partial = factory.args
+    made = f"{'LazyPartial' if partial else 'LazyCall'}({signature_of(target).label})"
+    return TargetError(
+        f"{describe_source(factory.where)}: {made} alone describes nothing, a second call is missing. "
+        f"Write {made}(...), with the arguments of {signature_of(target).label}."
+    )
+
+
+@overload
+def LazyCall(target: str, /) -> Callable[..., Any]: ...
+@overload
+def LazyCall(target: Callable[P, Any], /) -> Callable[P, Any]: ...
+def LazyCall(target: Any, /) -> Any:
+    """Describe a call instead of making it: `LazyCall(SGD)(lr=0.1)` is a node that `instantiate` turns into an SGD.
+
+    Argument names are checked at once; a missing one only when it is built (`REQUIRED` says so in the config).
+    The node's attributes are the arguments: `optimizer.lr = 0.2`.
+
+    Args:
+        target: A class, function or other callable; or its name `"pkg.mod:Cls"`, which is imported when it is built
+            or checked.
+    """
+    return _factory(target, False)
+
+
+def LazyPartial(target: str | Callable[..., Any], /) -> Callable[..., Any]:
+    """Like `LazyCall`, but the node builds `functools.partial(target, ...)`, which takes more arguments later."""
+    return _factory(target, True)
 
 
 # ------------------------------------------------------------------------------------------------ questions
 def is_node(value: object) -> bool:
     """Return whether `value` is what `LazyCall(...)(...)` or `LazyPartial(...)(...)` returns."""
     return type(value) is Node
-
-
-def is_partial(node: Node) -> bool:
-    """Return whether the node was made by `LazyPartial`, so that it builds a `functools.partial`."""
-    return node.__extra__ is not None and node.__extra__.partial
 
 
 def target_of(node: Node) -> Callable[..., Any] | str:
@@ -262,7 +267,7 @@ def target_of(node: Node) -> Callable[..., Any] | str:
 def arguments_of(holder: Node | Config) -> dict[Any, Any]:
     """Return the values that a config has, or the arguments that a node sets: by name, extra positional ones by index.
 
-    The dict is the live one: read it, and change it only through `set_argument` and `delete_argument`.
+    The dict is the live one: read it, and change it only through attributes or `set_argument`.
     """
     return holder.__arguments__
 
@@ -272,46 +277,38 @@ def resolve_target(node: Node) -> Callable[..., Any]:
     sig = node.__sig__
     if sig.is_resolved:
         return sig.target
-    where = defined_at(node)
     try:
         sig = signature_of(import_target(sig.target))
     except Exception as error:
-        error.add_note(f"while importing the target of the node defined at {where}")
+        error.add_note(f"while importing the target of the node defined at {defined_at(node)}")
         raise
     arguments = node.__arguments__
     named = {name: value for name, value in arguments.items() if isinstance(name, str)}
-    for name in named:
-        _warn(check_name(sig, name, where), 2)
-    bound = _bind(sig, tuple(v for name, v in arguments.items() if not isinstance(name, str)), named, where)
-    SET_ARGUMENTS(node, bound)  # swapped, not edited: another thread may be reading
+    args = tuple(value for name, value in arguments.items() if not isinstance(name, str))
+    named = _checked(sig, args, named, node.__where__, 3)
+    SET_ARGUMENTS(node, named)  # swapped, not edited: another thread may be reading
     SET_SIG(node, sig)
     return sig.target
 
 
-def unfit_arguments(node: Node) -> list[str | int]:
-    """Return the names (or indices) of arguments that the target does not accept, as after `set_target`."""
-    sig = node.__sig__
-    return [
-        name
-        for name in node.__arguments__
-        if not (name in sig.names or (sig.has_var_keyword if isinstance(name, str) else sig.has_var_positional))
-    ]
-
-
-def _read(holder: _Holder, name: str | int) -> Any:
+def _read(holder: Any, name: str | int, source: Source = None) -> Any:
     arguments = holder.__arguments__
     if name in arguments:
         return arguments[name]
-    if not isinstance(holder, Node):
-        raise UnknownNameError(_no_such_name(holder, name))
-    sig, what = holder.__sig__, f"The {holder.__sig__.label} node defined at {defined_at(holder)}"
+    where = describe_source(source or source_here(2))
+    if type(holder) is Config:
+        raise UnknownNameError(f"{where}: {_no_such_name(holder, name)}")
+    sig, what = holder.__sig__, f"{where}: The {holder.__sig__.label} node defined at {defined_at(holder)}"
     if name not in sig.names:
+        if name in dir(dict):
+            what = f"{where}: a node is no dict: set its arguments one by one, node.name = value. The {sig.label} node"
         raise UnsetError(
-            f"{what} has no argument {name!r}.{near(name, {*sig.parameters, *arguments})} It sets: "
+            f"{what} has no argument {name!r}.{did_you_mean(name, {*sig.parameters, *arguments})} It sets: "
             f"{', '.join(map(str, arguments)) or 'nothing'}; accepted: {', '.join(sig.parameters) or 'no names'}."
         )
     raise UnsetError(
-        f"{what} does not set {name!r} ({sig.default_text(str(name))}). "
+        f"{what} does not set {name!r} ({sig.default_text(str(name))}). It sets: "
+        f"{', '.join(map(str, arguments)) or 'nothing'}. "
         "A default belongs to the class and is not handed out: set the argument before reading it."
     )
 
@@ -319,8 +316,9 @@ def _read(holder: _Holder, name: str | int) -> Any:
 def _no_such_name(config: Any, name: str | int) -> str:
     values = config.__arguments__
     return (
-        f"{config.__file__ or 'The config'} has no name {name!r}.{near(name, values)} It has: {', '.join(values)}. "
-        "Only the file itself (or an override +name=value) adds names."
+        f"{config.__file__ or 'The config'} has no name {name!r}.{did_you_mean(name, values)} "
+        f"It has: {', '.join(values)}. Only the file itself, or "
+        "LazyConfig.apply_overrides(cfg, ['+name=value']), adds names."
     )
 
 
@@ -329,13 +327,13 @@ def defined_at(node: Node) -> str:
     return describe_source(node.__where__)
 
 
-def sources_of(holder: Node | Config, name: str | int) -> list[str]:
+def sources_of(holder: Holder, name: str | int) -> list[str]:
     """Return what set an argument of a node, or a name of a config, oldest first: `"file.py:12"`, `"cli:#3 lr=1"`.
 
     The name `"_target_"` asks for the target. A name that was never set has no sources.
     """
-    history = holder.__extra__.history.get(name) if holder.__extra__ else None
-    return [describe_source(source) for source in history or _first_sources(holder, name)]
+    history = holder.__history__ or {}
+    return [describe_source(source) for source in history.get(name) or _first_sources(holder, name)]
 
 
 def _first_sources(holder: Any, name: str | int) -> list[Source]:
@@ -348,29 +346,15 @@ def _first_sources(holder: Any, name: str | int) -> list[Source]:
 
 
 # ---------------------------------------------------------------------------------------------------- edits
-def check_editable(holder: Any, name: str | int, source: Source) -> None:
-    """Refuse to edit what is frozen."""
-    if holder.__extra__ is not None and holder.__extra__.frozen:
-        what = f"{holder.__sig__.label} node" if type(holder) is Node else "config"
-        raise FrozenError(
-            f"{describe_source(source)}: cannot change {name!r}: the {what} is frozen. Change a clone(...)."
-        )
-
-
-def remember(holder: Any, name: str | int, source: Source) -> None:
+def _remember(holder: Any, name: str | int, source: Source) -> None:
     """Add to the history of a name, before it is set."""
-    extra = holder.__extra__
-    if extra is None:
-        SET_EXTRA(holder, extra := Extra())
-    history = extra.history
-    if name not in history:
-        history[name] = _first_sources(holder, name)
-    history[name].append(source)
+    history = holder.__history__ or {}
+    past = history.get(name) or _first_sources(holder, name)
+    SET_HISTORY(holder, {**history, name: (*past, source)})  # never changed in place: copies share it
 
 
 def set_argument(holder: Any, name: str | int, value: Any, *, source: Source, add: bool = False) -> None:
     """Set an argument of a node, checked against the signature, or a name of a config; and remember the source."""
-    check_editable(holder, name, source)
     if type(holder) is Node:
         sig, owner = holder.__sig__, holder.__owner__
         if isinstance(name, int):
@@ -379,70 +363,86 @@ def set_argument(holder: Any, name: str | int, value: Any, *, source: Source, ad
                     f"{describe_source(source)}: {sig.label} has no positional argument [{name}] to set."
                 )
         elif name not in sig.names:
-            _warn(check_name(sig, name, describe_source(source)), 4)
+            _warn(check_name(sig, name, source, holder.__arguments__), 4)
     else:
         owner = holder
         if not add and name not in holder.__arguments__:
             raise UnknownNameError(f"{describe_source(source)}: {_no_such_name(holder, name)}")
-    remember(holder, name, source)
+    _remember(holder, name, source)
     holder.__arguments__[name] = value
-    if owner is not None:
+    if owner is not None and type(value) not in ATOMIC:
         adopt(owner, value)
 
 
 def delete_argument(holder: Any, name: str | int, *, source: Source) -> None:
     """Remove an argument, so that the target's default applies; of extra positional ones only the last. Or a name."""
-    check_editable(holder, name, source)
-    _read(holder, name)
+    _read(holder, name, source)
     if isinstance(name, int) and name + 1 in holder.__arguments__:
         raise UnknownNameError(
             f"{describe_source(source)}: only the last extra positional argument can be removed, not [{name}]."
         )
-    remember(holder, name, source)
+    _remember(holder, name, source)
     del holder.__arguments__[name]
 
 
 def set_target(node: Node, target: Callable[..., Any] | str, *, source: Source) -> None:
-    """Swap the target. Arguments that no longer fit stay and are listed by `unfit_arguments`."""
-    check_editable(node, "_target_", source)
-    sig = signature_of(target)
-    remember(node, "_target_", source)
+    """Swap the target. Arguments that no longer fit stay."""
+    if isinstance(target, NodeFactory):
+        raise not_called(target)
+    sig = signature_of(target, source)
+    _remember(node, "_target_", source)
     SET_SIG(node, sig)
 
 
-# -------------------------------------------------------------------------------------------------- walking
-def join_path(path: str, key: Any) -> str:
-    """Return the path of a child in the override grammar: `a.b`, `a[0]`, `a['odd key']`."""
-    if isinstance(key, str) and key.isidentifier():
-        return f"{path}.{key}" if path else key
-    return f"{path}[{key!r}]"
+def replace(old: T, new: Any, /) -> T:
+    """Put `new` wherever `old` is used, and return it: `optimizer = replace(optimizer, LazyCall(SGD)(...))`.
+
+    The node `old` itself takes over target and arguments of `new`, so that every reference to it sees the change.
+    `new` may use `old` (a wrapper): inside of it the former `old` lives on.
+
+    Raises:
+        TargetError: One of them is not a node. (To remove a part, set the argument that holds it.)
+    """
+    source = source_here(1)
+    if not (isinstance(old, Node) and isinstance(new, Node)):
+        kinds = f"{type(old).__name__} and {type(new).__name__}"
+        raise TargetError(f"{describe_source(source)}: replace(old, new) takes two nodes, got {kinds}.")
+    if new is old:
+        return old
+    swap(new, old, copy.copy(old), lambda holder, name, value: holder.__arguments__.update({name: value}))
+    past, owner = (old.__history__ or {}).get("_target_") or (old.__where__,), old.__owner__
+    history = {**(new.__history__ or {}), "_target_": (*past, source)}
+    _fill(old, new.__sig__, new.__arguments__.copy(), new.__where__, new.__partial__, history, owner)
+    if owner is not None:
+        adopt(owner, list(old.__arguments__.values()))
+    return old  # type: ignore[return-value]
 
 
-def walk(root: Any, path: str = "", breadth_first: bool = False) -> Iterator[tuple[str, Any]]:
-    """Visit a config, node or container and everything in it, parents before children, depth first unless told."""
-    seen: set[int] = set()
-    todo: deque[tuple[str, Any]] = deque([(path, root)])
-    while todo:
-        path, value = todo.popleft() if breadth_first else todo.pop()
-        children = children_of(value)
-        if children is not None:
-            if id(value) in seen:
-                continue
-            seen.add(id(value))
-        yield path, value
-        if children:
-            todo.extend((join_path(path, k), child) for k, child in (children if breadth_first else reversed(children)))
+# --------------------------------------------------------------------------------------------------- as text
+def target_label(node: Node) -> str:
+    """Return what a node calls, by its short name: `SGD`, `partial of relu`, `"pkg.mod:Cls"`."""
+    target = target_of(node)
+    name = repr(target) if isinstance(target, str) else node.__sig__.label
+    return f"partial of {name}" if node.__partial__ else name
 
 
-def children_of(value: Any) -> list[tuple[Any, Any]] | None:
-    """Return `(key, child)` of a config, node, dict, list or tuple (subclasses included); None for a leaf."""
-    if isinstance(value, Node | Config):
-        return list(value.__arguments__.items())
-    if isinstance(value, dict):
-        return list(value.items())
-    return list(enumerate(value)) if isinstance(value, list | tuple) else None
+def brief(value: Any, limit: int = 80) -> str:
+    """Return one line for any value, at most `limit` characters."""
+    text = _text(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
-def find_path(root: Any, wanted: Any, path: str = "") -> str | None:
-    """Return the shortest path to an object in (or at) `root`, None if it is not there."""
-    return next((p for p, value in walk(root, path, breadth_first=True) if value is wanted), None)
+def _text(value: Any) -> str:
+    kind = type(value)
+    if kind is Node:
+        return f"{target_label(value)}({'...' if value.__arguments__ else ''})"
+    if kind in (list, tuple) and len(value) <= 30:
+        inner = ", ".join(map(_text, value))
+        return f"[{inner}]" if kind is list else f"({inner}{',' if len(value) == 1 else ''})"
+    if kind is dict and len(value) <= 30:
+        return "{" + ", ".join(f"{_text(k)}: {_text(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, enum.Enum):
+        return f"{kind.__name__}.{value.name}"
+    if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
+        return value.__qualname__
+    return repr(value) if kind is str else short(value, 1000)

@@ -1,13 +1,41 @@
-"""`ref`: a value that is computed from other values of the config, after all overrides."""
+"""What stands for something else: `REQUIRED`, a `ref` to other values, and `Lazy`, the recipe of an object."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from .errors import ConfigError, RefError
-from .sources import Source, describe_source
+from ..text import did_you_mean
+from .errors import ConfigError, RefError, UnsetError
+from .graph import Source, children, describe_source, is_equal, source_here
+
+if TYPE_CHECKING:
+    from .instantiate import Build
+
+T = TypeVar("T")
+
+
+class _Required:
+    """The type of `REQUIRED`: an argument that must be given before the node is built."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "REQUIRED"
+
+    def __reduce__(self) -> str:
+        return "REQUIRED"
+
+    def __bool__(self) -> bool:
+        where = describe_source(source_here(1))
+        raise UnsetError(
+            f"{where}: REQUIRED stands for a value that is not known yet: it has no truth value. Set it before, "
+            "or ask `value is REQUIRED`."
+        )
+
+
+REQUIRED: Any = _Required()
 
 
 class Ref:
@@ -20,15 +48,13 @@ class Ref:
         self.paths, self.function, self.where, self.owner = paths, function, where, owner
 
     def __repr__(self) -> str:
-        parts = [repr(path) for path in self.paths]
-        if self.function is not None:
-            parts.append(getattr(self.function, "__qualname__", repr(self.function)))
-        return f"ref({', '.join(parts)})"
+        function = [getattr(self.function, "__qualname__", repr(self.function))] if self.function is not None else []
+        return f"ref({', '.join([*map(repr, self.paths), *function])})"
 
     def __eq__(self, other: object) -> bool:
-        from .graph import is_equal
-
-        return is_equal(self, other) if type(other) is Ref else NotImplemented
+        if type(other) is not Ref:
+            return NotImplemented
+        return self.paths == other.paths and is_equal(self.function, other.function)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Ref, (self.paths, self.function, describe_source(self.where))
@@ -52,26 +78,33 @@ def ref(path: str, /, *more: Any) -> Any:
         RefError: The arguments are not paths, or there are several but no function. Whether the paths exist is
             checked when the config is loaded, cycles when they are computed.
     """
-    frame = sys._getframe(1)
-    where = (frame.f_code, frame.f_lasti)
+    where = source_here(1)
     function = more[-1] if more and not isinstance(more[-1], str) else None
     paths = (path, *(more[:-1] if function is not None else more))
-    if not all(isinstance(p, str) and p for p in paths) or (function is not None and not callable(function)):
-        raise RefError(f"{describe_source(where)}: ref takes paths and then a function, got {(path, *more)!r:.200}.")
-    if function is None and len(paths) > 1:
+    is_called = function is not None or len(paths) > 1
+    if not all(isinstance(p, str) and p for p in paths) or (is_called and not callable(function)):
         raise RefError(
-            f"{describe_source(where)}: ref with {len(paths)} paths needs a function of {len(paths)} values."
+            f"{describe_source(where)}: ref takes a path as text, as in ref('optimizer.lr'), or paths and then a "
+            f"function of as many values; got {(path, *more)!r:.200}."
         )
     return Ref(paths, function, where)
 
 
-def lookup(root: Any, path: str, asked_by: Ref) -> Any:
-    """Return what stands at a path of a config, node or container, not built."""
-    from .grammar import parse_path
-    from .node import REQUIRED, children_of
-    from .signature import near
+def check_ref(root: Any, ref: Ref, passed: tuple[Ref, ...] = ()) -> None:
+    """Check that the paths of a ref lead to values, and not back to itself."""
+    for path in ref.paths:
+        found = lookup(ref.owner or root, path, ref, passed)
+        if type(found) is Ref:
+            check_ref(root, found, (*passed, ref))
+
+
+def lookup(root: Any, path: str, asked_by: Ref, passed: tuple[Ref, ...] = ()) -> Any:
+    """Return what stands at a path of a config, node or container, not built; `passed` are the refs that led here."""
+    from .grammar import parse_path  # its patterns take a millisecond to compile
 
     where = describe_source(asked_by.where)
+    if any(asked_by is each for each in passed):
+        raise RefError(f"{where}: {asked_by!r} leads in a circle back to itself: set a value there.")
     try:
         steps = parse_path(path)
     except ConfigError as error:
@@ -79,12 +112,63 @@ def lookup(root: Any, path: str, asked_by: Ref) -> Any:
     value = root
     for step in steps:
         while type(value) is Ref and value.function is None:  # a plain alias on the way
-            value = lookup(value.owner or root, value.paths[0], value)
-        children = dict(children_of(value) or ())
-        if step not in children:
-            has = f"It has: {', '.join(map(str, children))}" if children else f"{type(value).__name__} has no parts"
-            raise RefError(f"{where}: {asked_by!r}: there is no {step!r} in {path!r}.{near(step, children)} {has}.")
-        value = children[step]
+            value = lookup(value.owner or root, value.paths[0], value, (*passed, asked_by))
+        inner = dict(children(value) or ())
+        if step not in inner:
+            has = f"It has: {', '.join(map(str, inner))}" if inner else f"{type(value).__name__} has no parts"
+            raise RefError(
+                f"{where}: {asked_by!r}: there is no {step!r} in {path!r}.{did_you_mean(step, inner)} {has}."
+            )
+        value = inner[step]
     if value is REQUIRED:
         raise RefError(f"{where}: {asked_by!r}: {path!r} is REQUIRED and was not set.")
     return value
+
+
+class Lazy(Generic[T]):
+    """A recipe that builds its object when it is called, within the `instantiate` that handed it out.
+
+    A parameter annotated `T | Lazy[T]` (also in `Optional`, `list`, `dict`) receives it wherever the config has a node:
+
+        class Runner:
+            def __init__(self, model: nn.Module, optimizer: Optimizer | Lazy[Optimizer]): ...
+                self.optimizer = optimizer() if isinstance(optimizer, Lazy) else optimizer
+
+    Nodes that the recipe shares with the rest of the config are the same instances there; a second call, and a second
+    `Lazy` of the same node, give the same object. Calls from several threads are safe.
+    """
+
+    __slots__ = ("_build", "_value")
+
+    def __init__(self, build: Build, value: Any):
+        self._build, self._value = build, value
+
+    def __call__(self, **kwargs: Any) -> T:
+        """Build the object, or return the one already built.
+
+        Args:
+            **kwargs: Arguments that the config leaves to the caller (or replaces); only with the call that builds.
+
+        Raises:
+            MissingArgumentError: A required argument is set neither here nor in the config.
+            ConfigError: Arguments are given though the object was already built.
+        """
+        return self._build.late(self._value, kwargs)
+
+    @property
+    def target(self) -> Any:
+        """The class or callable that the recipe will call (imported); the type of a container of recipes."""
+        return self._build.target_of(self._value)
+
+    @property
+    def arguments(self) -> Mapping[str | int, Any]:
+        """What the config gives to the target: a read-only view with nodes unbuilt, extra positionals by index."""
+        return MappingProxyType(dict(children(self._value) or ()))
+
+    @property
+    def path(self) -> str:
+        """The path of the recipe in its config, for messages."""
+        return self._build.path_of(self._value)
+
+    def __repr__(self) -> str:
+        return f"<Lazy {self.path or 'root'}: {self._value!r}>"

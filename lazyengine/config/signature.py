@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import functools
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from .errors import TargetError, UnknownNameError
-from .lazy import Lazy
+from ..text import did_you_mean
+from .errors import TargetDependencyError, TargetError, UnknownNameError
+from .graph import Source, describe_source, failed_line
+from .ref import REQUIRED, Lazy
 
-_CACHE: dict[Any, Signature] = {}
-_CACHE_SIZE = 4096  # every load of a config makes its local functions anew: do not keep them for ever
+
+class _LeftOut:
+    """Shown as the default of a key of `**kwargs: Unpack[TypedDict]` that need not be given."""
+
+    def __repr__(self) -> str:
+        return "left out"
 
 
-class LazySpec:
-    """Where in a parameter's value recipes are wanted: at the value itself, or at the items of a container."""
-
-    __slots__ = ("is_lazy", "items")
-
-    def __init__(self, is_lazy: bool, items: LazySpec | None):
-        self.is_lazy, self.items = is_lazy, items
+_LEFT_OUT = _LeftOut()
 
 
 class Signature:
@@ -31,7 +32,8 @@ class Signature:
     Attributes:
         target: The callable, or its name `"pkg.mod:Cls"` as long as it was not imported.
         parameters: Name to `inspect.Parameter` (with raw annotations), without `*args` and `**kwargs`. A subclass that
-            passes `**kwargs` on is completed with the parameters of its parents.
+            passes `**kwargs` on is completed with the parameters of its parents, `**kwargs: Unpack[T]` with the keys of
+            the `TypedDict` T.
         names: The names that can be given, for membership tests.
         positional: The names that can be given by position, in order.
         required: The names without a default.
@@ -46,16 +48,13 @@ class Signature:
         self.parameters: dict[str, Any] = {}
         self.has_var_positional = self.has_var_keyword = True
         self._sources: dict[str, Any] = {}  # inherited parameter -> the function that declares it
-        self._hints: dict[str, Any] | None = None
-        self._lazy: dict[str, LazySpec] | None = None
         if self.is_resolved:
             self._inspect()
         self.names = frozenset(self.parameters)
         own = [(name, p) for name, p in self.parameters.items() if name not in self._sources]
         self.positional = tuple(name for name, p in own if p.kind < p.VAR_POSITIONAL)
         self.has_positional_only = any(p.kind == p.POSITIONAL_ONLY for _, p in own)
-        self.required = tuple(name for name, p in own if p.default is p.empty)
-        self.required_names = frozenset(self.required)
+        self.required = frozenset(name for name, p in own if p.default is p.empty)
 
     def _inspect(self) -> None:
         import inspect
@@ -64,10 +63,8 @@ class Signature:
             signature = inspect.signature(self.target)
         except (ValueError, TypeError):  # builtins written in C: nothing is known, Python itself will check
             return
-        kinds = {p.kind for p in signature.parameters.values()}
-        var = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        self.has_var_positional, self.has_var_keyword = (kind in kinds for kind in var)
-        self.parameters = {name: p for name, p in signature.parameters.items() if p.kind not in var}
+        self.has_var_positional = any(p.kind == p.VAR_POSITIONAL for p in signature.parameters.values())
+        self.has_var_keyword = self._add(signature.parameters.values(), None)
         # a dataclass whose decorator hands what is no field to `__post_init__`, as the configs of transformers do
         post_init = inspect.unwrap(getattr(self.target, "__post_init__", len))
         self.has_var_keyword |= inspect.isfunction(post_init) and bool(
@@ -78,38 +75,88 @@ class Signature:
         # `class Child(Parent): def __init__(self, x, **kwargs)`: the parents' parameters can be given too
         inits = [vars(c)["__init__"] for c in self.target.__mro__ if inspect.isfunction(vars(c).get("__init__"))]
         for init in inits[1:]:
-            own = list(inspect.signature(init).parameters.values())[1:]
-            for p in own:
-                if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in self.parameters:
-                    self.parameters[p.name] = p.replace(kind=p.KEYWORD_ONLY)
-                    self._sources[p.name] = init
-            if not any(p.kind == p.VAR_KEYWORD for p in own):
+            if not self._add(list(inspect.signature(init).parameters.values())[1:], init):
                 break
 
+    def _add(self, parameters: Iterable[Any], source: Any) -> bool:
+        """Add the parameters of the target (or those that a parent's `source` has); return whether others are taken."""
+        is_open = False
+        for p in parameters:
+            if p.kind == p.VAR_KEYWORD:
+                keys = _keys_of(p.annotation, _Namespace(self.target, source))
+                is_open = keys is None
+                for name, (hint, is_required) in (keys or {}).items():
+                    default = p.empty if is_required else _LEFT_OUT
+                    key = p.replace(name=name, kind=p.KEYWORD_ONLY, annotation=hint, default=default)
+                    self._add([key], source)
+            elif source is None and p.kind != p.VAR_POSITIONAL:
+                self.parameters.setdefault(p.name, p)
+            elif p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in self.parameters:
+                self.parameters[p.name] = p.replace(kind=p.KEYWORD_ONLY)
+                self._sources[p.name] = source
+        return is_open
+
+    def accepts(self, name: str | int) -> bool:
+        """Return whether an argument of this name, or an extra positional one, can be given."""
+        return name in self.names or (self.has_var_keyword if isinstance(name, str) else self.has_var_positional)
+
+    def missing(self, arguments: Mapping[Any, Any], is_partial: bool) -> list[Any]:
+        """Return what is `REQUIRED` and, unless a partial is made, the required arguments that are not given."""
+        unset = [name for name, value in arguments.items() if value is REQUIRED]
+        return unset + [n for n in self.parameters if n in self.required and n not in arguments and not is_partial]
+
     def default_text(self, name: str, limit: int = 80) -> str:
-        """What applies where a parameter is not set, for messages."""
+        """Return what applies where a parameter is not set, for messages."""
         default = self.parameters[name].default
         return "it is required" if default is self.parameters[name].empty else f"its default is {default!r:.{limit}}"
 
-    @property
+    @functools.cached_property
     def hints(self) -> dict[str, Any]:
         """Name to evaluated annotation; `typing.Any` where there is none or it cannot be evaluated."""
-        if self._hints is None:
-            self._hints = {
-                name: typing.Any
-                if p.annotation is p.empty
-                else _evaluate(p.annotation, _Namespace(self.target, self._sources.get(name)))
-                for name, p in self.parameters.items()
-            }
-        return self._hints
+        return {
+            name: typing.Any
+            if p.annotation is p.empty
+            else _evaluate(p.annotation, _Namespace(self.target, self._sources.get(name)))
+            for name, p in self.parameters.items()
+        }
 
-    @property
-    def lazy(self) -> dict[str, LazySpec]:
-        """The parameters that take recipes (annotated with `Lazy` somewhere); usually empty."""
-        if self._lazy is None:
-            specs = {name: _lazy_spec(hint) for name, hint in self.hints.items()}
-            self._lazy = {name: spec for name, spec in specs.items() if spec is not None}
-        return self._lazy
+    @functools.cached_property
+    def lazy(self) -> dict[str, set[int]]:
+        """The parameters that take recipes (annotated with `Lazy` somewhere), usually none, to the depths of them.
+
+        Depth 0 is the value itself, 1 the items of a container, and so on.
+        """
+        depths = {name: _lazy_depths(hint) for name, hint in self.hints.items()}
+        return {name: found for name, found in depths.items() if found}
+
+    @functools.cached_property
+    def kwargs_go_to(self) -> Any:
+        """What the target passes its `**kwargs` to: a callable, or the parameter that gives it; None where unknown."""
+        import ast
+        import inspect
+        import textwrap
+
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(self.target)))
+            name = next(p.name for p in inspect.signature(self.target).parameters.values() if p.kind == p.VAR_KEYWORD)
+        except (OSError, TypeError, ValueError, SyntaxError, StopIteration):
+            return None
+        nodes = list(ast.walk(tree))
+        same = {ast.unparse(t): ast.unparse(n.value) for n in nodes if isinstance(n, ast.Assign) for t in n.targets}
+        for call in nodes:
+            passed = [k.value for k in call.keywords if k.arg is None] if isinstance(call, ast.Call) else []
+            if any(name in (spelled := ast.unparse(value), same.get(spelled)) for value in passed):
+                function = ast.unparse(call.func)  # type: ignore[attr-defined]
+                function = same.get(function, function)
+                return function if function in self.parameters else _Namespace(self.target, None).get_known(function)
+        return None
+
+    def further(self, arguments: Mapping[Any, Any]) -> Signature | None:
+        """Return the signature that takes what a node gives beyond the names of this one, where that is known."""
+        target = self.kwargs_go_to if self.has_var_keyword and self.is_resolved else None
+        if isinstance(target, str):
+            target = arguments.get(target, self.parameters[target].default)
+        return signature_of(target) if callable(target) else None
 
     @property
     def label(self) -> str:
@@ -118,77 +165,89 @@ class Signature:
         return target if isinstance(target, str) else getattr(target, "__qualname__", None) or repr(target)
 
 
-def signature_of(target: Any) -> Signature:
-    """Return the cached `Signature` of a callable, or of a name `"pkg.mod:Cls"` that is not imported here."""
-    try:
-        return _CACHE[target]
-    except (KeyError, TypeError):  # TypeError: an unhashable callable, or one whose metaclass compares strangely
-        pass
+_cached = functools.lru_cache(maxsize=4096)(Signature)  # every load makes its local functions anew: not kept for ever
+
+
+def signature_of(target: Any, where: Source = "") -> Signature:
+    """Return the cached `Signature` of a callable, or of a name `"pkg.mod:Cls"` that is not imported here.
+
+    Args:
+        target: The callable or name.
+        where: The place that an error names.
+    """
     if not callable(target) and not isinstance(target, str):
         raise TargetError(
-            f"A target must be a class or another callable, or its name 'pkg.mod:Cls'; got {type(target).__name__}: "
-            f"{target!r:.80}"
+            f"{describe_source(where)}{where and ': '}A target must be a class or another callable, or its name "
+            f"'pkg.mod:Cls'; got {type(target).__name__}: {target!r:.80}. A call of {type(target).__name__} is "
+            f"described by LazyCall({type(target).__name__})(...)."
         )
-    signature = Signature(target)
-    if signature.is_resolved:
-        if len(_CACHE) >= _CACHE_SIZE:
-            _CACHE.clear()
-        with contextlib.suppress(TypeError):
-            _CACHE[target] = signature
-    return signature
+    try:
+        return _cached(target)
+    except TypeError:  # an unhashable callable, or one whose metaclass compares strangely
+        return Signature(target)
 
 
-def near(name: object, accepted: Iterable[object]) -> str:
-    """Return `" Did you mean 'lr'?"`, or an empty string where nothing is close."""
-    import difflib
-
-    found = difflib.get_close_matches(str(name), [str(a) for a in accepted], n=1, cutoff=0.6)
-    return f" Did you mean {found[0]!r}?" if found else ""
-
-
-def check_name(signature: Signature, name: str, where: str) -> str | None:
-    """Check that the target accepts an argument of this name."""
+def check_name(signature: Signature, name: str, source: Source, arguments: Mapping[Any, Any]) -> str | None:
+    """Check that the target accepts an argument of this name, beside the others; return a warning in doubt."""
     if name in signature.names:
         return None
-    close = near(name, signature.names)
+    close = did_you_mean(name, signature.names)
     if not signature.has_var_keyword:
         accepted = ", ".join(signature.parameters) or "no arguments"
-        raise UnknownNameError(f"{where}: {signature.label} has no argument {name!r}.{close} It accepts: {accepted}.")
-    if close and name.isidentifier():
-        return f"{where}: {signature.label} takes {name!r} only through its **kwargs.{close}"
-    return None
+        raise UnknownNameError(
+            f"{describe_source(source)}: {signature.label} has no argument {name!r}.{close} It accepts: {accepted}."
+        )
+    further = signature.further(arguments)
+    if further is not None:
+        close = did_you_mean(name, {*signature.names, *further.names}) if name not in further.names else ""
+    if not close or not name.isidentifier():
+        return None
+    where = describe_source(source)
+    if further is not None and not further.accepts(name):
+        return f"{where}: {signature.label} passes {name!r} on to {further.label}, which has no such argument.{close}"
+    return f"{where}: {signature.label} takes {name!r} only through its **kwargs.{close}"
 
 
 def import_target(name: str) -> Callable[..., Any]:
     """Import `"pkg.mod:Cls.method"` (or with dots only, `"pkg.mod.Cls"`) and return the callable."""
+    value = import_object(name)
+    if not callable(value):
+        raise TargetError(f"Target {name!r} is not callable, it is {type(value).__name__}.")
+    return value
+
+
+def import_object(name: str) -> Any:
+    """Import what a name in the form of a target's leads to.
+
+    Raises:
+        TargetError: There is no such thing.
+        TargetDependencyError: Its module imports something that is not there.
+    """
     import importlib
 
     if not all(part.isidentifier() for part in name.replace(":", ".", 1).split(".")):
         raise TargetError(f"{name!r} is not the name of a target. Accepted: 'pkg.mod:Cls'.")
-    module_name, colon, attribute = name.partition(":")
+    module, colon, attribute = name.partition(":")
     parts = attribute.split(".") if colon else []
     while True:
         try:
-            value: Any = importlib.import_module(module_name)
+            value: Any = importlib.import_module(module)
             break
-        except (ModuleNotFoundError, ValueError) as error:  # ValueError: an empty or relative name
-            missing = getattr(error, "name", None)
-            if isinstance(error, ModuleNotFoundError) and missing and not (module_name + ".").startswith(missing + "."):
-                raise  # a dependency of the module is missing: its own error says more
-            head, dot, tail = module_name.rpartition(".")
-            if colon or not dot or not head:
+        except ModuleNotFoundError as error:
+            if not f"{module}.".startswith(f"{error.name}."):
+                raise TargetDependencyError(f"Cannot import target {name!r}: {failed_line(error)}: {error}.") from error
+            module, _, tail = module.rpartition(".")
+            if colon or not module:
                 raise TargetError(f"Cannot import target {name!r}: {error}. Accepted: 'pkg.mod:Cls'.") from None
-            module_name, parts = head, [tail, *parts]
+            parts.insert(0, tail)
     for part in parts:
         try:
             value = getattr(value, part)
         except AttributeError:
             raise TargetError(
                 f"Cannot import target {name!r}: {getattr(value, '__name__', value)!r} has no {part!r}."
-                f"{near(part, vars(value) if hasattr(value, '__dict__') else ())}"
+                f"{did_you_mean(part, vars(value) if hasattr(value, '__dict__') else ())}"
             ) from None
-    if not callable(value):
-        raise TargetError(f"Target {name!r} is not callable, it is {type(value).__name__}.")
     return value
 
 
@@ -217,21 +276,30 @@ class _Namespace(dict[str, Any]):
     """The names that an annotation may use: those of the function, of its class's modules, builtins; else unknown."""
 
     def __init__(self, target: Any, source: Any):
+        while isinstance(target, functools.partial):
+            target = target.func
         function = source if source is not None else target
         classes = target.__mro__ if isinstance(target, type) else ()
         if isinstance(function, type):
             function = getattr(function, "__init__", None)
         for _ in range(20):  # decorators that use functools.wraps
             function = getattr(function, "__wrapped__", None) or function
+        if not hasattr(function, "__globals__"):  # an object that can be called
+            function = vars(type(function)).get("__call__")
         self._scopes: list[Mapping[str, Any]] = [getattr(function, "__globals__", {})]
         self._scopes += [vars(sys.modules[c.__module__]) for c in classes if c.__module__ in sys.modules]
         self._scopes += [vars(builtins)]
 
+    def get_known(self, name: str, unknown: Any = None) -> Any:
+        """Return what a name stands for, `unknown` where that is unknown."""
+        return next((scope[name] for scope in self._scopes if name in scope), unknown)
+
     def __missing__(self, name: str) -> Any:
-        for scope in self._scopes:
-            if name in scope:
-                return scope[name]
-        return Lazy if name == "Lazy" else _Unknown()
+        return self.get_known(name, _SPECIAL.get(name) or _Unknown())
+
+
+_SPECIAL: dict[str, Any] = {"Lazy": Lazy, "Unpack": typing.Unpack}  # known though only type checkers import them
+_KEY_WRAPPERS = ("Required", "NotRequired", "ReadOnly")
 
 
 def _evaluate(annotation: Any, names: _Namespace) -> Any:
@@ -245,28 +313,33 @@ def _evaluate(annotation: Any, names: _Namespace) -> Any:
     return typing.Any if isinstance(annotation, _Unknown) else annotation
 
 
-def _lazy_spec(hint: Any) -> LazySpec | None:
+def _keys_of(annotation: Any, names: _Namespace) -> dict[str, tuple[Any, bool]] | None:
+    """Return name to type, and whether it is required, of the keys in `Unpack[TypedDict]`; None for anything else."""
+    hint = _evaluate(annotation, names)
+    origin, (inner, *_) = str(typing.get_origin(hint)), typing.get_args(hint) or (None,)
+    typed: Any = typing.get_origin(inner) or inner  # a generic one
+    if not (origin.endswith("Unpack") and hasattr(typed, "__required_keys__")):
+        return None
+    keys: dict[str, tuple[Any, bool]] = {}
+    for name, raw in typed.__annotations__.items():
+        is_required, key = name in typed.__required_keys__, _evaluate(raw, _Namespace(typed, None))
+        while (wrapper := str(typing.get_origin(key)).rpartition(".")[2]) in _KEY_WRAPPERS:
+            is_required = wrapper == "Required" if wrapper != "ReadOnly" else is_required
+            key = typing.get_args(key)[0]
+        keys[name] = typing.Any if isinstance(key, typing.ForwardRef) else key, is_required
+    return keys
+
+
+def _lazy_depths(hint: Any) -> set[int]:
+    """Return within how many containers an annotation has `Lazy`."""
     hint = getattr(hint, "__value__", hint)  # `type Alias = ...`
-    origin = typing.get_origin(hint)
+    origin, args, inside = typing.get_origin(hint), typing.get_args(hint), 0
     if hint is Lazy or origin is Lazy:
-        return LazySpec(True, None)
-    args: tuple[Any, ...] = typing.get_args(hint)
-    if origin is None or not args:
-        return None
+        return {0}
     if origin is typing.Annotated:
-        return _lazy_spec(args[0])
-    if origin is typing.Union or getattr(origin, "__name__", "") == "UnionType":
-        return _merge(map(_lazy_spec, args))
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        args = args[-1:]
-    elif not (isinstance(origin, type) and issubclass(origin, Iterable)) or issubclass(origin, Iterator):
-        return None
-    items = _merge(map(_lazy_spec, args))
-    return LazySpec(False, items) if items is not None else None
-
-
-def _merge(specs: Iterable[LazySpec | None]) -> LazySpec | None:
-    found = [spec for spec in specs if spec is not None]
-    if len(found) < 2:
-        return found[0] if found else None
-    return LazySpec(any(s.is_lazy for s in found), _merge(s.items for s in found))
+        args = args[:1]
+    elif isinstance(origin, type) and issubclass(origin, Iterable) and not issubclass(origin, Iterator):
+        args, inside = args[-1:] if issubclass(origin, Mapping) else args, 1
+    elif origin is not typing.Union and getattr(origin, "__name__", "") != "UnionType":
+        return set()
+    return {depth + inside for arg in args for depth in _lazy_depths(arg)}

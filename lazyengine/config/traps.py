@@ -9,15 +9,17 @@ too late, is found by `overrides`.)
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from . import syntax
-from .errors import ConfigWarning, SharingError
-from .graph import plain_type
-from .node import Config, Node, children_of, defined_at, find_path, sources_of, walk
-from .ref import Ref, lookup
-from .sources import display_path
+from ..text import listed
+from .errors import ConfigFileError, ConfigWarning, RefError, SharingError
+from .graph import children, describe_source, display_path, find_path, is_equal, reachable, source_here, span_of, walk
+from .node import Config, Node, NodeFactory, adopt, defined_at, not_called, set_argument, sources_of
+from .reads import followers, names_for, reads_of
+from .ref import Ref, check_ref, lookup
 
 if TYPE_CHECKING:
     from .loader import Load
@@ -25,25 +27,26 @@ if TYPE_CHECKING:
 
 def holds_node(value: Any) -> bool:
     """Return whether a value is a node or a container with a node inside."""
-    return type(value) is Node or any(type(v) is Node for _, v in walk(value))
+    return any(type(v) is Node for _, v in walk(value))
 
 
 class Watch:
     """Notices changes of the nodes and containers that finished configs made, and who made them.
 
     Attributes:
-        changes: `(file, what)` for every node or container that a file changed after another one had made it.
+        changes: `(file, what, items that are gone)` for every node or container that a file changed after another one
+            had made it.
     """
 
     def __init__(self) -> None:
-        self.changes: list[tuple[str, Any]] = []
+        self.changes: list[tuple[str, Any, list[Any]]] = []
         self._before: dict[int, tuple[Any, list[Any]]] = {}
 
     def add(self, module: ModuleType) -> None:
         """Watch everything that the globals of a finished config hold."""
         for value in list(vars(module).values()):
             for _, x in walk(value):
-                if id(x) not in self._before and children_of(x) is not None:
+                if id(x) not in self._before and children(x) is not None:
                     self._before[id(x)] = (x, _content(x))
 
     def note_changes(self, file: str) -> None:
@@ -51,90 +54,192 @@ class Watch:
         for key, (x, before) in self._before.items():
             now = _content(x)
             if len(now) != len(before) or any(a is not b for a, b in zip(now, before)):
-                self.changes.append((file, x))
+                self.changes.append((file, x, [b for b in before if not any(a is b for a in now)]))
                 self._before[key] = (x, now)
 
 
 def _content(x: Any) -> list[Any]:
-    content = [part for pair in children_of(x) or () for part in pair] if not isinstance(x, list) else list(x)
+    content = [part for pair in children(x) or () for part in pair]
     return [x.__sig__, *content] if type(x) is Node else content
 
 
-def check_loaded(load: Load, config: Config, refs: list[Ref], repeated: list[list[Any]]) -> None:
-    """Check what can only be seen when all files ran; a node twice in one list is a warning."""
-    for file, x in load.watch.changes:
+def check_loaded(load: Load, config: Config, found: list[Any]) -> None:
+    """Check what can only be seen when all files ran; a node twice in one list is a warning.
+
+    Args:
+        load: The load.
+        config: What it loaded.
+        found: The refs and containers in it.
+    """
+    for file, x, gone in load.watch.changes:
         _check_change(load, file, x)
-    for x in refs:
-        for path in x.paths:
-            lookup(config, path, x)
-    for items in repeated:
-        _warn_repeated(config, items)
+        if type(x) is not Node and not holds_node(x):
+            _check_items(load, config, (file, x, gone))
+    for file, module in load.modules.items():
+        _check_text(load, file, module)
+    for x in found:
+        if type(x) is Ref:
+            _settle_ref(load, config, x)
+            check_ref(config, x)
+        nodes = [v for v in x if type(v) is Node] if isinstance(x, list) else []
+        if len(set(map(id, nodes))) < len(nodes):
+            twice = next(v for i, v in enumerate(nodes) if any(v is w for w in nodes[:i]))
+            message = (
+                f"{find_path(config, x)}: the {_described(twice)} occurs more than once in a list: all of them become "
+                "one instance. Write repeat(node, n) for separate ones."
+            )
+            warnings.warn(ConfigWarning(message), stacklevel=5)
 
 
-def _warn_repeated(config: Config, items: list[Any]) -> None:
-    nodes = [v for v in items if type(v) is Node]
-    if len({id(v) for v in nodes}) < len(nodes):
-        import warnings
+def _check_text(load: Load, file: str, module: ModuleType) -> None:
+    """Check for what is legal Python and never meant: makers that nobody calls, interpolations of other systems."""
+    for name, value in list(vars(module).items()):
+        is_library = name[0].isupper() and file != load.file  # makers for others, of which a config uses some
+        if isinstance(value, NodeFactory) and not is_library and not reads_of(load, file, name):
+            raise not_called(value)
+    if "_base_" in load.text(file).stores:
+        raise ConfigFileError(f"{load.assigned_at('_base_', file)}: `_base_` is not read. Write from .base import *.")
+    if b"${" in load.sources[file]:
+        for line, text in load.text(file).interpolations:
+            raise ConfigFileError(
+                f"{display_path(file)}:{line}: {text!r} is a text like any other, nothing is put in its place. Write "
+                f"ref({text[2:-1]!r}) for the value at a path of the config."
+            )
 
-        path = find_path(config, items)
-        twice = next(v for i, v in enumerate(nodes) if any(v is w for w in nodes[:i]))
-        warnings.warn(
-            ConfigWarning(
-                f"{path}: the {twice.__sig__.label} node defined at {defined_at(twice)} occurs more than once in a "
-                "list: all of them become one instance. Write repeat(node, n) for separate ones."
-            ),
-            stacklevel=5,
-        )
+
+def _settle_ref(load: Load, config: Config, ref: Ref) -> None:
+    """Let a ref that a base wrote mean in the config what it meant there: under its new name, or brought along."""
+    file, values = (span_of(ref.where) or ("",))[0], config.__arguments__
+    home = vars(load.modules[file]) if file in load.modules else {}
+    for path in ref.paths if file != load.file else ():
+        name = re.split(r"[.\[]", path, maxsplit=1)[0]
+        if name not in home or values.get(name, load) is home[name]:
+            continue
+        same = names_for(load, file, name)
+        taken = [b for m, n, b in load.taken_names(load.file) if (m.__file__, n) in same]
+        bound = next((b for b in taken if b in values), None)
+        if bound is None and name in values and load.origins.get(name, load.file) == load.file:
+            raise RefError(
+                f"{describe_source(ref.where)}: {ref!r} means the {name!r} of {display_path(file)}, but "
+                f"{load.assigned_at(name)} binds another one without importing it. Import it there, or choose another "
+                "name."
+            )
+        if bound is None:
+            values.setdefault(name, home[name])
+            adopt(config, home[name])
+        elif bound != name:
+            ref.paths = tuple(bound + p[len(name) :] if p == path else p for p in ref.paths)
+
+
+def _described(x: Any) -> str:
+    return f"{x.__sig__.label} node defined at {defined_at(x)}" if type(x) is Node else type(x).__name__
+
+
+def _held(content: dict[str, Any], hidden: str) -> dict[str, Any]:
+    return {name: value for name, value in content.items() if not name.startswith(hidden)}
 
 
 def _check_change(load: Load, file: str, x: Any) -> None:
     for other, module in load.modules.items():
-        if file in _reached(load, other) or other in _reached(load, file):
+        if any(a in reachable(b, lambda each: load.imports.get(each, ())) for a, b in ((file, other), (other, file))):
             continue
-        name = next((n for n, v in vars(module).items() if not n.startswith("__") and find_path(v, x, n)), None)
-        if name is None:
+        idle = {bound for _, _, bound in load.taken_names(other)} - {read.name for read in load.text(other).reads}
+        used = {name: value for name, value in _held(vars(module), "__").items() if name not in idle}
+        path, place = find_path(used, x), display_path(file)
+        if path is None:
             continue
-        what = f"a {type(x).__name__}"
-        place = display_path(file)
         if type(x) is Node:
-            what = f"the {x.__sig__.label} node defined at {defined_at(x)}"
             edits = [s for n in [*x.__arguments__, "_target_"] for s in sources_of(x, n) if s.startswith(f"{place}:")]
             place = edits[-1] if edits else place
-        path = find_path(vars(module)[name], x, name)
         raise SharingError(
-            f"{place} changes {what}, which {display_path(other)} also uses (as {path}) without importing "
+            f"{place} changes the {_described(x)}, which {display_path(other)} also uses (as {path}) without importing "
             f"{os.path.basename(file)}: the change would reach it unseen. Change a clone(...) in {display_path(file)}, "
-            f"or import one file in the other."
+            "import one file in the other, or, to apply both in order: --config base.py --with "
+            f"{os.path.basename(file)} {os.path.basename(other)}."
         )
 
 
-def _reached(load: Load, file: str) -> set[str]:
-    """Return `file` and all configs that it imports, directly or not."""
-    reached, stack = {file}, [file]
-    while stack:
-        new = load.imports.get(stack.pop(), set()) - reached
-        reached |= new
-        stack.extend(new)
-    return reached
+def _check_items(load: Load, config: Config, change: tuple[str, Any, list[Any]]) -> None:
+    """Warn of arguments that were made of an item that a plain list or dict had before another file changed it."""
+    file, x, gone = change
+    places = [(home, n) for home, m in load.modules.items() for n, v in vars(m).items() if v is x and home != file]
+    reads = [each for home, name in places[:1] for each in reads_of(load, home, name) if each[0] != file]
+    paths, _ = followers(load, config, [each for each in reads if each[1].is_part])
+    old = [f"{p} ({at})" for p, at in paths if any(is_equal(lookup(config, p, Ref((p,), None, at)), g) for g in gone)]
+    if old:
+        message = (
+            f"{display_path(file)} changes {places[0][1]!r} of {display_path(places[0][0])}, but Python has read the "
+            f"old item already: {listed(old, 5)} still follow it. Set them too, or write a ref there."
+        )
+        warnings.warn(ConfigWarning(message), stacklevel=6)
+
+
+def add_mixin(load: Load, config: Config, new: dict[str, Any], file: str) -> None:
+    """Set in a config what a mix-in binds; a node or container that it replaces must not be in use any more."""
+    values = {**config.__arguments__, **new}
+    for name, value in new.items():
+        old = config.__arguments__.get(name)
+        source = load.assigned_at(name, file) or display_path(file)
+        if isinstance(old, Node | list | dict) and (path := find_path(values, old)) is not None:
+            raise SharingError(_bound_anew(source, name, path, old))
+        set_argument(config, name, value, source=source, add=True)
+
+
+def _bound_anew(place: str, name: str, path: str, old: Any) -> str:
+    return (
+        f"{place}: {name!r} is bound anew, but {path} still is the imported {_described(old)}. To change it there "
+        f"too: {name} = replace({name}, ...), or set {path}; to have both, use another name."
+    )
 
 
 def check_rebound(load: Load, file: str) -> None:
-    """Check a config that ran: no imported name is bound anew while its old node is still used."""
-    namespace = vars(load.modules[file])
-    for module, taken, bound in load.taken_names(file):
-        old = vars(module)[taken]
-        if type(old) is not Node and not (plain_type(old) in (list, dict) and holds_node(old)):
+    """Check a config that ran: no imported name is bound anew while its old value is still used."""
+    content = load.namespaces[file]
+    public = _held(content, "_")
+    taken = list(load.taken_names(file))
+    for module, name, bound in taken:
+        old, new = getattr(module, name), content.get(bound, load)
+        if old is new or new is load:
             continue
-        if namespace.get(bound, old) is old or any(v is old for n, v in namespace.items() if not n.startswith("_")):
-            continue
-        for name, value in namespace.items():
-            path = None if name.startswith("_") else find_path(value, old, name)
-            if path is None:
-                continue
-            lines = syntax.lines_with(load.tree(file), bound, is_read=False)
-            place = f"{display_path(file)}:{lines[-1]}" if lines else display_path(file)
-            kind = f"{old.__sig__.label} node (defined at {defined_at(old)})" if type(old) is Node else "container"
-            raise SharingError(
-                f"{place}: {bound!r} is bound anew, but {path} still is the imported {kind}. To change it there too: "
-                f"{bound} = replace({bound}, ...), or set {path}; to have both, use another name."
-            )
+        stores = load.text(file).stores.get(bound)
+        brought = [m for m, n, b in taken if b == bound and getattr(m, n) is new]  # by a later import
+        place = f"{display_path(file)}:{stores[-1][0]}" if stores else display_path(file)
+        if brought and brought[-1] is not module:
+            other = str(brought[-1].__file__)
+            place = load.assigned_at(bound, other) or display_path(other)
+            place = f"{display_path(file)}, by its import of {place}"
+        if type(old) in (Node, list, dict) and holds_node(old):
+            is_gone = bound in public and not any(value is old for value in public.values())
+            if is_gone and (path := find_path(public, old)) is not None:
+                raise SharingError(_bound_anew(place, bound, path, old))
+        elif not callable(old) and not isinstance(old, ModuleType) and not is_equal(old, new):
+            _check_plain(load, file, (str(module.__file__), name), (bound, place, old))
+
+
+def check_assigned(load: Load, file: str, name: str) -> None:
+    """Check that a name of a config, which another file is about to bind anew, was not read by the config itself."""
+    places = [f"{display_path(file)}:{read.place[0]}" for there, read in reads_of(load, file, name) if there == file]
+    if places:
+        where = describe_source(source_here(2))
+        raise SharingError(
+            f"{where}: {name!r} of {display_path(file)} is bound anew, but Python has read the old value at "
+            f"{listed(places, 3)}. Change what was made of it: set its arguments, or replace(old, new)."
+        )
+
+
+def _check_plain(load: Load, file: str, former: tuple[str, str], bound: tuple[str, str, Any]) -> None:
+    """Check a plain value that was bound anew: what has read the old one does not follow."""
+    name, place, old = bound
+    reads = [(there, read) for there, read in reads_of(load, *former) if there != file]
+    paths, others = followers(load, _held(load.namespaces[file], "_"), reads)
+    follow = listed([f"{path} ({source})" for path, source in paths], 5)
+    what = f"{place}: {name!r} is bound anew, but Python has read the old value, {old!r:.60}, already"
+    if any(there == file for there, _ in reads_of(load, file, name)):
+        if paths:
+            warnings.warn(ConfigWarning(f"{what}: {follow} still follow it."), stacklevel=6)
+    elif paths or others:
+        made = f": {follow} would not change" if paths else f" at {listed(others, 3)}"
+        instead = f"Write {paths[0][0]} = {name} too" if paths else "Change it there"
+        raise SharingError(
+            f"{what}{made}. {instead}, or ref({former[1]!r}) in {display_path(former[0])} instead of {former[1]}."
+        )

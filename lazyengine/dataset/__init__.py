@@ -1,10 +1,22 @@
 """Datasets, samplers, collation and the data loader."""
 
+from __future__ import annotations
+
 from .base_dataset import BaseDataset, force_full_init
 from .collate import default_collate, pseudo_collate
-from .loader import DataLoader
+from .combined import CombinedLoader
+from .generators import find_generators
+from .loader import DataLoader, set_epoch, settle_generators
 from .pipeline import Compose
-from .samplers import DefaultSampler, InfiniteSampler
+from .samplers import (
+    DefaultSampler,
+    InfiniteSampler,
+    LengthBucketBatchSampler,
+    MixingSampler,
+    WeightedSampler,
+    num_padded,
+)
+from .streams import check_stream, merge_loader_states
 from .wrappers import ClassBalancedDataset, ConcatDataset, RepeatDataset
 
 __all__ = [  # noqa: RUF022 - in reading order
@@ -16,7 +28,17 @@ __all__ = [  # noqa: RUF022 - in reading order
     "ClassBalancedDataset",
     "DefaultSampler",
     "InfiniteSampler",
+    "WeightedSampler",
+    "MixingSampler",
+    "LengthBucketBatchSampler",
     "default_collate",
     "pseudo_collate",
     "DataLoader",
+    "CombinedLoader",
+    "set_epoch",
+    "find_generators",
+    "settle_generators",
+    "merge_loader_states",
+    "num_padded",
+    "check_stream",
 ]

@@ -1,10 +1,15 @@
 """The dataset class that tasks derive from: metainfo, records in shared storage, a pipeline."""
 
+from __future__ import annotations
+
 import collections
 import copy
 import functools
+import io
 import itertools
+import json
 import os
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self, TypeVar
 
@@ -12,12 +17,14 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from .. import fileio
-from .annotation import read_annotations, read_lines
+from ..dist import get_world_size
+from ..errors import UsageKeyError, UsageTypeError, UsageValueError
 from .pipeline import Compose
-from .storage import ListRecords, Records, RecordSubset, store_records
+from .storage import ListRecords, RecordSubset, checked_index, store_records
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
-_LAYOUTS: dict[Any, Literal["pickle", "columnar"]] = {True: "pickle", "columnar": "columnar"}
+_SAFE_MODULES = ("numpy", "collections", "datetime", "decimal")
+_SAFE_BUILTINS = ("complex", "set", "frozenset", "bytearray", "range", "slice", "list", "dict", "tuple")
 
 
 def force_full_init(method: _Method) -> _Method:
@@ -30,8 +37,6 @@ def force_full_init(method: _Method) -> _Method:
     @functools.wraps(method)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not getattr(self, "_fully_initialized", False):
-            if not hasattr(self, "full_init"):
-                raise AttributeError(f"{type(self).__name__} has no method `full_init`, which force_full_init calls")
             self.full_init()
             self._fully_initialized = True
         return method(self, *args, **kwargs)
@@ -84,9 +89,9 @@ class BaseDataset(Dataset[Any]):
         max_refetch: int = 1000,
     ) -> None:
         if serialize_data not in (True, False, "columnar"):
-            raise ValueError(f"serialize_data: got {serialize_data!r}; accepted: True, False, 'columnar'")
+            raise UsageValueError(f"serialize_data: got {serialize_data!r}; accepted: True, False, 'columnar'")
         if max_refetch < 0:
-            raise ValueError(f"max_refetch: got {max_refetch}; accepted: 0 or more")
+            raise UsageValueError(f"max_refetch: got {max_refetch}; accepted: 0 or more")
         self.ann_file = ann_file or ""
         self._metainfo = self._load_metainfo(copy.deepcopy(metainfo))
         self.data_root = data_root or ""
@@ -98,7 +103,7 @@ class BaseDataset(Dataset[Any]):
         self.test_mode = test_mode
         self.max_refetch = max_refetch
         self.data_list: Any = []  # from load_data_list until it is stored; kept if it is not serialized
-        self._records: Records = ListRecords([])
+        self._records: Any = ListRecords([])
         self._join_prefix()
         self.pipeline = Compose(pipeline)
         if not lazy_init:
@@ -115,13 +120,12 @@ class BaseDataset(Dataset[Any]):
             ValueError: `metainfo` or `data_list` is missing, or no `ann_file` was given.
         """
         if not self.ann_file:
-            raise ValueError(f"{type(self).__name__} has no ann_file; give one or override `load_data_list`")
-        annotations = read_annotations(self.ann_file)
+            raise UsageValueError(f"{type(self).__name__} has no ann_file; give one or override `load_data_list`")
+        annotations = _read_annotations(self.ann_file)
         if not isinstance(annotations, dict):
-            raise TypeError(f"{self.ann_file} must hold a mapping, but holds {type(annotations).__name__}")
-        missing = [key for key in ("metainfo", "data_list") if key not in annotations]
-        if missing:
-            raise ValueError(f"{self.ann_file} lacks {missing}; it has {sorted(map(str, annotations))[:10]}")
+            raise UsageTypeError(f"{self.ann_file} must hold a mapping, but holds {type(annotations).__name__}")
+        if missing := [key for key in ("metainfo", "data_list") if key not in annotations]:
+            raise UsageValueError(f"{self.ann_file} lacks {missing}; it has {sorted(map(str, annotations))[:10]}")
         for key, value in annotations["metainfo"].items():
             self._metainfo.setdefault(key, value)
         records = []
@@ -129,8 +133,8 @@ class BaseDataset(Dataset[Any]):
             parsed = self.parse_data_info(raw)
             for record in parsed if isinstance(parsed, list) else [parsed]:
                 if not isinstance(record, dict):
-                    raise TypeError(
-                        f"parse_data_info: got {type(record).__name__}; accepted: a dict or a list of dicts"
+                    raise UsageTypeError(
+                        f"parse_data_info: got {type(record).__name__}; accepted: dicts, lists of them"
                     )
                 records.append(record)
         return records
@@ -142,10 +146,10 @@ class BaseDataset(Dataset[Any]):
             KeyError: The entry lacks a key that `data_prefix` gives a folder for.
         """
         for key, prefix in self.data_prefix.items():
-            if key in raw_data_info:
-                raw_data_info[key] = fileio.join(prefix, raw_data_info[key]) if prefix else raw_data_info[key]
+            if key in raw_data_info and prefix:
+                raw_data_info[key] = fileio.join(prefix, raw_data_info[key])
             elif prefix and self._is_prefix_given:
-                raise KeyError(
+                raise UsageKeyError(
                     f"data_prefix[{key!r}] is {prefix!r}, but a record of {self.ann_file} has no {key!r}; "
                     f"it has {sorted(raw_data_info)[:10]}"
                 )
@@ -168,26 +172,23 @@ class BaseDataset(Dataset[Any]):
         if self._fully_initialized:
             return
         self.data_list = self.load_data_list()
-        records = self.filter_data()
-        if self.serialize_data is False:
-            records = list(records)
-        indices = self._indices
+        records, indices = self.filter_data(), self._indices
         if isinstance(indices, int):  # as slicing a list, which also takes numbers beyond its length
-            if indices >= 0:
-                records = itertools.islice(records, indices)
-            else:
-                records = collections.deque(records, maxlen=-indices)
+            records = itertools.islice(records, indices) if indices >= 0 else collections.deque(records, -indices)
         elif indices is not None and isinstance(records, list):
             records, indices = [records[i] for i in indices], None
         if self.serialize_data is False:
             self.data_list = list(records)
             self._records = ListRecords(self.data_list)
         else:
-            self._records = store_records(records, _LAYOUTS[self.serialize_data], is_shared_by_ranks=_num_ranks() > 1)
+            layout = "columnar" if self.serialize_data == "columnar" else "pickle"
+            # The number of processes of the job, also before they have joined one another:
+            num_ranks = max(get_world_size(), int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+            self._records = store_records(records, layout, is_shared_by_ranks=num_ranks > 1)
             self.data_list = []
         self._fully_initialized = True
         if indices is not None and not isinstance(indices, int):
-            self._records = RecordSubset.select(self._records, self._checked_index(indices))
+            self.get_subset_(indices)
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
         """Return the record of sample `idx`, a new dict with `sample_idx` (never negative) added.
@@ -197,13 +198,8 @@ class BaseDataset(Dataset[Any]):
         """
         if not self._fully_initialized:
             self.full_init()
-        records = self._records
-        num_records = len(records)
-        if idx < 0:
-            idx += num_records
-        if not 0 <= idx < num_records:
-            raise IndexError(f"sample {idx if idx >= 0 else idx - num_records} of {num_records} does not exist")
-        record = records[idx]
+        idx = checked_index(idx, len(self._records))
+        record = self._records[idx]
         record["sample_idx"] = idx
         return record
 
@@ -268,7 +264,7 @@ class BaseDataset(Dataset[Any]):
             self.data_list = [self.data_list[i] for i in index]
             self._records = ListRecords(self.data_list)
         else:
-            self._records = RecordSubset.select(self._records, index)
+            self._records = RecordSubset(self._records, index)
 
     @force_full_init
     def get_subset(self, indices: int | Sequence[int]) -> Self:
@@ -278,9 +274,7 @@ class BaseDataset(Dataset[Any]):
         subset.__dict__.update(copy.deepcopy(kept))
         subset.data_list, subset._records = self.data_list, self._records
         subset.get_subset_(indices)
-        subset.data_list = copy.deepcopy(subset.data_list)
-        if self.serialize_data is False:
-            subset._records = ListRecords(subset.data_list)
+        subset.data_list[:] = copy.deepcopy(subset.data_list)
         return subset
 
     def _checked_index(self, indices: int | Sequence[int]) -> range | np.ndarray:
@@ -290,7 +284,7 @@ class BaseDataset(Dataset[Any]):
                 raise IndexError(f"a subset of {indices} samples: the dataset has {num_records}")
             return range(int(indices)) if indices >= 0 else range(num_records + int(indices), num_records)
         if isinstance(indices, (str, bytes)) or not isinstance(indices, (Sequence, np.ndarray)):
-            raise TypeError(f"indices: got {type(indices).__name__}; accepted: an int or a sequence of ints")
+            raise UsageTypeError(f"indices: got {type(indices).__name__}; accepted: an int or a sequence of ints")
         index = np.asarray(indices, np.int64)
         wrong = index[(index < -num_records) | (index >= num_records)]
         if len(wrong):
@@ -303,10 +297,12 @@ class BaseDataset(Dataset[Any]):
         if metainfo is None:
             return merged
         if not isinstance(metainfo, Mapping):
-            raise TypeError(f"metainfo: got {type(metainfo).__name__}; accepted: a mapping")
+            raise UsageTypeError(f"metainfo: got {type(metainfo).__name__}; accepted: a mapping")
         for key, value in metainfo.items():
-            names_file = isinstance(value, str) and value != "" and fileio.isfile(value)
-            merged[key] = read_lines(value) if names_file else value
+            merged[key] = value
+            if isinstance(value, str) and value and fileio.isfile(value):
+                with fileio.open(value, "r") as file:
+                    merged[key] = [line.rstrip("\r\n") for line in file]
         return merged
 
     def _join_prefix(self) -> None:
@@ -318,15 +314,45 @@ class BaseDataset(Dataset[Any]):
             self.ann_file = below_root(self.ann_file)
         for key, prefix in self.data_prefix.items():
             if not isinstance(prefix, str):
-                raise TypeError(f"data_prefix[{key!r}]: got {type(prefix).__name__}; accepted: a string")
+                raise UsageTypeError(f"data_prefix[{key!r}]: got {type(prefix).__name__}; accepted: a string")
             self.data_prefix[key] = below_root(prefix)
 
     def _description(self) -> str:
         return f"{type(self).__name__}(ann_file={self.ann_file!r})" if self.ann_file else type(self).__name__
 
 
-def _num_ranks() -> int:
-    """Number of processes of the job, also before they have joined one another."""
-    from ..dist import get_world_size
+class _DataUnpickler(pickle.Unpickler):
+    """Loads data only: a pickle from elsewhere can otherwise run any code."""
 
-    return max(get_world_size(), int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    def find_class(self, module: str, name: str) -> Any:
+        top = module.partition(".")[0]
+        is_data = (top in _SAFE_MODULES and "." not in name) or (module == "builtins" and name in _SAFE_BUILTINS)
+        if not is_data or name in ("load", "fromfile", "memmap", "runstring"):
+            raise pickle.UnpicklingError(
+                f"the annotation file wants to import {module}.{name}; only plain data and numpy arrays are loaded. "
+                "If you trust the file, read it in your own `load_data_list`"
+            )
+        return super().find_class(module, name)
+
+
+def _read_annotations(path: str) -> Any:
+    """Read a `.json`, `.yaml`, `.yml`, `.pkl` or `.pickle` file, local or remote.
+
+    Raises:
+        ValueError: The name ends in something else.
+        pickle.UnpicklingError: A pickle asks for more than data.
+    """
+    if path.endswith(".json"):
+        with fileio.open(path, "r") as file:
+            return json.load(file)
+    if path.endswith((".yaml", ".yml")):
+        import yaml
+
+        with fileio.open(path, "r") as file:
+            return yaml.safe_load(file)
+    if path.endswith((".pkl", ".pickle")):
+        with fileio.open(path, "rb") as file:
+            return _DataUnpickler(io.BytesIO(file.read())).load()
+    raise UsageValueError(
+        f"ann_file {path!r} ends in none of .json, .yaml, .yml, .pkl, .pickle; override `load_data_list` to read it"
+    )

@@ -1,122 +1,230 @@
 """The two ends of a batch: which samples it holds (asked in the main process), and reading it (wherever that happens).
 
-What travels between them is a key: `(seed, epoch, position, indices)`. The seed is a function of the run's seed, the
-epoch, the position and the rank, so whoever reads the batch draws the same random numbers.
+What travels between them is a key. Its seed is a function of the run's seed, the epoch, the position and the rank, so
+whoever reads the batch draws the same random numbers.
 """
 
+from __future__ import annotations
+
+import dataclasses
+import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from ..seeding import DATA_STREAM, SAMPLER_STREAM, derive_seed, mix
-from .samplers import DefaultSampler, InfiniteSampler
-from .streams import SeededStreams, seed_streams
+from .. import _torch, dist
+from ..errors import UsageRuntimeError
+from ..seeding import Purpose, SeededStreams, derive_seed, seed_streams, stream_seed
+from .generators import OwnGenerators, find_generators
+from .samplers import InfiniteSampler, RankSampler
 
+# In which attributes of a loader, and of what it holds, there may be something that has `set_epoch`.
+ORDER = ("sampler", "batch_sampler")
+DATA = ("dataset", "datasets", "collate_fn", "pipeline", "transforms", "transform")
 Indices = Any  # a list of what the sampler yields, or one of them where there are no batches
-BatchKey = tuple[int | None, int, int, Indices]
+BatchKey = tuple[int | None, int, int, int | None, int, Indices]
+"""Seed, epoch, position, the epoch that the dataset was told (None: nobody told it), number of the pass, indices."""
 
 
+@dataclasses.dataclass(eq=False)
 class BatchSource:
     """Yields the keys of one epoch's batches.
 
     Args:
         sampler: One of ours, whose indices are skipped without a loop, or any other iterable of indices.
-        batches: The iterable of index lists (or of indices) to follow if `sampler` is not one of ours.
+        order: The iterable of index lists (or of indices) to follow if `sampler` is not one of ours.
         batch_size: Samples in a batch; None for no batches.
         drop_last: Leave out an incomplete last batch.
         is_seeded: Give each batch a seed.
+        is_dealt: Deal `order` to the ranks in turns.
+        seeds_generators: Seed the generators that are found in a sampler that is not one of ours.
+
+    Attributes:
+        left_alone: The generators among these that are not seeded.
     """
 
-    def __init__(
-        self, sampler: Any, batches: Iterable[Any], batch_size: int | None, drop_last: bool, is_seeded: bool
-    ) -> None:
-        self.sampler, self._batches = sampler, batches
-        self._batch_size, self._drop_last, self._is_seeded = batch_size, drop_last, is_seeded
-        self.seed, self.epoch, self.start = 0, 0, 0
+    sampler: Any
+    order: Iterable[Any]
+    batch_size: int | None
+    drop_last: bool
+    is_seeded: bool
+    is_dealt: bool
+    seeds_generators: bool
+    epoch: int = dataclasses.field(default=0, init=False)
+    left_alone: Sequence[Any] = dataclasses.field(default=(), init=False)
 
-    @property
-    def is_own(self) -> bool:
-        """Whether the sampler is one of ours, whose order is a function of seed and epoch."""
-        return isinstance(self.sampler, (DefaultSampler, InfiniteSampler))
+    def __post_init__(self) -> None:
+        self.is_own = isinstance(self.sampler, RankSampler)
 
-    def __iter__(self) -> Iterator[BatchKey]:
-        """Start an epoch: seed, epoch and start are those of now, even if the first batch is asked for later."""
-        return self._keys(self.seed, self.sampler.epoch if self.is_own else self.epoch, self.start)
+    def keys(self, seed: int, start: int, told_epoch: int | None, number: int) -> Iterator[BatchKey]:
+        """Return the keys of the `number`-th pass, from position `start` of the epoch that is set now."""
+        epoch = self.sampler.epoch if self.is_own else self.epoch
+        return self._keys(seed, epoch, start, told_epoch, number)
 
-    def _keys(self, seed: int, epoch: int, start: int) -> Iterator[BatchKey]:
-        from ..dist import get_rank
-
-        rank = get_rank()
+    def _keys(self, seed: int, epoch: int, start: int, told_epoch: int | None, number: int) -> Iterator[BatchKey]:
+        rank = dist.get_data_rank()
         batches = self._own_batches(epoch, start) if self.is_own else self._foreign_batches(seed, epoch, start)
-        of_epoch = mix(seed, DATA_STREAM, epoch)
+        batch_seed = None
         for position, indices in enumerate(batches, start):
-            batch_seed = mix(of_epoch, position, rank) >> 1 if self._is_seeded else None  # derive_seed of all five
-            yield batch_seed, epoch, position, indices
+            if self.is_seeded:
+                batch_seed = stream_seed(seed, Purpose.DATA, epoch=epoch, position=position, rank=rank)
+            yield batch_seed, epoch, position, told_epoch, number, indices
 
     def _own_batches(self, epoch: int, start: int) -> Iterator[Indices]:
-        size = self._batch_size or 1
+        size = self.batch_size or 1
         rest = np.zeros(0, np.int64)
         for block in self.sampler.index_blocks(start * size, epoch):
             block = np.concatenate([rest, block]) if len(rest) else block
             num_whole = len(block) // size * size
             for i in range(0, num_whole, size):
-                yield block[i : i + size].tolist() if self._batch_size else int(block[i])
+                yield block[i : i + size].tolist() if self.batch_size else int(block[i])
             rest = block[num_whole:]
-        if len(rest) and not self._drop_last:
+        if len(rest) and not self.drop_last:
             yield rest.tolist()
 
     def _foreign_batches(self, seed: int, epoch: int, start: int) -> Iterator[Indices]:
-        end = object()
-        with SeededStreams(derive_seed(seed, SAMPLER_STREAM, epoch)):  # torch's samplers draw when they start
-            batches = iter(self._batches)
-            first = next(batches, end)
-        rest = batches if first is end else itertools.chain([first], batches)
-        return itertools.islice(rest, start, None)
+        drawn = self._drawn(stream_seed(seed, Purpose.SAMPLER, epoch=epoch))
+        if not self.is_dealt:
+            return itertools.islice(drawn, start, None)
+        rank, world_size = dist.get_data_rank(), dist.get_data_world_size()
+        if not hasattr(self.order, "__len__"):  # it may never end
+            return itertools.islice(drawn, rank + start * world_size, None, world_size)
+        batches = [list(batch) for batch in drawn]
+        digests = dist.all_gather_object(hashlib.sha256(repr(batches).encode()).hexdigest())
+        if len(set(digests)) > 1:
+            raise UsageRuntimeError(
+                f"{type(self.order).__name__} has drawn other batches on each of {world_size} ranks, so they cannot "
+                "be dealt out: let it draw from random, numpy or torch, which are seeded alike, or know its rank."
+            )
+        num_own = self._num_dealt(len(batches))
+        return itertools.islice(itertools.cycle(batches), rank + start * world_size, num_own * world_size, world_size)
+
+    def _num_dealt(self, num_batches: int) -> int:
+        drops = getattr(self.order, "drop_last", False)
+        return num_batches // dist.get_data_world_size() if drops else -(-num_batches // dist.get_data_world_size())
+
+    def _drawn(self, seed: int) -> Iterator[Indices]:
+        """Draw from a foreign sampler, each time from its position, as it may draw from random streams when asked."""
+        found = find_generators({"sampler": self.order}) if self.seeds_generators else {}
+        is_left = {id(generator) for generator in self.left_alone}
+        generators = OwnGenerators({path: each for path, each in found.items() if id(each) not in is_left})
+        iterator = None
+        for position in itertools.count():
+            position_seed = derive_seed(seed, position) if position else seed
+            with SeededStreams(position_seed):
+                generators.seed(position_seed)
+                iterator = iter(self.order) if iterator is None else iterator
+                try:
+                    indices = next(iterator)
+                except StopIteration:
+                    return
+            yield indices
 
     def __len__(self) -> int:
         if isinstance(self.sampler, InfiniteSampler):
             raise TypeError("a loader with an InfiniteSampler never ends, so it has no length; its dataset has one")
-        if isinstance(self.sampler, DefaultSampler):
-            size = self._batch_size or 1
-            return len(self.sampler) // size if self._drop_last else -(-len(self.sampler) // size)
-        return len(self._batches)  # type: ignore[arg-type] - TypeError as torch's loader raises it
+        if self.is_own:
+            size = self.batch_size or 1
+            return len(self.sampler) // size if self.drop_last else -(-len(self.sampler) // size)
+        num_batches = len(self.order)  # type: ignore[arg-type] - TypeError as torch's loader raises it
+        return self._num_dealt(num_batches) if self.is_dealt else num_batches
 
 
+def started(items: Iterable[Any]) -> Iterator[Any]:
+    """Return an iterator whose first item has been drawn already."""
+    iterator = iter(items)
+    for first in iterator:
+        return itertools.chain([first], iterator)
+    return iterator
+
+
+@dataclasses.dataclass(eq=False)
 class BatchReader:
     """A dataset as torch's fetcher sees it: for the key of a batch it returns the collated batch.
 
     Args:
         dataset: The map-style dataset.
         collate_fn: Makes a batch of a list of samples.
+        seeds_generators: Seed the generators that are found in them too.
+
+    Attributes:
+        told_epoch: The epoch that the dataset was told last in this process.
+        left_alone: Paths of generators that are not seeded.
     """
 
-    def __init__(self, dataset: Any, collate_fn: Callable[[Any], Any]) -> None:
-        self.dataset, self.collate_fn = dataset, collate_fn
+    can_read_again: ClassVar[bool] = True
 
-    def __len__(self) -> int:
-        return len(self.dataset)
+    dataset: Any
+    collate_fn: Callable[[Any], Any]
+    seeds_generators: bool = False
+    told_epoch: int | None = dataclasses.field(default=None, init=False)
+    left_alone: Collection[str] = dataclasses.field(default=(), init=False)
+    _pass: int | None = dataclasses.field(default=None, init=False)
+    _generators: OwnGenerators = dataclasses.field(default_factory=lambda: OwnGenerators({}), init=False)
 
-    def __getitem__(self, key: BatchKey) -> Any:
-        """Return the batch that `key` describes, the random streams seeded for it.
+    @property
+    def roots(self) -> dict[str, Any]:
+        """What a batch is made by, by name."""
+        return {"dataset": self.dataset, "collate_fn": self.collate_fn}
+
+    def set_epoch(self, epoch: int) -> bool:
+        """Tell the dataset, in this process, which epoch it is; return whether anything in it can be told."""
+        self.told_epoch = epoch
+        return tell_epoch(epoch, self, DATA, told={id(self)})
+
+    def __getitem__(self, key: BatchKey | None) -> Any:
+        """Return the batch that `key` describes, the random streams seeded for it; None for None.
 
         In the main process torch's and numpy's streams are put back afterwards.
         """
-        seed = key[0]
+        if key is None:
+            return None
+        seed, told_epoch = key[0], key[3]
+        if told_epoch not in (None, self.told_epoch):  # in a worker, or another pass has been begun meanwhile
+            self.set_epoch(told_epoch)
+        if get_worker_info() is not None:
+            return self._read_seeded(key)
+        with _torch.profiler_range("enumerate(DataLoader)"):
+            if seed is None:
+                return self._read_seeded(key)
+            with SeededStreams(seed):
+                return self._read_seeded(key)
+
+    def begin_pass(self) -> None:
+        """Look for generators; once a pass in each process that reads."""
+        self._find_generators()
+
+    def reseed(self, seed: int) -> None:
+        """Let all streams start from a seed: the global ones, and those of the generators that were found."""
+        seed_streams(seed)
+        self._generators.seed(seed)
+
+    def _find_generators(self) -> bool:
+        """Look for generators, and return whether there are other ones than before."""
+        former, roots = self._generators.found, self.roots if self.seeds_generators else {}
+        found = {path: each for path, each in find_generators(roots).items() if path not in self.left_alone}
+        self._generators = OwnGenerators(found)
+        return found != former
+
+    def _read_seeded(self, key: BatchKey) -> Any:
+        seed, number = key[0], key[4]
+        is_first, self._pass = number != self._pass, number
+        if is_first:
+            self.begin_pass()
         if seed is None:
             return self._read(key)
-        if get_worker_info() is not None:
-            seed_streams(seed)
+        self.reseed(seed)
+        batch = self._read(key)
+        if is_first and self.can_read_again and self._find_generators():  # some were made by reading
+            self.reseed(seed)
             return self._read(key)
-        with SeededStreams(seed):
-            return self._read(key)
-
-    __getitems__ = __getitem__
+        return batch
 
     def _read(self, key: BatchKey) -> Any:
-        _, epoch, position, indices = key
+        _, epoch, position, _, _, indices = key
         dataset, index, samples = self.dataset, None, None
         try:
             if not isinstance(indices, list):
@@ -139,3 +247,38 @@ class BatchReader:
             if isinstance(error, StopIteration):
                 raise RuntimeError("the dataset raised StopIteration, which would have ended the epoch") from error
             raise
+
+
+def tell_epoch(epoch: int, holder: Any, attributes: tuple[str, ...], told: set[int]) -> bool:
+    """Call `set_epoch` of an object that has it, and of what it holds; each object is told once.
+
+    Args:
+        epoch: The epoch.
+        holder: Where to begin.
+        attributes: Names of the attributes in which an object may hold others, or a list or dict of others.
+        told: The `id` of each object that is not to be told; those told now are added.
+
+    Returns:
+        Whether there was one.
+    """
+    waiting, seen, found = [holder], set[int](), False
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        set_epoch = getattr(part, "set_epoch", None)
+        owner = id(getattr(set_epoch, "__self__", part))  # a wrapper may hand out the method of what is inside
+        if callable(set_epoch) and owner not in told:
+            told.add(owner)
+            set_epoch(epoch)
+            found = True
+        for name in attributes:
+            inner = getattr(part, name, None)
+            if isinstance(inner, dict):
+                waiting += inner.values()
+            elif isinstance(inner, list | tuple) and name != "dataset":  # a list may be the dataset itself
+                waiting += inner
+            elif inner is not None:
+                waiting.append(inner)
+    return found

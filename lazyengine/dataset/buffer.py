@@ -5,6 +5,8 @@ forkserver receive the open file, so a dataset that is pickled for them stays a 
 is nothing to clean up, not even after SIGKILL. (`/dev/shm` is left alone: containers often allow 64 MB of it.)
 """
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import mmap
@@ -16,10 +18,8 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from .host_share import open_publishable, share_within_host
+from ..fileio import open_publishable, share_within_host
 
-_FORMATS = {"bool": "?", "int8": "b", "int16": "h", "int32": "i", "int64": "q", "uint32": "I", "uint64": "Q"}
-_FORMATS |= {"float32": "f", "float64": "d", "uint8": "B"}
 _ALIGNMENT_BYTES = 8
 
 
@@ -58,12 +58,6 @@ class SharedBuffer:
             file.flush()
             return cls(os.dup(file.fileno()), len(data))
 
-    @property
-    def file_id(self) -> tuple[int, int]:
-        """Device and inode of the file: equal in all processes that share one copy."""
-        status = os.fstat(self._file_descriptor)
-        return status.st_dev, status.st_ino
-
     def section(self, section: Section) -> memoryview:
         """Return the array at `section` as a view; indexing it gives plain Python numbers."""
         part = self._view[section.offset : section.offset + section.num_bytes]
@@ -73,9 +67,6 @@ class SharedBuffer:
         if context.get_spawning_popen() is not None and hasattr(reduction, "DupFd"):
             return _attach, (reduction.DupFd(self._file_descriptor), self.num_bytes)
         return SharedBuffer.from_bytes, (bytes(self._view),)
-
-    def __copy__(self) -> Self:
-        return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
@@ -91,13 +82,16 @@ class BufferWriter:
 
     Args:
         is_shared_by_ranks: Let all processes of this user and host that write the same bytes keep one copy.
+
+    Attributes:
+        num_bytes: The number of bytes written so far.
     """
 
     def __init__(self, is_shared_by_ranks: bool = False) -> None:
         publishable = open_publishable() if is_shared_by_ranks else None
         self._digest = hashlib.blake2b(digest_size=20) if publishable is not None else None
         self._file = publishable or tempfile.TemporaryFile(prefix="lazyengine-", buffering=1 << 20)  # noqa: SIM115
-        self._num_bytes = 0
+        self.num_bytes = 0
 
     def write(self, data: bytes | memoryview) -> None:
         """Append raw bytes.
@@ -109,22 +103,18 @@ class BufferWriter:
             self._file.write(data)
         except OSError as error:
             error.add_note(
-                f"while storing the records of a dataset in {tempfile.gettempdir()} ({self._num_bytes:,} bytes so far)"
+                f"while storing the records of a dataset in {tempfile.gettempdir()} ({self.num_bytes:,} bytes so far)"
                 "; set the environment variable TMPDIR to a folder with more room"
             )
             raise
         if self._digest is not None:
             self._digest.update(data)
-        self._num_bytes += len(data)
-
-    def tell(self) -> int:
-        """Return the number of bytes written so far."""
-        return self._num_bytes
+        self.num_bytes += len(data)
 
     def write_array(self, array: np.ndarray) -> Section:
         """Append a one-dimensional array, aligned, and say where it lies."""
-        self.write(b"\0" * (-self._num_bytes % _ALIGNMENT_BYTES))
-        section = Section(self._num_bytes, array.nbytes, _FORMATS[array.dtype.name])
+        self.write(b"\0" * (-self.num_bytes % _ALIGNMENT_BYTES))
+        section = Section(self.num_bytes, array.nbytes, array.dtype.char)
         self.write(np.ascontiguousarray(array).view(np.uint8).data)
         return section
 
@@ -140,8 +130,8 @@ class BufferWriter:
             file.flush()
             file_descriptor = os.dup(file.fileno())
         if self._digest is not None:
-            file_descriptor = share_within_host(file_descriptor, self._num_bytes, self._digest.hexdigest())
-        return SharedBuffer(file_descriptor, self._num_bytes)
+            file_descriptor = share_within_host(file_descriptor, self.num_bytes, self._digest.hexdigest())
+        return SharedBuffer(file_descriptor, self.num_bytes)
 
     def close(self) -> None:
         """Give up what was not finished; after `finish` it does nothing."""

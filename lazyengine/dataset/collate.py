@@ -1,5 +1,7 @@
 """Samples to batches."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -70,12 +72,10 @@ def _collate(batch: Sequence[Any], leaf: Callable[[Sequence[Any], str], Any], pa
     kind = type(first)
     if kind is torch.Tensor or isinstance(first, (str, bytes)):
         return leaf(batch, path)
-    if isinstance(first, tuple) and hasattr(first, "_fields"):
-        return kind(*_collate_columns(batch, leaf, path))
     if isinstance(first, Sequence):
         columns = _collate_columns(batch, leaf, path)
         if isinstance(first, tuple):
-            return columns  # a list, as torch does
+            return kind(*columns) if hasattr(first, "_fields") else columns  # a list, as torch does
         try:
             return kind(columns)  # type: ignore[call-arg]
         except TypeError:  # a sequence that cannot be built from its elements, such as range

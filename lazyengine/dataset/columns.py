@@ -7,6 +7,8 @@ every record comes back equal, with its types. To read, one Python expression is
 takes half the time of a tree of column objects. Memory views give plain Python numbers.
 """
 
+from __future__ import annotations
+
 import functools
 import itertools
 import pickle
@@ -19,7 +21,6 @@ import numpy as np
 from .buffer import BufferWriter, Section, SharedBuffer
 
 _CONSTANT_TYPES = (int, str, bytes, bool, type(None))
-_INTEGER_TYPES = (np.int8, np.int16, np.int32, np.int64)
 
 # How a column is laid out: plain tuples that are pickled to workers beside the buffer.
 Plan = tuple[Any, ...]
@@ -76,21 +77,7 @@ def write_column(values: Sequence[Any], writer: BufferWriter) -> Plan:
     kind = types.pop()
     if kind in _CONSTANT_TYPES and values.count(values[0]) == len(values):
         return "constant", values[0]
-    plan: Plan | None = None
-    if kind is int:
-        plan = _write_integers(values, writer)
-    elif kind is float:
-        plan = _write_floats(values, writer)
-    elif kind is bool:
-        plan = "numbers", writer.write_array(np.array(values, np.bool_))
-    elif kind is str:
-        plan = _write_texts(values, writer)
-    elif kind is bytes:
-        plan = _write_chunks(values, writer, "bytes")
-    elif kind is list or kind is tuple:
-        plan = _write_lists(values, writer, kind)
-    elif kind is dict:
-        plan = _write_dicts(values, writer)
+    plan = _WRITERS[kind](values, writer) if kind in _WRITERS else None
     return plan or _write_pickles(values, writer)
 
 
@@ -99,11 +86,12 @@ def _write_integers(values: Sequence[int], writer: BufferWriter) -> Plan | None:
         array = np.array(values, np.int64)
     except OverflowError:
         return None
-    low, high = array.min(), array.max()
-    for dtype in _INTEGER_TYPES:
-        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
-            return "numbers", writer.write_array(array.astype(dtype))
-    return None
+    dtype = np.min_scalar_type(min(int(array.min()), -int(array.max()) - 1))  # of a negative number: a signed type
+    return "numbers", writer.write_array(array.astype(dtype))
+
+
+def _write_bools(values: Sequence[bool], writer: BufferWriter) -> Plan:
+    return "numbers", writer.write_array(np.array(values, np.bool_))
 
 
 def _write_floats(values: Sequence[float], writer: BufferWriter) -> Plan:
@@ -114,8 +102,8 @@ def _write_floats(values: Sequence[float], writer: BufferWriter) -> Plan:
     return "numbers", writer.write_array(short if is_exact else array)
 
 
-def _write_chunks(chunks: Sequence[bytes], writer: BufferWriter, kind: str) -> Plan:
-    data = Section(writer.tell(), sum(map(len, chunks)), "B")
+def _write_chunks(chunks: Sequence[bytes], writer: BufferWriter, kind: str = "bytes") -> Plan:
+    data = Section(writer.num_bytes, sum(map(len, chunks)), "B")
     writer.write(b"".join(chunks))
     return "chunks", data, writer.write_offsets(np.fromiter(map(len, chunks), np.int64, len(chunks))), kind
 
@@ -131,11 +119,11 @@ def _write_pickles(values: Sequence[Any], writer: BufferWriter) -> Plan:
     return _write_chunks([pickle.dumps(value, pickle.HIGHEST_PROTOCOL) for value in values], writer, "pickle")
 
 
-def _write_lists(values: Sequence[Any], writer: BufferWriter, kind: type) -> Plan:
+def _write_lists(values: Sequence[Any], writer: BufferWriter) -> Plan:
     lengths = np.fromiter(map(len, values), np.int64, len(values))
     elements = write_column(list(itertools.chain.from_iterable(values)), writer)
     length = int(lengths[0]) if (lengths == lengths[0]).all() else writer.write_offsets(lengths)
-    return "lists", elements, length, kind.__name__
+    return "lists", elements, length, type(values[0]).__name__
 
 
 def _write_dicts(values: Sequence[dict[Any, Any]], writer: BufferWriter) -> Plan | None:
@@ -143,3 +131,8 @@ def _write_dicts(values: Sequence[dict[Any, Any]], writer: BufferWriter) -> Plan
     if set(map(tuple, values)) != {keys} or any(type(key) is not str for key in keys):
         return None
     return "dicts", keys, tuple(write_column([value[key] for value in values], writer) for key in keys)
+
+
+_WRITERS: dict[type, Callable[[Any, BufferWriter], Plan | None]] = {int: _write_integers, float: _write_floats}
+_WRITERS |= {bool: _write_bools, str: _write_texts, bytes: _write_chunks}
+_WRITERS |= {list: _write_lists, tuple: _write_lists, dict: _write_dicts}

@@ -1,36 +1,29 @@
 """The data loader: torch's, with batches that are a function of (seed, epoch, position, rank)."""
 
-import atexit
-import contextlib
+from __future__ import annotations
+
 import copy
 import functools
 import logging
-import multiprocessing
 import os
-import pickle
-import signal
-import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from multiprocessing import resource_tracker
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import DataLoader as TorchDataLoader
-from torch.utils.data import IterableDataset, get_worker_info
-from torch.utils.data._utils import signal_handling
-from torch.utils.data.dataloader import (
-    _BaseDataLoaderIter,
-    _MultiProcessingDataLoaderIter,
-    _SingleProcessDataLoaderIter,
-)
+from torch.utils.data import IterableDataset
 
-from ..dist.launch import STOP_SIGNALS
-from ..seeding import DATA_STREAM, derive_seed
-from .batches import BatchReader, BatchSource
+from .. import _torch, dist
+from ..errors import UsageRuntimeError, UsageTypeError, UsageValueError
+from ..seeding import Purpose, stream_seed
+from ..text import listed
+from .batches import DATA, ORDER, BatchReader, BatchSource, started, tell_epoch
 from .collate import default_collate
-from .samplers import DefaultSampler
-from .streams import SeededStreams
+from .generators import OwnGenerators, contents, find_counters, find_generators, paths_in
+from .samplers import DefaultSampler, Order, knows_ranks
+from .streams import Progress, StreamParts, StreamPass, StreamReader
+from .workers import WorkersPass, start_worker
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -44,12 +37,14 @@ class DataLoader(TorchDataLoader[Any]):
     were (python's goes on from the batch's). Call `set_epoch` before each epoch (the runner does).
 
     Args:
-        dataset: Map-style or iterable. Iterable datasets are passed through: only in the main process are their batches
-            seeded, and only with `state_dict`/`load_state_dict` and `num_workers=0` can they be resumed exactly.
+        dataset: Map-style or iterable. A stream is resumed exactly with any number of workers and ranks if it has
+            virtual shards (`num_shards` and `iter_shard(shard, epoch, state)`, or a stream of Hugging Face `datasets`),
+            with the same number of workers if it has `state_dict` and `load_state_dict`; see the README.
         batch_size: Samples in a batch on this rank; None to get single samples, not collated.
         sampler: Iterable of indices. The default is a `DefaultSampler`, which shares the samples out among the ranks.
         shuffle: For the default sampler.
-        batch_sampler: Iterable of index lists, instead of `batch_size`, `sampler`, `shuffle` and `drop_last`.
+        batch_sampler: Iterable of index lists, instead of `batch_size`, `sampler`, `shuffle` and `drop_last`. One that
+            knows no ranks (no `rank`, `num_replicas` or `world_size`, also of its `sampler`) is dealt to them in turns.
         num_workers: Processes that read batches; 0 reads in the main process.
         collate_fn: Makes a batch of a list of samples; it runs where the samples are read.
         pin_memory: Copy batches to pinned memory; ignored where there is no accelerator.
@@ -64,6 +59,9 @@ class DataLoader(TorchDataLoader[Any]):
         seed: The run's seed; the runner sets it. None takes one that all ranks agree on, drawn from numpy's global
             stream (collective: every rank must iterate).
         seed_batches: False leaves the random streams alone: a few microseconds a batch less, and no exact resume.
+        own_generators: What becomes of random generators inside the dataset, its transforms, the `collate_fn` and
+            samplers of others. `"seed"` seeds them, as the global ones, from the position of the batch, whatever seed
+            they had; `"save"` saves their states with `state_dict` (only with `num_workers=0`); `"leave"` does nothing.
 
     `timeout`, `multiprocessing_context`, `prefetch_factor` and `persistent_workers` do nothing with `num_workers=0`.
 
@@ -71,6 +69,13 @@ class DataLoader(TorchDataLoader[Any]):
         ValueError: The dataset is empty, `drop_last` leaves no batch, or options contradict one another.
         TypeError: `dataset` or `collate_fn` is not what it must be.
     """
+
+    _num_batches_to_skip = 0
+    _epoch_offset = 0
+    _num_passes = 0
+    _stream_pass: StreamPass | None = None  # the one whose position is saved
+    _loaded: dict[str, Any] | None = None  # where the next pass over a stream begins
+    _kept: TorchDataLoader[Any] | None = None  # the one whose workers stay between passes
 
     def __init__(
         self,
@@ -93,23 +98,19 @@ class DataLoader(TorchDataLoader[Any]):
         in_order: bool = True,
         seed: int | None = None,
         seed_batches: bool = True,
+        own_generators: Literal["seed", "save", "leave"] = "seed",
     ) -> None:
         is_iterable = isinstance(dataset, IterableDataset)
-        if not callable(collate_fn):
-            raise TypeError(f"collate_fn: got {collate_fn!r}; accepted: a callable that takes a list of samples")
-        if not is_iterable and not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
-            raise TypeError(
-                f"dataset: got {type(dataset).__name__}; accepted: an object with `__getitem__` and `__len__`, or a "
-                "torch.utils.data.IterableDataset"
-            )
+        _check_options(dataset, collate_fn, own_generators)
         if not is_iterable and hasattr(dataset, "full_init"):
             dataset.full_init()  # here once, rather than in every worker
         if sampler is not None and shuffle:
-            raise ValueError(f"shuffle=True and sampler={type(sampler).__name__}: give one of them")
+            raise UsageValueError(f"shuffle=True and sampler={type(sampler).__name__}: give one of them")
         if sampler is None and batch_sampler is None and not is_iterable:
             sampler = DefaultSampler(dataset, shuffle=shuffle)
-        has_workers = num_workers > 0
-        own_generator = torch.Generator() if generator is None else None
+        of_workers = {"timeout": timeout, "multiprocessing_context": multiprocessing_context}
+        of_workers |= {"prefetch_factor": prefetch_factor, "persistent_workers": persistent_workers}
+        self._own_generator = torch.Generator() if generator is None else None
         super().__init__(
             dataset,
             batch_size,
@@ -119,25 +120,39 @@ class DataLoader(TorchDataLoader[Any]):
             collate_fn=None if batch_size is None and collate_fn is default_collate else collate_fn,
             pin_memory=pin_memory,
             drop_last=drop_last,
-            timeout=timeout if has_workers else 0,
             worker_init_fn=worker_init_fn,
-            multiprocessing_context=multiprocessing_context if has_workers else None,
-            generator=own_generator or generator,
-            prefetch_factor=prefetch_factor if has_workers else None,
-            persistent_workers=persistent_workers and has_workers,
+            generator=self._own_generator or generator,
             in_order=in_order,
+            **(of_workers if num_workers > 0 else {}),
         )
-        self.seed_batches = seed_batches
-        self._own_generator = own_generator
-        self._is_iterable = is_iterable
-        self._reader = BatchReader(dataset, self.collate_fn)
-        self._batches = BatchSource(
-            self.sampler, self._torch_index_sampler, self.batch_size, self.drop_last, seed_batches
-        )
-        self._follows_seed = self._batches.is_own and self.sampler.seed is None  # type: ignore[union-attr]
+        self.seed_batches, self.own_generators = seed_batches, own_generators
+        self._parts = StreamParts(dataset, num_workers) if is_iterable else None
+        self._reader = self._make_reader()
+        self._batches = self._make_source()
+        own_order = self.sampler if self._batches.is_own else self.batch_sampler
+        follows = isinstance(own_order, Order) and own_order.seed is None
+        self._seed_follower: Any = own_order if follows else None
         self.seed = seed
-        self._num_batches_to_skip = 0
+        self._reasons: list[str] = []  # for which no resume is exact, found by `settle_generators`
+        self._open_stream: Callable[[], Any] = lambda: None
+        self._kept_pass: Callable[[], WorkersPass | None] = lambda: None
+        self._kept_contents: list[Any] = []  # of what the workers that stay have copies of
         self._check_num_batches()
+
+    def _make_reader(self) -> BatchReader:
+        seeds = self.own_generators == "seed"
+        if self._parts is None:
+            return BatchReader(self.dataset, self.collate_fn, seeds)
+        options = {"parts": self._parts, "batch_size": self.batch_size, "drop_last": self.drop_last}
+        return StreamReader(self.dataset, self.collate_fn, seeds, **options)
+
+    def _make_source(self) -> BatchSource:
+        order: Any = self.sampler if self.batch_sampler is None else self.batch_sampler
+        is_given = self.batch_size is None and self.batch_sampler is not None  # not torch's, made of a sampler
+        is_dealt = is_given and dist.get_data_world_size() > 1 and not knows_ranks(order)
+        seeds = self.own_generators == "seed"
+        options = (self.batch_size, self.drop_last, self.seed_batches, is_dealt, seeds)
+        return BatchSource(self.sampler, order, *options)
 
     # ------------------------------------------------------------------ what the runner sets
     def set_seed(self, seed: int) -> None:
@@ -145,138 +160,248 @@ class DataLoader(TorchDataLoader[Any]):
         self.seed = seed
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of the next iteration, for the batches' seeds and for a sampler that knows epochs."""
+        """Set the epoch of the next iteration: of the batches' seeds, and of whatever has `set_epoch`; see `set_epoch`.
+
+        Workers that stay between iterations are told with the next batch.
+        """
+        epoch += self._epoch_offset
+        self._restart_changed_workers()
+        self._set_epoch_of_order(epoch)
+        self._reader.set_epoch(epoch)
+        self._note_contents()
+
+    def _set_epoch_of_order(self, epoch: int) -> None:
         self._batches.epoch = epoch
-        for sampler in (self.sampler, self.batch_sampler, getattr(self.batch_sampler, "sampler", None)):
-            if hasattr(sampler, "set_epoch"):
-                sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        tell_epoch(epoch, self, ORDER, told={id(self)})
 
     def set_start(self, num_batches_to_skip: int) -> None:
         """Leave out the first batches of the next iteration, and of that one only; no data is read for it.
 
-        With an iterable dataset nothing is left out (its own state says where it goes on), but batches are counted so.
+        A stream goes on from the state that was loaded.
 
         Raises:
             ValueError: The number is negative or greater than that of an epoch.
-            RuntimeError: The loader cannot go on exactly; see `exact_resume_reason`.
+            RuntimeError: The loader cannot go on exactly; see `why_no_exact_resume`.
         """
-        try:
-            num_batches = len(self)
-        except TypeError:
-            num_batches = None
+        num_batches = self._num_batches
         if num_batches_to_skip < 0 or (num_batches is not None and num_batches_to_skip > num_batches):
-            raise ValueError(f"set_start({num_batches_to_skip}): an epoch of this loader has {num_batches} batches")
-        if self._is_iterable and num_batches_to_skip and (reason := self.exact_resume_reason()):
-            raise RuntimeError(reason)
+            raise UsageValueError(
+                f"set_start({num_batches_to_skip}): an epoch of this loader has {num_batches} batches"
+            )
+        if self._parts is not None and num_batches_to_skip:
+            if reason := self.why_no_exact_resume():
+                raise UsageRuntimeError(reason)
+            if self._loaded is None:
+                raise UsageRuntimeError(
+                    f"set_start({num_batches_to_skip}): {type(self.dataset).__name__} is a stream, which goes on from "
+                    "a state alone; call load_state_dict with what state_dict returned."
+                )
+            if self._loaded["epoch"] is None:  # saved by version 0.1
+                state = self._loaded["progress"][0].state
+                self._loaded.update(epoch=self._batches.epoch, progress={0: Progress(num_batches_to_skip, state)})
         self._num_batches_to_skip = num_batches_to_skip
 
-    def exact_resume_reason(self) -> str | None:
-        """Say why a run cannot be resumed exactly in the middle of this loader's epoch, or None if it can."""
-        name = type(self.dataset).__name__
+    def why_no_exact_resume(self) -> str | None:
+        """Return why a run cannot be resumed exactly in the middle of this loader's epoch, or None if it can."""
         if not self.seed_batches:
             return "seed_batches=False: the random numbers of a batch depend on the batches before it"
         if not self.in_order:
             return "in_order=False: the order of the batches depends on timing; remove it"
-        if self._is_stateful and self.num_workers > 0:
-            return f"{name} has a state, which lives in {self.num_workers} worker processes; use num_workers=0"
-        if self._is_iterable and not self._is_stateful:
+        if self._parts is not None and not self._parts.has_state:
             return (
-                f"{name} is iterable and has no `state_dict`/`load_state_dict`, so nobody knows where it stands; "
-                "add them (and use num_workers=0), or use a map-style dataset"
+                f"{type(self.dataset).__name__} is iterable and has no `state_dict`/`load_state_dict`, so nobody knows "
+                "where it stands; add them, or `num_shards` and `iter_shard`, or use a map-style dataset"
             )
-        for sampler in (self.sampler, self.batch_sampler, getattr(self.batch_sampler, "sampler", None)):
-            if getattr(sampler, "generator", None) is not None:
-                return (
-                    f"{type(sampler).__name__} draws from a generator of its own, whose state is not saved; "
-                    "leave its generator out, or use DefaultSampler"
-                )
+        if self._reasons:
+            return "; ".join(self._reasons)
+        if self.own_generators == "seed" or not (paths := list(find_generators(self._roots))):
+            return None
+        if self.own_generators == "leave":
+            return f"own_generators='leave': nobody saves the states of {listed(paths)}"
+        if self.num_workers:
+            return f"own_generators='save': the states of {listed(paths)} are in the workers; use num_workers=0"
         return None
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state of a dataset that has one (`{}` otherwise); with workers it would be a stale copy."""
-        return {"dataset": self.dataset.state_dict()} if self._is_stateful else {}  # type: ignore[attr-defined]
+    @property
+    def _roots(self) -> dict[str, Any]:
+        """What batches are made by, and what samplers of others draw from, by name."""
+        if self._batches.is_own or self._parts is not None:
+            return self._reader.roots
+        name = "batch_sampler" if self.batch_size is None and self.batch_sampler is not None else "sampler"
+        return {**self._reader.roots, name: getattr(self, name)}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Give the dataset its state back.
+    def settle_generators(self, shared_with: Mapping[str, Any], registered: Iterable[Any]) -> list[str]:
+        """See the function of this name."""
+        found, registered = find_generators(self._roots), list(registered)
+        elsewhere = paths_in(shared_with, found.values(), but=(self, *self._roots.values()))
+        self._reasons, left, lines = [], [], []
+        for path, generator in found.items():
+            if any(generator is each for each in registered):
+                left.append(path)
+                lines.append(f"left to you, who registered it: {path}")
+                if self.num_workers and not path.startswith(("sampler", "batch_sampler")):
+                    self._reasons.append(f"{path} is registered, and drawn from in {self.num_workers} workers")
+            elif (other := elsewhere.get(id(generator))) is not None:
+                left.append(path)
+                self._reasons.append(f"{path} is {other} too, so it is not seeded, and its state not saved")
+        self._reader.left_alone, self._batches.left_alone = frozenset(left), [found[path] for path in left]
+        self._kept = None
+        paths = [path for path in found if path not in left]
+        if paths and self.own_generators == "seed" and self.seed_batches:
+            lines.append(f"seeded from the position of each batch, seeds of their own are replaced: {listed(paths)}")
+        if counters := find_counters(self._reader.roots):
+            lines.append(
+                f"counts what it has read, which no position decides on, and which is not saved: {listed(counters)}; "
+                "what follows from it differs between workers and after a resume"
+            )
+        return lines
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where a stream stands, and the generators' states with `own_generators="save"`; else `{}`."""
+        state: dict[str, Any] = {}
+        if self._parts is not None and self._parts.has_state:
+            if self._stream_pass is not None:
+                state["stream"] = self._stream_pass.state_dict()
+            elif self._loaded is not None:
+                progress = {part: list(each) for part, each in self._loaded["progress"].items()}
+                state["stream"] = {**self._loaded, "progress": progress}
+        if self.own_generators == "save" and not self.num_workers:
+            state["generators"] = OwnGenerators(find_generators(self._roots)).state_dict()
+        return {name: part for name, part in state.items() if part}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Let the next iteration go on from a state.
 
         Raises:
-            RuntimeError: The loader cannot go on exactly; see `exact_resume_reason`.
+            RuntimeError: The dataset has no state, or was read by another number of workers, of which each had its own.
         """
-        if "dataset" in state_dict:
-            if not self._is_stateful:
-                raise RuntimeError(f"the saved run's dataset had a state, but {type(self.dataset).__name__} takes none")
-            if reason := self.exact_resume_reason():
-                raise RuntimeError(reason)
-            self.dataset.load_state_dict(state_dict["dataset"])  # type: ignore[attr-defined]
+        self._epoch_offset = state_dict.get("epoch_offset", 0)
+        OwnGenerators(find_generators(self._roots)).load_state_dict(state_dict.get("generators", {}))
+        saved = state_dict.get("stream")
+        if "dataset" in state_dict:  # version 0.1 saved the dataset's alone
+            progress = {0: [0, state_dict["dataset"], False]}
+            saved = {"epoch": None, "num_parts": 1, "is_virtual": False, "progress": progress}
+        if saved is None:
+            return
+        name, parts = type(self.dataset).__name__, self._parts
+        if parts is None or not parts.has_state:
+            raise UsageRuntimeError(f"the saved run's dataset had a state, but {name} takes none.")
+        if saved["is_virtual"] != parts.is_virtual or saved["num_parts"] != parts.number:
+            unit = "num_shards" if saved["is_virtual"] else "num_workers"
+            raise UsageRuntimeError(
+                f"the state of {name} was saved with {unit}={saved['num_parts']}, and cannot be shared out among "
+                f"{'num_shards' if parts.is_virtual else 'num_workers'}={parts.number}. Use the former number, or give "
+                "the stream `num_shards` and `iter_shard`, whose batches do not depend on who reads them."
+            )
+        progress = {int(part): Progress(*each) for part, each in saved["progress"].items()}
+        self._stream_pass, self._loaded = None, {**saved, "progress": progress}
 
     # ------------------------------------------------------------------ torch's side
-    def __iter__(self) -> _BaseDataLoaderIter:
-        """Start an epoch; returns torch's iterator."""
-        from ..dist import get_rank, sync_random_seed
-
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Start an iteration. What is set now holds for it; others may be begun before it ends."""
         if self.seed is None:
-            self.seed = sync_random_seed()
-        if self._follows_seed:
-            self.sampler.seed = self.seed  # type: ignore[union-attr]
-        batches = self._batches
-        batches.seed, batches.start, self._num_batches_to_skip = self.seed, self._num_batches_to_skip, 0
+            self.seed = dist.sync_random_seed()
+        if self._seed_follower is not None:
+            self._seed_follower.seed = self.seed
+        start, self._num_batches_to_skip = self._num_batches_to_skip, 0
+        epoch, rank = self._batches.epoch, dist.get_data_rank()
         if self._own_generator is not None:
-            self._own_generator.manual_seed(derive_seed(self.seed, DATA_STREAM, batches.epoch, get_rank()))
-        return super().__iter__()
+            self._own_generator.manual_seed(stream_seed(self.seed, Purpose.WORKERS, epoch=epoch, rank=rank))
+        self._num_passes += 1
+        told_epoch = self._reader.told_epoch
+        if self._parts is not None:
+            return self._iterate_over_stream(self._parts, epoch, told_epoch)
+        return self._results(self._batches.keys(self.seed, start, told_epoch, self._num_passes))
+
+    def _iterate_over_stream(self, parts: StreamParts, epoch: int, told_epoch: int | None) -> Iterator[Any]:
+        loaded, self._loaded = self._loaded or {}, None
+        begin = loaded.get("progress", {})
+        if begin and loaded["epoch"] not in (None, epoch):  # a stream in this process may go on from pass to pass
+            is_carried = begin[0].is_over and not parts.is_virtual and not self.num_workers if 0 in begin else False
+            begin = {0: Progress(0, begin[0].state)} if is_carried else {}
+        stream_pass = StreamPass(parts, self.num_workers, epoch, begin)
+        keys = stream_pass.keys(self.seed or 0, self.seed_batches, told_epoch, self._num_passes)
+        batches = stream_pass.batches(self._results(keys))
+        if self._open_stream() is None or self._stream_pass is None or self._stream_pass.is_over:
+            self._stream_pass, self._open_stream = stream_pass, weakref.ref(batches)
+        return batches
+
+    def _results(self, keys: Iterable[Any]) -> Iterator[Any]:
+        """Yield what the reader returns for each key, wherever it reads."""
+        pins = bool(self.pin_memory) and torch.accelerator.is_available()  # torch would warn
+        if self.num_workers > 0:
+            return self._iterate_with_workers(keys, pins)
+        if pins:
+            return iter(self._torch_loader(keys, pins))
+        torch.empty((), dtype=torch.int64).random_(generator=self.generator)  # as torch draws the workers' base seed
+        reader = copy.copy(self._reader) if self._parts is not None else self._reader  # with parts of its own
+        return map(reader.__getitem__, started(keys))
+
+    def _iterate_with_workers(self, keys: Iterable[Any], pins: bool) -> Iterator[Any]:
+        kept_pass = self._kept_pass()
+        if not self.persistent_workers or (self._kept is not None and kept_pass is not None and kept_pass.is_open):
+            return WorkersPass(self._torch_loader(keys, pins))
+        self._restart_changed_workers()
+        if self._kept is None:
+            self._kept_keys = _Keys()
+            self._kept = self._torch_loader(self._kept_keys, pins, persistent_workers=True)
+        self._kept_keys.next_keys = keys
+        self._note_contents()
+        batches = WorkersPass(self._kept)
+        self._kept_pass = weakref.ref(batches)
+        return batches
+
+    def _restart_changed_workers(self) -> None:
+        """Let workers that stay start anew where what they have copies of was changed since, as by a hook."""
+        if self._kept is not None and contents(self._reader.roots) != self._kept_contents:
+            self._kept = None
+
+    def _note_contents(self) -> None:
+        if self.persistent_workers:
+            self._kept_contents = contents(self._reader.roots)
+
+    def _torch_loader(self, keys: Any, pins: bool, persistent_workers: bool = False) -> TorchDataLoader[Any]:
+        """Build torch's loader of one pass, or of several whose workers stay, over the keys of batches."""
+        options = {name: getattr(self, name) for name in _OPTIONS}
+        return _TorchLoader(
+            self._reader,  # type: ignore[arg-type]
+            batch_size=None,
+            sampler=keys,
+            **options,
+            collate_fn=_as_is,
+            pin_memory=pins,
+            worker_init_fn=functools.partial(start_worker, self.worker_init_fn),
+            persistent_workers=persistent_workers,
+        )
 
     def __len__(self) -> int:
         """Number of batches of a whole epoch on this rank.
 
         Raises:
-            TypeError: There is none: an `InfiniteSampler`, or an iterable dataset without a length.
+            TypeError: There is none: an `InfiniteSampler`, an iterable dataset without a length, or one with shards.
         """
-        return super().__len__() if self._is_iterable else len(self._batches)
+        if self._parts is not None and self._parts.is_virtual:
+            raise TypeError("a stream with shards has no number of batches: the last one of each shard may be smaller")
+        return super().__len__() if self._parts is not None else len(self._batches)
 
     @property
-    def _index_sampler(self) -> Any:
-        return self._torch_index_sampler if self._is_iterable else self._batches
-
-    @property
-    def _torch_index_sampler(self) -> Any:
-        return self.sampler if self.batch_sampler is None else self.batch_sampler
-
-    @property
-    def _is_stateful(self) -> bool:
-        return hasattr(self.dataset, "state_dict") and hasattr(self.dataset, "load_state_dict")
-
-    def _get_iterator(self) -> _BaseDataLoaderIter:
-        view = copy.copy(self)  # the loader as torch's iterator sees it; `self.dataset` stays the user's
-        pins = bool(self.pin_memory) and torch.accelerator.is_available()
-        view.__dict__["pin_memory"] = pins  # torch would warn
-        if not self._is_iterable:
-            view.__dict__["dataset"] = self._reader
-            view.__dict__["collate_fn"] = _as_is
-        view.__dict__["worker_init_fn"] = functools.partial(_start_worker, self.worker_init_fn)
-        if self.num_workers == 0:
-            return _SeededIterableIter(view) if self._is_iterable else _MainProcessIter(view)
+    def _num_batches(self) -> int | None:
         try:
-            return _WorkersIter(view)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            if "pickle" in str(error).lower():
-                error.add_note(
-                    f"the dataset {type(self.dataset).__name__}, its pipeline, the collate_fn and the worker_init_fn "
-                    "are pickled to start workers: define functions and classes at the top level of a module"
-                )
-            raise
+            return len(self)
+        except TypeError:  # no length, or an InfiniteSampler
+            return None
 
     def _check_num_batches(self) -> None:
-        try:
-            num_batches = len(self)
-        except TypeError:  # no length, or an InfiniteSampler
-            return
-        if num_batches > 0:
+        if self._num_batches != 0:
             return
         if self.drop_last:
-            raise ValueError(
+            raise UsageValueError(
                 f"drop_last=True leaves no batch: this rank has {len(self.sampler)} samples, "  # type: ignore[arg-type]
                 f"fewer than batch_size={self.batch_size}; set drop_last=False or a smaller batch_size"
             )
-        raise ValueError(f"the loader of {type(self.dataset).__name__} has no batches: dataset or sampler is empty")
+        raise UsageValueError(
+            f"the loader of {type(self.dataset).__name__} has no batches: dataset or sampler is empty"
+        )
 
     def check_worker_number_rationality(self) -> None:
         """Log (torch warns, and again at each epoch) when there are more workers than processors."""
@@ -285,130 +410,89 @@ class DataLoader(TorchDataLoader[Any]):
             _LOGGER.info("num_workers=%d on %d processors: loading may be slower", self.num_workers, num_processors)
 
 
-_ADVICE = (
-    "To find the cause, run with num_workers=0. A killed worker is often out of memory (use fewer, or a smaller "
-    "prefetch_factor); a timeout may be slow storage (raise `timeout`); workers started by spawn or forkserver need "
-    'the script\'s entry below `if __name__ == "__main__":`'
-)
+def _check_options(dataset: Any, collate_fn: Any, own_generators: str) -> None:
+    if own_generators not in ("seed", "save", "leave"):
+        raise UsageValueError(f"own_generators: got {own_generators!r}; accepted: 'seed', 'save', 'leave'.")
+    if not callable(collate_fn):
+        raise UsageTypeError(f"collate_fn: got {collate_fn!r}; accepted: a callable that takes a list of samples")
+    is_map = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+    if not is_map and not isinstance(dataset, IterableDataset):
+        raise UsageTypeError(
+            f"dataset: got {type(dataset).__name__}; accepted: an object with `__getitem__` and `__len__`, or a "
+            "torch.utils.data.IterableDataset"
+        )
 
 
-class _WorkersIter(_MultiProcessingDataLoaderIter):
-    """torch's iterator over workers, which end with it and at exit; with advice on workers that die or hang."""
+def settle_generators(
+    loader: Any, shared_with: Mapping[str, Any] | None = None, registered: Iterable[Any] = ()
+) -> list[str]:
+    """Decide what becomes of each random generator inside a loader, and return what the log of the start should say.
 
-    def __init__(self, loader: Any) -> None:
-        _advise_wherever_a_worker_dies()
-        if (loader.multiprocessing_context or multiprocessing).get_start_method() != "fork":
-            resource_tracker.ensure_running()  # its start, which would come within, lets SIGTERM through again
-        with _blocked(STOP_SIGNALS):  # as workers are until they ignore them, which may be seconds later
-            super().__init__(loader)
-        for worker in self._workers:
-            worker._popen.terminate = worker._popen.kill  # type: ignore[attr-defined] - they ignore SIGTERM
-        atexit.register(_end_workers, weakref.ref(self))  # torch would wait five seconds for each
+    A generator that something else draws from too is left alone and named by `why_no_exact_resume`; one that the user
+    registered is left alone, since its state is saved.
 
-    def _get_data(self) -> Any:
-        try:
-            return super()._get_data()
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            found = error
-            if not isinstance(error, RuntimeError):  # it died while it was handing over a tensor
-                found = RuntimeError("a DataLoader worker exited unexpectedly")
-            _advise(found, f"while waiting for batch {self._num_yielded} of this iteration")
-            if found is error:
-                raise
-            raise found from error
-
-
-@contextlib.contextmanager
-def _blocked(signals: Iterable[signal.Signals]) -> Iterator[None]:
-    """Hold signals back in this thread, and in the processes that it starts meanwhile."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, former)
-
-
-def _advise(error: Exception, *where: str) -> None:
-    for note in (*where, _ADVICE):
-        if note not in getattr(error, "__notes__", ()):
-            error.add_note(note)
-
-
-def _advise_wherever_a_worker_dies() -> None:
-    """Let torch's handler of SIGCHLD, which raises at whatever the main thread does when a worker dies, say what to do.
-
-    Only the main thread can set a handler; torch sets its own once in a process, and so does this.
+    Args:
+        loader: Ours, a `CombinedLoader`, torch's, or any other iterable of batches.
+        shared_with: What else may draw from generators, by name: the model, the hooks, other loaders.
+        registered: Generators that the user has registered.
     """
-    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
-        return
-    signal_handling._set_SIGCHLD_handler()  # else the first loader would set it after its workers have started
-    torch_handler = signal.getsignal(signal.SIGCHLD)
-    if not callable(torch_handler) or hasattr(torch_handler, "_gives_advice"):
-        return
-
-    def handler(number: int, frame: Any) -> None:
-        try:
-            torch_handler(number, frame)
-        except RuntimeError as error:
-            _advise(error)
-            raise
-
-    handler._gives_advice = True  # type: ignore[attr-defined]
-    signal.signal(signal.SIGCHLD, handler)
+    if hasattr(loader, "settle_generators"):
+        return loader.settle_generators(shared_with or {}, registered)
+    roots = {name: part for name in ("dataset", "collate_fn") if (part := getattr(loader, name, None)) is not None}
+    name, paths = type(loader).__name__, list(find_generators(roots))
+    lines = [f"not seeded by {name}: {listed(paths)}; lazyengine.dataset.DataLoader seeds them"] if paths else []
+    if hasattr(loader, "load_state_dict"):
+        lines.append(f"{name} goes on from its own state; random numbers drawn in reading are not repeated")
+    return lines
 
 
-class _MainProcessIter(_SingleProcessDataLoaderIter):
-    """Reads a map-style dataset in the main process."""
+def set_epoch(loader: Any, epoch: int, *, samplers_only: bool = False) -> None:
+    """Tell everything in a loader that has `set_epoch` which epoch its next iteration is; the loops call it.
 
-    def __next__(self) -> Any:
-        """As torch's; but without a running profiler not in a range for it, which costs as much as a small batch."""
-        if torch.autograd._profiler_enabled():  # pyright: ignore[reportPrivateImportUsage]
-            return super().__next__()
-        batch = self._next_data()
-        self._num_yielded += 1
-        return batch
+    That is the loader, its sampler, its batch sampler and that one's sampler, the dataset and the datasets, pipelines
+    and transforms inside it, and the collate function: each object once. Workers see it too, also those that stay.
+
+    Args:
+        loader: Ours, torch's, or any other iterable of batches.
+        epoch: The epoch.
+        samplers_only: For an evaluation, which is epoch 0 also inside training: only what decides on the order is told.
+
+    Raises:
+        UsageRuntimeError: Workers of torch's own loader stay, and cannot be told.
+    """
+    if isinstance(loader, DataLoader):
+        (loader._set_epoch_of_order if samplers_only else loader.set_epoch)(epoch)
+    elif samplers_only:
+        tell_epoch(epoch, loader, ORDER, told={id(loader)})
+    else:
+        told: set[int] = set()
+        tell_epoch(epoch, loader, ORDER, told)
+        has_copies = tell_epoch(epoch, loader, DATA, told) and getattr(loader, "persistent_workers", False)
+        if has_copies and not _torch.let_workers_start_anew(loader):
+            raise UsageRuntimeError(
+                f"{type(loader.dataset).__name__} has `set_epoch`, and the copies of it in the workers of torch's "
+                "DataLoader cannot be told: use lazyengine.dataset.DataLoader, or persistent_workers=False."
+            )
 
 
-class _SeededIterableIter(_SingleProcessDataLoaderIter):
-    """Reads an iterable dataset in the main process, its batches seeded like all others."""
+_OPTIONS = ("num_workers", "timeout", "multiprocessing_context", "generator", "prefetch_factor", "in_order")
 
-    def __init__(self, loader: DataLoader) -> None:
-        from ..dist import get_rank
 
-        self._source, self._rank_of_job = loader._batches, get_rank()
-        self._start, self._epoch = loader._batches.start, loader._batches.epoch
-        self._is_seeded = loader.seed_batches
-        super().__init__(loader)
+class _TorchLoader(TorchDataLoader[Any]):
+    """torch's own, built for a pass; the user's loader has looked at the number of workers already."""
 
-    def _next_data(self) -> Any:
-        if not self._is_seeded:
-            return super()._next_data()
-        position = self._start + self._num_yielded
-        with SeededStreams(derive_seed(self._source.seed, DATA_STREAM, self._epoch, position, self._rank_of_job)):
-            return super()._next_data()
+    def check_worker_number_rationality(self) -> None:
+        """Do nothing."""
+
+
+class _Keys:
+    """The keys of whichever pass is the next over workers that stay."""
+
+    next_keys: Iterable[Any] = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.next_keys)
 
 
 def _as_is(batch: Any) -> Any:
     return batch
-
-
-def _end_workers(iterator: "weakref.ref[_WorkersIter]") -> None:
-    alive = iterator()
-    if alive is not None:
-        alive._shutdown_workers()  # type: ignore[attr-defined]
-
-
-def _start_worker(init_fn: Callable[[int], None] | None, worker_id: int) -> None:
-    """In a worker: let `get_worker_info().dataset` be the user's dataset, then call the user's function."""
-    info: Any = get_worker_info()
-    if isinstance(info.dataset, BatchReader):
-        object.__setattr__(info, "dataset", info.dataset.dataset)  # torch forbids the plain assignment
-    for number in STOP_SIGNALS:  # sent to all processes of a run, which still needs its workers to come to an end
-        signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    if init_fn is not None:
-        init_fn(worker_id)

@@ -1,7 +1,11 @@
 """A pipeline of transforms."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from typing import Any
+
+from ..errors import UsageTypeError
 
 
 class Compose:
@@ -20,7 +24,7 @@ class Compose:
         self.transforms: list[Callable[[Any], Any]] = list(transforms or ())
         for step, transform in enumerate(self.transforms):
             if not callable(transform):
-                raise TypeError(
+                raise UsageTypeError(
                     f"pipeline[{step}] is not callable: got {transform!r}; a transform is a function or an object with "
                     "`__call__(data)`" + ("; write LazyCall(cls)(...) for it" if isinstance(transform, dict) else "")
                 )

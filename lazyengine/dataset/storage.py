@@ -1,11 +1,13 @@
 """Where a dataset keeps its records: pickled one by one, as columns, or as the plain list."""
 
+from __future__ import annotations
+
 import contextlib
 import copy
 import itertools
 import pickle
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,12 +19,15 @@ _RECORDS_PER_BLOCK_BITS = 14
 _RECORDS_PER_BLOCK = 1 << _RECORDS_PER_BLOCK_BITS
 
 
-class Records(Protocol):
-    """A sequence of records; every read builds a new object, which the reader may change."""
+def checked_index(idx: int, length: int) -> int:
+    """Return the index of a sample, counted from the front.
 
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, i: int) -> Any: ...
+    Raises:
+        IndexError: It is out of range.
+    """
+    if not -length <= idx < length:
+        raise IndexError(f"sample {idx} of {length} does not exist")
+    return idx + length if idx < 0 else idx
 
 
 class ListRecords:
@@ -52,14 +57,14 @@ class PickledRecords:
         self._data, self._offsets = buffer.section(data), buffer.section(offsets)
 
     @classmethod
-    def write(cls, records: Iterable[Any], writer: BufferWriter) -> "PickledRecords":
+    def write(cls, records: Iterable[Any], writer: BufferWriter) -> PickledRecords:
         """Store `records`, of which only a few are held at once."""
         lengths = []
         dumped = (pickle.dumps(record, pickle.HIGHEST_PROTOCOL) for record in records)
         for pickles in _in_groups(dumped, _RECORDS_PER_WRITE):
             writer.write(b"".join(pickles))
             lengths.append(np.fromiter(map(len, pickles), np.int64, len(pickles)))
-        data = Section(0, writer.tell(), "B")
+        data = Section(0, writer.num_bytes, "B")
         offsets = writer.write_offsets(np.concatenate(lengths) if lengths else np.zeros(0, np.int64))
         return cls(writer.finish(), data, offsets)
 
@@ -88,7 +93,7 @@ class ColumnarRecords:
         self._readers = [compile_reader(plan, buffer) for plan in plans]
 
     @classmethod
-    def write(cls, records: Iterable[Any], writer: BufferWriter) -> "ColumnarRecords":
+    def write(cls, records: Iterable[Any], writer: BufferWriter) -> ColumnarRecords:
         """Store `records`, of which one block is held at once."""
         plans, num_records = [], 0
         for block in _in_groups(records, _RECORDS_PER_BLOCK):
@@ -111,19 +116,14 @@ class RecordSubset:
 
     Args:
         records: The whole.
-        index: Which of them: a range, or a buffer of int64 indices that are not negative.
+        index: Which of them: a range, or an array, or a buffer, of int64 indices that are not negative.
     """
 
-    def __init__(self, records: Records, index: range | SharedBuffer) -> None:
+    def __init__(self, records: Any, index: range | np.ndarray | SharedBuffer) -> None:
+        if isinstance(index, np.ndarray):
+            index = SharedBuffer.from_bytes(np.ascontiguousarray(index, np.int64).tobytes())
         self._records, self._source = records, index
         self._index = index if isinstance(index, range) else index.section(Section(0, index.num_bytes, "q"))
-
-    @classmethod
-    def select(cls, records: Records, index: range | np.ndarray) -> "RecordSubset":
-        """Build the subset from a range or an array of indices."""
-        if isinstance(index, range):
-            return cls(records, index)
-        return cls(records, SharedBuffer.from_bytes(np.ascontiguousarray(index, np.int64).tobytes()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RecordSubset, (self._records, self._source)

@@ -1,59 +1,322 @@
-"""The global random streams of python, numpy and torch while a batch is read.
+"""Iterable datasets: read in parts that can each go on where they stood, and whether workers share them out."""
 
-Costs count here, once a batch: `torch.manual_seed` takes a hundred times as long as the CPU generator's own method, and
-reading the state of numpy's or python's generator takes longer than seeding all three (numpy's is exchanged instead).
-"""
+from __future__ import annotations
 
-import functools
-import random
-from typing import Any, Self
+import dataclasses
+import itertools
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, NamedTuple
+from unittest import mock
 
-import numpy as np
-import torch
+import torch.utils.data
+from torch.utils.data import IterableDataset, IterDataPipe, get_worker_info
+from torch.utils.data.graph_settings import apply_sharding
+
+from .. import dist
+from ..errors import UsageRuntimeError, UsageValueError
+from ..seeding import Purpose, stream_seed
+from .batches import BatchReader
+from .generators import walk
+
+_MAX_OPEN_PARTS = 64
+_PLAIN_MODULES = {*sys.stdlib_module_names, "builtins", "numpy", "torch"}
 
 
-@functools.cache
-def _numpy_generator() -> tuple[Any, Any]:
-    """Return the module with numpy's global generator, and the bits it draws from while the main process reads."""
-    from numpy.random import MT19937, mtrand  # numpy imports it late too; it takes 10 ms
+class Progress(NamedTuple):
+    """How far a part of a stream has been read: batches, the state after them, and whether that was its end."""
 
-    return mtrand, MT19937(0)
+    num_batches: int = 0
+    state: Any = None
+    is_over: bool = False
 
 
-def seed_streams(seed: int) -> None:
-    """Seed python's, numpy's and torch's (CPU) global generators.
+class StreamParts:
+    """A stream as parts that can be read each on its own.
+
+    A stream with `num_shards` and `iter_shard(shard, epoch, state)` has its shards for parts: they belong to nobody,
+    so any number of workers and ranks reads the same batches. So do streams of Hugging Face `datasets`, which are split
+    into at most 64 parts. Of any other stream, a part is what a worker reads of it.
 
     Args:
-        seed: In `[0, 2**63)`; numpy gets its lower 32 bits.
+        dataset: The stream.
+        num_workers: Processes that read it.
     """
-    random.seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)
-    torch.default_generator.manual_seed(seed)
+
+    def __init__(self, dataset: Any, num_workers: int) -> None:
+        self._dataset = dataset
+        is_hugging_face = type(dataset).__module__.partition(".")[0] == "datasets" and hasattr(dataset, "shard")
+        self._is_hugging_face = is_hugging_face and not getattr(dataset, "_distributed", None)  # split by the user
+        self.is_virtual = self._is_hugging_face or hasattr(dataset, "iter_shard")
+        self.number = dataset.num_shards if self.is_virtual else max(num_workers, 1)
+        if self._is_hugging_face:
+            self.number = min(self.number, _MAX_OPEN_PARTS)
+        if self.number < 1:
+            raise UsageValueError(f"num_shards of {type(dataset).__name__}: got {self.number}; accepted: 1 or more.")
+        self.has_state = self.is_virtual or (hasattr(dataset, "state_dict") and hasattr(dataset, "load_state_dict"))
+
+    def open(self, part: int, epoch: int, state: Any) -> Part:
+        """Begin to read a part of an epoch, anew or from a state that the part has had."""
+        if self._is_hugging_face:
+            return _HuggingFacePart(self._dataset.shard(self.number, part), epoch, state)
+        if self.is_virtual:
+            return Part(self._dataset.iter_shard(part, epoch, state), num_read=state if isinstance(state, int) else 0)
+        if state is not None:
+            self._dataset.load_state_dict(state)
+        if isinstance(self._dataset, IterDataPipe) and (worker := get_worker_info()) is not None:
+            apply_sharding(self._dataset, worker.num_workers, worker.id)
+        return Part(self._dataset, self._dataset if self.has_state else None)
 
 
-class SeededStreams:
-    """Within the context the streams start from a seed; after it torch's and numpy's go on as if nothing had happened.
-
-    Python's goes on from where the context left it: also a function of the seed, but not what it would have been. Lost
-    is the second normal variate that numpy's legacy generator may have kept back.
+class Part:
+    """The samples of a part of a stream from some point on.
 
     Args:
-        seed: See `seed_streams`.
+        samples: The samples.
+        holder: What has the state; None for `samples`, whose state is the number of samples read if it has none.
+        num_read: Samples that have been read before.
     """
 
-    __slots__ = ("_numpy", "_seed", "_torch")
+    def __init__(self, samples: Iterable[Any], holder: Any = None, num_read: int = 0) -> None:
+        self._samples = iter(samples)
+        holder = self._samples if holder is None else holder
+        self._state_of = getattr(holder, "state_dict", None)
+        self._num_read = num_read
+        self.num_batches = 0
+        self.is_over = False
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
+    def take(self, size: int) -> list[Any]:
+        """Return the next samples, fewer at the end."""
+        samples = list(itertools.islice(self._samples, size))
+        self._num_read += len(samples)
+        self.num_batches += 1
+        self.is_over = len(samples) < size
+        return samples
 
-    def __enter__(self) -> Self:
-        self._torch = torch.default_generator.get_state()
-        mtrand, bits_of_batches = _numpy_generator()
-        self._numpy = mtrand.get_bit_generator()
-        mtrand.set_bit_generator(bits_of_batches)
-        seed_streams(self._seed)
-        return self
+    def progress(self) -> Progress:
+        """Return how far it has been read."""
+        state = self._num_read if self._state_of is None else self._state_of()
+        return Progress(self.num_batches, state, self.is_over)
 
-    def __exit__(self, *exception: object) -> None:
-        torch.default_generator.set_state(self._torch)
-        _numpy_generator()[0].set_bit_generator(self._numpy)
+
+class _HuggingFacePart(Part):
+    """Some shards of a stream of Hugging Face.
+
+    In workers the stream would look for its own share of them. Samples in a shuffle buffer are not in its state: then
+    the state is the number of samples read, and as many are read again.
+    """
+
+    def __init__(self, shards: Any, epoch: int, state: Any) -> None:
+        shards.set_epoch(epoch)
+        roots = {"": shards}
+        is_counted = any(type(part).__name__ == "BufferShuffledExamplesIterable" for _, part, _ in walk(roots))
+        if state is not None and not is_counted:
+            shards.load_state_dict(state)
+        super().__init__(shards, object() if is_counted else shards)
+        if state is not None and is_counted:
+            self.take(state)
+
+    def take(self, size: int) -> list[Any]:
+        with mock.patch.object(torch.utils.data, "get_worker_info", return_value=None):
+            return super().take(size)
+
+
+@dataclasses.dataclass(eq=False)
+class StreamReader(BatchReader):
+    """A stream as torch's fetcher sees it: for the key of a batch it returns the batch and the `Progress` of its part.
+
+    The last element of a key is the part, the number of the batch in it, and the `Progress` to begin from.
+    """
+
+    can_read_again = False
+
+    parts: StreamParts = dataclasses.field(kw_only=True)
+    batch_size: int | None = dataclasses.field(kw_only=True)
+    drop_last: bool = dataclasses.field(kw_only=True)
+    _open: dict[int, Part] = dataclasses.field(default_factory=dict, init=False)
+
+    def begin_pass(self) -> None:
+        """Close what is open."""
+        super().begin_pass()
+        self._open = {}
+
+    def _read(self, key: Any) -> Any:
+        seed, epoch, position, *_, (number, num_batch, begin) = key
+        try:
+            is_moved = number not in self._open and begin.state is not None
+            if number not in self._open:
+                self._open[number] = self.parts.open(number, epoch, begin.state)
+                self._open[number].num_batches = begin.num_batches
+            part = self._open[number]
+            while part.num_batches < num_batch and not part.is_over:  # batches of other ranks
+                part.take(self.batch_size or 1)
+                is_moved = True
+            if is_moved and seed is not None:  # which may have drawn
+                self.reseed(seed)
+            samples = [] if part.is_over else part.take(self.batch_size or 1)
+            progress = part.progress()
+            if not samples or (part.is_over and self.drop_last):
+                return number, progress
+            return number, progress, self.collate_fn(samples if self.batch_size else samples[0])
+        except Exception as error:
+            error.add_note(f"while reading batch {position} of epoch {epoch} of {type(self.dataset).__name__}")
+            raise
+
+
+class StreamPass:
+    """One pass over a stream: the keys of its batches, and how far each part has been read.
+
+    Batch b of all ranks comes from part b modulo the number of parts, if these belong to nobody; parts that are over
+    are left out. Otherwise the workers take turns.
+
+    Args:
+        parts: The parts.
+        num_workers: Processes that read them; torch gives key k to worker k modulo this number.
+        epoch: The epoch.
+        begin: How far each part was read when the pass that is gone on with was saved.
+    """
+
+    def __init__(self, parts: StreamParts, num_workers: int, epoch: int, begin: Mapping[int, Progress]) -> None:
+        self.epoch = epoch
+        self._parts, self._num_workers, self._begin = parts, num_workers, begin
+        self.world_size, self._rank = (dist.get_data_world_size(), dist.get_data_rank()) if parts.is_virtual else (1, 0)
+        step = math.gcd(parts.number, self.world_size)
+        self._own = range(self._rank % step, parts.number, step)
+        self.progress = {part: begin.get(part, Progress()) for part in self._own}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all parts have been read."""
+        return all(progress.is_over for progress in self.progress.values())
+
+    def keys(self, seed: int, is_seeded: bool, told_epoch: int | None, number: int) -> Iterator[Any]:
+        """Yield the keys of the batches, and None where a worker has nothing to read in its turn."""
+        rank = 0 if self._parts.is_virtual else dist.get_data_rank()
+        turn = itertools.count()
+        opened = set()
+        for num_batch in itertools.count(min(progress.num_batches for progress in self.progress.values())):
+            if self.is_over:
+                return
+            for i, part in enumerate(self._own):
+                position = num_batch * self._parts.number + part
+                if position % self.world_size != self._rank or self.progress[part].is_over:
+                    continue
+                if num_batch < self._begin.get(part, Progress()).num_batches:
+                    continue
+                if self._num_workers:
+                    while next(turn) % self._num_workers != i % self._num_workers:
+                        yield None
+                begin = None if part in opened else self._begin.get(part, Progress())
+                opened.add(part)
+                batch_seed = None
+                if is_seeded:
+                    batch_seed = stream_seed(seed, Purpose.DATA, epoch=self.epoch, position=position, rank=rank)
+                yield batch_seed, self.epoch, position, told_epoch, number, (part, num_batch, begin)
+
+    def batches(self, results: Iterable[Any]) -> Iterator[Any]:
+        """Yield the batches among what the reader has returned, and note how far each part has been read."""
+        for result in results:
+            if result is not None:
+                part, self.progress[part], *batch = result
+                yield from batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far each part has been read, and by whom."""
+        layout = {"epoch": self.epoch, "world_size": self.world_size, "num_parts": self._parts.number}
+        progress = {part: list(progress) for part, progress in self.progress.items()}
+        return {**layout, "is_virtual": self._parts.is_virtual, "progress": progress}
+
+
+def merge_loader_states(states: Sequence[dict[str, Any]], world_size: int, rank: int) -> dict[str, Any]:
+    """Return the state that a loader goes on from, out of those that it had on each rank when they were saved.
+
+    Args:
+        states: What `state_dict` of the loader returned, by rank.
+        world_size: The number of ranks now.
+        rank: The rank that goes on.
+
+    Raises:
+        UsageRuntimeError: There are other ranks now, and the loader is not over a stream whose shards belong to nobody,
+            or the ranks had read unequally much of it.
+    """
+    streams = [state.get("stream", {}) for state in states]
+    if len(states) == world_size:
+        offset = streams[rank].get("epoch", 0) - streams[0].get("epoch", 0)
+        return {**states[rank], "epoch_offset": offset} if offset else states[rank]
+    advice = f"resume with {len(states)} ranks, or set train_loop.allow_inexact_resume=True"
+    if not all(stream.get("is_virtual") for stream in streams):
+        raise UsageRuntimeError(
+            f"the checkpoint holds a state of the loader of each of {len(states)} ranks, which cannot be shared out "
+            f"among {world_size}: only a stream with `num_shards` and `iter_shard` can; {advice}."
+        )
+    if len({stream["epoch"] for stream in streams}) > 1 or streams[0]["num_parts"] % len(states):
+        raise UsageRuntimeError(
+            f"the {len(states)} ranks were in different passes of the stream, or its {streams[0]['num_parts']} shards "
+            f"cannot be shared out evenly among them, so that {world_size} ranks cannot go on from there; {advice}."
+        )
+    return {"stream": {**streams[0], "progress": {k: v for stream in streams for k, v in stream["progress"].items()}}}
+
+
+def check_stream(loader: Any) -> None:
+    """Refuse a loader whose workers would each read the whole stream.
+
+    That is certain of an iterable dataset with a length, since the samples of all workers together are more than that,
+    where none of its code asks which worker it runs in. Streams without a length, or with code that cannot be looked
+    into, are taken: they may draw other samples in each worker.
+
+    Args:
+        loader: Any loader; other datasets than iterable ones, and fewer than two workers, are always accepted.
+
+    Raises:
+        UsageValueError: When the stream is not shared out.
+    """
+    dataset, num_workers = getattr(loader, "dataset", None), getattr(loader, "num_workers", 0)
+    is_stream = isinstance(dataset, IterableDataset) and not isinstance(dataset, IterDataPipe)  # torch shares pipes out
+    if not is_stream or num_workers < 2 or getattr(loader, "worker_init_fn", None) is not None:
+        return
+    try:
+        length = len(dataset)  # type: ignore[arg-type]
+    except TypeError:
+        return
+    if not _asks_for_its_worker(dataset):
+        name = type(dataset).__name__
+        raise UsageValueError(
+            f"every one of {num_workers} workers reads all of {name}, {num_workers * length} samples where its "
+            f"`__len__` is {length}: no code of {name} asks which worker it runs in. Share the samples out in its "
+            "`__iter__` by torch.utils.data.get_worker_info(), or use num_workers=1 or a map-style dataset."
+        )
+
+
+def _asks_for_its_worker(stream: Any) -> bool:
+    """Return whether code that a stream reaches asks for its worker, or might."""
+    parts: list[Any] = [stream]
+    seen: dict[int, Any] = {}
+    while parts:
+        part = parts.pop()
+        if id(part) in seen:
+            continue
+        seen[id(part)] = part
+        if isinstance(part, FunctionType):
+            names = _names_in(part.__code__)
+            if any(word in name.lower() for name in names for word in ("worker", "shard", "process")):
+                return True
+            parts += [part.__globals__[name] for name in names if name in part.__globals__]
+        elif isinstance(part, ModuleType):
+            if part.__name__.partition(".")[0] not in _PLAIN_MODULES:
+                return True
+        elif isinstance(part, type):
+            if part.__module__.partition(".")[0] not in _PLAIN_MODULES:
+                parts += [*vars(part).values(), *part.__bases__]
+        elif isinstance(part, list | tuple):
+            parts += part[:100]
+        else:
+            parts += [type(part), *getattr(part, "__dict__", {}).values(), getattr(part, "__func__", None)]
+    return False
+
+
+def _names_in(code: CodeType) -> set[str]:
+    """Return the globals and attributes that a function and those inside it use."""
+    inside = (_names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+    return set(code.co_names).union(*inside)

@@ -1,5 +1,7 @@
 """Datasets made of other datasets."""
 
+from __future__ import annotations
+
 import bisect
 import copy
 import math
@@ -11,92 +13,87 @@ import numpy as np
 from torch.utils.data import ConcatDataset as TorchConcatDataset
 from torch.utils.data import Dataset
 
+from ..errors import UsageTypeError, UsageValueError
 from .base_dataset import force_full_init
+from .storage import checked_index
 
 
 def _metainfo_of(dataset: Any) -> dict[str, Any]:
     return dict(getattr(dataset, "metainfo", {}))
 
 
-def _full_init(dataset: Any) -> None:
-    if hasattr(dataset, "full_init"):
-        dataset.full_init()
-
-
-def _check_dataset(dataset: Any, argument: str) -> None:
-    if not hasattr(dataset, "__getitem__") or isinstance(dataset, dict):
-        raise TypeError(f"{argument}: got {type(dataset).__name__}; accepted: an object with `__getitem__`, `__len__`")
-
-
 class _Wrapper(Dataset[Any]):
-    """What the wrappers share: metainfo, lazy initialisation, reading through `_get_ori_dataset_idx`."""
+    """What the wrappers share: the first dataset's metainfo, lazy initialisation, reading what is inside."""
 
     dataset: Any
 
-    def __init__(self, dataset: Any, lazy_init: bool) -> None:
-        _check_dataset(dataset, "dataset")
-        self.dataset = dataset
-        self._metainfo = _metainfo_of(dataset)
+    def __init__(self, datasets: dict[str, Any], lazy_init: bool) -> None:
+        for name, dataset in datasets.items():
+            if not hasattr(dataset, "__getitem__") or isinstance(dataset, dict):
+                raise UsageTypeError(
+                    f"{name}: got {type(dataset).__name__}; accepted: an object with `__getitem__`, `__len__`"
+                )
+        self._metainfo = _metainfo_of(next(iter(datasets.values())))
         self._fully_initialized = False
         if not lazy_init:
             self.full_init()
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """A copy of the wrapped dataset's facts."""
+        """A copy of the facts of the dataset inside, of the first if there are several."""
         return copy.deepcopy(self._metainfo)
 
     def full_init(self) -> None:
-        """Initialise the wrapped dataset; does nothing the second time."""
-        if not self._fully_initialized:
-            _full_init(self.dataset)
-            self._fully_initialized = True
+        """Initialise what is inside; does nothing the second time."""
+        if self._fully_initialized:
+            return
+        for dataset in getattr(self, "datasets", None) or [self.dataset]:
+            if hasattr(dataset, "full_init"):
+                dataset.full_init()
+        self._prepare()
+        self._fully_initialized = True
 
-    def _get_ori_dataset_idx(self, idx: int) -> int:
+    def _prepare(self) -> None:
+        """Compute what needs the datasets inside to be initialised."""
+
+    def _get_ori_dataset_idx(self, idx: int) -> Any:
         raise NotImplementedError
 
     @force_full_init
-    def get_data_info(self, idx: int) -> dict[str, Any]:
-        """Return the record of sample `idx`; its `sample_idx` is the one in the wrapped dataset."""
-        return self.dataset.get_data_info(self._get_ori_dataset_idx(idx))
+    def _find(self, idx: int) -> tuple[Any, int]:
+        """Return the dataset that sample `idx` is in, and its index there."""
+        return self.dataset, self._get_ori_dataset_idx(idx)
 
-    @force_full_init
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """Return the record of sample `idx`; its `sample_idx` is the one in the dataset that it is from."""
+        dataset, idx = self._find(idx)
+        return dataset.get_data_info(idx)
+
     def get_cat_ids(self, idx: int) -> list[int]:
         """Return the category numbers in sample `idx`."""
-        return self.dataset.get_cat_ids(self._get_ori_dataset_idx(idx))
+        dataset, idx = self._find(idx)
+        return dataset.get_cat_ids(idx)
 
-    @force_full_init
     def __getitem__(self, idx: int) -> Any:
-        return self.dataset[self._get_ori_dataset_idx(idx)]
+        dataset, idx = self._find(idx)
+        return dataset[idx]
 
     def __iter__(self) -> Iterator[Any]:
         for idx in range(len(self)):  # type: ignore[arg-type]
             yield self[idx]
 
     def get_subset(self, indices: Any) -> NoReturn:
-        """Refused: take the subset of the wrapped dataset, or pass it `indices`."""
-        _refuse_subset(self)
+        """Refused: take the subset of a dataset inside, or pass it `indices`."""
+        name = type(self).__name__
+        raise NotImplementedError(
+            f"a subset of a {name} could mean several things; take the subset of the dataset inside and wrap that, "
+            f"or use torch.utils.data.Subset on the {name}"
+        )
 
-    def get_subset_(self, indices: Any) -> NoReturn:
-        """Refused: take the subset of the wrapped dataset, or pass it `indices`."""
-        _refuse_subset(self)
-
-
-def _refuse_subset(dataset: Any) -> NoReturn:
-    name = type(dataset).__name__
-    raise NotImplementedError(
-        f"a subset of a {name} could mean several things; take the subset of the dataset inside and wrap that, "
-        f"or use torch.utils.data.Subset on the {name}"
-    )
+    get_subset_ = get_subset
 
 
-def _checked(idx: int, length: int) -> int:
-    if not -length <= idx < length:
-        raise IndexError(f"sample {idx} of {length} does not exist")
-    return idx + length if idx < 0 else idx
-
-
-class ConcatDataset(TorchConcatDataset[Any]):
+class ConcatDataset(_Wrapper, TorchConcatDataset[Any]):
     """Datasets one after the other, with the metainfo of the first.
 
     Args:
@@ -117,15 +114,14 @@ class ConcatDataset(TorchConcatDataset[Any]):
     ) -> None:
         self.datasets = list(datasets)
         if not self.datasets:
-            raise ValueError("ConcatDataset needs at least one dataset")
-        for i, dataset in enumerate(self.datasets):
-            _check_dataset(dataset, f"datasets[{i}]")
+            raise UsageValueError("ConcatDataset needs at least one dataset")
         if ignore_keys is not None and not isinstance(ignore_keys, (str, list)):
-            raise TypeError(f"ignore_keys: got {type(ignore_keys).__name__}; accepted: a string or a list of strings")
+            raise UsageTypeError(
+                f"ignore_keys: got {type(ignore_keys).__name__}; accepted: a string or a list of strings"
+            )
         self.ignore_keys = [ignore_keys] if isinstance(ignore_keys, str) else list(ignore_keys or ())
-        self._metainfo = _metainfo_of(self.datasets[0])
+        super().__init__({f"datasets[{i}]": dataset for i, dataset in enumerate(self.datasets)}, lazy_init=True)
         self._check_metainfo()
-        self._fully_initialized = False
         if not lazy_init:
             self.full_init()
 
@@ -135,68 +131,33 @@ class ConcatDataset(TorchConcatDataset[Any]):
             hint = f"; make them equal, or pass ignore_keys=[{key!r}]"
             for i, info in enumerate(infos):
                 if key not in info:
-                    raise ValueError(f"metainfo[{key!r}] is missing in datasets[{i}] but not in the others{hint}")
-                first, value = infos[0].get(key), info[key]
-                if type(value) is not type(first) and key in infos[0]:
-                    raise TypeError(
-                        f"metainfo[{key!r}] is a {type(first).__name__} in datasets[0] and a {type(value).__name__} in "
-                        f"datasets[{i}]{hint}"
-                    )
-                is_equal = np.array_equal(first, value) if isinstance(first, np.ndarray) else first == value
-                if key in infos[0] and not is_equal:
+                    raise UsageValueError(f"metainfo[{key!r}] is missing in datasets[{i}] but not in the others{hint}")
+            first = infos[0][key]
+            for i, value in enumerate(info[key] for info in infos):
+                if type(value) is not type(first):
+                    kinds = f"a {type(first).__name__} in datasets[0] and a {type(value).__name__} in datasets[{i}]"
+                    raise UsageTypeError(f"metainfo[{key!r}] is {kinds}{hint}")
+                if not (np.array_equal(first, value) if isinstance(first, np.ndarray) else first == value):
                     values = f"{first!r} in datasets[0], {value!r} in datasets[{i}]"
-                    raise ValueError(f"metainfo[{key!r}] differs: {values}{hint}")
+                    raise UsageValueError(f"metainfo[{key!r}] differs: {values}{hint}")
 
-    @property
-    def metainfo(self) -> dict[str, Any]:
-        """A copy of the first dataset's facts."""
-        return copy.deepcopy(self._metainfo)
-
-    def full_init(self) -> None:
-        """Initialise all datasets; does nothing the second time."""
-        if self._fully_initialized:
-            return
-        for dataset in self.datasets:
-            _full_init(dataset)
-        super().__init__(self.datasets)
-        self._fully_initialized = True
+    def _prepare(self) -> None:
+        TorchConcatDataset.__init__(self, self.datasets)
 
     @force_full_init
     def _get_ori_dataset_idx(self, idx: int) -> tuple[int, int]:
         """Return which dataset sample `idx` is in, and its index there."""
-        idx = _checked(idx, len(self))
+        idx = checked_index(idx, len(self))
         dataset_idx = bisect.bisect_right(self.cumulative_sizes, idx)
         return dataset_idx, idx - (self.cumulative_sizes[dataset_idx - 1] if dataset_idx else 0)
 
-    def get_data_info(self, idx: int) -> dict[str, Any]:
-        """Return the record of sample `idx`; its `sample_idx` is the one in the dataset that it is from."""
-        dataset_idx, sample_idx = self._get_ori_dataset_idx(idx)
-        return self.datasets[dataset_idx].get_data_info(sample_idx)
-
-    def get_cat_ids(self, idx: int) -> list[int]:
-        """Return the category numbers in sample `idx`."""
-        dataset_idx, sample_idx = self._get_ori_dataset_idx(idx)
-        return self.datasets[dataset_idx].get_cat_ids(sample_idx)
+    def _find(self, idx: int) -> tuple[Any, int]:
+        dataset_idx, idx = self._get_ori_dataset_idx(idx)
+        return self.datasets[dataset_idx], idx
 
     @force_full_init
     def __len__(self) -> int:
-        return super().__len__()
-
-    def __getitem__(self, idx: int) -> Any:
-        dataset_idx, sample_idx = self._get_ori_dataset_idx(idx)
-        return self.datasets[dataset_idx][sample_idx]
-
-    def __iter__(self) -> Iterator[Any]:
-        for idx in range(len(self)):
-            yield self[idx]
-
-    def get_subset(self, indices: Any) -> NoReturn:
-        """Refused: take the subsets of the datasets inside, or pass them `indices`."""
-        _refuse_subset(self)
-
-    def get_subset_(self, indices: Any) -> NoReturn:
-        """Refused: take the subsets of the datasets inside, or pass them `indices`."""
-        _refuse_subset(self)
+        return TorchConcatDataset.__len__(self)
 
 
 class RepeatDataset(_Wrapper):
@@ -213,13 +174,12 @@ class RepeatDataset(_Wrapper):
 
     def __init__(self, dataset: Any, times: int, lazy_init: bool = False) -> None:
         if times < 1:
-            raise ValueError(f"times: got {times}; accepted: 1 or more")
-        self.times = times
-        super().__init__(dataset, lazy_init)
+            raise UsageValueError(f"times: got {times}; accepted: 1 or more")
+        self.times, self.dataset = times, dataset
+        super().__init__({"dataset": dataset}, lazy_init)
 
-    @force_full_init
     def _get_ori_dataset_idx(self, idx: int) -> int:
-        return _checked(idx, len(self)) % len(self.dataset)
+        return checked_index(idx, len(self)) % len(self.dataset)
 
     @force_full_init
     def __len__(self) -> int:
@@ -244,18 +204,13 @@ class ClassBalancedDataset(_Wrapper):
 
     def __init__(self, dataset: Any, oversample_thr: float, lazy_init: bool = False) -> None:
         if not oversample_thr >= 0:
-            raise ValueError(f"oversample_thr: got {oversample_thr}; accepted: a fraction, 0 or more")
-        self.oversample_thr = oversample_thr
-        super().__init__(dataset, lazy_init)
+            raise UsageValueError(f"oversample_thr: got {oversample_thr}; accepted: a fraction, 0 or more")
+        self.oversample_thr, self.dataset = oversample_thr, dataset
+        super().__init__({"dataset": dataset}, lazy_init)
 
-    def full_init(self) -> None:
-        """Initialise the wrapped dataset and count its categories; does nothing the second time."""
-        if self._fully_initialized:
-            return
-        _full_init(self.dataset)
+    def _prepare(self) -> None:
         repeats = [math.ceil(factor) for factor in self._repeat_factors()]
         self.repeat_indices = np.repeat(np.arange(len(repeats)), repeats)
-        self._fully_initialized = True
 
     def _repeat_factors(self) -> list[float]:
         """Return r of every sample."""
@@ -265,9 +220,8 @@ class ClassBalancedDataset(_Wrapper):
         factors = {category: max(1.0, math.sqrt(threshold / count)) for category, count in counts.items()}
         return [max((factors[category] for category in ids), default=1.0) for ids in categories]
 
-    @force_full_init
     def _get_ori_dataset_idx(self, idx: int) -> int:
-        return int(self.repeat_indices[_checked(idx, len(self))])
+        return int(self.repeat_indices[checked_index(idx, len(self))])
 
     @force_full_init
     def __len__(self) -> int:

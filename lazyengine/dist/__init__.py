@@ -1,5 +1,7 @@
 """Communication between processes that also works, with the obvious results, in a single one."""
 
+from __future__ import annotations
+
 from .collect import collect_results, collect_results_cpu, collect_results_gpu
 from .comm import (
     all_gather,
@@ -11,8 +13,10 @@ from .comm import (
     barrier,
     broadcast,
     broadcast_object_list,
+    exchange_numbers,
     gather,
     gather_object,
+    start_max,
     sync_random_seed,
 )
 from .guard import named_communication, named_rank, note_lost_rank, set_position_source
@@ -32,9 +36,9 @@ from .info import (
     is_distributed,
     is_main_process,
     master_only,
-    per_rank,
 )
-from .launch import destroy_dist, infer_launcher, init_dist
+from .launch import STOP_SIGNALS, destroy_dist, infer_launcher, init_dist
+from .shares import get_data_rank, get_data_world_size, is_first_of_data_rank, per_rank, share_data_over
 
 __all__ = [  # noqa: RUF022 - in reading order
     # who am I
@@ -47,10 +51,15 @@ __all__ = [  # noqa: RUF022 - in reading order
     "is_main_process",
     "master_only",
     "per_rank",
+    "get_data_rank",
+    "get_data_world_size",
+    "is_first_of_data_rank",
+    "share_data_over",
     # start and stop
     "init_dist",
     "infer_launcher",
     "destroy_dist",
+    "STOP_SIGNALS",
     # communicate
     "barrier",
     "all_reduce",
@@ -64,6 +73,8 @@ __all__ = [  # noqa: RUF022 - in reading order
     "broadcast",
     "broadcast_object_list",
     "sync_random_seed",
+    "exchange_numbers",
+    "start_max",
     "collect_results",
     "collect_results_cpu",
     "collect_results_gpu",

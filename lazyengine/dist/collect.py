@@ -1,217 +1,169 @@
 """Bring the results of all ranks together on rank 0, in the order of the data set."""
 
-import contextlib
-import gc
+from __future__ import annotations
+
 import os
 import pickle
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain, zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch import distributed as torch_dist
 
-from .comm import DTYPES, all_gather_object, broadcast_object_list, exchange_numbers, gather_object
-from .guard import communication
-from .info import can_send_from, get_comm_device, get_dist_info, get_local_size, get_rank
+from .comm import DTYPES, all_gather_object, broadcast_object_list, gather, gather_object
+from .guard import named_communication
+from .info import get_dist_info, get_local_size, get_rank
 
 _FILLER = object()
-_OBJECTS, _LIST, _TENSOR = range(3)  # how results travel: pickled, as one tensor made of a list of them, as a tensor
-_MAX_SAMPLE_DIMENSIONS = 6
+_OBJECTS = ("objects",)
 
 
-def collect_results(results: Any, size: int, device: str = "cpu", tmpdir: str | None = None) -> Any:
+@named_communication("lazyengine.dist.collect_results")
+def collect_results(
+    results: Any, size: int, device: str = "cpu", tmpdir: str | None = None, *, num_padded: int | None = None
+) -> Any:
     """Collect a list, or a tensor, of results from all ranks (collective: every rank must call).
 
-    Result ``i`` of rank ``r`` goes to place ``i * world_size + r``, which is the order in which samplers deal out
-    indices; then the list is cut to ``size``, since samplers repeat some at the end. In a single process:
-    ``results[:size]``.
+    Result `i` of rank `r` goes to place `i * world_size + r`, which is the order in which samplers deal out
+    indices; then the list is cut to `size`, since samplers repeat some at the end. In a single process:
+    `results[:size]`.
 
-    Tensors travel as tensors, ten and more times faster than as objects: a tensor ``(N, ...)`` with one row for each
+    Tensors travel as tensors, ten and more times faster than as objects: a tensor `(N, ...)` with one row for each
     sample, or a list of tensors of the same shape and dtype.
 
     Args:
-        results: The list of this rank, of any length; or a tensor ``(N, ...)``, ``N`` may differ between ranks.
+        results: The list of this rank, of any length; or a tensor `(N, ...)`, `N` may differ between ranks.
         size: Number of samples in the data set.
-        device: ``"cpu"``: objects go through files in a folder that all ranks see. ``"gpu"``: they are sent.
-        tmpdir: Where ``"cpu"`` makes its folder, which is deleted afterwards. By default the system's folder for
+        device: `"cpu"`: objects go through files in a folder that all ranks see. `"gpu"`: they are sent.
+        tmpdir: Where `"cpu"` makes its folder, which is deleted afterwards. By default the system's folder for
             temporary files on one machine, the working directory on several.
+        num_padded: How many results may be cut off, where that is known (`lazyengine.dataset.num_padded`).
 
     Returns:
-        On rank 0 the list, or the tensor, of at most ``size`` results; None elsewhere.
+        On rank 0 the list, or the tensor, of at most `size` results; None elsewhere.
 
     Raises:
-        ValueError: An unknown ``device``, or a ``tmpdir`` for another than ``"cpu"``.
-        RuntimeError: A rank could not write its file (on every rank), or ``tmpdir`` is not the same folder everywhere.
+        ValueError: An unknown `device`, a `tmpdir` for another than `"cpu"`, or more results than `size` and
+            `num_padded` together (on every rank).
+        RuntimeError: A rank could not write its file (on every rank), or `tmpdir` is not the same folder everywhere.
     """
     if device not in ("cpu", "gpu", "npu"):
         raise ValueError(f"device must be 'cpu', 'gpu' or 'npu', not {device!r}")
-    if device != "cpu":
-        if tmpdir is not None:
-            raise ValueError(f"tmpdir is for device='cpu'; with device={device!r} nothing is written, so leave it out")
-        return collect_results_gpu(results, size)
-    return collect_results_cpu(results, size, tmpdir)
-
-
-@communication
-def collect_results_cpu(result_part: Any, size: int, tmpdir: str | None = None) -> Any:
-    """Collect results through a folder that all ranks see; see ``collect_results``."""
+    if device != "cpu" and tmpdir is not None:
+        raise ValueError(f"tmpdir is for device='cpu'; with device={device!r} nothing is written, so leave it out")
     rank, world_size = get_dist_info()
+    own, layout = _layout_of(results) if world_size > 1 else (None, _OBJECTS)
+    everyone = all_gather_object((len(results), layout))
+    rows = [num_results for num_results, _ in everyone]
+    if num_padded is not None and sum(rows) > size + num_padded:
+        raise ValueError(
+            f"{sum(rows)} results of all ranks together for a data set of {size} samples, of which samplers repeat "
+            f"{num_padded}; give one result for each sample, and let only one worker of one rank read it"
+        )
     if world_size == 1:
-        return result_part[:size]
-    is_tensor, collected = _collect_tensors(result_part, size)
-    if is_tensor:
-        return collected
-    folder = _shared_folder(tmpdir)
+        return results[:size]
+    layouts = {each for num_results, each in everyone if (num_results, each) != (0, _OBJECTS)}
+    if len(layouts) == 1 and _OBJECTS not in layouts:
+        return _collect_tensors(own, layouts.pop(), rows, size)
+    if any(kind == "tensor" for kind, *_ in layouts):
+        raise ValueError(
+            "results must be tensors of the same dtype, device and shape of a sample on every rank; rank "
+            f"{rank} got a {type(results).__name__}{'' if own is None else f', {own.dtype}, {tuple(own.shape[1:])}'}"
+        )
+    parts = gather_object(results) if device != "cpu" else _exchange_files(results, tmpdir)
+    if rank != 0 or parts is None:
+        return None
+    merged = chain.from_iterable(zip_longest(*parts, fillvalue=_FILLER))
+    return [result for result in merged if result is not _FILLER][:size]
+
+
+def collect_results_cpu(result_part: Any, size: int, tmpdir: str | None = None) -> Any:
+    """Collect results through a folder that all ranks see; see `collect_results`."""
+    return collect_results(result_part, size, "cpu", tmpdir)
+
+
+def collect_results_gpu(result_part: Any, size: int) -> Any:
+    """Collect results by sending them; see `collect_results`."""
+    return collect_results(result_part, size, "gpu")
+
+
+def _exchange_files(part: Sequence[Any], tmpdir: str | None) -> list[Any] | None:
+    """Return the results of each rank on rank 0, through files in a folder that it makes."""
+    rank, world_size = get_dist_info()
+    answer: list[Any] = [None, None]
+    if rank == 0:
+        try:
+            parent = tmpdir or (None if get_local_size() == world_size else os.getcwd())
+            if parent is not None:
+                os.makedirs(parent, exist_ok=True)
+            answer[0] = os.path.abspath(tempfile.mkdtemp(prefix=".collect_results_", dir=parent))
+        except OSError as error:
+            answer[1] = f"rank 0 could not make the folder for results: {type(error).__name__}: {error}"
+    broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise RuntimeError(answer[1])
+    folder, failure = answer[0], None
+    paths = [os.path.join(folder, f"part_{other}.pkl") for other in range(world_size)]
     try:
-        return _collect_through(folder, result_part, size, rank, world_size)
+        try:
+            if rank != 0:  # rank 0 keeps its own
+                with open(paths[rank], "wb") as file:
+                    pickle.dump(part, file, protocol=pickle.HIGHEST_PROTOCOL)
+        except Exception as error:
+            failure = f"rank {rank}: {type(error).__name__}: {error}"
+        if failures := [text for text in all_gather_object(failure) if text is not None]:
+            raise RuntimeError(f"not every rank could write its results to {folder}: {'; '.join(failures)}")
+        return [part, *map(_read, paths[1:])] if rank == 0 else None
     finally:
         if rank == 0:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _collect_through(folder: str, result_part: Sequence[Any], size: int, rank: int, world_size: int) -> Any:
-    failure = None
-    if rank != 0:  # rank 0 keeps its own
-        try:
-            with open(os.path.join(folder, f"part_{rank}.pkl"), "wb") as file, _without_collector():
-                pickle.dump(result_part, file, protocol=pickle.HIGHEST_PROTOCOL)
-        except Exception as error:
-            failure = f"{type(error).__name__}: {error}"
-    _raise_together(failure, f"write its results to {folder}")
-    if rank != 0:
-        return None
-    parts = [result_part]
-    for other in range(1, world_size):
-        path = os.path.join(folder, f"part_{other}.pkl")
-        if not os.path.exists(path):
-            raise RuntimeError(
-                f"the results of rank {other} are not in {folder}: it is not the same folder on every machine; "
-                "give a tmpdir on a shared disk, or use device='gpu'"
-            )
-        with open(path, "rb") as file, _without_collector():
-            parts.append(pickle.load(file))
-    return _interleave(parts, size)
+def _read(path: str) -> Any:
+    if not os.path.exists(path):
+        raise RuntimeError(
+            f"the results of another rank are not there as {path}: it is not the same folder on every machine; "
+            "give a tmpdir on a shared disk, or use device='gpu'"
+        )
+    with open(path, "rb") as file:
+        return pickle.load(file)
 
 
-@communication
-def collect_results_gpu(result_part: Any, size: int) -> Any:
-    """Collect results by sending them; see ``collect_results``."""
-    rank, world_size = get_dist_info()
-    if world_size == 1:
-        return result_part[:size]
-    is_tensor, collected = _collect_tensors(result_part, size)
-    if is_tensor:
-        return collected
-    with _without_collector():
-        parts = gather_object(result_part)
-    return _interleave(parts, size) if rank == 0 and parts is not None else None
+def _layout_of(part: Any) -> tuple[Tensor | None, tuple[Any, ...]]:
+    """Return results as a tensor, where they are one or can be stacked, and how they travel.
 
-
-def _interleave(parts: Sequence[Sequence[Any]], size: int) -> list[Any]:
-    if len({len(part) for part in parts}) == 1:
-        return list(chain.from_iterable(zip(*parts)))[:size]
-    merged = chain.from_iterable(zip_longest(*parts, fillvalue=_FILLER))
-    return [result for result in merged if result is not _FILLER][:size]
-
-
-@contextlib.contextmanager
-def _without_collector() -> Iterator[None]:
-    """Switch the cyclic garbage collector off: while objects are made in bulk it only looks for garbage in vain."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _shared_folder(tmpdir: str | None) -> str:
-    """Make the folder on rank 0 and tell the others; where that fails, raise everywhere."""
-    rank, world_size = get_dist_info()
-    answer: list[Any] = [None, None]
-    if rank == 0:
-        try:
-            if tmpdir is None:
-                parent = None if get_local_size() == world_size else os.getcwd()
-            else:
-                parent = os.path.abspath(tmpdir)
-                os.makedirs(parent, exist_ok=True)
-            answer[0] = tempfile.mkdtemp(prefix=".collect_results_", dir=parent)
-        except OSError as error:
-            answer[1] = f"{type(error).__name__}: {error}"
-    broadcast_object_list(answer)
-    if answer[1] is not None:
-        raise RuntimeError(f"rank 0 could not make the folder for results: {answer[1]}")
-    return answer[0]
-
-
-def _raise_together(failure: str | None, what: str) -> None:
-    """Wait for all ranks; raise on all of them if one has a failure."""
-    failed = [f"rank {rank}: {text}" for rank, text in enumerate(all_gather_object(failure)) if text is not None]
-    if failed:
-        raise RuntimeError(f"not every rank could {what}: {'; '.join(failed)}")
-
-
-def _collect_tensors(part: Any, size: int) -> tuple[bool, Any]:
-    """Collect as tensors if every rank can.
-
-    Returns:
-        Whether it was done, and the result (None on other ranks than 0).
+    That is kind, dtype, type of device and shape of a sample of tensors; `_OBJECTS` where they are pickled.
     """
     is_list = isinstance(part, (list, tuple))
     if not is_list and not (isinstance(part, Tensor) and part.dim() > 0):
         raise TypeError(f"results must be a list, or a tensor with a row for each sample, not {type(part).__name__}")
-    own = _stackable(part) if is_list else part.detach()
-    layouts = exchange_numbers(_layout(own, is_list, len(part)))
-    kinds = {(kind, *rest) for kind, rows, *rest in layouts if (kind, rows) != (_OBJECTS, 0)}  # no results fit to any
-    if len(kinds) != 1 or next(iter(kinds))[0] == _OBJECTS:
-        if _TENSOR in {kind for kind, *_ in kinds}:
-            raise ValueError(
-                "results must be tensors of the same dtype and shape of a sample on every rank; "
-                f"rank {get_rank()} got {'a list' if is_list else f'{part.dtype} of {tuple(part.shape[1:])} a sample'}"
-            )
-        return False, None
-    kind, dtype, num_dims, *dims = next(iter(kinds))
-    rows = [layout[1] for layout in layouts]
-    device = own.device if own is not None and can_send_from(own.device) else get_comm_device()
-    if own is not None and own.shape[0] == max(rows) and own.device == device:
-        sent = own.contiguous()
-    else:
-        sent = torch.zeros((max(rows), *dims[:num_dims]), dtype=DTYPES[dtype], device=device)
-        if own is not None:
-            sent[: own.shape[0]] = own
-    received = [torch.empty_like(sent) for _ in rows] if get_rank() == 0 else None
-    torch_dist.gather(sent, received)
-    if received is None:
-        return True, None
-    merged = torch.stack(received, dim=1).flatten(0, 1)  # (max rows, world size, ...) to the order of the data set
-    if len(set(rows)) > 1:
-        is_row = torch.arange(max(rows))[:, None] < torch.tensor(rows)[None, :]
-        merged = merged[is_row.flatten().to(merged.device)]
-    merged = merged[:size]
-    return True, list(merged.unbind(0)) if kind == _LIST else merged
+    own = _stacked(part) if is_list else part.detach()
+    if own is None or own.dtype not in DTYPES:
+        return None, _OBJECTS
+    return own, ("list" if is_list else "tensor", own.dtype, own.device.type, own.shape[1:])
 
 
-def _layout(own: Tensor | None, is_list: bool, num_results: int) -> list[int]:
-    """Describe results in numbers: kind, rows, and for tensors the dtype and shape of a sample."""
-    sample = own.shape[1:] if own is not None else ()
-    if own is None or own.dtype not in DTYPES or len(sample) > _MAX_SAMPLE_DIMENSIONS:
-        return [_OBJECTS, num_results] + [0] * (2 + _MAX_SAMPLE_DIMENSIONS)
-    padding = [0] * (_MAX_SAMPLE_DIMENSIONS - len(sample))
-    kind = _LIST if is_list else _TENSOR
-    return [kind, num_results, DTYPES.index(own.dtype), len(sample), *sample, *padding]
-
-
-def _stackable(part: Sequence[Any]) -> Tensor | None:
+def _stacked(part: Sequence[Any]) -> Tensor | None:
     """Return the tensors of a list as one, or None if they are not all tensors of one shape, dtype and device."""
-    if not part or not isinstance(part[0], Tensor) or not all(type(item) is Tensor for item in part):
+    if not all(type(item) is Tensor and item.layout == torch.strided for item in part):
         return None
-    first = part[0]
-    if len({(t.shape, t.dtype, t.device) for t in part}) > 1 or first.layout != torch.strided:
+    is_alike = len({(item.shape, item.dtype, item.device) for item in part}) == 1
+    return torch.stack([item.detach() for item in part]) if is_alike else None
+
+
+def _collect_tensors(own: Tensor | None, layout: tuple[Any, ...], rows: list[int], size: int) -> Any:
+    """Gather tensors, padded to the same number of rows, and deal them out in the order of the data set."""
+    kind, dtype, device, shape = layout
+    sent = torch.zeros((max(rows), *shape), dtype=dtype, device=device if own is None else own.device)
+    if own is not None:
+        sent[: own.shape[0]] = own
+    received = gather(sent)
+    if get_rank() != 0:
         return None
-    return torch.stack([item.detach() for item in part])
+    merged = torch.stack(received, dim=1).flatten(0, 1)  # (max rows, world size, ...) to the order of the data set
+    is_row = torch.arange(max(rows))[:, None] < torch.tensor(rows)[None, :]
+    merged = merged[is_row.flatten().to(merged.device)][:size]
+    return list(merged.unbind(0)) if kind == "list" else merged

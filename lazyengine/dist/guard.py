@@ -1,22 +1,21 @@
 """Errors of communication say which call failed, on which rank and at which step."""
 
+from __future__ import annotations
+
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
-from typing import ParamSpec, TypeVar
 
 from .info import get_rank, get_world_size, is_distributed
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
+_WORDS_OF_A_LOST_RANK = ("timed out", "timeout", "connection closed", "connection reset", "broken pipe")
 _describe_position: Callable[[], str] | None = None
 
 
 def set_position_source(source: Callable[[], str] | None) -> None:
-    """Say where to learn how far the run is, for errors of communication.
+    """Set where errors of communication learn how far the run is.
 
     Args:
-        source: Returns something like ``"epoch 3, iteration 1200"``; None for nothing.
+        source: Returns something like `"epoch 3, iteration 1200"`; None for nothing.
     """
     global _describe_position
     _describe_position = source
@@ -26,8 +25,10 @@ def set_position_source(source: Callable[[], str] | None) -> None:
 def named_communication(name: str) -> Iterator[None]:
     """Add a note with the call, the rank and the step to an error, such as a timeout, raised by communication inside.
 
+    A context, or a decorator of a function.
+
     Args:
-        name: What is done inside, such as ``"train_step"``.
+        name: What is done inside, such as `"train_step"`.
     """
     try:
         yield
@@ -37,14 +38,13 @@ def named_communication(name: str) -> Iterator[None]:
 
 
 def note_lost_rank(error: BaseException, name: str) -> None:
-    """Add the note of ``named_communication`` to an error that says that another rank has gone or hangs."""
+    """Add the note of `named_communication` to an error that says that another rank has gone or hangs."""
     if _is_lost_rank(error):
         add_communication_note(error, name)
 
 
 def _is_lost_rank(error: BaseException) -> bool:
-    words = ("timed out", "timeout", "connection closed", "connection reset", "broken pipe")
-    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _WORDS_OF_A_LOST_RANK)
 
 
 @contextlib.contextmanager
@@ -59,7 +59,7 @@ def named_rank() -> Iterator[None]:
 
 
 def add_communication_note(error: BaseException, name: str) -> None:
-    """Add the note of ``named_communication``, unless the error has one."""
+    """Add the note of `named_communication`, unless the error has one."""
     if not is_distributed() or any(note.startswith("in the communication") for note in getattr(error, "__notes__", ())):
         return
     position = ""
@@ -69,17 +69,3 @@ def add_communication_note(error: BaseException, name: str) -> None:
     error.add_note(f"in the communication {name} on rank {get_rank()} of {get_world_size()}{position}")
     if _is_lost_rank(error):
         error.add_note("another rank did not take part in time: it failed, left, or is slower than the timeout allows")
-
-
-def communication(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Decorate a collective function of this package so that its errors name it."""
-
-    @functools.wraps(function)
-    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        try:
-            return function(*args, **kwargs)
-        except RuntimeError as error:
-            add_communication_note(error, f"lazyengine.dist.{getattr(function, '__name__', '?')}")
-            raise
-
-    return wrapper

@@ -1,5 +1,7 @@
 """Join the processes that a launcher started: torchrun, Slurm or Open MPI."""
 
+from __future__ import annotations
+
 import atexit
 import datetime
 import os
@@ -10,7 +12,9 @@ from typing import Any
 import torch
 from torch import distributed as torch_dist
 
-from .info import forget_local_group, is_distributed
+from ..errors import UsageRuntimeError, UsageValueError
+from . import info
+from .info import is_distributed
 
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 """What launchers and schedulers send to all processes of a run before they take a machine away."""
@@ -19,7 +23,7 @@ _LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 
 
 def infer_launcher() -> str:
-    """Return which launcher started this process, from its environment: ``pytorch``, ``slurm``, ``mpi`` or ``none``."""
+    """Return which launcher started this process, from its environment: `pytorch`, `slurm`, `mpi` or `none`."""
     if "WORLD_SIZE" in os.environ:
         return "pytorch"
     if "SLURM_NTASKS" in os.environ and "SLURM_PROCID" in os.environ:
@@ -33,11 +37,11 @@ def init_dist(launcher: str = "none", backend: str | None = None, timeout_s: flo
     Takes this process's GPU, if there are GPUs, before anything is put on one.
 
     Args:
-        launcher: ``pytorch`` (torchrun), ``slurm``, ``mpi``, or ``none``, which does nothing.
-        backend: As for ``torch.distributed.init_process_group``. None: NCCL for GPU tensors and gloo for CPU tensors
+        launcher: `pytorch` (torchrun), `slurm`, `mpi`, or `none`, which does nothing.
+        backend: As for `torch.distributed.init_process_group`. None: NCCL for GPU tensors and gloo for CPU tensors
             where there are GPUs, else gloo.
         timeout_s: After so many seconds without an answer from another rank, communication raises an error.
-        **kwargs: Passed to ``init_process_group``; ``port`` sets ``MASTER_PORT`` under Slurm and MPI.
+        **kwargs: Passed to `init_process_group`; `port` sets `MASTER_PORT` under Slurm and MPI.
 
     Raises:
         ValueError: An unknown launcher, or a timeout that is not positive.
@@ -45,21 +49,21 @@ def init_dist(launcher: str = "none", backend: str | None = None, timeout_s: flo
             other processes did not come within the timeout.
     """
     if launcher not in _LAUNCHERS:
-        raise ValueError(f"launcher must be one of {', '.join(_LAUNCHERS)}, not {launcher!r}")
+        raise UsageValueError(f"launcher must be one of {', '.join(_LAUNCHERS)}, not {launcher!r}")
     timeout_s = kwargs.pop("timeout", timeout_s)  # mmengine's name, in seconds too
     if not isinstance(timeout_s, (int, float)) or not timeout_s > 0:
-        raise ValueError(f"timeout_s must be a positive number of seconds, not {timeout_s!r}")
+        raise UsageValueError(f"timeout_s must be a positive number of seconds, not {timeout_s!r}")
     if launcher == "none" or is_distributed():
         return
     port = kwargs.pop("port", None)
-    if launcher == "slurm":
-        _describe_slurm(port)
-    elif launcher == "mpi":
-        _describe_mpi(port)
+    if launcher != "pytorch":
+        if port is not None:
+            os.environ["MASTER_PORT"] = str(port)
+        _describe_slurm() if launcher == "slurm" else _describe_mpi()
+        os.environ.setdefault("MASTER_PORT", "29500")
     _require_variables(launcher, "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if torch.cuda.is_available():
-        _take_gpu(local_rank)
+        _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
     if backend is None:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and torch_dist.is_nccl_available() else "gloo"
     timeout = datetime.timedelta(seconds=timeout_s)
@@ -72,41 +76,39 @@ def _store_after_restart(timeout: datetime.timedelta) -> dict[str, Any]:
 
     torchrun (seen with torch 2.13) gives all attempts one store; a restarted rank then finds the addresses of the
     attempt before, and is refused or hangs. With several machines the number of the attempt differs between them, so
-    there it takes ``TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1`` in torchrun's environment.
+    there it takes `TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1` in torchrun's environment.
     """
     env = os.environ
     attempt = env.get("TORCHELASTIC_RESTART_COUNT", "0")
     if attempt == "0" or env.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or env.get("GROUP_WORLD_SIZE") != "1":
         return {}
-    world_size = int(env["WORLD_SIZE"])
     td: Any = torch_dist
-    shared = td.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), world_size, False, timeout)
+    shared = td.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), int(env["WORLD_SIZE"]), False, timeout)
     store = td.PrefixStore(f"attempt_{attempt}", shared)
-    return {"store": store, "rank": int(env["RANK"]), "world_size": world_size}
+    return {"store": store, "rank": int(env["RANK"]), "world_size": int(env["WORLD_SIZE"])}
 
 
 def destroy_dist() -> None:
     """Leave the group of all processes, if there is one; done at exit as well."""
-    forget_local_group()
+    info.local_group = None
     if is_distributed():
         torch_dist.destroy_process_group()
 
 
 def _require_variables(launcher: str, *names: str) -> None:
-    missing = [name for name in names if name not in os.environ]
-    if missing:
+    if missing := [name for name in names if name not in os.environ]:
         start = {
             "pytorch": "start the script with `torchrun --nproc_per_node=N script.py`",
             "slurm": "start the script with `srun` inside a Slurm job",
             "mpi": "start the script with `mpirun`, and set MASTER_ADDR to the first machine",
         }[launcher]
-        raise RuntimeError(f"launcher={launcher!r} needs the environment variables {', '.join(missing)}: {start}")
+        raise UsageRuntimeError(f"launcher={launcher!r} needs the environment variables {', '.join(missing)}: {start}")
 
 
 def _take_gpu(local_rank: int) -> None:
     count = torch.cuda.device_count()
     if local_rank >= count:
-        raise RuntimeError(
+        raise UsageRuntimeError(
             f"process {local_rank} of this machine has no GPU: {count} visible, "
             f"{os.environ.get('LOCAL_WORLD_SIZE', 'more')} processes started; start at most {count} on each machine, "
             "or hide the GPUs with CUDA_VISIBLE_DEVICES= to run on the CPU"
@@ -114,21 +116,19 @@ def _take_gpu(local_rank: int) -> None:
     torch.cuda.set_device(local_rank)
 
 
-def _describe_slurm(port: int | None) -> None:
+def _describe_slurm() -> None:
     """Set the variables that torch reads from those of Slurm."""
     _require_variables("slurm", "SLURM_PROCID", "SLURM_NTASKS")
-    rank = os.environ["SLURM_PROCID"]
-    if "SLURM_LOCALID" in os.environ:
-        local_rank = os.environ["SLURM_LOCALID"]
-    else:
-        local_rank = str(int(rank) % max(torch.cuda.device_count(), 1))
-    if "MASTER_ADDR" not in os.environ:
-        os.environ["MASTER_ADDR"] = _first_slurm_host()
-    os.environ.update(RANK=rank, WORLD_SIZE=os.environ["SLURM_NTASKS"], LOCAL_RANK=local_rank)
-    tasks = os.environ.get("SLURM_NTASKS_PER_NODE", "")
+    env = os.environ
+    rank, job, tasks = env["SLURM_PROCID"], env.get("SLURM_JOB_ID", ""), env.get("SLURM_NTASKS_PER_NODE", "")
+    local_rank = env.get("SLURM_LOCALID", str(int(rank) % max(torch.cuda.device_count(), 1)))
+    env.update(RANK=rank, WORLD_SIZE=env["SLURM_NTASKS"], LOCAL_RANK=local_rank)
+    if "MASTER_ADDR" not in env:
+        env["MASTER_ADDR"] = _first_slurm_host()
     if tasks.isdigit():
-        os.environ.setdefault("LOCAL_WORLD_SIZE", tasks)
-    _set_port(port, os.environ.get("SLURM_JOB_ID"))
+        env.setdefault("LOCAL_WORLD_SIZE", tasks)
+    if job.isdigit():
+        env.setdefault("MASTER_PORT", str(20000 + int(job) % 20000))  # so that two jobs on a host differ
 
 
 def _first_slurm_host() -> str:
@@ -139,29 +139,17 @@ def _first_slurm_host() -> str:
     try:
         shown = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise RuntimeError(
-            f"cannot list the hosts of SLURM_NODELIST={nodes!r}; set MASTER_ADDR to the first"
-        ) from error
+        raise UsageRuntimeError(f"cannot list the hosts {nodes!r} of Slurm; set MASTER_ADDR to the first") from error
     return shown.stdout.split()[0]
 
 
-def _describe_mpi(port: int | None) -> None:
+def _describe_mpi() -> None:
     """Set the variables that torch reads from those of Open MPI."""
-    names = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK")
+    names = [f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK")]
     _require_variables("mpi", *names)
-    rank, size, local_rank = (os.environ[name] for name in names)
+    os.environ.update(zip(("RANK", "WORLD_SIZE", "LOCAL_RANK"), [os.environ[name] for name in names]))
     local_size = os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "")
-    if "MASTER_ADDR" not in os.environ and local_size == size:
-        os.environ["MASTER_ADDR"] = "127.0.0.1"
-    os.environ.update(RANK=rank, WORLD_SIZE=size, LOCAL_RANK=local_rank)
     if local_size:
         os.environ.setdefault("LOCAL_WORLD_SIZE", local_size)
-    _set_port(port, None)
-
-
-def _set_port(port: int | None, job: str | None) -> None:
-    """Choose ``MASTER_PORT``: the argument, the variable, one of the job's own so that two jobs on a host differ."""
-    if port is not None:
-        os.environ["MASTER_PORT"] = str(port)
-    elif "MASTER_PORT" not in os.environ:
-        os.environ["MASTER_PORT"] = str(20000 + int(job) % 20000) if job and job.isdigit() else "29500"
+    if local_size == os.environ["WORLD_SIZE"]:
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")

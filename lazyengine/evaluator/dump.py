@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lazyengine.checkpoint import read_checkpoint, save_checkpoint, to_plain
+from lazyengine.errors import UsageFileNotFoundError, UsageValueError
 from lazyengine.fileio import atomic_write
-from lazyengine.logging import print_log
+from lazyengine.logging import output_path, print_log
+from lazyengine.nesting import map_leaves
 
-from .metric import BaseMetric
-from .samples import fields_of, iter_samples, to_cpu
+from .metric import BaseMetric, Number
+from .samples import fields_of, is_positional, iter_samples, to_cpu
 
 _ENDINGS = (".pt", ".pth", ".jsonl", ".pkl", ".pickle")
 
@@ -25,14 +26,16 @@ class DumpResults(BaseMetric):
     """Write the predictions of every sample to a file; computes no values.
 
     Args:
-        out_file_path: ``.pt`` (or ``.pth``): tensors stay tensors, read with ``weights_only=True``; ``.jsonl``: a line
-            of JSON for each sample, for other programs; ``.pkl`` (or ``.pickle``): a pickled list, as mmengine writes.
+        out_file_path: A relative path lies in the folder of the running start, outside a run in the current folder.
+            ``.pt`` (or ``.pth``): tensors stay tensors, read with ``weights_only=True``; ``.jsonl``: a line of JSON for
+            each sample, for other programs; ``.pkl`` (or ``.pickle``): a pickled list, as mmengine writes.
         collect_device: See `BaseMetric`.
         collect_dir: See `BaseMetric`.
         keys: Names of the values to keep; None for all.
+        results_per_sample: See `BaseMetric`.
 
     Raises:
-        ValueError: The file's ending is none of these.
+        UsageValueError: The file's ending is none of these.
     """
 
     def __init__(
@@ -41,50 +44,42 @@ class DumpResults(BaseMetric):
         collect_device: str = "cpu",
         collect_dir: str | None = None,
         keys: Sequence[str] | None = None,
+        results_per_sample: Number | None = None,
     ) -> None:
-        super().__init__(collect_device, None, collect_dir)
-        self.out_file_path = os.fspath(out_file_path)
-        if not self.out_file_path.endswith(_ENDINGS):
-            raise ValueError(
-                f"DumpResults: out_file_path must end in {', '.join(_ENDINGS)}, got {self.out_file_path!r}"
-            )
+        super().__init__(collect_device, None, collect_dir, results_per_sample)
+        self.out_file_path = path = os.fspath(out_file_path)
+        if not path.endswith(_ENDINGS):
+            raise UsageValueError(f"DumpResults: out_file_path must end in {', '.join(_ENDINGS)}, got {path!r}")
         self.keys = None if keys is None else tuple(keys)
 
     def process(self, data_batch: Any, data_samples: Any) -> None:
         """Keep every sample's predictions on the CPU, each in memory of its own, in plain types."""
-        for sample in iter_samples(to_cpu(data_samples)):
-            self.results.append(to_plain(self._own(sample), "data_samples"))
+        self.results += [to_plain(self._own(each), "data_samples") for each in iter_samples(to_cpu(data_samples))]
 
     def compute_metrics(self, results: list[Any]) -> dict[str, Any]:
         """Write the file."""
-        save_results(results, self.out_file_path)
-        print_log(f"{len(results)} results are in {self.out_file_path}", logger="current")
+        path = output_path(self.out_file_path)
+        save_results(results, path)
+        print_log(f"{len(results)} results are in {path}", logger="current")
         return {}
 
     def _own(self, sample: Any) -> Any:
-        if isinstance(sample, Tensor):
-            return sample.clone()
-        if isinstance(sample, tuple | list) and not hasattr(sample, "_fields"):
-            return type(sample)(value.clone() if isinstance(value, Tensor) else value for value in sample)
-        fields = fields_of(sample)
-        if self.keys is not None:
-            if missing := [key for key in self.keys if key not in fields]:
-                raise KeyError(f"DumpResults: no {missing[0]!r} in the predictions, which have {list(fields)}")
-            fields = {key: fields[key] for key in self.keys}
-        return {key: value.clone() if isinstance(value, Tensor) else value for key, value in fields.items()}
+        """Return a sample as a dict, where it has named values, with tensors in memory of their own."""
+        fields = {} if is_positional(sample) or isinstance(sample, torch.Tensor) else fields_of(sample)
+        if missing := [key for key in self.keys or () if key not in fields]:
+            raise KeyError(f"DumpResults: no {missing[0]!r} in the predictions, which have {list(fields)}")
+        kept = {key: fields[key] for key in self.keys or fields} if fields else sample
+        return map_leaves(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, kept)
 
 
 def save_results(results: Sequence[Any], path: str) -> None:
     """Write samples (plain types and CPU tensors) to a file, whose ending says how; see `DumpResults`."""
-    folder = os.path.dirname(path)
-    if folder:
-        os.makedirs(folder, exist_ok=True)
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     if path.endswith((".pt", ".pth")):
         save_checkpoint({"num_samples": len(results), **_columns(results)}, path)
     elif path.endswith(".jsonl"):
         with atomic_write(path, "w", encoding="utf-8") as file:
-            for result in results:
-                file.write(json.dumps(result, default=_listed) + "\n")
+            file.writelines(json.dumps(result, default=_listed) + "\n" for result in results)
     else:
         with atomic_write(path) as file:
             pickle.dump(list(results), file, protocol=pickle.HIGHEST_PROTOCOL)
@@ -101,20 +96,24 @@ def load_results(path: str | os.PathLike[str], *, trusted: bool = False) -> list
         One dict (tensor, tuple …) for each sample, in the dataset's order.
 
     Raises:
-        ValueError: The ending is unknown, or the file is a pickle and not trusted.
+        UsageFileNotFoundError: There is no such file.
+        UsageValueError: The ending is unknown, or the file is a pickle and not trusted.
     """
     path = os.fspath(path)
+    if not path.endswith(_ENDINGS):
+        raise UsageValueError(f"{path}: expected a file of DumpResults, ending in {', '.join(_ENDINGS)}")
+    if path.endswith(".pkl") and not trusted:
+        raise UsageValueError(f"{path}: reading a pickle can run any code · if you trust it, trusted=True (--trusted)")
+    if not os.path.isfile(path):
+        raise UsageFileNotFoundError(f"there is no file {path}; expected one that DumpResults wrote.")
     if path.endswith((".pt", ".pth")):
-        return list(_rows(read_checkpoint(path, trusted=trusted)))
+        saved = read_checkpoint(path, trusted=trusted)
+        if "samples" in saved:
+            return saved["samples"]
+        return [dict(zip(saved["columns"], values)) for values in zip(*saved["columns"].values())]
     if path.endswith(".jsonl"):
         with open(path, encoding="utf-8") as file:
             return [json.loads(line) for line in file if line.strip()]
-    if not path.endswith(_ENDINGS):
-        raise ValueError(f"{path}: expected a file of DumpResults, ending in {', '.join(_ENDINGS)}")
-    if not trusted:
-        raise ValueError(
-            f"{path}: reading a pickle can run any code · if you trust it, trusted=True (--trusted); or write .pt"
-        )
     with open(path, "rb") as file:
         return pickle.load(file)
 
@@ -124,28 +123,14 @@ def _columns(results: Sequence[Any]) -> dict[str, Any]:
     if not results or not all(isinstance(result, dict) and result.keys() == results[0].keys() for result in results):
         return {"samples": list(results)}
     columns: dict[str, Any] = {}
-    for key, first in results[0].items():
+    for key in results[0]:
         values = [result[key] for result in results]
-        if isinstance(first, Tensor):
-            layouts = {(v.shape, v.dtype) if isinstance(v, Tensor) else None for v in values}
-            columns[key] = torch.stack(values) if len(layouts) == 1 else values
-        else:
-            columns[key] = values
+        layouts = {(value.shape, value.dtype) if isinstance(value, torch.Tensor) else None for value in values}
+        columns[key] = torch.stack(values) if len(layouts) == 1 and None not in layouts else values
     return {"columns": columns}
 
 
-def _rows(saved: dict[str, Any]) -> Iterator[Any]:
-    if "columns" not in saved:
-        yield from saved.get("samples", [])
-        return
-    columns = saved["columns"]
-    for values in zip(*columns.values()):
-        yield dict(zip(columns, values))
-
-
 def _listed(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.tolist()
-    if isinstance(value, set | frozenset):
-        return sorted(value)
+    if isinstance(value, torch.Tensor | set | frozenset):
+        return value.tolist() if isinstance(value, torch.Tensor) else sorted(value)
     raise TypeError(f"a {type(value).__name__} cannot be written as JSON · use a .pt file")

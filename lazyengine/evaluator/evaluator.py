@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice, repeat, zip_longest
 from typing import Any
 
+from lazyengine.errors import UsageTypeError, UsageValueError
+
 from .metric import BaseMetric
+from .samples import SampleList, collate
+
+_MISSING = object()
+Samples = Iterable[Any]
 
 
 class Evaluator:
@@ -17,31 +22,26 @@ class Evaluator:
         metrics: One metric or several; their full names must differ, so give two of a kind different prefixes.
 
     Raises:
-        TypeError: Something is no metric.
-        ValueError: Two metrics say beforehand that they compute a value of the same name.
+        UsageTypeError: Something is no metric.
+        UsageValueError: Two metrics say beforehand that they compute a value of the same name.
     """
 
     def __init__(self, metrics: BaseMetric | Sequence[BaseMetric]) -> None:
         self.metrics = list(metrics) if isinstance(metrics, Sequence) else [metrics]
+        owners: dict[str, BaseMetric] = {}
         for metric in self.metrics:
             if not isinstance(metric, BaseMetric):
-                raise TypeError(
-                    f"Evaluator: expected metrics derived from BaseMetric, got {metric!r} · wrap a torchmetrics metric "
-                    "in TorchMetric"
-                )
-        names = Counter(name for metric in self.metrics for name in metric.names)
-        if twice := [name for name, count in names.items() if count > 1]:
-            raise ValueError(_duplicate(twice[0], [m for m in self.metrics if twice[0] in m.names]))
-        self._dataset_meta: dict[str, Any] | None = None
+                hint = "wrap a torchmetrics metric in TorchMetric"
+                raise UsageTypeError(f"Evaluator: expected metrics derived from BaseMetric, got {metric!r} · {hint}")
+            _claim(owners, metric, metric.names)
 
     @property
     def dataset_meta(self) -> dict[str, Any] | None:
         """What the dataset says of itself; setting it hands it to every metric."""
-        return self._dataset_meta
+        return self.metrics[0].dataset_meta if self.metrics else None
 
     @dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict[str, Any] | None) -> None:
-        self._dataset_meta = dataset_meta
         for metric in self.metrics:
             metric.dataset_meta = dataset_meta
 
@@ -60,73 +60,68 @@ class Evaluator:
         for metric in self.metrics:
             metric.process(data_batch, data_samples)
 
-    def evaluate(self, size: int) -> dict[str, Any]:
+    def evaluate(self, size: int | None) -> dict[str, Any]:
         """Compute all metrics. Collective: every rank must call.
 
         Args:
-            size: Number of samples in the dataset.
+            size: Number of samples in the dataset; None where nobody knows it. See `BaseMetric.evaluate`.
 
         Returns:
             Values by full name, the same on every rank.
 
         Raises:
-            ValueError: Two metrics computed a value of the same name.
+            UsageRuntimeError: A metric kept more results than there are samples.
+            UsageValueError: Two metrics computed a value of the same name.
         """
         values: dict[str, Any] = {}
         owners: dict[str, BaseMetric] = {}
         for metric in self.metrics:
-            for name, value in metric.evaluate(size).items():
-                if name in owners:
-                    raise ValueError(_duplicate(name, [owners[name], metric]))
-                values[name], owners[name] = value, metric
+            computed = metric.evaluate(size)
+            _claim(owners, metric, computed)
+            values |= computed
         return values
 
     def offline_evaluate(
-        self, data_samples: Iterable[Any], data: Iterable[Any] | None = None, chunk_size: int = 1
+        self, data_samples: Samples, data: Samples | None = None, chunk_size: int = 1, collate: Any = collate
     ) -> dict[str, Any]:
         """Compute the metrics from saved predictions, in one process.
+
+        Metrics see the predictions as a list of samples whose values can also be read at once, by name: those that are
+        written for samples and those that are written for batches both run.
 
         Args:
             data_samples: The predictions, sample by sample (what `load_results` returns).
             data: The dataset's samples in the same order, for metrics that read the data batch.
             chunk_size: Samples handed to `process` at once; larger is faster.
+            collate: Makes a batch of the dataset's samples, as the loader's ``collate_fn`` did.
 
         Returns:
             Values by full name.
 
         Raises:
-            ValueError: ``data`` has another length, or ``chunk_size`` is not positive.
+            UsageValueError: ``data`` has another length, or ``chunk_size`` is not positive.
         """
         if chunk_size < 1:
-            raise ValueError(f"offline_evaluate: chunk_size must be at least 1, got {chunk_size}")
-        batches = _chunks(data, chunk_size) if data is not None else itertools.repeat(None)
+            raise UsageValueError(f"offline_evaluate: chunk_size must be at least 1, got {chunk_size}")
+        self.reset()
         size = 0
-        for chunk in _chunks(data_samples, chunk_size):
-            batch = next(batches, None)
-            if data is not None and (batch is None or len(batch) != len(chunk)):
-                raise ValueError(f"offline_evaluate: data has fewer samples than data_samples ({size} chunks fit)")
-            size += len(chunk)
-            self.process(chunk, _collate(batch))
-        if data is not None and next(batches, None) is not None:
-            raise ValueError(f"offline_evaluate: data has more samples than the {size} of data_samples")
+        both = zip(data_samples, repeat(None)) if data is None else zip_longest(data_samples, data, fillvalue=_MISSING)
+        while chunk := list(islice(both, chunk_size)):
+            samples, batch = ([item for item in column if item is not _MISSING] for column in zip(*chunk))
+            size += len(samples)
+            if len(batch) != len(samples):
+                relation = "fewer samples than" if len(batch) < len(samples) else f"more samples than the {size} of"
+                raise UsageValueError(f"offline_evaluate: data has {relation} data_samples")
+            self.process(SampleList(samples), None if data is None else collate(batch))
         return self.evaluate(size)
 
 
-def _chunks(items: Iterable[Any], chunk_size: int) -> Iterator[list[Any]]:
-    iterator = iter(items)
-    while chunk := list(itertools.islice(iterator, chunk_size)):
-        yield chunk
-
-
-def _collate(batch: list[Any] | None) -> Any:
-    """Turn samples into a batch of lists: nothing is stacked, since sizes may differ."""
-    if batch is None:
-        return None
-    from lazyengine.dataset import pseudo_collate
-
-    return pseudo_collate(batch)
-
-
-def _duplicate(name: str, metrics: Sequence[BaseMetric]) -> str:
-    kinds = " and ".join(type(metric).__name__ for metric in metrics)
-    return f"{kinds} both compute {name!r} · give them different prefixes, such as prefix='first' and prefix='second'"
+def _claim(owners: dict[str, BaseMetric], metric: BaseMetric, names: Iterable[str]) -> None:
+    """Note which metric computes values of these names, and refuse those that another one computes."""
+    for name in names:
+        if name in owners:
+            raise UsageValueError(
+                f"{type(owners[name]).__name__} and {type(metric).__name__} both compute {name!r} · give them "
+                "different prefixes, such as prefix='first' and prefix='second'"
+            )
+        owners[name] = metric

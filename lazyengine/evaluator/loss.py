@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar, Unpack
 
 import torch
-from torch import Tensor
 
-from .metric import TensorMetric
-from .samples import num_samples, require
+from .metric import Options, TensorMetric
+from .samples import find, num_samples, require
 
 
 class MeanLoss(TensorMetric):
@@ -21,29 +20,20 @@ class MeanLoss(TensorMetric):
 
     Args:
         loss_key: Name of the loss in the predictions.
-        weight_key: Name of the weights ``(N,)`` or scalar in the predictions or the data batch; None for equal ones.
-        name: Name of the value.
-        collect_device: See `BaseMetric`, like the next two.
-        prefix: None by default.
-        collect_dir: See `BaseMetric`.
+        weight_key: Name of the weights ``(N,)`` or scalar in the predictions or the data batch; None for equal ones,
+            but for a scalar loss the predictions' own ``num``, where they have it.
+        name: Name of the value; ``"loss"`` if not given.
+        **options: See `BaseMetric`.
     """
 
-    def __init__(
-        self,
-        loss_key: str = "loss",
-        weight_key: str | None = None,
-        name: str = "loss",
-        collect_device: str = "cpu",
-        prefix: str | None = None,
-        collect_dir: str | None = None,
-    ) -> None:
-        super().__init__(collect_device, prefix, collect_dir)
-        self.loss_key, self.weight_key, self.name = loss_key, weight_key, name
+    default_name: ClassVar[str] = "loss"
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The one value's name."""
-        return (self.with_prefix(self.name),)
+    def __init__(
+        self, loss_key: str = "loss", weight_key: str | None = None, name: str | None = None, **options: Unpack[Options]
+    ) -> None:
+        super().__init__(**options)
+        self.loss_key, self.weight_key, self.name = loss_key, weight_key, name or self.default_name
+        self.names = [self.with_prefix(self.name)]
 
     def process(self, data_batch: Any, data_samples: Any) -> None:
         """Keep the losses and their weights: a tensor ``(N, 2)``, float32 or float64."""
@@ -53,21 +43,20 @@ class MeanLoss(TensorMetric):
             raise ValueError(f"{owner}: {self.loss_key!r} must be (N,) or a scalar, got {tuple(loss.shape)}")
         loss = loss if loss.dtype == torch.float64 else loss.float()
         count = len(loss) if loss.dim() else num_samples(data_samples, data_batch) or 1
-        weight = self._weights(data_batch, data_samples, count, loss)
+        weight = loss.new_ones(count)
+        weight_key = self.weight_key
+        if weight_key is None and not loss.dim() and find(data_samples, "num", None) is not None:
+            weight_key = "num"
+        if weight_key is not None:
+            given = require(data_samples, weight_key, None, owner, data_batch).to(loss, non_blocking=True)
+            weight = (given if given.dim() else given / count).expand(count)
         self.results.append(torch.stack((loss.expand(count), weight), dim=1))
 
-    def compute_metrics(self, results: Tensor) -> dict[str, float]:
+    def compute_metrics(self, results: torch.Tensor) -> dict[str, float]:
         """Return the weighted mean, computed in float64."""
         loss, weight = results.double().unbind(1)
         total, weights = torch.stack(((loss * weight).sum(), weight.sum())).tolist()
         return {self.name: total / weights if weights else math.nan}
-
-    def _weights(self, data_batch: Any, data_samples: Any, count: int, loss: Tensor) -> Tensor:
-        if self.weight_key is None:
-            return loss.new_ones(()).expand(count)
-        weight = require(data_samples, self.weight_key, None, type(self).__name__, data_batch)
-        weight = weight.to(loss, non_blocking=True)
-        return (weight if weight.dim() else weight / count).expand(count)
 
 
 class Perplexity(MeanLoss):
@@ -80,27 +69,13 @@ class Perplexity(MeanLoss):
     Args:
         loss_key: Name of the loss (natural logarithm) in the predictions.
         weight_key: Name of the weights; None for equal ones.
-        name: Name of the value.
-        collect_device: See `BaseMetric`, like the next two.
-        prefix: None by default.
-        collect_dir: See `BaseMetric`.
+        name: Name of the value; ``"perplexity"`` if not given.
+        **options: See `BaseMetric`.
     """
 
-    def __init__(
-        self,
-        loss_key: str = "loss",
-        weight_key: str | None = None,
-        name: str = "perplexity",
-        collect_device: str = "cpu",
-        prefix: str | None = None,
-        collect_dir: str | None = None,
-    ) -> None:
-        super().__init__(loss_key, weight_key, name, collect_device, prefix, collect_dir)
+    default_name = "perplexity"
 
-    def compute_metrics(self, results: Tensor) -> dict[str, float]:
+    def compute_metrics(self, results: torch.Tensor) -> dict[str, float]:
         """Return the perplexity; infinity where it is too large for a float."""
         (mean,) = super().compute_metrics(results).values()
-        try:
-            return {self.name: math.exp(mean)}
-        except OverflowError:
-            return {self.name: math.inf}
+        return {self.name: torch.tensor(mean, dtype=torch.float64).exp().item()}

@@ -2,62 +2,89 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
-from torch import Tensor
 
-from lazyengine.dist import broadcast_object_list, collect_results, is_main_process
+from lazyengine.dist import (
+    all_gather_object,
+    broadcast_object_list,
+    collect_results,
+    get_world_size,
+    is_first_of_data_rank,
+    is_main_process,
+)
+from lazyengine.errors import UsageRuntimeError, UsageValueError
 from lazyengine.logging import print_log
+from lazyengine.nesting import map_leaves
 
-from .samples import to_cpu
+from .samples import to_cpu, to_number
+
+Number = int | Literal["any"]
+
+
+class Options(TypedDict, total=False):
+    """What every metric takes; see `BaseMetric`."""
+
+    collect_device: str
+    prefix: str | None
+    collect_dir: str | None
+    results_per_sample: Number | None
 
 
 class BaseMetric(ABC):
     """A metric that keeps one result for each sample.
 
-    A subclass appends to ``self.results`` in `process`, one result **for each sample** (results are cut to the size of
-    the dataset, because samplers repeat some samples to give every rank the same number), and computes in
-    `compute_metrics`. For results that are tensors see `TensorMetric`.
+    A subclass appends to ``self.results`` in `process`, one result **for each sample** (a list, where a sample has
+    several), and computes in `compute_metrics`. By this number the results of samples that samplers repeat, to give
+    every rank as many, are found and left out; more results than that are an error. A subclass whose samples all have
+    k results, one after the other, sets ``results_per_sample = k``. With ``"any"`` all results are used, in no
+    particular order, those of repeated samples too. For results that are tensors see `TensorMetric`.
 
     Args:
         collect_device: ``"cpu"`` collects through files, ``"gpu"`` sends; see `lazyengine.dist.collect_results`.
         prefix: Put before the names, ``prefix/name``; None for the class's ``default_prefix``, "" for none.
         collect_dir: Folder for ``collect_device="cpu"`` that all ranks see; None chooses one.
+        results_per_sample: See above; None for the class's.
+
+    Attributes:
+        results: What `process` kept on this rank.
+        dataset_meta: What the dataset says of itself (``classes`` …); None where it says nothing.
 
     Raises:
-        ValueError: ``collect_device`` is unknown, or ``collect_dir`` is given where it has no use.
+        UsageValueError: An argument is not accepted, or ``collect_dir`` is given where it has no use.
     """
 
     default_prefix: ClassVar[str | None] = None
-    _needs_samples: ClassVar[bool] = False
+    results_per_sample: Number = 1
+    _needs_results: ClassVar[bool] = False
+    names: Sequence[str] = ()  # of the values, with prefix, where known beforehand: lets duplicates be found early
 
-    def __init__(self, collect_device: str = "cpu", prefix: str | None = None, collect_dir: str | None = None) -> None:
+    def __init__(
+        self,
+        collect_device: str = "cpu",
+        prefix: str | None = None,
+        collect_dir: str | None = None,
+        results_per_sample: Number | None = None,
+    ) -> None:
+        name = type(self).__name__
         if collect_device not in ("cpu", "gpu"):
-            raise ValueError(f"{type(self).__name__}: collect_device must be 'cpu' or 'gpu', got {collect_device!r}")
+            raise UsageValueError(f"{name}: collect_device must be 'cpu' or 'gpu', got {collect_device!r}")
         if collect_dir is not None and collect_device != "cpu":
-            raise ValueError(f"{type(self).__name__}: collect_dir={collect_dir!r} has no use with collect_device='gpu'")
-        self.collect_device, self.collect_dir = collect_device, collect_dir
+            raise UsageValueError(f"{name}: collect_dir={collect_dir!r} has no use with collect_device='gpu'")
+        number = self.results_per_sample if results_per_sample is None else results_per_sample
+        if number != "any" and (type(number) is not int or number < 1):
+            raise UsageValueError(f"{name}: results_per_sample must be at least 1, or 'any', got {number!r}")
+        self.collect_device, self.collect_dir, self.results_per_sample = collect_device, collect_dir, number
         self.prefix = self.default_prefix if prefix is None else prefix
         self.results: list[Any] = []
-        self._dataset_meta: dict[str, Any] | None = None
-
-    @property
-    def dataset_meta(self) -> dict[str, Any] | None:
-        """What the dataset says of itself (``classes`` …), set by the `Evaluator`."""
-        return self._dataset_meta
-
-    @dataset_meta.setter
-    def dataset_meta(self, dataset_meta: dict[str, Any] | None) -> None:
-        self._dataset_meta = dataset_meta
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the values with their prefix, where known beforehand; lets duplicates be found early."""
-        return ()
+        self.dataset_meta: dict[str, Any] | None = None  # set by the evaluator
 
     @abstractmethod
     def process(self, data_batch: Any, data_samples: Any) -> None:
@@ -70,7 +97,9 @@ class BaseMetric(ABC):
 
     @abstractmethod
     def compute_metrics(self, results: Any) -> Mapping[str, Any]:
-        """Compute the values of the whole dataset; called on the main process only.
+        """Compute the values of the whole dataset; called on the main process only, as if it were the only one.
+
+        So metrics of other libraries, which would wait for the other ranks, compute from what they are given here.
 
         Args:
             results: The results of all ranks in the dataset's order, on the CPU.
@@ -79,24 +108,20 @@ class BaseMetric(ABC):
             Values by name, without prefix.
         """
 
-    def evaluate(self, size: int) -> dict[str, Any]:
+    def evaluate(self, size: int | None) -> dict[str, Any]:
         """Collect the results and compute the metric. Collective: every rank must call.
 
         Args:
-            size: Number of samples in the dataset; what samplers added is cut off.
+            size: Number of samples in the dataset, by which samples that samplers repeat are left out; None where
+                nobody knows it, then all results are used.
 
         Returns:
-            Values by name with prefix, the same on every rank.
+            Values by name with prefix, the same on every rank. Values of one element are Python numbers.
 
         Raises:
+            UsageRuntimeError: There are more results than samples, beyond those of repeated ones (on every rank).
             RuntimeError: `compute_metrics` failed on the main process (there the error itself is raised).
         """
-        if not self.results:
-            print_log(
-                f"{type(self).__name__} has no results on this rank: process() kept nothing or was not called",
-                logger="current",
-                level=logging.WARNING,
-            )
         try:
             return self._on_main_process(self._collect(size))
         finally:
@@ -110,32 +135,101 @@ class BaseMetric(ABC):
         """Return a value's name with the metric's prefix."""
         return f"{self.prefix}/{name}" if self.prefix else name
 
-    def _collect(self, size: int) -> Any:
-        folder = {"tmpdir": self.collect_dir} if self.collect_device == "cpu" else {}
-        return to_cpu(collect_results(self.results, size, self.collect_device, **folder))
+    def _collect(self, size: int | None) -> Any:
+        return to_cpu(self._gather(self.results, size))
+
+    def _gather(self, part: list[Any] | torch.Tensor, size: int | None) -> Any:
+        """Return on the main process a list or tensor of all ranks' results, without those of repeated samples."""
+        if len(part) == 0:
+            self._warn("has no results on this rank: process() kept nothing or was not called")
+        part = part if is_first_of_data_rank() else part[:0]  # others have the same
+        lengths = [
+            each for each in all_gather_object(len(part) if is_first_of_data_rank() else None) if each is not None
+        ]
+        if self._needs_results and not any(lengths):
+            raise ValueError(f"{type(self).__name__} has no samples to compute from, on any rank")
+        self._check_lengths(lengths, size)
+        if len(lengths) == 1:
+            return part
+        number = 1 if self.results_per_sample == "any" else self.results_per_sample
+        limit = sum(lengths) if size is None or self.results_per_sample == "any" else size
+        if number == 1:
+            return collect_results(part, limit, self.collect_device, self.collect_dir)
+        if isinstance(part, torch.Tensor):  # collected by samples, each with all its results
+            by_sample = part.unflatten(0, (-1, number))
+        else:
+            by_sample = [part[i : i + number] for i in range(0, len(part), number)]
+        collected = collect_results(by_sample, limit, self.collect_device, self.collect_dir)
+        return collected.flatten(0, 1) if isinstance(collected, torch.Tensor) else list(chain(*collected or ()))
+
+    def _check_lengths(self, lengths: list[int], size: int | None) -> None:
+        """Refuse numbers of results of which it is not known which belong to repeated samples."""
+        number = self.results_per_sample
+        if number == "any":
+            if size is not None and size % len(lengths):
+                self._warn("with 'any' counts twice what a sampler repeats; DefaultSampler(round_up=False) does not")
+            return
+        fits = all(length % number == 0 for length in lengths)
+        if size is not None and sum(lengths) > size * number:  # then a sampler has made several ranks equal
+            fits = len(lengths) > 1 and set(lengths) == {math.ceil(size / len(lengths)) * number}
+        if not fits:
+            ranks = "1 process" if len(lengths) == 1 else f"{len(lengths)} processes ({lengths})"
+            raise UsageRuntimeError(
+                f"{type(self).__name__} kept {sum(lengths)} results on {ranks} for {size} samples, with "
+                f"results_per_sample={number}. Keep one result for each sample (a list, if it has several), or set "
+                "results_per_sample (of the class, or as an argument) to the number that every sample has, or to "
+                "'any', which uses all of them; several processes then need a sampler that repeats no samples, "
+                "DefaultSampler(round_up=False)."
+            )
+
+    def _warn(self, text: str) -> None:
+        print_log(f"{type(self).__name__} {text}", "current", logging.WARNING)
 
     def _on_main_process(self, results: Any) -> dict[str, Any]:
-        """Compute on the main process and tell the others; an error there is an error everywhere, not a deadlock."""
-        answer: list[Any] = [None, None]
+        """Compute on the main process and send the values; an error there is an error everywhere, not a deadlock."""
+        values: dict[str, Any] = {}
         failure = None
         if is_main_process():
             try:
-                if self._needs_samples and len(results) == 0:
-                    raise ValueError(f"{type(self).__name__} has no samples to compute from, on any rank")
-                values = self.compute_metrics(results)
-                answer[0] = {self.with_prefix(name): to_cpu(value) for name, value in values.items()}
+                self._check_foreign_states(results)
+                with _alone():
+                    for name, value in self.compute_metrics(results).items():
+                        values[self.with_prefix(name)] = to_cpu(map_leaves(to_number, value))
             except Exception as error:
+                error.add_note(f"while computing the metric {type(self).__name__}")
                 failure = error
-                answer[1] = f"{type(error).__name__}: {error}"
+        answer: list[Any] = [values, failure and f"{type(failure).__name__}: {failure}"]
         broadcast_object_list(answer)
         if failure is not None:
-            failure.add_note(f"while computing the metric {type(self).__name__}")
             raise failure
         if answer[1] is not None:
-            raise RuntimeError(
-                f"the metric {type(self).__name__} could not be computed on the main process: {answer[1]}"
-            )
+            kind = type(self).__name__
+            raise RuntimeError(f"the metric {kind} could not be computed on the main process: {answer[1]}")
         return answer[0]
+
+    def _check_foreign_states(self, results: Any) -> None:
+        """Refuse a metric of torchmetrics that holds what this rank processed, and is all that there is."""
+        if get_world_size() == 1 or len(results):
+            return
+        modules = {name: value for name, value in vars(self).items() if isinstance(value, torch.nn.Module)}
+        for name, module in modules.items():
+            if any(getattr(part, "update_count", 0) for part in module.modules()):
+                raise UsageRuntimeError(
+                    f"{type(self).__name__}.process updates {name} ({type(module).__name__}) on each rank, and nothing "
+                    "is in results: computed on the main process, it would be of that rank's samples alone. Keep "
+                    "results and update it in compute_metrics, or use TorchMetric."
+                )
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Let the main process compute without the others, which do not: libraries ask torch whether there are any."""
+    asked = torch.distributed.is_initialized
+    torch.distributed.is_initialized = lambda: False
+    try:
+        yield
+    finally:
+        torch.distributed.is_initialized = asked
 
 
 class TensorMetric(BaseMetric):
@@ -143,13 +237,11 @@ class TensorMetric(BaseMetric):
 
     `process` appends tensors ``(N, ...)`` of any length, all of one dtype and shape of a row, on any device. They stay
     where they are, without a synchronization, until `evaluate` joins them and collects them as tensors;
-    ``compute_metrics(results)`` is given one tensor ``(size, ...)``.
+    ``compute_metrics(results)`` is given one tensor ``(size, ...)``. A row is a result.
     """
 
-    _needs_samples = True
-    results: list[Tensor]
+    _needs_results = True
 
-    def _collect(self, size: int) -> Any:
-        folder = {"tmpdir": self.collect_dir} if self.collect_device == "cpu" else {}
-        part = torch.cat(self.results) if self.results else []  # an empty list fits to the tensors of other ranks
-        return collect_results(part, size, self.collect_device, **folder)
+    def _collect(self, size: int | None) -> Any:
+        # An empty list fits to the tensors of other ranks.
+        return self._gather(torch.cat(self.results) if self.results else [], size)

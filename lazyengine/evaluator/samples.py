@@ -3,19 +3,36 @@
 The conventions, for every metric of this package:
 
 - a *batch at once*: a dict, dataclass or named tuple of batched values, ``{"scores": (N, C), "label": (N,)}``; a plain
-tuple
-  of batched values by position, ``(scores, label)``; or one tensor, the predictions;
+  tuple of batched values by position, ``(scores, label)``; or one tensor, the predictions;
 - *sample by sample*: a list of such dicts, objects or tuples, each of one sample.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
+
+from ..nesting import map_leaves
+
+_NAMED_BY = ("__dataclass_fields__", "_fields", "__dict__")  # dataclasses, named tuples, other objects
+
+
+class SampleList(list[Any]):
+    """Samples one by one that also answer to the name of a value, as the batch at once of which they came would."""
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return a sample, a part of the list, or (by name) the samples' values with the batch dimension first."""
+        if not isinstance(key, str):
+            return super().__getitem__(key)
+        value = find(self, key)
+        if value is None:
+            raise KeyError(f"no {key!r} in {describe(self)}")
+        return value
 
 
 def find(data: Any, key: str, position: int | None = None) -> Any:
@@ -31,13 +48,13 @@ def find(data: Any, key: str, position: int | None = None) -> Any:
     """
     if isinstance(data, Mapping):
         return data.get(key)
-    if isinstance(data, Tensor):
-        return data if position == 0 else None
-    if isinstance(data, list) and data and not isinstance(data[0], Tensor):
+    if is_sample_list(data) and data:
         values = [find(sample, key, position) for sample in data]
-        return None if any(value is None for value in values) else _stack(values)
-    if isinstance(data, tuple | list) and not hasattr(data, "_fields"):
-        return data[position] if position is not None and position < len(data) else None
+        if any(value is None for value in values):
+            return None
+        return values if any(isinstance(value, Mapping) for value in values) else _stack(values)
+    if isinstance(data, Tensor) or is_positional(data):
+        return fields_of(data).get(position)
     return getattr(data, key, None)
 
 
@@ -49,7 +66,7 @@ def require(data: Any, key: str, position: int | None, owner: str, data_batch: A
         TypeError: It is no tensor and no list of numbers.
     """
     value = find(data, key, position)
-    if value is None and data_batch is not None:
+    if value is None:
         value = find(data_batch, key, position)
     if value is None:
         raise KeyError(
@@ -65,39 +82,43 @@ def require(data: Any, key: str, position: int | None, owner: str, data_batch: A
 
 
 def describe(data: Any) -> str:
-    """Say in a few words what samples look like, for messages."""
+    """Return in a few words what samples look like, for messages."""
     if data is None:
         return "none given"
-    if isinstance(data, Mapping):
-        return f"dict with {list(data)}"
     if isinstance(data, Tensor):
         return f"tensor {tuple(data.shape)}"
-    if isinstance(data, list | tuple) and not hasattr(data, "_fields"):
+    if is_positional(data):
         return f"{type(data).__name__} of {len(data)}" + (f", the first a {describe(data[0])}" if data else "")
-    return f"{type(data).__name__} with {sorted(fields_of(data))}"
+    kind = "dict" if isinstance(data, Mapping) else type(data).__name__
+    return f"{kind} with {sorted(fields_of(data), key=str)}"
 
 
-def fields_of(sample: Any) -> dict[str, Any]:
-    """Return the named values of a dict, dataclass, named tuple or plain object."""
-    if isinstance(sample, Mapping):
-        return dict(sample)
-    if dataclasses.is_dataclass(sample):
-        return {field.name: getattr(sample, field.name) for field in dataclasses.fields(sample)}
-    if hasattr(sample, "_asdict"):
-        return dict(sample._asdict())
-    return dict(getattr(sample, "__dict__", {}))
+def fields_of(data: Any) -> Mapping[Any, Any]:
+    """Return the values of a dict, dataclass, named tuple or object by name, of a tuple, list or tensor by place."""
+    if isinstance(data, Mapping):
+        return data
+    if isinstance(data, Tensor):
+        return {0: data}
+    if is_positional(data):
+        return dict(enumerate(data))
+    names = next((getattr(data, each) for each in _NAMED_BY if hasattr(data, each)), ())
+    return {name: getattr(data, name) for name in names if hasattr(data, name)}
 
 
 def num_samples(*sources: Any) -> int | None:
     """Return the batch size: the length of the first list of samples or batched tensor; None when there is neither."""
     for data in sources:
-        if isinstance(data, list) and data and not isinstance(data[0], Tensor):
+        if is_sample_list(data):
             return len(data)
-        values = data if isinstance(data, list | tuple) else [data] if isinstance(data, Tensor) else ()
-        for value in values or fields_of(data).values():
+        for value in fields_of(data).values():
             if isinstance(value, Tensor) and value.dim() > 0:
                 return len(value)
     return None
+
+
+def _length(value: Any) -> int | None:
+    is_batched = isinstance(value, list | tuple) or (isinstance(value, Tensor) and value.dim() > 0)
+    return len(value) if is_batched else None
 
 
 def iter_samples(data: Any) -> Iterator[Any]:
@@ -105,44 +126,49 @@ def iter_samples(data: Any) -> Iterator[Any]:
 
     Values of another length than the batch (a scalar loss) are repeated in every sample.
     """
-    if isinstance(data, list) and not (data and isinstance(data[0], Tensor)):
+    if is_sample_list(data) or isinstance(data, Tensor):
         yield from data
-        return
-    if isinstance(data, Tensor):
-        yield from data.unbind(0)
         return
     count = num_samples(data)
     if count is None:
         raise TypeError(f"cannot tell the samples apart: no batched tensor in {describe(data)}")
+    fields = fields_of(data)
+    columns = [value if _length(value) == count else repeat(value, count) for value in fields.values()]
+    for values in zip(*columns):
+        yield values if is_positional(data) else dict(zip(fields, values))
 
-    def of(value: Any, index: int) -> Any:
-        batched = isinstance(value, list | tuple) or (isinstance(value, Tensor) and value.dim() > 0)
-        return value[index] if batched and len(value) == count else value
 
-    for index in range(count):
-        if isinstance(data, tuple | list) and not hasattr(data, "_fields"):
-            yield tuple(of(value, index) for value in data)
-        else:
-            yield {name: of(value, index) for name, value in fields_of(data).items()}
+def collate(samples: Sequence[Any]) -> Any:
+    """Return samples of a dataset as a batch; what cannot be stacked, since sizes differ, stays a list."""
+    if isinstance(samples[0], Mapping):
+        return {key: _stack([sample[key] for sample in samples]) for key in samples[0]}
+    return tuple(_stack(values) for values in zip(*samples)) if is_positional(samples[0]) else _stack(samples)
 
 
 def to_cpu(data: Any) -> Any:
     """Return the same with every tensor on the CPU."""
-    if isinstance(data, Tensor):
-        return data.detach().cpu()
-    if isinstance(data, Mapping):
-        return {key: to_cpu(value) for key, value in data.items()}
-    if isinstance(data, tuple) and hasattr(data, "_fields"):
-        return type(data)(*(to_cpu(value) for value in data))
-    if isinstance(data, list | tuple):
-        return type(data)(to_cpu(value) for value in data)
-    if dataclasses.is_dataclass(data) and not isinstance(data, type):
-        changed = {name: to_cpu(value) for name, value in fields_of(data).items()}
-        return dataclasses.replace(data, **{f.name: changed[f.name] for f in dataclasses.fields(data) if f.init})
-    return data
+    return map_leaves(lambda leaf: leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf, data)
+
+
+def to_number(value: Any) -> Any:
+    """Return tensors, arrays and numpy scalars of one element as Python numbers, and everything else as it is."""
+    size = value.numel() if isinstance(value, Tensor) else getattr(value, "size", None)
+    return value.item() if size == 1 and hasattr(value, "item") else value
+
+
+def is_sample_list(data: Any) -> bool:
+    """Return whether data is a list of samples, and no list of batched tensors."""
+    return isinstance(data, list) and not (data and isinstance(data[0], Tensor))
+
+
+def is_positional(data: Any) -> bool:
+    """Return whether data is a tuple or list whose values have no names."""
+    return isinstance(data, tuple | list) and not hasattr(data, "_fields")
 
 
 def _stack(values: Sequence[Any]) -> Any:
-    if all(isinstance(value, Tensor) for value in values):
-        return torch.stack(list(values))
-    return values if any(isinstance(value, Tensor) for value in values) else list(values)
+    make = torch.as_tensor if isinstance(values[0], list | tuple) else default_collate
+    try:
+        return make(values)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError, KeyError):  # of several sizes, or no numbers
+        return list(values)

@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 try:
@@ -12,44 +12,47 @@ try:
 except ImportError:  # Windows: leftovers of killed writers are then kept
     fcntl = None
 
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}(?:[0-9a-f]{8})?\.tmp")
 _YOUNG_S = 60.0  # an empty file this young may belong to a writer that has not locked it yet
 
 
 def sync_folder(folder: str) -> None:
     """Flush a folder's entries to disk, so that a rename in it survives a power cut, where the system can."""
-    try:
+    with contextlib.suppress(OSError):  # Windows cannot open folders, some network file systems refuse to flush them
         descriptor = os.open(folder or ".", os.O_RDONLY)
-    except OSError:  # Windows cannot open folders
-        return
-    try:
-        with contextlib.suppress(OSError):  # some network file systems refuse it
+        try:
             os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        finally:
+            os.close(descriptor)
 
 
-def append_whole(file: IO[bytes], data: bytes) -> None:
-    """Append to a file all of ``data`` or, when an error is raised, nothing of it.
+def _open_no_link(path: str, flags: int) -> int:
+    """Open a file, but not where a link leads; one to be made must not be there yet."""
+    is_new = os.O_EXCL if flags & os.O_CREAT else 0
+    return os.open(path, flags | is_new | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
-    Args:
-        file: Opened for writing with ``buffering=0``.
-        data: What to write.
+
+def check_writable(folder: str | os.PathLike[str], advice: str) -> None:
+    """Make a folder where it is missing, and see that a file can be written into it.
 
     Raises:
-        OSError: The disk is full or the file cannot be written.
+        OSError: When it cannot, with `advice` as a note.
     """
-    size, left = file.seek(0, os.SEEK_END), memoryview(data)
+    probe = os.path.join(folder, f".probe_{os.urandom(4).hex()}")
     try:
-        while left:
-            left = left[file.write(left) :]
-    except OSError:
-        file.truncate(size)
+        os.makedirs(folder, exist_ok=True)
+        with open(probe, "xb"):
+            pass
+        os.remove(probe)
+    except OSError as error:
+        error.add_note(advice)
         raise
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str], mode: str = "wb", **kwargs: Any) -> Iterator[IO[Any]]:
+def atomic_write(
+    path: str | os.PathLike[str], mode: str = "wb", ready: Callable[[str], object] | None = None, **kwargs: Any
+) -> Iterator[IO[Any]]:
     """Open a hidden file beside ``path`` for writing; on leaving, flush it to disk and rename it to ``path``.
 
     A reader sees the old file or the new one, never a part. When the body raises, the hidden file is removed and
@@ -59,6 +62,8 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb", **kwargs: Any) 
     Args:
         path: A local path in an existing folder.
         mode: ``"w"`` or ``"wb"``.
+        ready: Called with the path of the hidden file when it is complete and on disk; what it raises keeps the file
+            from getting its name.
         **kwargs: Passed to ``open`` (``encoding``, ``buffering``).
 
     Yields:
@@ -71,15 +76,17 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb", **kwargs: Any) 
         raise ValueError(f"atomic_write writes whole files: mode must be 'w' or 'wb', not {mode!r}")
     target = os.path.expanduser(os.fspath(path))
     folder, name = os.path.split(target)
-    temporary = os.path.join(folder, f".{name}.{os.urandom(4).hex()}.tmp")
+    temporary = os.path.join(folder, f".{name}.{os.urandom(8).hex()}.tmp")
     try:
-        with open(temporary, mode, **kwargs) as file:
+        with open(temporary, mode, opener=_open_no_link, **kwargs) as file:
             if fcntl is not None:
                 with contextlib.suppress(OSError):  # file systems without locks
                     fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
             file.flush()
             os.fsync(file.fileno())
+            if ready is not None:
+                ready(temporary)
         os.replace(temporary, target)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -106,7 +113,7 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> list[str]:
         if _TEMPORARY.fullmatch(name) is None:
             continue
         path = os.path.join(folder, name)
-        with contextlib.suppress(OSError), open(path, "rb+") as file:
+        with contextlib.suppress(OSError), open(path, "rb+", opener=_open_no_link) as file:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             status = os.fstat(file.fileno())
             if status.st_size == 0 and time.time() - status.st_mtime < _YOUNG_S:

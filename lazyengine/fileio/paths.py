@@ -6,7 +6,6 @@ Local paths never touch iopath, so that a run without remote files does not pay 
 import builtins
 import os
 import re
-import shutil
 from typing import IO, Any
 
 from .remote import path_manager
@@ -44,48 +43,9 @@ def open(path: str | os.PathLike[str], mode: str = "r", **kwargs: Any) -> IO[Any
     return builtins.open(_local(path), mode, **kwargs)
 
 
-def exists(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file or folder is there."""
-    return path_manager().exists(os.fspath(path)) if is_remote(path) else os.path.exists(_local(path))
-
-
 def isfile(path: str | os.PathLike[str]) -> bool:
     """Return whether ``path`` is a file."""
     return path_manager().isfile(os.fspath(path)) if is_remote(path) else os.path.isfile(_local(path))
-
-
-def isdir(path: str | os.PathLike[str]) -> bool:
-    """Return whether ``path`` is a folder."""
-    return path_manager().isdir(os.fspath(path)) if is_remote(path) else os.path.isdir(_local(path))
-
-
-def ls(path: str | os.PathLike[str]) -> list[str]:
-    """Return the names in a folder, sorted."""
-    return sorted(path_manager().ls(os.fspath(path)) if is_remote(path) else os.listdir(_local(path)))
-
-
-def mkdirs(path: str | os.PathLike[str]) -> None:
-    """Create a folder and those above it; an existing one is fine."""
-    if is_remote(path):
-        path_manager().mkdirs(os.fspath(path))
-    else:
-        os.makedirs(_local(path), exist_ok=True)
-
-
-def rm(path: str | os.PathLike[str]) -> None:
-    """Delete a file, or a local folder with everything in it.
-
-    Raises:
-        FileNotFoundError: There is nothing at ``path``.
-    """
-    if is_remote(path):
-        path_manager().rm(os.fspath(path))
-        return
-    local = _local(path)
-    if os.path.isdir(local) and not os.path.islink(local):
-        shutil.rmtree(local)
-    else:
-        os.remove(local)
 
 
 def join(path: str | os.PathLike[str], *parts: str | os.PathLike[str]) -> str:

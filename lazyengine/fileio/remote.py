@@ -1,6 +1,7 @@
 """The one iopath ``PathManager`` of the process, made when a remote path is first used."""
 
 import functools
+import hashlib
 import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -9,13 +10,16 @@ if TYPE_CHECKING:
     from iopath.common.file_io import PathManager
 
 
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a local file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def cache_root() -> str:
     """Return the folder that downloads are kept in (see ``get_local_path``)."""
-    own = os.environ.get("LAZYENGINE_CACHE")
-    if own:
-        return os.path.expanduser(own)
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(base, "lazyengine")
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    return os.path.expanduser(os.environ.get("LAZYENGINE_CACHE") or os.path.join(base, "lazyengine"))
 
 
 def cache_path(url: str) -> str:
@@ -32,16 +36,12 @@ def cache_path(url: str) -> str:
     if not parsed.netloc or not parts:
         raise ValueError(f"cannot download {url!r}: a host and a file name are needed, as in https://host/file.pth")
     host = parsed.netloc.rpartition("@")[2].replace(":", "_")
-    if parsed.query:
-        parts[-1] = f"{parts[-1]}?{parsed.query}".replace("/", "_")
-    if len(parts[-1]) > 200:
-        import hashlib
-
+    if parsed.query or len(parts[-1]) > 200:
         parts[-1] = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}_{parts[-1][-100:]}"
     root = os.path.realpath(cache_root())
     for part in [host, *parts]:
         plain = unquote(part)
-        if plain in (".", "..") or part in (".", "..") or any(c in plain for c in "/\\\0"):
+        if plain in (".", "..") or any(c in plain for c in "/\\\0"):
             raise ValueError(
                 f"refused to download {url!r}: its part {part!r} would leave the cache folder {root}; "
                 "download the file yourself and give its local path"

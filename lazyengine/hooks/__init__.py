@@ -14,15 +14,15 @@ from .runtime_info_hook import RuntimeInfoHook
 from .sampler_seed_hook import DistSamplerSeedHook
 from .schedule import HookSchedule
 from .sync_buffers_hook import SyncBuffersHook
+from .unfreeze_hook import UnfreezeHook
 from .visualization_hook import VisualizationHook
 
 
 def default_hooks() -> dict[str, Hook]:
-    """Return new instances of the hooks that a run has where it names none: mmengine's six, and a progress bar."""
+    """Return new instances of the hooks that a run has where it names none: those of mmengine, and a progress bar."""
     return {
         "runtime_info": RuntimeInfoHook(),
         "timer": IterTimerHook(),
-        "sampler_seed": DistSamplerSeedHook(),
         "logger": LoggerHook(),
         "param_scheduler": ParamSchedulerHook(),
         "progress_bar": ProgressBarHook(),
@@ -47,6 +47,7 @@ __all__ = [
     "ProgressBarHook",
     "RuntimeInfoHook",
     "SyncBuffersHook",
+    "UnfreezeHook",
     "VisualizationHook",
     "default_hooks",
     "get_priority",

@@ -1,323 +1,287 @@
-"""Decides when to save, under which name, and which old checkpoints to delete."""
+"""Decides when to save and under which name; `lazyengine.checkpoint` knows which old checkpoints may go."""
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import functools
-import hashlib
 import os
+import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .. import checkpoint as ckpt
 from .. import dist
-from ..checkpoint import remove_checkpoint
-from .best import BestTracker, Rule
+from ..errors import UsageValueError
+from ..evaluator import Rule
+from ..fileio import check_writable
+from .best import BestTracker
 from .ema_hook import EMAHook
-from .hook import Hook, Priority
+from .hook import Hook, Priority, Runner
 from .param_scheduler_hook import ParamSchedulerHook
 from .runtime_info_hook import RuntimeInfoHook
 from .sync_buffers_hook import SyncBuffersHook
 
-if TYPE_CHECKING:
-    from ..runner import Runner
+_WITHIN = "iter_{}.pth"
+now = time.monotonic
 
 
+@dataclasses.dataclass(eq=False)
 class CheckpointHook(Hook):
     """Save checkpoints at intervals, at the end, and whenever a metric is the best so far.
 
     A checkpoint is only saved where no gradients are waiting for their optimizer step; while gradients accumulate, a
-    save that is due happens at the next step, or at the end of training when there is none. (`OptimWrapperDict` in a
-    single process is saved at once, with its gradients.) The files of one run are deleted by that run only: names are
-    relative to the folder, and a run that was resumed into another folder finds none of them there.
+    save that is due happens at the next step, or at the end of training when there is none, and its name has the
+    position of then. (`OptimWrapperDict` in a single process is saved at once, with its gradients.) What may be deleted
+    is derived from the folder, see `superseded_checkpoints`: only files of this run under their own names.
 
     Args:
-        interval: Epochs or iterations between two saves; -1 for none.
-        by_epoch: Whether `interval` counts epochs or iterations.
+        interval: Epochs or iterations between two saves; -1 for none. None for every epoch, or in an iteration loop
+            for its `val_interval` (1,000 without a validation).
+        by_epoch: Whether `interval` counts epochs (in an iteration loop: passes over the loader) or iterations; None
+            for what the loop counts.
         save_optimizer: Whether to save the optimizer. Without it a checkpoint cannot be resumed.
         save_param_scheduler: The same for the schedulers.
-        out_dir: Folder of the checkpoints; None for the run folder.
+        out_dir: The checkpoints lie in a folder of the run folder's name in it; None for the run folder.
         max_keep_ckpts: How many of the interval's checkpoints to keep, the newest; -1 for all.
         save_last: Whether to save at the end, also when the interval does not ask for it.
-        save_begin: First epoch or iteration (counted from 1) at which the interval may save.
+        save_begin: First epoch or iteration (counted from 1) at which the interval saves, and from which it counts.
         save_best: Metric, or several, of which the best checkpoint is kept; ``"auto"`` takes the first metric.
         rule: ``"greater"`` or ``"less"`` (for each metric); None decides by the metric's name.
         greater_keys: Parts of metric names of which more is better, instead of the usual ones.
         less_keys: The same for less.
         published_keys: After training, also write files with these keys only, whose names end in the first eight
             characters of their SHA-256: the last and each best checkpoint.
-        filename_tmpl: Name with ``{}`` for the number; None for ``epoch_{}.pth`` or ``iter_{}.pth``.
+        filename_tmpl: Name with ``{}`` for the number, ending in .pth, .pt or .ckpt; None for ``epoch_{}.pth`` or
+            ``iter_{}.pth``.
         async_save: Whether a thread writes while training goes on.
+        give_up_after: After so many planned saves in a row of which nothing could be written, as when the disk is full,
+            training stops; each failure is logged, and one of a best file counts for nothing.
+        every_s: Also save when so many seconds have passed since the last save, by rank 0's clock or another's; within
+            an epoch as ``iter_{}.pth``, which goes with the next save. None for no saves by time.
 
     Raises:
-        ValueError: For an interval of 0, a template without ``{}`` or with a folder.
+        ValueError: For an interval of 0, a count or time that is not positive, a template without ``{}``, with a
+            folder, or whose files are not found again.
     """
 
     priority = Priority.VERY_LOW
 
-    def __init__(
-        self,
-        interval: int = 1,
-        by_epoch: bool = True,
-        *,
-        save_optimizer: bool = True,
-        save_param_scheduler: bool = True,
-        out_dir: str | None = None,
-        max_keep_ckpts: int = -1,
-        save_last: bool = True,
-        save_begin: int = 0,
-        save_best: str | Sequence[str] | None = None,
-        rule: Rule | Sequence[Rule] | None = None,
-        greater_keys: Sequence[str] | None = None,
-        less_keys: Sequence[str] | None = None,
-        published_keys: str | Sequence[str] | None = None,
-        filename_tmpl: str | None = None,
-        async_save: bool = False,
-    ) -> None:
-        if interval == 0 or interval < -1:
-            raise ValueError(f"interval={interval}: expected a positive number, or -1 for no regular checkpoints")
-        if max_keep_ckpts == 0 or max_keep_ckpts < -1:
-            raise ValueError(f"max_keep_ckpts={max_keep_ckpts}: expected a positive number, or -1 to keep all")
-        self.filename_tmpl = filename_tmpl or ("epoch_{}.pth" if by_epoch else "iter_{}.pth")
-        if "{}" not in self.filename_tmpl or os.path.basename(self.filename_tmpl) != self.filename_tmpl:
-            raise ValueError(
-                f"filename_tmpl={filename_tmpl!r}: expected a file name with {{}} for the number and without a folder; "
-                "set out_dir for the folder"
-            )
-        self.interval = interval
-        self.by_epoch = by_epoch
-        self.save_optimizer = save_optimizer
-        self.save_param_scheduler = save_param_scheduler
-        self.out_dir = out_dir
-        self.max_keep_ckpts = max_keep_ckpts
-        self.save_last = save_last
-        self.save_begin = save_begin
-        self.published_keys = [published_keys] if isinstance(published_keys, str) else published_keys
-        self.async_save = async_save
-        indicators = [save_best] if isinstance(save_best, str) else list(save_best or [])
-        self.best = BestTracker(indicators, rule, greater_keys, less_keys) if indicators else None
-        self.best_names: dict[str, str] = {}
-        self._kept: list[str] = []
-        self._stale: list[str] = []  # to be deleted when the next checkpoint is in place
-        self._former_best: dict[str, str] = {}  # metrics of the best ones among them, which wait for a better one
-        self._best_due: list[str] = []  # best ones of one validation that are not written yet
-        self._pending: str | None = None
+    interval: int | None = None
+    by_epoch: bool | None = None
+    _: dataclasses.KW_ONLY
+    save_optimizer: bool = True
+    save_param_scheduler: bool = True
+    out_dir: str | None = None
+    max_keep_ckpts: int = -1
+    save_last: bool = True
+    save_begin: int = 0
+    save_best: str | Sequence[str] | None = None
+    rule: Rule | Sequence[Rule] | None = None
+    greater_keys: Sequence[str] | None = None
+    less_keys: Sequence[str] | None = None
+    published_keys: str | Sequence[str] | None = None
+    filename_tmpl: str | None = None
+    async_save: bool = False
+    give_up_after: int = 3
+    every_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("interval", self.interval), ("max_keep_ckpts", self.max_keep_ckpts)):
+            if value is not None and (value == 0 or value < -1):
+                raise UsageValueError(f"{name}={value}: expected a positive number, or -1 (no saves, or no limit)")
+        for name, value in (("give_up_after", self.give_up_after), ("every_s", self.every_s)):
+            if value is not None and not value > 0:
+                raise UsageValueError(f"{name}={value}: expected a positive number")
+        if self.filename_tmpl is not None and (reason := ckpt.check_filename_template(self.filename_tmpl)):
+            raise UsageValueError(f"filename_tmpl={self.filename_tmpl!r}: {reason}")
+        indicators = [self.save_best] if isinstance(self.save_best, str) else list(self.save_best or [])
+        self.best = BestTracker(indicators, self.rule, self.greater_keys, self.less_keys) if indicators else None
+        self.needs_validation = indicators not in ([], ["auto"])
+        self.best_names: dict[str, str] = {}  # file in which each metric was best, whether it could be written or not
+        self._is_due = False  # a save waits for an optimizer step
+        self._saved_iter = -1
+        self._saved_s = 0.0
+        self._answer: Callable[[], list[int]] | None = None  # whether a save by time is due, of all ranks
+
+    @property
+    def saves(self) -> bool:
+        """Whether anything is saved at all."""
+        return self.interval != -1 or self.save_last or self.best is not None or self.every_s is not None
+
+    def folder(self, runner: Runner) -> str:
+        """Return where the checkpoints are: the run folder, or one of its name in `out_dir`."""
+        if self.out_dir is None:
+            return runner.work_dir
+        return os.path.join(os.path.expanduser(self.out_dir), os.path.basename(os.path.abspath(runner.work_dir)))
 
     def before_train(self, runner: Runner) -> None:
-        """Make sure, before any work is done, that the folder can be written to; end a deletion that was cut off.
+        """Make sure, before any work is done, that the folder can be written to; do what a kill cut off.
 
         Raises:
             OSError: When it cannot.
         """
-        if self.by_epoch and self.interval > 0 and runner.max_epochs is None:
-            runner.logger.warning(
-                "CheckpointHook saves every %d epochs, but the loop counts iterations: only the end and the best are "
-                "saved; set by_epoch=False and interval to a number of iterations",
-                self.interval,
-            )
+        loop = runner.train_loop
+        if self.by_epoch is None:
+            self.by_epoch = loop.max_epochs is not None
+        if self.interval is None:
+            between = loop.val_interval if runner.has("val_loop") and loop.val_interval > 0 else 1000
+            self.interval = 1 if self.by_epoch or loop.max_epochs is not None else between
+        self.filename_tmpl = self.filename_tmpl or ("epoch_{}.pth" if self.by_epoch else "iter_{}.pth")
+        self._saved_iter, self._saved_s = runner.iter or -1, now()
+        due = [[name for metric, name in self.best_names.items() if name == self._best_name(runner, metric)]]
         if dist.is_main_process():
-            folder = self.out_dir or runner.work_dir
-            try:
-                os.makedirs(folder, exist_ok=True)
-                probe = os.path.join(folder, f".probe_{os.getpid()}")
-                with open(probe, "w"):
-                    pass
-                os.remove(probe)
-            except OSError as error:
-                error.add_note(f"checkpoints could not be written to {folder}; set work_dir to a writable folder")
-                raise
-            self._prune(folder, tuple(self._stale), runner.logger.warning)
-        self._write_best(runner)  # those that a kill after the first of them cut off
+            folder = self.folder(runner)
+            check_writable(folder, f"checkpoints could not be written to {folder}; set work_dir to a writable folder")
+            self._prune(runner, None)
+            due[0] = [name for name in due[0] if not os.path.exists(os.path.join(folder, name))]
+        dist.broadcast_object_list(due)
+        for name in due[0]:  # a kill came between the best ones of a validation
+            self._write(runner, name, is_latest=False)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Save by iteration or by pass, and what waited for an optimizer step."""
+        loop, position = runner.train_loop, runner.train_loop.position
+        has_ended = position.batch == loop.epoch_length  # the epoch or pass
+        if self.by_epoch and loop.max_epochs is not None and (has_ended or not self._is_due):
+            if not has_ended:  # else after_train_epoch follows
+                self._save_by_time(runner)
+            return
+        done = position.iter if not self.by_epoch else position.epoch + 1 if has_ended else 0
+        self._save_if_due(runner, done, position.iter == loop.max_iters)
+        self._save_by_time(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Save by epoch."""
-        if not self.by_epoch or runner.max_epochs is None:
-            return
-        due = self.every_n_epochs(runner, self.interval) and runner.epoch + 1 >= self.save_begin
-        if due or (self.save_last and self.is_last_train_epoch(runner)):
-            self._save_at_step(runner, self.filename_tmpl.format(runner.epoch + 1))
-
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
-    ) -> None:
-        """Save by iteration, and what waited for an optimizer step."""
-        if self._pending is not None and runner.optim_wrapper.can_be_saved:
-            name, self._pending = self._pending, None
-            self._save(runner, name)
-        if self.by_epoch:
-            return
-        due = self.every_n_train_iters(runner, self.interval) and runner.iter + 1 >= self.save_begin
-        if due or (self.save_last and self.is_last_train_iter(runner)):
-            self._save_at_step(runner, self.filename_tmpl.format(runner.iter + 1))
+        if self.by_epoch and runner.max_epochs is not None:
+            self._save_if_due(runner, runner.epoch + 1, self.is_last_train_epoch(runner))
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
         """Save when a metric is the best so far; only in a validation inside training."""
         if self.best is None or not runner.is_training or not metrics:
             return
-        for indicator, score in self.best.update(metrics).items():
-            name = f"best_{indicator.replace('/', '_')}_{self._position(runner)}.pth"
-            former = self.best_names.get(indicator)
-            self.best_names[indicator] = name
+        try:
+            improved = self.best.update(metrics)
+        except ValueError:
+            if self._is_due:  # the regular checkpoint of this position comes first, with the gradients so far
+                self._save(runner)
+            raise
+        self.best_names |= {indicator: self._best_name(runner, indicator) for indicator in improved}
+        for indicator, score in improved.items():
             runner.message_hub.update_info(f"best/{indicator}", score)
-            runner.logger.info("best %s so far: %.4f; saving %s", indicator, score, name)
-            if former and former != name:
-                self._stale.append(former)
-                self._former_best[former] = indicator
-            self._best_due.append(name)
-        self._write_best(runner)
+        for indicator, score in improved.items():  # each of them holds all that are still to come
+            runner.logger.info("best %s so far: %.4f; saving %s", indicator, score, self.best_names[indicator])
+            best = os.path.join(self.folder(runner), self.best_names[indicator])
+            runner.message_hub.update_info("best_ckpt", best, resumed=False)
+            self._write(runner, self.best_names[indicator], is_latest=False)
 
     def after_train(self, runner: Runner) -> None:
-        """Save at the end in a loop without epochs, or when it came early, and write the published files."""
-        if self._pending is not None:
-            name, self._pending = self._pending, None
-            runner.logger.warning(
-                "no optimizer step came after the save of %s was due: the gradients that waited are not in it", name
-            )
-            self._save(runner, name)
-        if self.save_last:
-            if self.by_epoch and runner.max_epochs is None:
-                self._save(runner, f"iter_{runner.iter}.pth")
-            elif runner.train_loop.stop_training:
-                name = self.filename_tmpl.format(runner.epoch if self.by_epoch else runner.iter)
-                if name not in self._kept:
-                    self._save(runner, name)
+        """Save what waited, or the end when it came early, and write the published files."""
+        if self._is_due and not runner.optim_wrapper.can_be_saved:
+            runner.logger.warning("no optimizer step came after a save was due: its gradients are not saved")
+        if self._is_due or (self.save_last and self._saved_iter != runner.iter):
+            self._save(runner)
         if self.published_keys and dist.is_main_process():
             runner.wait_for_checkpoints()
-            folder = self.out_dir or runner.work_dir
-            for name in [*self._kept[-1:], *self.best_names.values()]:
-                path = os.path.join(folder, name)
+            folder = self.folder(runner)
+            keys = [self.published_keys] if isinstance(self.published_keys, str) else self.published_keys
+            for name in filter(None, (ckpt.find_latest_checkpoint(folder), *self.best_names.values())):
+                path = os.path.join(folder, os.path.basename(name))
                 if os.path.exists(path):
-                    runner.logger.info("published %s", publish(path, self.published_keys))
+                    runner.logger.info("published %s", ckpt.publish_checkpoint(path, keys))
                 else:  # could not be written, or is in the folder that the run was resumed from
                     runner.logger.warning("%s is not there, and so not published", path)
 
     def summary(self) -> list[tuple[str, str]]:
-        """Rows of the final table: the best values and where their checkpoints are."""
+        """Return rows of the final table: the best values and where their checkpoints are."""
         if self.best is None:
             return []
         return [(f"best {k}", f"{v:.4f} ({self.best_names.get(k, '?')})") for k, v in self.best.scores.items()]
 
     def must_follow(self, other: Hook) -> bool:
-        """Whether `other` changes what is saved here."""
+        """Return whether `other` changes what is saved here."""
         changes = isinstance(other, RuntimeInfoHook | ParamSchedulerHook | SyncBuffersHook | EMAHook)
         return changes or type(other).state_dict is not Hook.state_dict
 
     def describe_interval(self) -> str:
-        """Say how often, for the timeline."""
-        text = super().describe_interval() if self.interval > 0 else ""
+        """Return the interval as text for the hook timeline."""
+        text = "every epoch/val_interval" if self.interval is None else super().describe_interval()
+        text = text.replace("time", "epoch or iteration") if self.interval != -1 else ""
         best = f"best {', '.join(self.best.indicators)}" if self.best else ""
         return "; ".join(part for part in (text, best, "last" if self.save_last else "") if part)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best values, and the names of the files that this run wrote."""
-        return {
-            "best": self.best.state_dict() if self.best else {},
-            "best_names": dict(self.best_names),
-            "kept": list(self._kept),
-            "stale": list(self._stale),
-            "former_best": dict(self._former_best),
-            "best_due": list(self._best_due),
-            "pending": self._pending,
-        }
+        """Return the best values and where they were reached, and whether a save waits for an optimizer step."""
+        best = self.best.state_dict() if self.best else {}
+        return {"best": best, "best_names": dict(self.best_names), "is_due": self._is_due}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them back."""
+        """Restore the state."""
         if self.best is not None and state_dict["best"]:
             self.best.load_state_dict(state_dict["best"])
             self.best_names = {k: v for k, v in state_dict["best_names"].items() if k in self.best.scores}
-        self._kept = list(state_dict["kept"])
-        self._stale = list(state_dict.get("stale", []))
-        self._former_best = dict(state_dict.get("former_best", {}))
-        self._best_due = list(state_dict.get("best_due", []))
-        self._pending = state_dict.get("pending")
+        self._is_due = bool(state_dict.get("is_due", state_dict.get("pending")))  # the name of version 0.1.0
 
     # ------------------------------------------------------------------ inside
-    def _position(self, runner: Runner) -> str:
-        if self.by_epoch and runner.max_epochs is not None:
-            return f"epoch_{runner.epoch}"
-        return f"iter_{runner.train_loop.num_iters_completed}"
+    def _position(self, runner: Runner) -> tuple[int, int]:
+        """Return the completed epochs (or passes) and iterations, as a checkpoint that is saved now counts them."""
+        loop, position = runner.train_loop, runner.train_loop.position
+        return position.epoch + (0 < position.batch == loop.epoch_length), position.iter
 
-    def _save_at_step(self, runner: Runner, name: str) -> None:
-        """Save now, or after the optimizer step that the gradients are waiting for."""
-        if runner.optim_wrapper.can_be_saved:
-            self._save(runner, name)
-        else:
-            self._pending = name
+    def _best_name(self, runner: Runner, metric: str) -> str:
+        epoch, iteration = self._position(runner)
+        position = f"epoch_{epoch}" if self.by_epoch and runner.max_epochs is not None else f"iter_{iteration}"
+        return f"best_{metric.replace('/', '_')}_{position}.pth"
 
-    def _write_best(self, runner: Runner) -> None:
-        """Write the best ones of a validation; each holds which ones are still to come."""
-        while self._best_due:
-            name = self._best_due.pop(0)
-            self._write(runner, name, is_latest=False)
+    def _save_if_due(self, runner: Runner, done: int, is_last: bool) -> None:
+        """Save now, or after the optimizer step that the gradients are waiting for; `done` is 0 within an epoch."""
+        interval = self.interval or 0
+        begin = self.save_begin or interval
+        self._is_due |= interval > 0 and done >= max(begin, 1) and (done - begin) % interval == 0
+        if (self._is_due or (self.save_last and is_last)) and runner.optim_wrapper.can_be_saved:
+            self._save(runner)
 
-    def _save(self, runner: Runner, name: str) -> None:
-        if name in self._kept:
-            self._kept.remove(name)
-        self._kept.append(name)
-        if self.max_keep_ckpts > 0:
-            self._stale += self._kept[: -self.max_keep_ckpts]
-            self._kept = self._kept[-self.max_keep_ckpts :]
+    def _save_by_time(self, runner: Runner) -> None:
+        """Save when the time has come, which ranks ask one another about at a step and know at the next."""
+        if self.every_s is None or not runner.optim_wrapper.can_be_saved:
+            return
+        is_due = now() - self._saved_s >= self.every_s
+        if dist.get_world_size() > 1:
+            answer, self._answer = self._answer, dist.start_max([int(is_due)])
+            is_due = answer is not None and answer() == [1]
+        if is_due and self._saved_iter != runner.train_loop.position.iter:
+            self._save(runner, within=bool(self.by_epoch))
+
+    def _save(self, runner: Runner, *, within: bool = False) -> None:
+        epoch, iteration = self._position(runner)
+        name = str(self.filename_tmpl).format(epoch if self.by_epoch else iteration)
+        if within or (self.by_epoch and runner.max_epochs is None and not self._is_due):
+            name = _WITHIN.format(iteration)  # of an epoch, or the end within a pass
+        self._is_due, self._saved_iter = False, iteration
+        self._saved_s, self._answer = now(), None
         runner.logger.info("saving %s", name)
+        hub = runner.message_hub  # under mmengine's names, for other hooks
+        hub.update_info("last_ckpt", os.path.join(self.folder(runner), name), resumed=False)
+        if self.max_keep_ckpts > 0:
+            kept = [*hub.get_info("keep_ckpt_ids", []), epoch if self.by_epoch else iteration]
+            hub.update_info("keep_ckpt_ids", kept[-self.max_keep_ckpts :], resumed=False)
         self._write(runner, name, is_latest=True)
 
     def _write(self, runner: Runner, name: str, *, is_latest: bool) -> None:
         """Write a checkpoint; what it makes superfluous is deleted only when it is in place."""
-        with contextlib.suppress(ValueError):
-            self._stale.remove(name)
-        if not dist.is_main_process():
-            self._stale.clear()
-            self._former_best.clear()
-        folder = self.out_dir or runner.work_dir
-        # The pointer may name one of the interval's until the next of them is in place.
-        superseded = [old for old in tuple(self._stale) if is_latest or old in self._former_best]
-        runner.save_checkpoint(
-            name,
-            out_dir=self.out_dir,
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
-            is_latest=is_latest,
-            async_save=self.async_save,
-            then=functools.partial(self._prune, folder, tuple(superseded), runner.logger.warning),
-        )
+        then = functools.partial(self._prune, runner, name)
+        own = ("save_optimizer", "save_param_scheduler", "async_save", "give_up_after")
+        options = {option: getattr(self, option) for option in own}
+        runner.save_checkpoint(name, out_dir=self.folder(runner), is_latest=is_latest, then=then, **options)
 
-    def _prune(self, folder: str, names: Sequence[str], warn: Callable[..., None]) -> None:
-        for name in names:
-            path = os.path.join(folder, os.path.basename(name))
-            better = self.best_names.get(self._former_best.get(name, ""))
-            if better is not None and not os.path.exists(os.path.join(folder, os.path.basename(better))):
-                continue  # it could not be written: then the former best one is the best that there is
+    def _prune(self, runner: Runner, written: str | None) -> None:
+        """Delete what may go when a file is in place; None for the one that the pointer names."""
+        run_id, folder = runner.folder.run_id, self.folder(runner)
+        names = [(str(self.filename_tmpl), bool(self.by_epoch), self.max_keep_ckpts)]
+        if self.by_epoch and self.every_s is not None:
+            names.append((_WITHIN, False, 1))
+        superseded = [path for each in names for path in ckpt.superseded_checkpoints(folder, written, run_id, *each)]
+        for path in dict.fromkeys(superseded):
             try:
-                remove_checkpoint(path)  # missing after a resume into another folder, or when deleted by hand
+                ckpt.remove_checkpoint(path)
             except OSError as error:
-                warn("could not delete the old checkpoint %s: %s", path, error)
-            with contextlib.suppress(ValueError):  # deleted by the save before, which a thread has finished meanwhile
-                self._stale.remove(name)
-            self._former_best.pop(name, None)
-
-
-def publish(path: str, keys: Sequence[str]) -> str:
-    """Write a copy of a checkpoint with some of its keys, named after its content.
-
-    Args:
-        path: The checkpoint.
-        keys: Top-level keys to keep, such as ``["meta", "state_dict"]``.
-
-    Returns:
-        The path of the copy: the stem of `path`, a hyphen, and the first eight characters of the file's SHA-256.
-
-    Raises:
-        KeyError: When the checkpoint does not have one of the keys.
-    """
-    from ..checkpoint import read_checkpoint, save_checkpoint
-
-    checkpoint = read_checkpoint(path)
-    missing = [key for key in keys if key not in checkpoint]
-    if missing:
-        raise KeyError(f"published_keys: {path} has no {missing}; it has {list(checkpoint)}")
-    stem = os.path.splitext(path)[0]
-    draft = f"{stem}-published.pth"
-    save_checkpoint({key: checkpoint[key] for key in keys}, draft)
-    with open(draft, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    final = f"{stem}-{digest[:8]}.pth"
-    os.replace(draft, final)
-    return final
+                runner.logger.warning("could not delete the old checkpoint %s: %s", path, error)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import dataclasses
+from typing import Any
 
 import torch
 
-from .hook import Hook, Priority
-
-if TYPE_CHECKING:
-    from ..runner import Runner
+from .hook import Hook
 
 
+@dataclasses.dataclass(eq=False)
 class EmptyCacheHook(Hook):
     """Call ``torch.cuda.empty_cache()`` at some points; does nothing without a GPU.
 
@@ -24,23 +23,18 @@ class EmptyCacheHook(Hook):
         after_iter: After each iteration of every mode.
     """
 
-    priority = Priority.NORMAL
+    before_epoch: bool = False
+    after_epoch: bool = True
+    after_iter: bool = False
 
-    def __init__(self, before_epoch: bool = False, after_epoch: bool = True, after_iter: bool = False) -> None:
-        self._at_begin = before_epoch
-        self._at_end = after_epoch
-        self._at_iter = after_iter
+    def _before_epoch(self, *args: Any, **kwargs: Any) -> None:
+        _empty(self.before_epoch)
 
-    def _before_epoch(self, runner: Runner, mode: str = "train") -> None:
-        _empty(self._at_begin)
+    def _after_epoch(self, *args: Any, **kwargs: Any) -> None:
+        _empty(self.after_epoch)
 
-    def _after_epoch(self, runner: Runner, mode: str = "train") -> None:
-        _empty(self._at_end)
-
-    def _after_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = "train"
-    ) -> None:
-        _empty(self._at_iter)
+    def _after_iter(self, *args: Any, **kwargs: Any) -> None:
+        _empty(self.after_iter)
 
 
 def _empty(wanted: bool) -> None:

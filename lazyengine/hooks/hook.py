@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
+import abc
+import inspect
+from contextlib import AbstractContextManager, nullcontext
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..errors import UsageValueError
 
 if TYPE_CHECKING:
     from ..runner import Runner
-
-# Every hook point, in the order in which a run passes them. The ones with a mode have a generic form that covers
-# train, val and test alike: `_before_epoch`, `_before_iter`, `_after_iter`, `_after_epoch`.
-HOOK_POINTS = (
-    "before_run",
-    "after_load_checkpoint",
-    "before_train",
-    "before_train_epoch",
-    "before_train_iter",
-    "after_train_iter",
-    "after_train_epoch",
-    "before_val",
-    "before_val_epoch",
-    "before_val_iter",
-    "after_val_iter",
-    "after_val_epoch",
-    "after_val",
-    "before_save_checkpoint",
-    "after_train",
-    "before_test",
-    "before_test_epoch",
-    "before_test_iter",
-    "after_test_iter",
-    "after_test_epoch",
-    "after_test",
-    "after_run",
-)
+else:
+    Runner = Any  # the name of the annotations of every hook; runner stands above hooks
 
 
 class Priority(IntEnum):
@@ -56,19 +36,42 @@ def get_priority(priority: int | str | Priority) -> int:
     Raises:
         ValueError: For a name that is not one of `Priority`, or a number outside of the range.
     """
-    if isinstance(priority, str):
-        try:
-            return int(Priority[priority.upper()])
-        except KeyError:
-            raise ValueError(
-                f"unknown hook priority {priority!r}; accepted are {', '.join(Priority.__members__)} or 0 to 100"
-            ) from None
-    if not 0 <= priority <= 100:
-        raise ValueError(f"hook priority {priority} is outside of 0 to 100; smaller runs earlier")
-    return int(priority)
+    number = Priority.__members__.get(priority.upper(), -1) if isinstance(priority, str) else priority
+    if not isinstance(number, int) or not 0 <= number <= 100:
+        names = ", ".join(Priority.__members__)
+        raise UsageValueError(f"hook priority {priority!r}: accepted are {names} or 0 to 100; smaller runs earlier")
+    return int(number)
 
 
-class Hook:
+class _HookType(abc.ABCMeta):
+    """Lets every hook be made with ``priority=...``, whatever its own constructor takes."""
+
+    if not TYPE_CHECKING:  # an editor sees the constructor
+
+        @property
+        def __signature__(cls) -> inspect.Signature:
+            parameters = cls._own_parameters()
+            if "priority" not in parameters:
+                kind, hint = inspect.Parameter.KEYWORD_ONLY, int | str | Priority
+                parameters["priority"] = inspect.Parameter("priority", kind, default=cls.priority, annotation=hint)
+            return inspect.Signature(sorted(parameters.values(), key=lambda parameter: parameter.kind))
+
+        def _own_parameters(cls) -> dict[str, inspect.Parameter]:
+            if cls.__init__ is object.__init__:
+                return {}
+            return dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
+
+        def __call__(cls, *args: Any, **kwargs: Any) -> Hook:
+            is_added = "priority" in kwargs and "priority" not in cls._own_parameters()
+            priority = kwargs.pop("priority") if is_added else None
+            hook = super().__call__(*args, **kwargs)
+            if is_added:
+                get_priority(priority)
+                hook.priority = priority
+            return hook
+
+
+class Hook(metaclass=_HookType):
     """Base class of everything that happens beside the training step itself.
 
     A subclass overrides the points it needs. Only overridden points are ever called, so an empty method costs
@@ -76,90 +79,100 @@ class Hook:
     under the hook's name.
 
     Attributes:
-        priority: When this hook runs among the others of the same point, see `Priority`.
+        priority: When this hook runs among the others of the same point, see `Priority`; of any hook it can be given
+            with the other arguments, ``EMAHook(priority=49)``.
+        steps_schedulers: Whether hooks of this class step the parameter schedulers, as `ParamSchedulerHook` does.
+        evaluates: Whether hooks of this class validate by themselves, so that what follows a metric has one to follow.
+        needs_validation: Whether this hook follows a metric that somebody has named, so that a run without any
+            validation is a mistake.
     """
 
     priority: int | str | Priority = Priority.NORMAL
+    steps_schedulers: ClassVar[bool] = False
+    evaluates: ClassVar[bool] = False
+    needs_validation: bool = False
 
+    def add_param_groups(self, runner: Runner) -> None:
+        """Add groups of parameters to the optimizer; called once, before schedules are built and anything is loaded."""
+
+    # The points, in the order in which a run passes them
     def before_run(self, runner: Runner) -> None:
         """Run once, when everything is built and loaded."""
 
-    def after_run(self, runner: Runner) -> None:
-        """Run once, at the very end. Not called when the run failed."""
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Run after a checkpoint was read and before its content is used; may change it in place."""
 
     def before_train(self, runner: Runner) -> None:
         """Run before the first training epoch or iteration of this start."""
-
-    def after_train(self, runner: Runner) -> None:
-        """Run after the last training epoch or iteration."""
-
-    def before_val(self, runner: Runner) -> None:
-        """Run before each validation."""
-
-    def after_val(self, runner: Runner) -> None:
-        """Run after each validation."""
-
-    def before_test(self, runner: Runner) -> None:
-        """Run before a test."""
-
-    def after_test(self, runner: Runner) -> None:
-        """Run after a test."""
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Run before a checkpoint is written; may change it in place."""
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Run after a checkpoint was read and before its content is used; may change it in place."""
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Run before each training epoch."""
         self._before_epoch(runner, mode="train")
 
-    def before_val_epoch(self, runner: Runner) -> None:
-        """Run before each pass over a validation loader."""
-        self._before_epoch(runner, mode="val")
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Run before each training iteration; `batch_idx` counts within the epoch."""
+        self._before_iter(runner, batch_idx=batch_idx, data_batch=data_batch, mode="train")
 
-    def before_test_epoch(self, runner: Runner) -> None:
-        """Run before each pass over a test loader."""
-        self._before_epoch(runner, mode="test")
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Run after each training iteration; `outputs` is what `train_step` returned."""
+        self._after_iter(runner, batch_idx=batch_idx, data_batch=data_batch, outputs=outputs, mode="train")
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Run after each training epoch."""
         self._after_epoch(runner, mode="train")
 
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
-        """Run after each pass over a validation loader, with its metrics."""
-        self._after_epoch(runner, mode="val")
+    def before_val(self, runner: Runner) -> None:
+        """Run before each validation."""
 
-    def after_test_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
-        """Run after each pass over a test loader, with its metrics."""
-        self._after_epoch(runner, mode="test")
-
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Run before each training iteration; `batch_idx` counts within the epoch."""
-        self._before_iter(runner, batch_idx=batch_idx, data_batch=data_batch, mode="train")
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Run before each pass over a validation loader."""
+        self._before_epoch(runner, mode="val")
 
     def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Run before each validation batch."""
         self._before_iter(runner, batch_idx=batch_idx, data_batch=data_batch, mode="val")
 
-    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Run before each test batch."""
-        self._before_iter(runner, batch_idx=batch_idx, data_batch=data_batch, mode="test")
-
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
-    ) -> None:
-        """Run after each training iteration; `outputs` is what `train_step` returned."""
-        self._after_iter(runner, batch_idx=batch_idx, data_batch=data_batch, outputs=outputs, mode="train")
-
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Run after each validation batch; `outputs` is what `val_step` returned."""
         self._after_iter(runner, batch_idx=batch_idx, data_batch=data_batch, outputs=outputs, mode="val")
 
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
+        """Run after each pass over a validation loader, with its metrics."""
+        self._after_epoch(runner, mode="val")
+
+    def after_val(self, runner: Runner) -> None:
+        """Run after each validation."""
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Run before a checkpoint is written; may change it in place."""
+
+    def after_train(self, runner: Runner) -> None:
+        """Run after the last training epoch or iteration."""
+
+    def before_test(self, runner: Runner) -> None:
+        """Run before a test."""
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Run before each pass over a test loader."""
+        self._before_epoch(runner, mode="test")
+
+    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Run before each test batch."""
+        self._before_iter(runner, batch_idx=batch_idx, data_batch=data_batch, mode="test")
+
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Run after each test batch; `outputs` is what `test_step` returned."""
         self._after_iter(runner, batch_idx=batch_idx, data_batch=data_batch, outputs=outputs, mode="test")
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
+        """Run after each pass over a test loader, with its metrics."""
+        self._after_epoch(runner, mode="test")
+
+    def after_test(self, runner: Runner) -> None:
+        """Run after a test."""
+
+    def after_run(self, runner: Runner) -> None:
+        """Run once, at the very end. Not called when the run failed."""
 
     # The generic forms: what the three modes have in common.
     def _before_epoch(self, runner: Runner, mode: str = "train") -> None: ...
@@ -172,8 +185,12 @@ class Hook:
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = "train"
     ) -> None: ...
 
+    def evaluation_context(self, runner: Runner) -> AbstractContextManager[Any]:
+        """Return what surrounds a whole validation or test, hooks included: averaged weights, for example."""
+        return nullcontext()
+
     def close(self) -> None:
-        """Let go of what the hook holds. Called last, also when the run failed; must not raise."""
+        """Release what the hook holds. Called last, also when the run failed; must not raise."""
 
     # Intervals
     def every_n_epochs(self, runner: Runner, n: int, start: int = 0) -> bool:
@@ -208,7 +225,7 @@ class Hook:
         return False
 
     def describe_interval(self) -> str:
-        """Say when this hook acts, for the timeline; here from the attributes ``interval`` and ``by_epoch``."""
+        """Return when this hook acts, for the timeline; here from the attributes ``interval`` and ``by_epoch``."""
         interval = getattr(self, "interval", None)
         if not isinstance(interval, int):
             return ""
@@ -224,4 +241,8 @@ class Hook:
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
+
+
+# Every hook point, in the order in which a run passes them.
+HOOK_POINTS = tuple(name for name in vars(Hook) if name.startswith(("before_", "after_")))

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .hook import Hook, Priority
-
-if TYPE_CHECKING:
-    from ..runner import Runner
+from .hook import Hook, Priority, Runner
 
 
 class ParamSchedulerHook(Hook):
@@ -21,55 +17,43 @@ class ParamSchedulerHook(Hook):
     """
 
     priority = Priority.LOW
+    steps_schedulers = True
 
-    def before_train(self, runner: Runner) -> None:
-        """Sort the schedulers by what they count, once."""
-        schedulers = list(_flatten(runner.param_schedulers))
-        given: Any = runner.param_schedulers
-        optim_wrapper: Any = runner.optim_wrapper
-        are_several = isinstance(given, dict) and isinstance(optim_wrapper, Mapping)
-        chains: list[tuple[Any, Any]]
-        if are_several:
-            chains = [(optim_wrapper[name], list(_flatten(part))) for name, part in given.items()]
-        else:
-            chains = [(optim_wrapper, schedulers)]
-        chains = [(wrapper, tuple(s for s in chain if not s.by_epoch)) for wrapper, chain in chains]
-        self._by_iter = tuple((wrapper, chain) for wrapper, chain in chains if chain)
-        # Of several optimizers, not every one need be called in every iteration.
-        self._counts = [w.inner_count for w, _ in self._by_iter] if are_several else None
+    _sorted: Any = object()  # what the runner had when it was sorted
+
+    def _sort(self, runner: Runner) -> None:
+        """Sort the schedulers by what they count, once; again where the runner was given others."""
+        if runner.param_schedulers is self._sorted:
+            return
+        self._sorted = runner.param_schedulers
+        given: Any = self._sorted or []
+        by_name: dict[str, Any] = given if isinstance(given, dict) else {"": given}
+        chains = {name: list(c) if isinstance(c, list | tuple) else [c] for name, c in by_name.items()}
+        wrappers = runner.optim_wrapper.named()
+        self._by_iter = [(wrappers[name], [s for s in chain if not s.by_epoch]) for name, chain in chains.items()]
+        schedulers = [scheduler for chain in chains.values() for scheduler in chain]
         self._by_epoch = tuple(s for s in schedulers if s.by_epoch)
         self._by_metric = tuple(s for s in schedulers if getattr(s, "need_val_args", False))
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Step by iteration, when the optimizer has stepped."""
-        for index, (optim_wrapper, schedulers) in enumerate(self._by_iter):
-            stepped = optim_wrapper.at_step_boundary
-            if self._counts is not None:
-                former, self._counts[index] = self._counts[index], optim_wrapper.inner_count
-                stepped = stepped and former != self._counts[index]
+        if runner.param_schedulers is not self._sorted:
+            self._sort(runner)
+        for optim_wrapper, schedulers in self._by_iter:
+            stepped = optim_wrapper.stepped
             for scheduler in schedulers:
                 if stepped or scheduler.count_iters:
                     scheduler.step()
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Step by epoch."""
+        self._sort(runner)
         for scheduler in self._by_epoch:
             scheduler.step()
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
         """Step the schedulers that follow a metric; only in a validation inside training."""
         if runner.is_training:
+            self._sort(runner)
             for scheduler in self._by_metric:
                 scheduler.step(metrics)
-
-
-def _flatten(schedulers: Any) -> Iterator[Any]:
-    if isinstance(schedulers, dict):
-        for part in schedulers.values():
-            yield from _flatten(part)
-    elif isinstance(schedulers, list | tuple):
-        yield from schedulers
-    elif schedulers is not None:
-        yield schedulers

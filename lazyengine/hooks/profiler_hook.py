@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import torch
+from torch.profiler import profile, schedule
 
 from .. import dist
-from .hook import Hook, Priority
+from ..errors import UsageValueError
+from ..logging import output_path
+from .hook import Hook, Priority, Runner
 
-if TYPE_CHECKING:
-    from ..runner import Runner
 
-
+@dataclasses.dataclass(eq=False)
 class ProfilerHook(Hook):
     """Record training iterations with ``torch.profiler`` and write a trace for chrome://tracing or Perfetto.
 
@@ -28,7 +31,7 @@ class ProfilerHook(Hook):
         with_flops: Whether to estimate FLOPs of matrix products and convolutions.
         row_limit: Rows of the table in the log; 0 for no table.
         all_ranks: Whether every rank writes a trace, or rank 0 alone.
-        out_dir: Folder of the traces; None for ``profile`` in this start's folder.
+        out_dir: Folder of the traces, a relative one in this start's folder; None for ``profile``.
 
     Raises:
         ValueError: When there is no iteration to record.
@@ -36,75 +39,54 @@ class ProfilerHook(Hook):
 
     priority = Priority.VERY_LOW
 
-    def __init__(
-        self,
-        wait: int = 5,
-        warmup: int = 2,
-        active: int = 5,
-        repeat: int = 1,
-        *,
-        record_shapes: bool = False,
-        profile_memory: bool = False,
-        with_stack: bool = False,
-        with_flops: bool = False,
-        row_limit: int = 15,
-        all_ranks: bool = False,
-        out_dir: str | None = None,
-    ) -> None:
-        if active < 1 or min(wait, warmup, repeat) < 0:
-            raise ValueError(
-                f"wait={wait}, warmup={warmup}, active={active}, repeat={repeat}: expected active to be at least 1 and "
-                "the others at least 0"
-            )
-        self.schedule = {"wait": wait, "warmup": warmup, "active": active, "repeat": repeat}
-        self.options: dict[str, Any] = {
-            "record_shapes": record_shapes,
-            "profile_memory": profile_memory,
-            "with_stack": with_stack,
-            "with_flops": with_flops,
-        }
-        self.row_limit = row_limit
-        self.all_ranks = all_ranks
-        self.out_dir = out_dir
-        self._profiler: Any = None
+    wait: int = 5
+    warmup: int = 2
+    active: int = 5
+    repeat: int = 1
+    _: dataclasses.KW_ONLY
+    record_shapes: bool = False
+    profile_memory: bool = False
+    with_stack: bool = False
+    with_flops: bool = False
+    row_limit: int = 15
+    all_ranks: bool = False
+    out_dir: str | None = None
+    _profiler: Any = dataclasses.field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if self.active < 1 or min(self.wait, self.warmup, self.repeat) < 0:
+            raise UsageValueError(f"{self}: expected active to be at least 1, wait, warmup and repeat at least 0")
 
     def before_train(self, runner: Runner) -> None:
         """Start the profiler."""
         if not (self.all_ranks or dist.is_main_process()):
             return
-        from torch.profiler import ProfilerActivity, profile, schedule
-
-        folder = self.out_dir or os.path.join(runner.log_dir, "profile")
-        os.makedirs(folder, exist_ok=True)
-        activities = [ProfilerActivity.CPU]
-        if torch.cuda.is_available():
-            activities.append(ProfilerActivity.CUDA)
-
-        def export(profiler: Any) -> None:
-            path = os.path.join(folder, f"trace_rank{dist.get_rank()}_iter{runner.iter + 1}.json")
-            profiler.export_chrome_trace(path)
-            runner.logger.info("profile of %d iterations: %s", self.schedule["active"], path)
-            if self.row_limit:
-                key = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-                table = profiler.key_averages().table(sort_by=key, row_limit=self.row_limit)
-                runner.logger.info("\n%s", table)
-
+        options = ("record_shapes", "profile_memory", "with_stack", "with_flops")
         self._profiler = profile(
-            activities=activities, schedule=schedule(**self.schedule), on_trace_ready=export, **self.options
+            schedule=schedule(wait=self.wait, warmup=self.warmup, active=self.active, repeat=self.repeat),
+            on_trace_ready=partial(self._export, runner),
+            **{name: getattr(self, name) for name in options},
         )
         self._profiler.start()
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
-    ) -> None:
-        """Tell the profiler that an iteration has ended."""
+    def _export(self, runner: Runner, profiler: Any) -> None:
+        name = f"trace_rank{dist.get_rank()}_iter{runner.num_iters_completed}.json"
+        path = output_path(os.path.join(self.out_dir or "profile", name))
+        profiler.export_chrome_trace(path)
+        runner.logger.info("profile of %d iterations: %s", self.active, path)
+        if self.row_limit:
+            key = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+            runner.logger.info("\n%s", profiler.key_averages().table(sort_by=key, row_limit=self.row_limit))
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Note that an iteration has ended."""
         if self._profiler is not None:
             self._profiler.step()
 
     def describe_interval(self) -> str:
-        """Say which iterations of this start, for the timeline."""
-        begin = self.schedule["wait"] + self.schedule["warmup"] + 1
-        return f"iterations {begin} to {begin + self.schedule['active'] - 1}"
+        """Return which iterations of this start as text for the hook timeline."""
+        begin = self.wait + self.warmup + 1
+        return f"iterations {begin} to {begin + self.active - 1}"
 
     def after_train(self, runner: Runner) -> None:
         """Stop the profiler; what it has recorded so far is written."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from typing import Any
 
-from ..logging import ProgressBar
-from .hook import Hook, Priority
+from ..visualization import ProgressBar
+from .hook import Hook, Priority, Runner
 from .iter_timer_hook import IterTimerHook
 from .logger_hook import LoggerHook
-
-if TYPE_CHECKING:
-    from ..runner import Runner
 
 
 class ProgressBarHook(Hook):
@@ -30,52 +28,49 @@ class ProgressBarHook(Hook):
         self._bar = ProgressBar(refreshes_per_s)
 
     def before_run(self, runner: Runner) -> None:
-        """Take the terminal."""
-        self._bar.start()
+        """Begin to show bars; where there are none, training does not call this hook in each iteration."""
+        if not self._bar.start():
+            runner.hooks.skip(self, "after_train_iter")
 
-    def before_train_epoch(self, runner: Runner) -> None:
-        """Begin the bar of an epoch, or of the whole run where there are no epochs."""
-        if runner.max_epochs is None:
-            self._bar.begin("train", runner.max_iters, "train", runner.iter)
-        else:
+    def _before_epoch(self, runner: Runner, mode: str = "train") -> None:
+        """Begin the bar of an epoch or an evaluation, or of the whole run where there are no epochs."""
+        if mode == "train" and runner.max_epochs is None:
+            self._bar.begin(mode, runner.max_iters, mode, runner.iter)
+        elif mode == "train":
             title = f"epoch {runner.epoch + 1}/{runner.max_epochs}"
-            self._bar.begin("train", runner.num_batches("train"), title, runner.train_loop.batch)
-
-    def before_val_epoch(self, runner: Runner) -> None:
-        """Begin the bar of a validation."""
-        self._bar.begin("val", runner.num_batches("val"), "validation")
-
-    def before_test_epoch(self, runner: Runner) -> None:
-        """Begin the bar of a test."""
-        self._bar.begin("test", runner.num_batches("test"), "test")
+            self._bar.begin(mode, runner.num_batches(mode), title, runner.train_loop.position.batch)
+        else:
+            self._bar.begin(mode, runner.num_batches(mode), "validation" if mode == "val" else mode)
 
     def _after_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = "train"
     ) -> None:
-        if self._bar.enabled:
-            self._bar.advance(mode, lambda: _values(runner, mode))
+        self._bar.advance(mode, lambda: _values(runner, mode))
 
     def _after_epoch(self, runner: Runner, mode: str = "train") -> None:
         self._bar.end(mode)
 
+    def evaluation_context(self, runner: Runner) -> ExitStack:
+        """Remove the bar of an evaluation, also when it fails."""
+        afterwards = ExitStack()
+        for mode in ("val", "test"):
+            afterwards.callback(self._bar.end, mode)
+        return afterwards
+
     def close(self) -> None:
-        """Give the terminal back, also when the run failed."""
+        """Leave the terminal as it was, also when the run failed."""
         self._bar.stop()
 
     def must_follow(self, other: Hook) -> bool:
-        """Whether `other` has the values that are shown here."""
+        """Return whether `other` has the values that are shown here."""
         return isinstance(other, LoggerHook | IterTimerHook)
 
 
 def _values(runner: Runner, mode: str) -> dict[str, Any]:
-    """What stands beside the bar."""
-    shown: dict[str, Any] = {}
-    if mode == "train":
-        logged = next((hook.last_values for hook in runner.hooks.values() if isinstance(hook, LoggerHook)), {})
-        for name in ("loss", "lr"):
-            value = logged.get(name, logged.get(f"train/{name}"))
-            if value is not None:
-                shown[name] = value
+    """Return what stands beside the bar."""
+    hooks = runner.hooks if mode == "train" else ()
+    logged = next((hook.last_values for hook in hooks if isinstance(hook, LoggerHook)), {})
+    shown = {name: v for name in ("loss", "lr") if (v := logged.get(name, logged.get(f"train/{name}"))) is not None}
     eta = runner.message_hub.get_info("eta")
     if eta is not None:
         shown["eta"] = datetime.timedelta(seconds=int(eta))

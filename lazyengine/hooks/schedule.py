@@ -2,103 +2,146 @@
 
 from __future__ import annotations
 
-import difflib
+import copy
+import functools
+import itertools
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
+from typing import Any
 
+from ..errors import UsageTypeError, UsageValueError
+from ..text import did_you_mean, table
 from .hook import HOOK_POINTS, Hook, get_priority
 
-_GENERIC = {"before_iter": "_before_iter", "after_iter": "_after_iter", "before_epoch": "_before_epoch",
-            "after_epoch": "_after_epoch"}  # fmt: skip
 
-
-def _generic_form(point: str) -> str | None:
-    """``before_train_iter`` -> ``_before_iter``; None for points without a mode."""
-    when, _, rest = point.partition("_")
-    return _GENERIC.get(f"{when}_{rest.partition('_')[2]}")
-
-
-def overrides_point(hook: Hook, point: str) -> bool:
-    """Whether `hook` does anything at `point`, itself or through the generic form of the point."""
-    cls = type(hook)
-    if getattr(cls, point) is not getattr(Hook, point) or point in vars(hook):
-        return True
-    generic = _generic_form(point)
-    return generic is not None and getattr(cls, generic) is not getattr(Hook, generic)
+def _method(hook: Hook, point: str) -> Callable[..., None] | None:
+    """Return what to call at a point: of an iteration, which comes often, the generic form itself; None for nothing."""
+    cls, (when, *mode, unit) = type(hook), point.split("_")
+    if point in vars(hook) or getattr(cls, point) is not getattr(Hook, point):
+        return getattr(hook, point)
+    generic = f"_{when}_{unit}"  # before_train_iter -> _before_iter
+    if not hasattr(Hook, generic) or getattr(cls, generic) is getattr(Hook, generic):
+        return None
+    return functools.partial(getattr(hook, generic), mode=mode[0]) if unit == "iter" else getattr(hook, point)
 
 
 class HookSchedule:
-    """The hooks of a run in the order in which they are called.
+    """The hooks of a run: a container that iterates over them in calling order, and finds each by its name.
 
     Args:
         hooks: Hooks by name, or a list; a list takes the class names as names.
 
     Raises:
         TypeError: When something else than a hook is given.
-        ValueError: When one hook object, or two of one class that keep a state, are given twice; when a method is
-            named like a hook point but is none (``after_trainiter``).
+        ValueError: When one hook object is given twice, or two hooks of one class that keep a state in a list; when a
+            method is named like a hook point but is none (``after_trainiter``).
 
     Attributes:
-        hooks: Name to hook, in calling order (priority, then the order given).
+        points: The methods to call at each point by the names of their hooks, in calling order.
     """
 
-    def __init__(self, hooks: Mapping[str, Hook] | Sequence[Hook]) -> None:
+    def __init__(self, hooks: Mapping[str, Hook] | HookSchedule | Sequence[Hook]) -> None:
         if isinstance(hooks, Hook):
-            raise TypeError(f"hooks: expected a dict or a list of hooks, got a single {type(hooks).__name__}")
-        named = list(hooks.items()) if isinstance(hooks, Mapping) else _name(hooks)
+            raise UsageTypeError(f"hooks: expected a dict or a list of hooks, got a single {type(hooks).__name__}.")
+        named = list(hooks.items()) if isinstance(hooks, Mapping | HookSchedule) else _name(hooks)
         seen: dict[int, str] = {}
         for name, hook in named:
             if not isinstance(hook, Hook):
-                raise TypeError(f"hooks[{name!r}]: expected a Hook, got {type(hook).__name__}: {hook!r}")
-            if id(hook) in seen:
-                raise ValueError(
-                    f"hook {type(hook).__name__} is given twice, as {seen[id(hook)]!r} and {name!r}: "
-                    "it would run twice at every point; remove one, or clone() its node"
+                raise UsageTypeError(f"hooks[{name!r}]: expected a Hook, got {type(hook).__name__}: {hook!r}.")
+            if (other := seen.setdefault(id(hook), name)) != name:
+                raise UsageValueError(
+                    f"hook {type(hook).__name__} is given twice, as {other!r} and {name!r}: "
+                    "it would run twice at every point; remove one, or clone() its node."
                 )
-            seen[id(hook)] = name
             _check_names(hook)
-        order = sorted(range(len(named)), key=lambda i: get_priority(named[i][1].priority))
-        self.hooks: dict[str, Hook] = {named[i][0]: named[i][1] for i in order}
-        self.points: dict[str, tuple[Callable[..., None], ...]] = {
-            point: tuple(getattr(h, point) for h in self.hooks.values() if overrides_point(h, point))
+        self._sort(named)
+
+    def _sort(self, named: Sequence[tuple[str, Hook]]) -> None:
+        self._by_name = dict(sorted(named, key=lambda pair: get_priority(pair[1].priority)))
+        self.points: dict[str, dict[str, Callable[..., None]]] = {
+            point: {name: method for name, hook in self.items() if (method := _method(hook, point)) is not None}
             for point in HOOK_POINTS
         }
 
-    def add_note(self, error: Exception, method: Callable[..., None], point: str) -> None:
-        """Say in an exception which hook raised it, and at which point."""
-        hook = getattr(method, "__self__", method)  # a function, where one was set on the hook object
-        name = next((n for n, h in self.hooks.items() if h is hook), "?")
-        error.add_note(f"raised in hook {type(hook).__name__}.{point} (hooks[{name!r}])")
+    # ------------------------------------------------------------------ a container
+    def __iter__(self) -> Iterator[Hook]:
+        return iter(self._by_name.values())
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __contains__(self, name_or_hook: object) -> bool:
+        return name_or_hook in self._by_name or any(hook is name_or_hook for hook in self)
+
+    def __getitem__(self, name: str) -> Hook:
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise KeyError(f"no hook {name!r}; there are {list(self._by_name)}") from None
+
+    def keys(self) -> KeysView[str]:
+        """Return the names, in calling order."""
+        return self._by_name.keys()
+
+    def values(self) -> ValuesView[Hook]:
+        """Return the hooks, in calling order."""
+        return self._by_name.values()
+
+    def items(self) -> ItemsView[str, Hook]:
+        """Return names and hooks, in calling order."""
+        return self._by_name.items()
+
+    def register(self, hook: Hook) -> None:
+        """Add a hook under the name of its class, behind those of the same priority; a second one gets a number.
+
+        Raises:
+            TypeError: When it is none.
+            ValueError: When it is there already, or has a method that is named like a hook point but is none.
+        """
+        name = type(hook).__name__
+        taken = sum(type(other).__name__ == name for other in self)
+        name = name if name not in self._by_name else f"{name}_{taken + 1}"
+        self._sort(list(HookSchedule({**self._by_name, name: hook}).items()))
+
+    # ------------------------------------------------------------------ state
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of the hooks that have one, by name; no part of it is shared with a hook."""
+        return {name: copy.deepcopy(state) for name, hook in self.items() if (state := hook.state_dict())}
+
+    def load_state_dict(self, states: Mapping[str, Any]) -> list[str]:
+        """Restore the states of hooks, and return the names for which there is no hook."""
+        for name, hook in self.items():
+            if name in states:
+                hook.load_state_dict(states[name])
+        return [name for name in states if name not in self._by_name]
+
+    # ------------------------------------------------------------------ what is called when
+    def skip(self, hook: Hook, point: str) -> None:
+        """Do not call a hook at a point any more, for one that has found that it has nothing to do there."""
+        self.points[point] = {name: method for name, method in self.points[point].items() if self[name] is not hook}
 
     def warnings(self) -> list[str]:
         """Return what looks like a mistake: two hooks of one class, or one that runs before a hook that it follows."""
-        found = []
         by_class: dict[type, list[str]] = {}
-        for name, hook in self.hooks.items():
+        for name, hook in self.items():
             by_class.setdefault(type(hook), []).append(name)
-        for cls, names in by_class.items():
-            if len(names) > 1:
-                found.append(f"{cls.__name__} is there {len(names)} times: {', '.join(names)}")
+        twice = ((cls.__name__, names) for cls, names in by_class.items() if len(names) > 1)
+        found = [f"{cls} is there {len(names)} times: {', '.join(names)}" for cls, names in twice]
         wrong: dict[tuple[str, str], list[str]] = {}
-        for point in HOOK_POINTS:
-            names = self.names_at(point)
-            for i, name in enumerate(names):
-                for later in names[i + 1 :]:
-                    if self.hooks[name].must_follow(self.hooks[later]):
-                        wrong.setdefault((name, later), []).append(point)
-        for (name, later), points in wrong.items():
-            first, second = (f"{n} (priority {get_priority(self.hooks[n].priority)})" for n in (name, later))
+        for point, methods in self.points.items():
+            for pair in itertools.combinations(methods, 2):
+                if self[pair[0]].must_follow(self[pair[1]]):
+                    wrong.setdefault(pair, []).append(point)
+        for pair, points in wrong.items():
+            first, second = (f"{name} (priority {get_priority(self[name].priority)})" for name in pair)
             found.append(
                 f"{first} runs before {second} at {', '.join(points)}, and needs what that one does: "
                 "give it a priority with a larger number"
             )
         return found
-
-    def names_at(self, point: str) -> list[str]:
-        """Return the names of the hooks of a point, in calling order."""
-        return [name for name, hook in self.hooks.items() if overrides_point(hook, point)]
 
     def timeline(self, width: int = 120) -> str:
         """Return two tables: which hooks run at each point and in which order, and what each hook is.
@@ -107,27 +150,31 @@ class HookSchedule:
             width: Columns at which long rows of the first table are broken.
         """
         margin = max(map(len, HOOK_POINTS)) + 2
+        wrap = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+        wrap.subsequent_indent = " " * margin
         lines = []
-        for point in HOOK_POINTS:
-            if names := self.names_at(point):
-                order = textwrap.wrap(" > ".join(names), width - margin, break_long_words=False, break_on_hyphens=False)
-                lines += [("" if i else point).ljust(margin) + part for i, part in enumerate(order)]
+        for point, methods in self.points.items():
+            wrap.initial_indent = point.ljust(margin)
+            lines += wrap.wrap(" > ".join(methods))
         rows = [("hook", "class", "priority", "acts", "file")]
-        for name, hook in self.hooks.items():
+        for name, hook in self.items():
             priority = str(get_priority(hook.priority))
             rows.append((name, type(hook).__name__, priority, hook.describe_interval(), _file_of(hook)))
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-        return "\n".join([*lines, "", *table])
+        return "\n".join([*lines, "", table(rows)])
 
 
 def _name(hooks: Sequence[Hook]) -> list[tuple[str, Hook]]:
     """Name the hooks of a list after their classes; a second one of a class gets a number."""
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     named = []
     for hook in hooks:
         name = type(hook).__name__
-        counts[name] = counts.get(name, 0) + 1
+        counts[name] += 1
+        if counts[name] > 1 and isinstance(hook, Hook) and type(hook).state_dict is not Hook.state_dict:
+            raise UsageValueError(
+                f"hooks: the list has several {name}, whose saved states would be told apart by their order alone; "
+                f"name them: hooks={{'first': {name}(...), 'second': {name}(...), ...}}."
+            )
         named.append((name if counts[name] == 1 else f"{name}_{counts[name]}", hook))
     return named
 
@@ -136,10 +183,9 @@ def _check_names(hook: Hook) -> None:
     """Refuse a public method that is named like a point but is none: it would never be called."""
     for name in dir(type(hook)):
         if name.startswith(("before_", "after_")) and name not in HOOK_POINTS and callable(getattr(hook, name)):
-            near = difflib.get_close_matches(name, HOOK_POINTS, 1, 0.6)
-            raise ValueError(
-                f"{type(hook).__name__}.{name} ({_file_of(hook)}) is not a hook point and would never be "
-                f"called{f'; did you mean {near[0]!r}?' if near else ''} The points are: {', '.join(HOOK_POINTS)}"
+            raise UsageValueError(
+                f"{type(hook).__name__}.{name} ({_file_of(hook)}) is not a hook point and would never be called."
+                f"{did_you_mean(name, HOOK_POINTS)} The points are: {', '.join(HOOK_POINTS)}."
             )
 
 

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from .. import dist
-from .hook import Hook, Priority
-
-if TYPE_CHECKING:
-    from ..runner import Runner
+from .hook import Hook, Runner
 
 
 class SyncBuffersHook(Hook):
@@ -17,8 +12,6 @@ class SyncBuffersHook(Hook):
     Without it rank 0's are evaluated and saved, which saw its own share of the data only.
     Collective: every rank must have it.
     """
-
-    priority = Priority.NORMAL
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Average the buffers."""

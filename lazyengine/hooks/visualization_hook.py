@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import dist
-from .hook import Hook, Priority
-
-if TYPE_CHECKING:
-    from ..runner import Runner
+from ..errors import UsageValueError
+from .hook import Hook, Runner
 
 Draw = Callable[[Any, Any], Iterable[tuple[Any, Any]]]
 
 
+@dataclasses.dataclass(eq=False)
 class VisualizationHook(Hook):
     """Send pictures of each validation and test to the visualizer: images with predictions, and plots of metrics.
 
@@ -30,24 +32,17 @@ class VisualizationHook(Hook):
         ValueError: When `interval` or `max_images` is not positive.
     """
 
-    priority = Priority.NORMAL
+    draw: Draw | None = None
+    interval: int = 1
+    max_images: int = 16
+    name: str = "predictions"
+    plots: bool = True
+    _num_shown: Counter[str] = dataclasses.field(default_factory=Counter, init=False)
 
-    def __init__(
-        self,
-        draw: Draw | None = None,
-        interval: int = 1,
-        max_images: int = 16,
-        name: str = "predictions",
-        plots: bool = True,
-    ) -> None:
-        if interval < 1 or max_images < 1:
-            raise ValueError(f"interval={interval}, max_images={max_images}: expected numbers of at least 1")
-        self.draw = draw
-        self.interval = interval
-        self.max_images = max_images
-        self.name = name
-        self.plots = plots
-        self._num_shown: dict[str, int] = {}
+    def __post_init__(self) -> None:
+        if self.interval < 1 or self.max_images < 1:
+            found = f"interval={self.interval}, max_images={self.max_images}"
+            raise UsageValueError(f"{found}: expected numbers of at least 1")
 
     def _before_epoch(self, runner: Runner, mode: str = "train") -> None:
         self._num_shown.clear()
@@ -58,14 +53,12 @@ class VisualizationHook(Hook):
         if self.draw is None or mode == "train" or batch_idx % self.interval or not dist.is_main_process():
             return
         prefix = _join(mode, getattr(runner, f"{mode}_loop").loader_name, self.name)
-        if self._num_shown.get(prefix, 0) >= self.max_images:
-            return
-        for image, sample in self.draw(data_batch, outputs):
-            number = self._num_shown.get(prefix, 0)
-            if number >= self.max_images:
-                break
-            runner.visualizer.add_datasample(f"{prefix}/{number}", image, sample, step=runner.iter)
-            self._num_shown[prefix] = number + 1
+        if self._num_shown[prefix] < self.max_images:
+            left = self.max_images - self._num_shown[prefix]
+            for image, sample in itertools.islice(self.draw(data_batch, outputs), left):
+                name = f"{prefix}/{self._num_shown[prefix]}"
+                runner.visualizer.add_datasample(name, image, sample, step=runner.num_iters_completed)
+                self._num_shown[prefix] += 1
 
     def _after_epoch(self, runner: Runner, mode: str = "train") -> None:
         if not self.plots or mode == "train" or not dist.is_main_process():
@@ -74,10 +67,10 @@ class VisualizationHook(Hook):
             for metric in evaluator.metrics:
                 if hasattr(metric, "plot"):
                     name = _join(mode, loader, metric.prefix or type(metric).__name__)
-                    runner.visualizer.add_image(name, metric.plot(), step=runner.iter)
+                    runner.visualizer.add_image(name, metric.plot(), step=runner.num_iters_completed)
 
     def describe_interval(self) -> str:
-        """Say how much is shown, for the timeline."""
+        """Return how much is shown as text for the hook timeline."""
         return "metrics' plots" if self.draw is None else f"up to {self.max_images} images a loader"
 
 

@@ -1,24 +1,28 @@
-"""Named instances, the message hub, the logger, the log processor, ``metrics.jsonl`` and the progress bar."""
+"""Named instances, the message hub, the logger, the log processor, and ``metrics.jsonl``."""
 
-from .history_buffer import HistoryBuffer
+from __future__ import annotations
+
+from .history_buffer import HistoryBuffer, as_number, require_number
 from .log_processor import LogProcessor
-from .logger import LineFormatter, MMLogger, print_log
+from .logger import MMLogger, is_rich_terminal, log_error, output_path, print_log
 from .manager import ManagerMeta, ManagerMixin
 from .message_hub import MessageHub
 from .metrics import METRICS_FILE, MetricsWriter, read_metrics
-from .progress import ProgressBar
 
 __all__ = [
     "METRICS_FILE",
     "HistoryBuffer",
-    "LineFormatter",
     "LogProcessor",
     "MMLogger",
     "ManagerMeta",
     "ManagerMixin",
     "MessageHub",
     "MetricsWriter",
-    "ProgressBar",
+    "as_number",
+    "is_rich_terminal",
+    "log_error",
+    "output_path",
     "print_log",
     "read_metrics",
+    "require_number",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import difflib
+import functools
 import inspect
 import re
 from collections.abc import Iterable, Mapping
@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from .history_buffer import HistoryBuffer
+from ..errors import UsageValueError
+from .history_buffer import HistoryBuffer, is_window
 
 _IS_LR = re.compile(r"(^|[./_])lr($|[./])")
-_MODES = ("train", "val", "test")
-_MAX_LRS_SHOWN = 4
+_TIMES = ("time", "data_time")
 
 
 class LogProcessor:
@@ -38,7 +38,8 @@ class LogProcessor:
         mean_pattern: Regular expression searched in names, for those that are averaged.
 
     Raises:
-        ValueError, TypeError: When a number is out of range or an entry of ``custom_cfg`` makes no sense.
+        ValueError: When a number is out of range or an entry of ``custom_cfg`` makes no sense.
+        KeyError: When a statistic is not known.
     """
 
     def __init__(
@@ -50,10 +51,10 @@ class LogProcessor:
         log_with_hierarchy: bool = False,
         mean_pattern: str = r".*(loss|time|data_time|grad_norm).*",
     ) -> None:
-        if isinstance(window_size, bool) or not isinstance(window_size, int) or window_size < 1:
-            raise ValueError(f"LogProcessor: window_size must be an int of at least 1, got {window_size!r}")
+        if not is_window(window_size):
+            raise UsageValueError(f"LogProcessor: window_size must be an int of at least 1, got {window_size!r}")
         if not isinstance(num_digits, int) or not 0 <= num_digits <= 17:
-            raise ValueError(f"LogProcessor: num_digits must be an int from 0 to 17, got {num_digits!r}")
+            raise UsageValueError(f"LogProcessor: num_digits must be an int from 0 to 17, got {num_digits!r}")
         self.window_size = window_size
         self.by_epoch = by_epoch
         self.num_digits = num_digits
@@ -62,14 +63,15 @@ class LogProcessor:
         self.custom_cfg = [dict(entry) for entry in custom_cfg or ()]
         names = set()
         for i, entry in enumerate(self.custom_cfg):
-            name = _check_custom(entry, f"LogProcessor: custom_cfg[{i}]", by_epoch)
+            where = f"LogProcessor: custom_cfg[{i}]"
+            _check_custom(entry, where, by_epoch)
+            name = entry.setdefault("log_name", entry["data_src"])
             if name in names:
-                raise ValueError(f"LogProcessor: custom_cfg[{i}] defines {name!r} a second time; give it a log_name")
+                raise UsageValueError(f"{where} defines {name!r} a second time; give it a log_name")
             names.add(name)
-        self._kinds: dict[str, tuple[bool, bool]] = {}  # name: (is averaged, is a learning rate)
 
     def get_log_after_iter(self, runner: Any, batch_idx: int, mode: str) -> tuple[dict[str, Any], str]:
-        """Describe an iteration that has just ended.
+        """Return the values and the line of an iteration that has just ended.
 
         Args:
             runner: The runner; its ``epoch`` and ``iter`` do not count this iteration yet.
@@ -79,30 +81,28 @@ class LogProcessor:
         Returns:
             The values (with ``iter``, ``epoch`` where it has a meaning, ``memory`` in MB on a GPU) and the line.
         """
-        values, labels = self._collect(runner, batch_idx + 1, mode, smooth=True)
-        lrs = {name: values[name] for name in values if self._kind(name)[1]}
-        shown = {name: value for name, value in values.items() if name not in lrs} if mode == "train" else {}
-        if mode != "train":  # metrics still are those of the last evaluation
-            shown = {name: values[name] for name in ("time", "data_time") if name in values}
-        # Losses first and times last: a narrow terminal cuts the end off the first row.
-        order = sorted(shown, key=lambda name: (name in ("time", "data_time"), "loss" not in name))
-        shown = {name: shown[name] for name in order}
+        values, labels = self._collect(runner, batch_idx + 1, mode, after_iter=True)
+        lrs = {name: value for name, value in values.items() if _matches(_IS_LR, name)}
+        # Metrics still are those of the last evaluation. A narrow terminal cuts the end: losses first, times last.
+        shown = [name for name in values if name not in lrs] if mode == "train" else [n for n in _TIMES if n in values]
+        shown.sort(key=lambda name: (name in _TIMES, "loss" not in name))
         parts = [self._progress(runner, batch_idx + 1, mode), *self._lr_parts(lrs)]
         eta = runner.message_hub.get_info("eta")
         if eta is not None and "time" in values:
             parts.append(f"eta: {datetime.timedelta(seconds=int(max(eta, 0)))}")
-        extra: dict[str, Any] = {"iter": runner.iter + 1 if mode == "train" else runner.iter}
+        extra: dict[str, Any] = {"iter": runner.num_iters_completed}
         if self.by_epoch and mode != "test":
-            extra["epoch"] = self._epoch(runner, mode)
+            extra["epoch"] = runner.epoch + (mode == "train")
         if torch.cuda.is_initialized():
             extra["memory"] = round(torch.cuda.max_memory_allocated() / 2**20)
             parts.append(f"memory: {extra['memory']}")
-        return self._named(values, mode) | extra, "  ".join(parts + self._value_parts(shown, labels))
+        parts += self._value_parts({name: values[name] for name in shown}, labels)
+        return self._named(values, mode) | extra, "  ".join(parts)
 
     def get_log_after_epoch(
         self, runner: Any, num_batches: int, mode: str, with_non_scalar: bool = False
     ) -> tuple[dict[str, Any], str]:
-        """Describe a validation or a test that has just ended.
+        """Return the values and the line of a validation or a test that has just ended.
 
         Metrics are those of this evaluation, never averaged over earlier ones; ``time`` and ``data_time`` are means
         over its batches.
@@ -113,55 +113,41 @@ class LogProcessor:
             mode: ``"val"`` or ``"test"``.
             with_non_scalar: Whether runtime information of the mode, such as a confusion matrix, is returned too.
         """
-        if mode not in ("val", "test"):
-            raise ValueError(f"LogProcessor.get_log_after_epoch: mode must be 'val' or 'test', got {mode!r}")
-        values, labels = self._collect(runner, num_batches, mode, smooth=False)
+        values, labels = self._collect(runner, num_batches, mode, after_iter=False)
         info = runner.message_hub.runtime_info
         others = {key[len(mode) + 1 :]: value for key, value in info.items() if key.startswith(mode + "/")}
         times = {name: values.pop(name) for name in ("data_time", "time") if name in values}
-        parts = [self._progress(runner, num_batches, mode)]
-        parts += self._value_parts(values | others | times, labels)
-        values |= (others if with_non_scalar else {}) | times
-        return self._named(values, mode), "  ".join(parts)
+        parts = [self._progress(runner, num_batches, mode), *self._value_parts(values | others | times, labels)]
+        return self._named(values | (others if with_non_scalar else {}) | times, mode), "  ".join(parts)
 
     # ---------------------------------------------------------------- values
-    def _collect(self, runner: Any, num_batches: int, mode: str, smooth: bool) -> tuple[dict[str, Any], dict[str, str]]:
-        """Values by name without the mode, and what was done to those that are not the latest value."""
-        if mode not in _MODES:
-            raise ValueError(f"LogProcessor: mode must be one of {', '.join(_MODES)}, got {mode!r}")
+    def _collect(
+        self, runner: Any, num_batches: int, mode: str, after_iter: bool
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return values by name without the mode, and what was done to those that are not the latest value."""
+        if mode not in ("train", "val", "test"):
+            raise UsageValueError(f"LogProcessor: mode must be one of train, val, test, got {mode!r}")
+        scalars: dict[str, HistoryBuffer] = runner.message_hub.log_scalars
         prefix = mode + "/"
-        buffers: dict[str, HistoryBuffer] = {}
-        for key, buffer in runner.message_hub.log_scalars.items():
-            if key.startswith(prefix) and len(buffer):
-                buffers[key[len(prefix) :]] = buffer
+        buffers = {key.removeprefix(prefix): b for key, b in scalars.items() if key.startswith(prefix) and len(b)}
         values: dict[str, Any] = {}
         labels: dict[str, str] = {}
         for name, buffer in buffers.items():
-            if smooth and self._kind(name)[0]:
+            if after_iter and _matches(self.mean_pattern, name):
                 values[name], labels[name] = buffer.mean(self.window_size), f"mean of {self.window_size}"
-            elif not smooth and name in ("time", "data_time"):
+            elif not after_iter and name in _TIMES:
                 values[name], labels[name] = buffer.mean(max(num_batches, 1)), "mean of the epoch"
             else:
                 values[name] = buffer.current()
         for entry in self.custom_cfg:
-            buffer = buffers.get(entry["data_src"])
-            if buffer is None:
-                continue
-            name = entry.get("log_name", entry["data_src"])
-            arguments = {key: value for key, value in entry.items() if key not in ("data_src", "log_name")}
-            window = arguments.get("window_size")
-            if isinstance(window, str):
-                arguments["window_size"] = num_batches if window == "epoch" else runner.iter + 1
-            values[name] = buffer.statistics(**arguments)
-            span = {"epoch": " of the epoch", "global": " of all", None: ""}.get(window, f" of {window}")
-            labels[name] = entry["method_name"] + span
+            if entry["data_src"] in buffers:
+                name, window, arguments = entry["log_name"], entry.get("window_size"), _arguments(entry)
+                if isinstance(window, str):
+                    arguments["window_size"] = num_batches if window == "epoch" else runner.iter + 1
+                values[name] = buffers[entry["data_src"]].statistics(entry["method_name"], **arguments)
+                span = {"epoch": " of the epoch", "global": " of all", None: ""}.get(window, f" of {window}")
+                labels[name] = entry["method_name"] + span
         return values, labels
-
-    def _kind(self, name: str) -> tuple[bool, bool]:
-        kind = self._kinds.get(name)
-        if kind is None:
-            kind = self._kinds[name] = (self.mean_pattern.search(name) is not None, _IS_LR.search(name) is not None)
-        return kind
 
     def _named(self, values: dict[str, Any], mode: str) -> dict[str, Any]:
         return {f"{mode}/{name}": value for name, value in values.items()} if self.log_with_hierarchy else values
@@ -169,77 +155,54 @@ class LogProcessor:
     # ---------------------------------------------------------------- text
     def _progress(self, runner: Any, done: int, mode: str) -> str:
         if mode == "train" and not self.by_epoch:
-            return f"Iter(train) [{str(runner.iter + 1).rjust(len(str(runner.max_iters)))}/{runner.max_iters}]"
-        total = _num_batches(runner, mode)
-        position = f"[{str(done).rjust(len(str(total)))}/{total}]"
+            position, total = str(runner.num_iters_completed), str(runner.max_iters)
+            return f"Iter(train) [{position.rjust(len(total))}/{total}]"
+        total = str(runner.num_batches(mode) or "?")
+        position = f"[{str(done).rjust(len(total))}/{total}]"
         if not self.by_epoch or mode == "test":
             return f"{'Epoch' if self.by_epoch else 'Iter'}({mode}) {position}"
-        max_epochs = getattr(runner, "max_epochs", None)
-        width = len(str(max_epochs)) + 3 if max_epochs else 0
-        return f"Epoch({mode}){f'[{self._epoch(runner, mode)}]'.rjust(width)}{position}"
-
-    def _epoch(self, runner: Any, mode: str) -> int:
-        return runner.epoch + 1 if mode == "train" else runner.epoch
+        epoch, max_epochs = f"[{runner.epoch + (mode == 'train')}]", runner.max_epochs
+        return f"Epoch({mode}){epoch.rjust(len(str(max_epochs)) + 3 if max_epochs else 0)}{position}"
 
     def _lr_parts(self, lrs: dict[str, float]) -> list[str]:
-        if len(lrs) <= _MAX_LRS_SHOWN:
+        if len(lrs) <= 4:  # more would fill the line
             return [f"{name}: {value:.{self.num_digits}e}" for name, value in lrs.items()]
         low, high = min(lrs.values()), max(lrs.values())
         return [f"lr of {len(lrs)} groups: {low:.{self.num_digits}e} to {high:.{self.num_digits}e}"]
 
     def _value_parts(self, values: dict[str, Any], labels: dict[str, str]) -> list[str]:
-        """Latest values first; then, under one label each, those that are statistics."""
+        """Return latest values first; then, under one label each, those that are statistics."""
         by_label: dict[str, list[str]] = {"": []}
         for name, value in values.items():
             by_label.setdefault(labels.get(name, ""), []).append(f"{name}: {self._text(value)}")
-        parts = by_label.pop("")
-        for label, items in by_label.items():
-            parts += [f"[{label}]", *items]
-        return parts
+        return by_label.pop("") + [part for label, items in by_label.items() for part in (f"[{label}]", *items)]
 
     def _text(self, value: Any) -> str:
         if isinstance(value, float):
-            tiny = 0 < abs(value) < 10.0**-self.num_digits
-            return f"{value:.{self.num_digits}{'e' if tiny else 'f'}}"
-        is_array = hasattr(value, "ndim") and value.ndim > 0
-        return f"\n{value}\n" if is_array else str(value)
+            return f"{value:.{self.num_digits}{'e' if 0 < abs(value) < 10.0**-self.num_digits else 'f'}}"
+        return f"\n{value}\n" if getattr(value, "ndim", 0) > 0 else str(value)
 
 
-def _num_batches(runner: Any, mode: str) -> int | str:
-    """Number of batches of a whole epoch of ``mode``, or ``?`` where it has no end."""
-    loop: Any = getattr(runner, f"{mode}_loop", None)
-    total = getattr(loop, "total_length", None)
-    total = total() if callable(total) else total
-    if isinstance(total, int):
-        return total
-    if callable(getattr(runner, "num_batches", None)):
-        return runner.num_batches(mode)
-    try:
-        return len(getattr(runner, f"{mode}_dataloader"))
-    except TypeError:
-        return "?"
+@functools.cache
+def _matches(pattern: re.Pattern[str], name: str) -> bool:
+    return pattern.search(name) is not None
 
 
-def _check_custom(entry: dict[str, Any], where: str, by_epoch: bool) -> str:
-    """Return the name of the value that a ``custom_cfg`` entry defines, after checking it."""
+def _arguments(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return what an entry of ``custom_cfg`` passes to the statistic."""
+    return {key: value for key, value in entry.items() if key not in ("data_src", "log_name", "method_name")}
+
+
+def _check_custom(entry: dict[str, Any], where: str, by_epoch: bool) -> None:
     for key in ("data_src", "method_name"):
         if not isinstance(entry.get(key), str):
-            raise ValueError(f"{where} needs {key!r} as a str; it has {entry}")
-    methods = HistoryBuffer._statistics_methods
-    method = entry["method_name"]
-    if method not in methods:
-        close = difflib.get_close_matches(method, methods, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else "; register others by HistoryBuffer.register_statistics"
-        raise ValueError(f"{where}: no statistic {method!r}; there are {', '.join(sorted(methods))}{hint}")
-    window = entry.get("window_size", 1)
-    is_size = isinstance(window, int) and not isinstance(window, bool) and window >= 1
-    if not is_size and window not in ("epoch", "global", None):
-        raise ValueError(f"{where}: window_size must be an int of at least 1, 'epoch' or 'global', got {window!r}")
+            raise UsageValueError(f"{where} needs {key!r} as a str; it has {entry}")
+    window, arguments = entry.get("window_size", 1), _arguments(entry)
+    if not is_window(window) and window not in ("epoch", "global", None):
+        raise UsageValueError(f"{where}: window_size must be an int of at least 1, 'epoch' or 'global', got {window!r}")
     if window == "epoch" and not by_epoch:
-        raise ValueError(f"{where}: window_size='epoch' needs by_epoch=True; give a number of updates or 'global'")
-    arguments = {key: value for key, value in entry.items() if key not in ("data_src", "log_name", "method_name")}
+        raise UsageValueError(f"{where}: window_size='epoch' needs by_epoch=True; give a number of updates or 'global'")
     try:
-        inspect.signature(methods[method]).bind(None, **arguments)
+        inspect.signature(HistoryBuffer.get_statistic(entry["method_name"])).bind(None, **arguments)
     except TypeError as error:
-        raise ValueError(f"{where}: the statistic {method!r} does not take {list(arguments)}: {error}") from None
-    return entry.get("log_name", entry["data_src"])
+        raise UsageValueError(f"{where}: the statistic does not take {list(arguments)}: {error}") from None

@@ -2,80 +2,101 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib.util
 import logging
 import os
 import sys
 import time
+import warnings
+from collections.abc import Iterator
 from typing import Any, TextIO
 
+from .. import dist
+from ..errors import UsageTypeError, UsageValueError
+from ..text import listed, short
 from .manager import ManagerMixin
-from .terminal import print_line, rich_terminal
+from .terminal import terminal_line
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_LINE = "{time} {level} {place}  {message}"
+_STYLES = {"DEBUG": "2", "INFO": "36", "WARNING": "1;33", "ERROR": "1;31", "CRITICAL": "1;37;41"}
 
 
 class LineFormatter(logging.Formatter):
-    """``2026-01-31 12:00:00 INFO hooks/logger_hook.py:57  message``, then the traceback if there is one."""
+    """``2026-01-31 12:00:00 INFO hooks/logger_hook.py:57  message``, then the traceback if there is one.
 
-    def __init__(self) -> None:
+    Args:
+        for_terminal: Whether to write for people, whose columns are few: ``12:00:00  message``; level and place only
+            where the level is another than INFO, without the folders of this package's own files; see also
+            `terminal_line`.
+        is_coloured: Whether time and place are dim, and the level is coloured.
+    """
+
+    def __init__(self, for_terminal: bool = False, is_coloured: bool = False) -> None:
         super().__init__()
-        self._second, self._time = -1, ""
+        self._for_terminal = for_terminal
+        self._is_coloured = is_coloured
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        time_text, message = self.parts(record)
-        return f"{time_text} {record.levelname} {place_of(record)}  {message}"
-
-    def parts(self, record: logging.LogRecord) -> tuple[str, str]:
-        """Return the time, and the message with what follows it; the time is formatted once a second."""
-        second = int(record.created)
-        if second != self._second:
-            self._second, self._time = second, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
         message = record.getMessage()
-        if record.exc_info or record.exc_text or record.stack_info:  # whole, on lines of their own
-            if record.exc_info and not record.exc_text:
-                record.exc_text = self.formatException(record.exc_info)
-            message = "\n".join(part for part in (message, record.exc_text, record.stack_info) if part)
-        return self._time, message
+        if record.exc_info and not record.exc_text:
+            record.exc_text = self.formatException(record.exc_info)
+        message = "\n".join(part for part in (message, record.exc_text, record.stack_info) if part)
+        when, path, level = _time_text(int(record.created)), _short_path(record.pathname), record.levelname
+        if not self._for_terminal:
+            return _LINE.format(time=when, level=level, place=f"{path}:{record.lineno}", message=message)
+        when, message = self._in_style("2", when[11:]), terminal_line(message)
+        if record.levelno == logging.INFO:
+            return f"{when}  {message}"
+        if record.pathname.startswith(_PACKAGE):
+            path = record.filename
+        level, place = self._in_style(_STYLES.get(level, "0"), level), self._in_style("2", f"{path}:{record.lineno}")
+        return _LINE.format(time=when, level=level, place=place, message=message)
+
+    def _in_style(self, style: str, text: str) -> str:
+        return f"\x1b[{style}m{text}\x1b[0m" if self._is_coloured else text
 
 
-_places: dict[str, str] = {}
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+@functools.lru_cache(maxsize=1)
+def _time_text(second: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
 
 
-def place_of(record: logging.LogRecord) -> str:
-    """Return ``file:line`` of a record: relative to the working directory, else with the last two folders."""
-    place = _places.get(record.pathname)
-    if place is None:
-        path = os.path.abspath(record.pathname)
-        inside = path.startswith(os.getcwd() + os.sep) and "site-packages" not in path
-        place = os.path.relpath(path) if inside else os.sep.join(path.split(os.sep)[-3:])
-        _places[record.pathname] = place
-    return f"{place}:{record.lineno}"
+@functools.cache
+def _short_path(pathname: str) -> str:
+    """Return a path relative to the working directory, or the last folders of one that lies elsewhere."""
+    path = os.path.abspath(pathname)
+    is_inside = path.startswith(os.getcwd() + os.sep) and "site-packages" not in path
+    return os.path.relpath(path) if is_inside else os.sep.join(path.split(os.sep)[-3:])
+
+
+@functools.cache
+def has_rich() -> bool:
+    """Return whether rich is installed, without importing it."""
+    return importlib.util.find_spec("rich") is not None
+
+
+def is_rich_terminal(stream: TextIO | None) -> bool:
+    """Return whether text on a stream is coloured and bars are shown: on a terminal, where rich is installed."""
+    is_terminal = stream is not None and stream.isatty() and has_rich()
+    return is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 class _TerminalHandler(logging.Handler):
-    """Writes to the present ``sys.stdout``: by rich on a terminal (above a progress bar), else plain text.
+    """Writes to the present ``sys.stdout``; while a progress bar is shown, that is rich's, which writes above it."""
 
-    On a terminal, where columns are few, the year and the folders of this package's own files are left out.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._line = LineFormatter()
-        self.setFormatter(self._line)
+    _formatters = (LineFormatter(for_terminal=True), LineFormatter(for_terminal=True, is_coloured=True))
 
     def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "is_for_file", False):
+            return
         try:
-            stream: TextIO | None = sys.stdout
-            if stream is None:
-                return
-            if rich_terminal(stream) is not None:
-                time_text, message = self._line.parts(record)
-                is_own = record.pathname.startswith(_PACKAGE)
-                place = f"{record.filename}:{record.lineno}" if is_own else place_of(record)
-                print_line(time_text.partition("-")[2], record.levelname, place, message)
-            else:
-                stream.write(self.format(record) + "\n")
-                stream.flush()
+            stream = sys.stdout
+            stream.write(self._formatters[is_rich_terminal(stream)].format(record) + "\n")
+            stream.flush()
         except Exception:
             self.handleError(record)
 
@@ -94,12 +115,16 @@ class MMLogger(logging.Logger, ManagerMixin):
         file_mode: Mode in which the file is opened; ``"a"`` never destroys an earlier log.
         distributed: True: each rank of several writes its own file, ``<stem>.rank<k><suffix>``. False: only rank 0
             writes. Ranks other than 0 print errors only.
-        rank: Rank of this process; None asks ``lazyengine.dist``.
-        world_size: Number of processes; None asks ``lazyengine.dist``.
+
+    Attributes:
+        log_file: Path of this process' log file, or None.
+        folder: Path of the folder of the log, also where this process writes none; None: there is no log.
 
     Raises:
         ValueError: When ``log_level`` is no level.
     """
+
+    _default_name = "lazyengine"
 
     def __init__(
         self,
@@ -109,50 +134,57 @@ class MMLogger(logging.Logger, ManagerMixin):
         log_level: int | str = "INFO",
         file_mode: str = "a",
         distributed: bool = False,
-        rank: int | None = None,
-        world_size: int | None = None,
     ) -> None:
-        level = _level_of(log_level)
-        logging.Logger.__init__(self, logger_name, level)
+        logging.Logger.__init__(self, logger_name, _level_of(log_level))
         ManagerMixin.__init__(self, name)
         self.propagate = False
-        rank, world_size = _ranks(rank, world_size)
-        terminal = _TerminalHandler()
-        terminal.setLevel(logging.NOTSET if rank == 0 else logging.ERROR)
-        self.addHandler(terminal)
-        self._log_file: str | None = None
+        rank = dist.get_rank()
+        self.addHandler(_TerminalHandler(logging.NOTSET if rank == 0 else logging.ERROR))
+        self.log_file: str | None = None
+        self.folder = None if log_file is None else os.path.dirname(os.path.abspath(os.fspath(log_file)))
         if log_file is not None and (rank == 0 or distributed):
             path = os.path.abspath(os.fspath(log_file))
-            if distributed and world_size > 1:
+            if distributed and dist.get_world_size() > 1:
                 stem, suffix = os.path.splitext(path)
                 path = f"{stem}.rank{rank}{suffix}"
             os.makedirs(os.path.dirname(path), exist_ok=True)
             handler = logging.FileHandler(path, file_mode, encoding="utf-8")  # flushes after every record
             handler.setFormatter(LineFormatter())
             self.addHandler(handler)
-            self._log_file = path
-
-    @property
-    def log_file(self) -> str | None:
-        """Path of this process' log file, or None."""
-        return self._log_file
-
-    @classmethod
-    def get_current_instance(cls) -> MMLogger:
-        """Return the logger that was created last; without any, create one called ``lazyengine``."""
-        return super().get_current_instance() if cls._instances else cls.get_instance("lazyengine")
+            self.log_file = path
 
     def setLevel(self, level: int | str) -> None:
         """Set the least level that is written."""
         self.level = _level_of(level)
         self._cache: dict[int, bool] = {}  # the tree of loggers, which normally clears it, does not know this one
 
+    def to_file(self, message: str, *args: Any, level: int = logging.INFO) -> None:
+        """Write a message to the log file alone: what is long, or is on the terminal already."""
+        self.log(level, message, *args, extra={"is_for_file": True}, stacklevel=2)
+
+    @contextlib.contextmanager
+    def keeping_warnings(self) -> Iterator[None]:
+        """Write Python's warnings to the log file too, while the block runs."""
+        show = warnings.showwarning
+
+        def write(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
+            self.to_file("%s: %s (%s:%d)", category.__name__, message, filename, lineno, level=logging.WARNING)
+            show(message, category, filename, lineno, *rest)
+
+        warnings.showwarning = write
+        try:
+            yield
+        finally:
+            warnings.showwarning = show
+
     def close(self) -> None:
-        """Close the file. Lines that still come go to the terminal only."""
-        for handler in self.handlers[:]:
-            if isinstance(handler, logging.FileHandler):
-                self.removeHandler(handler)
-                handler.close()
+        """Close the file, and remove the logger from those that are found by name.
+
+        A line that still comes opens the file again (in mode ``"a"``), until the next `close`.
+        """
+        for handler in self.handlers:
+            handler.close()
+        super().close()
 
 
 def print_log(msg: Any, logger: logging.Logger | str | None = None, level: int | str = logging.INFO) -> None:
@@ -160,8 +192,8 @@ def print_log(msg: Any, logger: logging.Logger | str | None = None, level: int |
 
     Args:
         msg: The message.
-        logger: None: plain ``print``. ``"current"``: the logger created last. ``"silent"``: nowhere. Another str: the
-            `MMLogger` of that name. Or a logger.
+        logger: None: plain ``print``. ``"current"``: that of the running runner, else the one created last.
+            ``"silent"``: nowhere. Another str: the `MMLogger` of that name. Or a logger.
         level: A level of ``logging``, by number or name.
 
     Raises:
@@ -170,40 +202,43 @@ def print_log(msg: Any, logger: logging.Logger | str | None = None, level: int |
     """
     if logger is None:
         print(msg)
+    if logger is None or logger == "silent":
         return
-    if isinstance(logger, str):
-        if logger == "silent":
-            return
-        if logger == "current":
-            logger = MMLogger.get_current_instance()
-        elif MMLogger.check_instance_created(logger):
-            logger = MMLogger.get_instance(logger)
-        else:
-            known = ", ".join(MMLogger._instances) or "none"
-            raise ValueError(
-                f"print_log: no MMLogger is called {logger!r}; there are: {known}. "
+    if logger == "current":
+        logger = MMLogger.get_current_instance()
+    elif isinstance(logger, str):
+        if not MMLogger.check_instance_created(logger):
+            raise UsageValueError(
+                f"print_log: no MMLogger is called {logger!r}; there are: {listed(MMLogger._instances)}. "
                 "Create it by MMLogger.get_instance, or pass 'current', 'silent' or None"
             )
+        logger = MMLogger.get_instance(logger)
     if not isinstance(logger, logging.Logger):
-        raise TypeError(f"print_log: logger must be a Logger, a str or None, got {logger!r} ({type(logger).__name__})")
+        raise UsageTypeError(f"print_log: logger must be a Logger, a str or None, got {short(logger)}")
     logger.log(_level_of(level), msg, stacklevel=2)
 
 
+def output_path(path: str | os.PathLike[str]) -> str:
+    """Return the full path of a file or folder that a metric or a hook writes, and make the folder that it lies in.
+
+    Args:
+        path: A relative one lies in the folder of the running start; outside a run, in the current folder.
+    """
+    running = MMLogger.get_running_instance()
+    folder = running.folder if running is not None else None
+    full = os.path.abspath(os.path.join(folder or "", os.path.expanduser(os.fspath(path))))
+    os.makedirs(os.path.dirname(full), exist_ok=True)
+    return full
+
+
+def log_error(message: str) -> None:
+    """Write an error that training survives to the current logger."""
+    print_log(f"{message}, training goes on", logger="current", level=logging.ERROR)
+
+
 def _level_of(level: int | str) -> int:
-    if isinstance(level, bool) or not isinstance(level, int | str):
-        raise TypeError(f"log level must be an int or the name of a level, got {level!r}")
-    if isinstance(level, int):
-        return level
     names = logging.getLevelNamesMapping()
-    if level.upper() not in names:
-        raise ValueError(f"unknown log level {level!r}; known are {', '.join(names)}, or a number")
-    return names[level.upper()]
-
-
-def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    if rank is None or world_size is None:
-        from ..dist import get_rank, get_world_size
-
-        rank = get_rank() if rank is None else rank
-        world_size = get_world_size() if world_size is None else world_size
-    return rank, world_size
+    number = names.get(level.upper()) if isinstance(level, str) else level
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise UsageValueError(f"unknown log level {level!r}; known are {listed(names)}, or an int")
+    return number

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from enum import Enum
-from pathlib import PurePath
 from typing import Any
 
-import numpy as np
 import torch
 
+from .. import dist
+from ..errors import UsageKeyError, UsageTypeError, UsageValueError
+from ..plain import on_host, to_plain
+from ..text import did_you_mean, listed
 from .history_buffer import HistoryBuffer, resolve_pending
 from .logger import print_log
 from .manager import ManagerMixin
@@ -26,18 +27,14 @@ class MessageHub(ManagerMixin):
         name: Name of the instance.
     """
 
+    _default_name = "lazyengine"
+
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self._scalars: dict[str, HistoryBuffer] = {}
         self._info: dict[str, Any] = {}
         self._resumed: dict[str, bool] = {}
         self._reported: set[str] = set()
-        self._num_averaged: dict[str, int] = {}
-
-    @classmethod
-    def get_current_instance(cls) -> MessageHub:
-        """Return the hub that was created last; without any, create one called ``lazyengine``."""
-        return super().get_current_instance() if cls._instances else cls.get_instance("lazyengine")
 
     # ---------------------------------------------------------------- scalars
     def update_scalar(self, key: str, value: float | torch.Tensor, count: float = 1, resumed: bool = True) -> None:
@@ -53,25 +50,20 @@ class MessageHub(ManagerMixin):
             TypeError: When ``value`` is no scalar.
             ValueError: When ``resumed`` differs from earlier calls.
         """
-        if self._resumed.get(key) is not resumed:
-            self._set_resumed(key, resumed)
-        buffer = self._scalars.get(key)
-        if buffer is None:
-            buffer = self._create(key)
+        if key not in self._scalars or self._resumed.get(key) is not resumed:
+            self.scalar_updater(key, resumed)
         try:
-            buffer.update(value, count)
+            self._scalars[key].update(value, count)
         except TypeError as error:
             error.add_note(f"scalar {key!r} of the message hub {self.instance_name!r}")
             raise
 
     def update_scalars(self, log_dict: Mapping[str, Any], resumed: bool = True) -> None:
         """Append several scalars: each a value, or ``dict(value=..., count=...)`` with ``count`` optional."""
-        if not isinstance(log_dict, Mapping):
-            raise TypeError(f"MessageHub.update_scalars: expected a dict of scalars, got {type(log_dict).__name__}")
         for key, value in log_dict.items():
             if isinstance(value, Mapping):
                 if "value" not in value:
-                    raise ValueError(f"MessageHub.update_scalars: {key!r} needs `value`, got the keys {list(value)}")
+                    raise UsageValueError(f"MessageHub: {key!r} needs `value`, got the keys {list(value)}")
                 self.update_scalar(key, value["value"], value.get("count", 1), resumed)
             else:
                 self.update_scalar(key, value, 1, resumed)
@@ -83,7 +75,7 @@ class MessageHub(ManagerMixin):
         key up, and stays valid when a state is loaded.
         """
         self._set_resumed(key, resumed)
-        return (self._scalars.get(key) or self._create(key)).update
+        return self._buffer(key).update
 
     def get_scalar(self, key: str) -> HistoryBuffer:
         """Return the history of ``key`` (the buffer itself, no copy).
@@ -91,13 +83,10 @@ class MessageHub(ManagerMixin):
         Raises:
             KeyError: When nothing was recorded under ``key``.
         """
-        try:
-            return self._scalars[key]
-        except KeyError:
-            known = ", ".join(sorted(self._scalars)) or "none yet"
-            raise KeyError(
-                f"no scalar {key!r} in the message hub {self.instance_name!r}; recorded are: {known}"
-            ) from None
+        if key not in self._scalars:
+            recorded = f"{listed(sorted(self._scalars))}.{did_you_mean(key, self._scalars)}"
+            raise UsageKeyError(f"no scalar {key!r} in the hub {self.instance_name!r}; recorded are: {recorded}")
+        return self._scalars[key]
 
     @property
     def log_scalars(self) -> dict[str, HistoryBuffer]:
@@ -117,34 +106,26 @@ class MessageHub(ManagerMixin):
         Args:
             prefix: What the keys begin with.
         """
-        from .. import dist
-
         if dist.get_world_size() == 1:
             return
-        self.flush()
-        new: dict[str, list[float]] = {}
-        for key in sorted(key for key in self._scalars if key.startswith(prefix)):
-            buffer = self._scalars[key]
-            num_new = min(buffer.num_updates - self._num_averaged.get(key, 0), len(buffer))
-            self._num_averaged[key] = buffer.num_updates
-            if num_new:
-                new[key] = buffer.latest(num_new)
-        means = dist.average_lists(new)
+        new = {key: self._scalars[key].take_new() for key in sorted(self._scalars) if key.startswith(prefix)}
+        new = {key: (values, counts) for key, (values, counts) in new.items() if values}
+        means = dist.average_lists({key: [*values, *counts] for key, (values, counts) in new.items()})
         if means is not None:
-            for key, values in means.items():
-                self._scalars[key].replace_latest(values)
+            for key, numbers in means.items():
+                self._scalars[key].replace_latest(numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :])
         elif prefix not in self._reported:
             self._reported.add(prefix)
-            print_log(
+            _warn(
                 f"the ranks did not record the same scalars {prefix}* (here {', '.join(new)}), so that what is logged "
-                "of them is that of rank 0 alone; let the model return the same keys on every rank",
-                logger="current",
-                level=logging.WARNING,
+                "of them is that of rank 0 alone; let the model return the same keys on every rank"
             )
 
-    def _create(self, key: str) -> HistoryBuffer:
-        buffer = self._scalars[key] = HistoryBuffer()
-        buffer._owner = self.flush
+    def _buffer(self, key: str) -> HistoryBuffer:
+        buffer = self._scalars.get(key)
+        if buffer is None:
+            buffer = self._scalars[key] = HistoryBuffer()
+            buffer._peers = self._scalars.values()
         return buffer
 
     # ---------------------------------------------------------------- runtime information
@@ -156,8 +137,6 @@ class MessageHub(ManagerMixin):
 
     def update_info_dict(self, info_dict: Mapping[str, Any], resumed: bool = True) -> None:
         """Set several entries of the runtime information."""
-        if not isinstance(info_dict, Mapping):
-            raise TypeError(f"MessageHub.update_info_dict: expected a dict, got {type(info_dict).__name__}")
         for key, value in info_dict.items():
             self.update_info(key, value, resumed)
 
@@ -176,10 +155,10 @@ class MessageHub(ManagerMixin):
 
     def _set_resumed(self, key: str, resumed: bool) -> None:
         if not isinstance(key, str):
-            raise TypeError(f"MessageHub: keys are str, got {key!r} ({type(key).__name__})")
+            raise UsageTypeError(f"MessageHub: keys are str, got {key!r} ({type(key).__name__})")
         known = self._resumed.setdefault(key, bool(resumed))
         if known != resumed:
-            raise ValueError(
+            raise UsageValueError(
                 f"MessageHub: {key!r} was recorded with resumed={known} and now with resumed={resumed}; "
                 "pass the same at every call, or use another key"
             )
@@ -190,80 +169,34 @@ class MessageHub(ManagerMixin):
 
         Runtime information that has no plain form is left out; this is said once per key.
         """
-        self.flush()
         info = {}
         for key, value in self._info.items():
             if not self._resumed.get(key, False):
                 continue
             try:
-                info[key] = _to_plain(value)
+                info[key] = _copied(value, key)
             except TypeError as error:
                 if key not in self._reported:
                     self._reported.add(key)
-                    print_log(
-                        f"runtime information {key!r} is not saved with checkpoints: {error}; "
-                        "use plain types, or resumed=False",
-                        logger="current",
-                        level=logging.WARNING,
-                    )
+                    _warn(f"{error} Or pass resumed=False, with which it is never saved.")
         scalars = {key: buffer.state_dict() for key, buffer in self._scalars.items() if self._resumed[key]}
         resumed = {key: value for key, value in self._resumed.items() if key in scalars or key in info}
         return {"log_scalars": scalars, "runtime_info": info, "resumed_keys": resumed}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Load what `state_dict` returned. Keys that it does not have keep their present values.
-
-        Raises:
-            KeyError: When one of its three parts is missing.
-        """
-        for part in ("log_scalars", "runtime_info", "resumed_keys"):
-            if part not in state_dict:
-                raise KeyError(f"MessageHub.load_state_dict: no {part!r} in the state; it has {list(state_dict)}")
+        """Load what `state_dict` returned. Keys that it does not have keep their present values."""
         for key, value in state_dict["log_scalars"].items():
-            if not isinstance(value, Mapping) or "values" not in value:
-                print_log(
-                    f"scalar {key!r} in the state of the message hub is no saved history but "
-                    f"{type(value).__name__}; skipped",
-                    logger="current",
-                    level=logging.WARNING,
-                )
-                continue
-            buffer = self._scalars.get(key) or self._create(key)
-            buffer.load_state_dict(dict(value))
-            self._num_averaged[key] = buffer.num_updates
+            self._buffer(key).load_state_dict(value)
             self._resumed[key] = True
         for key, value in state_dict["runtime_info"].items():
-            self._info[key] = _to_plain(value)
+            self._info[key] = _copied(value, key)
             self._resumed[key] = True
 
 
-def _to_plain(value: Any) -> Any:
-    """Copy ``value`` into built-in types and tensors on the host.
+def _warn(message: str) -> None:
+    print_log(message, logger="current", level=logging.WARNING)
 
-    Raises:
-        TypeError: When some part of it has no such form.
-    """
-    if value is None:
-        return None
-    for plain in (bool, int, float, complex, str, bytes):  # subclasses, as numpy's float64, become the plain type
-        if isinstance(value, plain):
-            return plain(value)  # type: ignore[arg-type]
-    if isinstance(value, torch.Tensor):
-        return value.detach().cpu().clone()
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-        return torch.from_numpy(value.copy())
-    if isinstance(value, Enum):
-        return _to_plain(value.value)
-    if isinstance(value, PurePath):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {_to_plain(key): _to_plain(entry) for key, entry in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_to_plain(entry) for entry in value)
-    if isinstance(value, list):
-        return [_to_plain(entry) for entry in value]
-    if isinstance(value, set | frozenset):
-        return {_to_plain(entry) for entry in value}
-    raise TypeError(f"a {type(value).__module__}.{type(value).__qualname__} has no plain form")
+
+def _copied(value: Any, key: str) -> Any:
+    """Return runtime information as plain data that nobody else holds; a TypeError where it has no such form."""
+    return on_host(to_plain(value, f"runtime information {key!r}"), [])

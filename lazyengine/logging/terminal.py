@@ -1,75 +1,34 @@
-"""The terminal that log lines and the progress bar share, by rich where it is installed."""
+"""Lines of values, arranged for a terminal of 100 columns."""
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import sys
-from typing import Any, TextIO
+import re
 
-_STYLES = {
-    "DEBUG": "dim",
-    "INFO": "cyan",
-    "WARNING": "bold yellow",
-    "ERROR": "bold red",
-    "CRITICAL": "bold white on red",
-}
-_console: Any = None
-_num_bars = 0
+_HEAD = re.compile(r"(Epoch|Iter)\(\w+\) *(\[[\d ]+\])?\[[\d ]+/[\d?]+\]  ")
+_MEAN = re.compile(r"\[mean of (\d+|the epoch)\]")
+_IS_LR = re.compile(r"(^|[./_])lr($|[./])|^lr of ")
+_LEFT_OUT_FIRST = {"memory": 3, "eta": 3, "time": 4, "data_time": 4}
 
 
-@functools.cache
-def has_rich() -> bool:
-    """Tell whether rich is installed, without importing it."""
-    return importlib.util.find_spec("rich") is not None
+def terminal_line(line: str, width: int = 90) -> str:
+    """Return a line of a `LogProcessor` for people: losses first, times last, in lines of at most `width` columns.
+
+    What says how a value was averaged is left out, and so are times and memory where they do not fit; the log file has
+    them. Any other text, and a line with statistics of the user's or with a tensor, stays as it is.
+    """
+    head = _HEAD.match(line)
+    parts = [] if head is None else [part for part in line[head.end() :].split("  ") if not _MEAN.fullmatch(part)]
+    if head is None or "\n" in line or any(part.startswith("[") for part in parts):
+        return line
+    lines = [head[0].rstrip()]
+    for part in sorted(parts, key=_rank):
+        if len(lines[-1]) + 2 + len(part) <= width:
+            lines[-1] += f"  {part}"
+        elif _rank(part) < 3:
+            lines.append(f"{'':18}{part}")
+    return "\n".join(lines)
 
 
-def rich_terminal(stream: TextIO | None = None) -> Any:
-    """Return the shared ``rich.console.Console`` if ``stream`` (default ``sys.stdout``) is a terminal, else None."""
-    global _console
-    stream = sys.stdout if stream is None else stream
-    if stream is None:
-        return None
-    if _console is not None and (stream is _console.file or _is_live(stream)):
-        return _console
-    if not stream.isatty() or not has_rich():
-        return None
-    from rich.console import Console
-
-    _console = Console(file=stream, highlight=False, soft_wrap=True)
-    return _console if _console.is_terminal else None
-
-
-def _is_live(stream: TextIO) -> bool:
-    """While a progress bar is shown, rich puts its own object in the place of ``sys.stdout``."""
-    return getattr(stream, "rich_proxied_file", None) is _console.file
-
-
-def print_line(time: str, level: str, place: str, message: str) -> None:
-    """Print a log line: time and place dim, the level coloured, the message as it is."""
-    if _num_bars:  # rich has to redraw the bars below
-        _console.print(_coloured(time, level, place).append(f"  {message}", ""))
-        return
-    file = _console.file
-    file.write(_template(_console, level).replace("<time>", time).replace("<place>", place) + f"  {message}\n")
-    file.flush()
-
-
-def _coloured(time: str, level: str, place: str) -> Any:
-    from rich.text import Text
-
-    return Text.assemble((time, "dim"), " ", (level, _STYLES.get(level, "")), " ", (place, "dim"))
-
-
-@functools.lru_cache(maxsize=32)
-def _template(console: Any, level: str) -> str:
-    """The coloured head of a line as rich renders it for this terminal; done once, as it takes 0.2 ms."""
-    with console.capture() as capture:
-        console.print(_coloured("<time>", level, "<place>"), end="")
-    return capture.get()
-
-
-def count_bars(change: int) -> None:
-    """Tell that a progress bar appears (1) or goes (-1)."""
-    global _num_bars
-    _num_bars += change
+def _rank(part: str) -> int:
+    name = part.partition(":")[0]
+    return _LEFT_OUT_FIRST.get(name, 2 if _IS_LR.search(name) else int("loss" not in name))

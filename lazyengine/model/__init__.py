@@ -1,16 +1,12 @@
 """Models: training steps, data preprocessing, weight initialization, setup for training, averaged weights."""
 
-from .activation_checkpointing import checkpoint_activations
-from .averaged_model import (
-    BaseAveragedModel,
-    ExponentialMovingAverage,
-    MomentumAnnealingEMA,
-    StochasticWeightAverage,
-)
-from .base_model import BaseModel
+from ..checkpoint import unwrap_module as unwrap
+from .averaged_model import BaseAveragedModel, ExponentialMovingAverage, MomentumAnnealingEMA, StochasticWeightAverage
+from .base_model import BaseModel, LossAdapter
 from .base_module import BaseModule, ModuleDict, ModuleList, Sequential, init_weights
+from .conversion import checkpoint_activations, convert_sync_batchnorm, revert_sync_batchnorm
 from .data_preprocessor import BaseDataPreprocessor, ImgDataPreprocessor, move_data, stack_batch
-from .freezing import freeze_parameters
+from .external import ExternalModule, external_tensors
 from .initializers import (
     BaseInit,
     Caffe2XavierInit,
@@ -21,13 +17,6 @@ from .initializers import (
     TruncNormalInit,
     UniformInit,
     XavierInit,
-)
-from .loss_adapter import LossAdapter
-from .model_setup import Compile, ModelSetup, materialize
-from .step import parse_losses, run_forward, test_step, train_step, val_step
-from .sync_bn import convert_sync_batchnorm, revert_sync_batchnorm
-from .unused_parameters import detect_anomalous_params, find_unused_parameters
-from .weight_init import (
     bias_init_with_prob,
     caffe2_xavier_init,
     constant_init,
@@ -37,7 +26,11 @@ from .weight_init import (
     uniform_init,
     xavier_init,
 )
-from .wrappers import DDP, FSDP2, unwrap
+from .model_setup import Compile, ModelSetup, materialize
+from .modes import evaluating, freeze_parameters, named_parameters, set_training, unfreeze_parameters
+from .step import parse_losses, run_forward, test_step, train_step, val_step
+from .weighted import Weighted
+from .wrappers import DDP, FSDP2, detect_anomalous_params
 
 __all__ = [
     "DDP",
@@ -51,6 +44,7 @@ __all__ = [
     "Compile",
     "ConstantInit",
     "ExponentialMovingAverage",
+    "ExternalModule",
     "ImgDataPreprocessor",
     "KaimingInit",
     "LossAdapter",
@@ -64,6 +58,7 @@ __all__ = [
     "StochasticWeightAverage",
     "TruncNormalInit",
     "UniformInit",
+    "Weighted",
     "XavierInit",
     "bias_init_with_prob",
     "caffe2_xavier_init",
@@ -71,20 +66,24 @@ __all__ = [
     "constant_init",
     "convert_sync_batchnorm",
     "detect_anomalous_params",
-    "find_unused_parameters",
+    "evaluating",
+    "external_tensors",
     "freeze_parameters",
     "init_weights",
     "kaiming_init",
     "materialize",
     "move_data",
+    "named_parameters",
     "normal_init",
     "parse_losses",
     "revert_sync_batchnorm",
     "run_forward",
+    "set_training",
     "stack_batch",
     "test_step",
     "train_step",
     "trunc_normal_init",
+    "unfreeze_parameters",
     "uniform_init",
     "unwrap",
     "val_step",

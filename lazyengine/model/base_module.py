@@ -7,11 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torch import nn
 
+from ..errors import UsageTypeError
 from ..logging import print_log
-from .init_record import InitRecord
-from .initializers import PretrainedInit, apply_initializers
-
-__all__ = ["BaseModule", "InitCfg", "ModuleDict", "ModuleList", "Sequential", "init_weights"]
+from .initializers import InitRecord, PretrainedInit, apply_initializers, record_init
 
 Initializer = Callable[[nn.Module], object]
 InitCfg = Initializer | Sequence[Initializer] | None
@@ -44,11 +42,8 @@ class BaseModule(nn.Module):
         what filled each parameter.
         """
         if self.is_init:
-            print_log(
-                f"init_weights of {type(self).__name__} was called more than once; the weights stay as they are",
-                logger="current",
-                level=logging.WARNING,
-            )
+            text = f"init_weights of {type(self).__name__} was called more than once; the weights stay as they are"
+            print_log(text, "current", logging.WARNING)
             return
         self.is_init = True
         self.init_info = _record(self, self._init_weights)
@@ -71,14 +66,9 @@ class BaseModule(nn.Module):
 class Sequential(BaseModule, nn.Sequential):
     """``nn.Sequential`` with an ``init_cfg`` of its own."""
 
-    def __init__(self, *args: nn.Module | Mapping[str, nn.Module], init_cfg: InitCfg = None) -> None:
+    def __init__(self, *args: nn.Module, init_cfg: InitCfg = None) -> None:
         BaseModule.__init__(self, init_cfg)
-        for index, module in enumerate(args):
-            if isinstance(module, Mapping):  # as nn.Sequential takes one, and makes one when it is sliced
-                for name, named_module in module.items():
-                    self.add_module(name, named_module)
-            else:
-                self.add_module(str(index), module)
+        nn.Sequential.__init__(self, *args)
 
 
 class ModuleList(BaseModule, nn.ModuleList):
@@ -86,8 +76,7 @@ class ModuleList(BaseModule, nn.ModuleList):
 
     def __init__(self, modules: Iterable[nn.Module] | None = None, init_cfg: InitCfg = None) -> None:
         BaseModule.__init__(self, init_cfg)
-        if modules is not None:
-            self.extend(modules)
+        nn.ModuleList.__init__(self, modules)
 
 
 class ModuleDict(BaseModule, nn.ModuleDict):
@@ -95,8 +84,7 @@ class ModuleDict(BaseModule, nn.ModuleDict):
 
     def __init__(self, modules: Mapping[str, nn.Module] | None = None, init_cfg: InitCfg = None) -> None:
         BaseModule.__init__(self, init_cfg)
-        if modules is not None:
-            self.update(modules)
+        nn.ModuleDict.__init__(self, modules)
 
 
 def init_weights(model: nn.Module) -> dict[str, str]:
@@ -123,9 +111,7 @@ def _init_tree(module: nn.Module) -> None:
             _init_tree(child)
     elif not getattr(module, "is_init", False):
         own()
-        record = InitRecord.active.get()
-        if record is not None:
-            record.attribute(module, f"init_weights of {type(module).__name__}")
+        record_init(module, f"init_weights of {type(module).__name__}")
 
 
 def _record(model: nn.Module, initialize: Callable[[], None]) -> dict[str, str]:
@@ -152,7 +138,7 @@ def _as_initializers(init_cfg: InitCfg, owner: str) -> list[Initializer]:
         if isinstance(initializer, type) or not callable(initializer):
             kind = initializer.get("type") if isinstance(initializer, dict) else None
             hint = f" · write {kind}Init(...) instead of dict(type={kind!r}, ...)" if isinstance(kind, str) else ""
-            raise TypeError(
+            raise UsageTypeError(
                 f"init_cfg of {owner} holds {initializer!r} · accepted are initializers such as "
                 f"KaimingInit(layer='Conv2d'), or a list of them{hint}"
             )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["BaseDataPreprocessor", "ImgDataPreprocessor", "move_data", "stack_batch"]
+from ..errors import UsageValueError
+from ..nesting import map_leaves
 
 
 def move_data(data: Any, device: torch.device | None, non_blocking: bool = False) -> Any:
@@ -27,28 +26,15 @@ def move_data(data: Any, device: torch.device | None, non_blocking: bool = False
     """
     if device is None:
         return data
-    if isinstance(data, Tensor):
-        return data if data.device == device else data.to(device, non_blocking=non_blocking)
-    if data is None or isinstance(data, (str, bytes, int, float)):
-        return data
-    if isinstance(data, Mapping):
-        return {key: move_data(value, device, non_blocking) for key, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        items = [move_data(value, device, non_blocking) for value in data]
-        if type(data) is list:
-            return items
-        return type(data)(*items) if hasattr(data, "_fields") else type(data)(items)
-    if isinstance(data, type):
-        return data
-    if dataclasses.is_dataclass(data):
-        moved = copy.copy(data)
-        for field in dataclasses.fields(data):
-            if hasattr(data, field.name):  # frozen dataclasses are copied too, hence not setattr
-                object.__setattr__(moved, field.name, move_data(getattr(data, field.name), device, non_blocking))
-        return moved
-    if callable(getattr(data, "to", None)):
-        return data.to(device)
-    return data
+
+    def move(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value if value.device == device else value.to(device, non_blocking=non_blocking)
+        if isinstance(value, str | bytes | int | float | type) or not callable(getattr(value, "to", None)):
+            return value
+        return value.to(device)
+
+    return map_leaves(move, data)
 
 
 def stack_batch(tensors: Sequence[Tensor], pad_size_divisor: int = 1, pad_value: float = 0) -> Tensor:
@@ -67,22 +53,19 @@ def stack_batch(tensors: Sequence[Tensor], pad_size_divisor: int = 1, pad_value:
     """
     if not tensors:
         raise ValueError("stack_batch got no tensor · it needs at least one")
-    dims = {tensor.dim() for tensor in tensors}
-    if len(dims) != 1:
+    if len(dims := {tensor.dim() for tensor in tensors}) != 1:
         raise ValueError(f"stack_batch got tensors with {sorted(dims)} dimensions · they must all have the same number")
-    sizes = [
-        -(-max(tensor.shape[dim] for tensor in tensors) // pad_size_divisor) * pad_size_divisor
-        for dim in range(1, dims.pop())
-    ]
-    return torch.stack([_pad_end(tensor, sizes, pad_value) for tensor in tensors])
+    sizes = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    return torch.stack([_pad_end(tensor, sizes, pad_size_divisor, pad_value) for tensor in tensors])
 
 
-def _pad_end(tensor: Tensor, sizes: Sequence[int], pad_value: float) -> Tensor:
-    """Pad the last ``len(sizes)`` dimensions at their ends up to ``sizes``."""
-    missing = [size - actual for size, actual in zip(sizes, tensor.shape[tensor.dim() - len(sizes) :], strict=True)]
+def _pad_end(tensor: Tensor, sizes: Sequence[int], divisor: int, value: float) -> Tensor:
+    """Pad the last ``len(sizes)`` dimensions at their ends up to ``sizes``, rounded up to multiples of ``divisor``."""
+    present = tensor.shape[tensor.dim() - len(sizes) :]
+    missing = [-(-size // divisor) * divisor - own for size, own in zip(sizes, present, strict=True)]
     if not any(missing):
         return tensor
-    return functional.pad(tensor, [pad for size in reversed(missing) for pad in (0, size)], value=pad_value)
+    return functional.pad(tensor, [pad for size in reversed(missing) for pad in (0, size)], value=value)
 
 
 class BaseDataPreprocessor(nn.Module):
@@ -92,21 +75,19 @@ class BaseDataPreprocessor(nn.Module):
 
     Args:
         non_blocking: Copy without waiting; of use when the loader pins memory.
+
+    Attributes:
+        device: Where batches are moved to.
     """
 
     def __init__(self, non_blocking: bool = False) -> None:
         super().__init__()
         self.non_blocking = non_blocking
-        self._device = torch.device("cpu")
-
-    @property
-    def device(self) -> torch.device:
-        """Where batches are moved to."""
-        return self._device
+        self.device = torch.device("cpu")
 
     def cast_data(self, data: Any) -> Any:
         """Move every tensor inside ``data`` to `device`; see `move_data` for what is walked."""
-        return move_data(data, self._device, self.non_blocking)
+        return move_data(data, self.device, self.non_blocking)
 
     def forward(self, data: Any, training: bool = False) -> Any:
         """Prepare one batch.
@@ -118,15 +99,15 @@ class BaseDataPreprocessor(nn.Module):
         Returns:
             The batch as the model's forward takes it.
         """
-        return move_data(data, self._device, self.non_blocking)
+        return move_data(data, self.device, self.non_blocking)
 
     def _apply(self, fn: Any, recurse: bool = True) -> BaseDataPreprocessor:
         super()._apply(fn, recurse)
-        self._device = fn(torch.empty(0, device=self._device)).device
+        self.device = fn(torch.empty(0, device=self.device)).device
         return self
 
     def extra_repr(self) -> str:
-        return f"device={self._device}, non_blocking={self.non_blocking}"
+        return f"device={self.device}, non_blocking={self.non_blocking}"
 
 
 class ImgDataPreprocessor(BaseDataPreprocessor):
@@ -147,6 +128,10 @@ class ImgDataPreprocessor(BaseDataPreprocessor):
         rgb_to_bgr: The same swap, named for the other direction; only one of the two may be set.
         non_blocking: Copy without waiting; of use when the loader pins memory.
 
+    Attributes:
+        mean: The means on the current device, float32 ``(1 or 3, 1, 1)``, or None.
+        std: The standard deviations, likewise.
+
     Raises:
         ValueError: The arguments contradict one another or are out of range.
     """
@@ -163,35 +148,33 @@ class ImgDataPreprocessor(BaseDataPreprocessor):
     ) -> None:
         super().__init__(non_blocking)
         if (mean is None) != (std is None):
-            raise ValueError(f"mean and std belong together, got mean={mean}, std={std} · give both or neither")
+            raise UsageValueError(f"mean and std belong together, got mean={mean}, std={std} · give both or neither")
         for name, values in (("mean", mean), ("std", std)):
             if values is not None and len(values) not in (1, 3):
-                raise ValueError(f"{name} needs 1 or 3 values, got {len(values)}: {values}")
+                raise UsageValueError(f"{name} needs 1 or 3 values, got {len(values)}: {values}")
         if std is not None and not all(value > 0 for value in std):
-            raise ValueError(f"std must be positive, got {std}")
+            raise UsageValueError(f"std must be positive, got {std}")
         if bgr_to_rgb and rgb_to_bgr:
-            raise ValueError("bgr_to_rgb and rgb_to_bgr cannot both be set · they are the same swap")
+            raise UsageValueError("bgr_to_rgb and rgb_to_bgr cannot both be set · they are the same swap")
         if pad_size_divisor < 1:
-            raise ValueError(f"pad_size_divisor must be at least 1, got {pad_size_divisor}")
-        self._mean_values = None if mean is None else tuple(mean)
-        self._std_values = None if std is None else tuple(std)
+            raise UsageValueError(f"pad_size_divisor must be at least 1, got {pad_size_divisor}")
         self.pad_size_divisor = pad_size_divisor
         self.pad_value = pad_value
         self.swaps_channels = bgr_to_rgb or rgb_to_bgr
-        # Not buffers: constants that DDP need not broadcast and that survive construction on the meta device.
-        self._constants: tuple[torch.device, Tensor, Tensor] | None = None
+        self._values = None if mean is None or std is None else (tuple(mean), tuple(std))
+        self._place_constants()
 
-    @property
-    def mean(self) -> Tensor | None:
-        """The means on the current device, shape ``(1 or 3, 1, 1)``, or None."""
-        constants = self._normalization()
-        return None if constants is None else constants[0]
+    def _place_constants(self) -> None:
+        """Put mean and std on the device: constants that are no buffers, so that DDP need not send them."""
+        self.mean, self.std = (
+            torch.tensor(values, dtype=torch.float32, device=self.device).view(-1, 1, 1) if values else None
+            for values in self._values or (None, None)
+        )
 
-    @property
-    def std(self) -> Tensor | None:
-        """The standard deviations on the current device, shape ``(1 or 3, 1, 1)``, or None."""
-        constants = self._normalization()
-        return None if constants is None else constants[1]
+    def _apply(self, fn: Any, recurse: bool = True) -> ImgDataPreprocessor:
+        super()._apply(fn, recurse)
+        self._place_constants()
+        return self
 
     def forward(self, data: Any, training: bool = False) -> Any:
         """Prepare one batch; see the class."""
@@ -208,28 +191,15 @@ class ImgDataPreprocessor(BaseDataPreprocessor):
         )
 
     def extra_repr(self) -> str:
-        parts = [f"mean={self._mean_values}, std={self._std_values}", f"pad_size_divisor={self.pad_size_divisor}"]
-        parts += [f"pad_value={self.pad_value}", f"swaps_channels={self.swaps_channels}", super().extra_repr()]
-        return ", ".join(parts)
-
-    def _normalization(self) -> tuple[Tensor, Tensor] | None:
-        if self._mean_values is None:
-            return None
-        if self._constants is None or self._constants[0] != self._device:
-            mean, std = (
-                torch.tensor(values, dtype=torch.float32, device=self._device).view(-1, 1, 1)
-                for values in (self._mean_values, self._std_values)
-            )
-            self._constants = (self._device, mean, std)
-        return self._constants[1:]
+        mean, std = self._values or (None, None)
+        padding = f"pad_size_divisor={self.pad_size_divisor}, pad_value={self.pad_value}"
+        return f"mean={mean}, std={std}, {padding}, swaps_channels={self.swaps_channels}, {super().extra_repr()}"
 
     def _prepare(self, inputs: Any) -> Tensor:
         if isinstance(inputs, Tensor):
             if inputs.dim() != 4:
                 raise ValueError(f"images must be (N, C, H, W) or a list of (C, H, W), got shape {tuple(inputs.shape)}")
-            batch = self._prepare_images(inputs)
-            sizes = [-(-size // self.pad_size_divisor) * self.pad_size_divisor for size in batch.shape[2:]]
-            return _pad_end(batch, sizes, self.pad_value)
+            return _pad_end(self._prepare_images(inputs), inputs.shape[2:], self.pad_size_divisor, self.pad_value)
         if isinstance(inputs, (list, tuple)) and inputs and all(isinstance(image, Tensor) for image in inputs):
             images = [self._prepare_images(image) for image in inputs]
             return stack_batch(images, self.pad_size_divisor, self.pad_value)
@@ -237,17 +207,15 @@ class ImgDataPreprocessor(BaseDataPreprocessor):
 
     def _prepare_images(self, images: Tensor) -> Tensor:
         """Prepare ``(N, C, H, W)`` or ``(C, H, W)``."""
-        if (self.swaps_channels or len(self._mean_values or ()) == 3) and (images.dim() < 3 or images.shape[-3] != 3):
+        needs_three = self.swaps_channels or (self.mean is not None and len(self.mean) == 3)
+        if needs_three and (images.dim() < 3 or images.shape[-3] != 3):
             raise ValueError(
                 f"images have shape {tuple(images.shape)} · swapping channels or three values in mean need 3 channels "
                 "in the third dimension from the end"
             )
-        converted = images.flip(-3) if self.swaps_channels else images
-        converted = converted.float()
-        constants = self._normalization()
-        if constants is None:
+        converted = (images.flip(-3) if self.swaps_channels else images).float()
+        if self.mean is None or self.std is None:
             return converted
-        mean, std = constants
         if converted is images:  # the caller's own tensor stays as it is
-            return (converted - mean).div_(std)
-        return converted.sub_(mean).div_(std)
+            return (converted - self.mean).div_(self.std)
+        return converted.sub_(self.mean).div_(self.std)

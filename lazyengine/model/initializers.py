@@ -1,5 +1,7 @@
-"""Initializers: objects that fill chosen layers of a module, for the ``init_cfg`` of `BaseModule`.
+"""Filling weights: functions for one module, and initializers, which fill chosen layers of a module.
 
+The functions fill the ``weight`` and ``bias`` of one module in place; what a module lacks is skipped. Initializers are
+what ``init_cfg`` of `BaseModule` holds:
 ``layer`` chooses layers by class; ``override`` gives single submodules something else. ``init_cfg`` takes one
 initializer or a list, applied in order, except that `PretrainedInit` always comes last.
 """
@@ -7,45 +9,116 @@ initializer or a list, applied in order, except that `PretrainedInit` always com
 from __future__ import annotations
 
 import logging
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
-from ..checkpoint import load_checkpoint
-from ..logging import print_log
-from .init_record import record_init
+from ..checkpoint import is_sharded_tensor, load_checkpoint
+from ..dist import is_main_process
+from ..errors import UsageTypeError, UsageValueError
+from ..logging import MMLogger, print_log
+from ..text import table
 from .patterns import near_matches
-from .weight_init import (
-    bias_init_with_prob,
-    caffe2_xavier_init,
-    check_distribution,
-    constant_init,
-    kaiming_init,
-    normal_init,
-    trunc_normal_init,
-    uniform_init,
-    xavier_init,
-)
-
-__all__ = [
-    "BaseInit",
-    "Caffe2XavierInit",
-    "ConstantInit",
-    "KaimingInit",
-    "NormalInit",
-    "PretrainedInit",
-    "TruncNormalInit",
-    "UniformInit",
-    "XavierInit",
-]
 
 Layer = str | type[nn.Module]
+UNCHANGED = "not touched: as its constructor left it"
+
+
+def constant_init(module: nn.Module, val: float, bias: float = 0) -> None:
+    """Fill the weight with ``val`` and the bias with ``bias``."""
+    _fill(module, bias, nn.init.constant_, val)
+
+
+def xavier_init(module: nn.Module, gain: float = 1, bias: float = 0, distribution: str = "normal") -> None:
+    """Fill the weight by Glorot and Bengio (2010), the bias with ``bias``.
+
+    Variance ``gain^2 * 2 / (fan_in + fan_out)``; http://proceedings.mlr.press/v9/glorot10a/glorot10a.pdf.
+
+    Args:
+        module: Its ``weight`` needs at least two dimensions.
+        gain: Scales the standard deviation.
+        bias: What the bias is filled with.
+        distribution: ``"normal"`` or ``"uniform"``.
+    """
+    check_distribution(distribution)
+    _fill(module, bias, nn.init.xavier_uniform_ if distribution == "uniform" else nn.init.xavier_normal_, gain)
+
+
+def normal_init(module: nn.Module, mean: float = 0, std: float = 1, bias: float = 0) -> None:
+    """Fill the weight from a normal distribution, the bias with ``bias``."""
+    _fill(module, bias, nn.init.normal_, mean, std)
+
+
+def trunc_normal_init(
+    module: nn.Module, mean: float = 0, std: float = 1, a: float = -2, b: float = 2, bias: float = 0
+) -> None:
+    """Fill the weight from a normal distribution cut to ``[a, b]`` (absolute values), the bias with ``bias``.
+
+    Draws by ``torch.nn.init.trunc_normal_``, so with the same distribution as mmengine but not the same numbers.
+    """
+    _fill(module, bias, nn.init.trunc_normal_, mean, std, a, b)
+
+
+def uniform_init(module: nn.Module, a: float = 0, b: float = 1, bias: float = 0) -> None:
+    """Fill the weight uniformly from ``[a, b]``, the bias with ``bias``."""
+    _fill(module, bias, nn.init.uniform_, a, b)
+
+
+def kaiming_init(
+    module: nn.Module,
+    a: float = 0,
+    mode: str = "fan_out",
+    nonlinearity: str = "relu",
+    bias: float = 0,
+    distribution: str = "normal",
+) -> None:
+    """Fill the weight by He et al. (2015), the bias with ``bias``.
+
+    Variance ``gain(nonlinearity, a)^2 / fan``; https://arxiv.org/abs/1502.01852.
+
+    Args:
+        module: Its ``weight`` needs at least two dimensions.
+        a: Negative slope of the rectifier that follows (``leaky_relu`` only).
+        mode: ``"fan_in"`` keeps the variance of activations, ``"fan_out"`` that of gradients.
+        nonlinearity: Name in ``torch.nn.functional``; ``"relu"`` or ``"leaky_relu"``.
+        bias: What the bias is filled with.
+        distribution: ``"normal"`` or ``"uniform"``.
+    """
+    check_distribution(distribution)
+    fill = nn.init.kaiming_uniform_ if distribution == "uniform" else nn.init.kaiming_normal_
+    _fill(module, bias, fill, a, mode, nonlinearity)
+
+
+def caffe2_xavier_init(module: nn.Module, bias: float = 0) -> None:
+    """Fill the weight as Caffe2's ``XavierFill`` does: uniform with variance ``1 / fan_in``; the bias with ``bias``."""
+    kaiming_init(module, a=1, mode="fan_in", nonlinearity="leaky_relu", bias=bias, distribution="uniform")
+
+
+def bias_init_with_prob(prior_prob: float) -> float:
+    """Return the bias with which a sigmoid gives ``prior_prob``: ``-log((1 - p) / p)`` (https://arxiv.org/abs/1708.02002).
+
+    Raises:
+        ValueError: ``prior_prob`` is not between 0 and 1.
+    """
+    if not 0 < prior_prob < 1:
+        raise UsageValueError(f"prior_prob must be between 0 and 1, got {prior_prob}")
+    return -math.log((1 - prior_prob) / prior_prob)
+
+
+def check_distribution(distribution: str) -> None:
+    """Raise ValueError unless ``distribution`` is ``"normal"`` or ``"uniform"``."""
+    if distribution not in ("normal", "uniform"):
+        raise UsageValueError(f"distribution must be 'normal' or 'uniform', got {distribution!r}")
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class BaseInit:
-    """Base class: chooses layers and fills each by `fill`, which a subclass writes.
+    """Base class: chooses layers and fills each by `fill`.
 
     Called on a module, it fills all of its submodules (itself included) that ``layer`` names, then those that
     ``override`` names. These arguments are given by keyword and belong to every initializer.
@@ -66,28 +139,31 @@ class BaseInit:
     bias_prob: float | None = None
     layer: Layer | Sequence[Layer] | None = None
     override: Mapping[str, BaseInit | None] | None = None
+    _function: ClassVar[Callable[..., None]]
 
     def __post_init__(self) -> None:
         kind = type(self).__name__
         if isinstance(self.bias, bool) or not isinstance(self.bias, (int, float)):
-            raise TypeError(f"bias of {kind} must be a number, got {self.bias!r}")
+            raise UsageTypeError(f"bias of {kind} must be a number, got {self.bias!r}")
         if self.bias_prob is not None:
             self.bias = bias_init_with_prob(self.bias_prob)
+        check_distribution(getattr(self, "distribution", "normal"))
         for item in self._layers():
             if not isinstance(item, (str, type)):
-                raise TypeError(f"layer of {kind} takes class names or classes, got {item!r}")
+                raise UsageTypeError(f"layer of {kind} takes class names or classes, got {item!r}")
         if self.override is not None and not isinstance(self.override, Mapping):
-            raise TypeError(
+            raise UsageTypeError(
                 f"override of {kind} is {type(self.override).__name__} · accepted is a dict from the name of a "
                 "submodule to an initializer or None, such as {'head.cls': ConstantInit(val=0, bias_prob=0.01)}"
             )
         for name, initializer in (self.override or {}).items():
             if initializer is not None and not callable(initializer):
-                raise TypeError(f"override[{name!r}] of {kind} must be an initializer or None, got {initializer!r}")
+                raise UsageTypeError(f"override[{name!r}] of {kind} is {initializer!r}: no initializer or None")
 
     def fill(self, module: nn.Module) -> None:
         """Fill the weight and bias of one module in place."""
-        raise NotImplementedError
+        own = {field.name: getattr(self, field.name) for field in fields(self) if not hasattr(BaseInit, field.name)}
+        self._function(module, bias=self.bias, **own)
 
     def __call__(self, module: nn.Module) -> None:
         """Fill the chosen layers of ``module`` in place.
@@ -97,7 +173,7 @@ class BaseInit:
         """
         layers = self._layers()
         if not layers and not self.override:
-            raise ValueError(
+            raise UsageValueError(
                 f"{self} names no layer, so that nothing of {type(module).__name__} would be filled · give layer, such "
                 "as layer='Conv2d' or layer=['Conv2d', 'Linear'], or override={'name': ...}"
             )
@@ -106,15 +182,20 @@ class BaseInit:
             for submodule in chosen:
                 self.fill(submodule)
             if not chosen:
-                message = f"{self}: {type(module).__name__} holds no such layer; nothing was filled"
-                print_log(message, logger="current", level=logging.WARNING)
+                text = f"{self}: {type(module).__name__} holds no such layer; nothing was filled"
+                print_log(text, "current", logging.WARNING)
         record_init(module, str(self))
+        submodules = dict(module.named_modules())
         for name, initializer in (self.override or {}).items():
-            submodule = _submodule(module, name, self)
+            if name not in submodules:
+                raise UsageValueError(
+                    f"override of {type(self).__name__} names {name!r}, which {type(module).__name__} does not have"
+                    f"{near_matches(name, list(submodules)[1:])}"
+                )
             if initializer is None or (isinstance(initializer, BaseInit) and initializer.layer is None):
-                (initializer or self)._fill_all(submodule)
+                (initializer or self)._fill_all(submodules[name])
             else:
-                initializer(submodule)
+                initializer(submodules[name])
 
     def _fill_all(self, module: nn.Module) -> None:
         for submodule in _bottom_up(module):
@@ -139,9 +220,7 @@ class ConstantInit(BaseInit):
 
     val: float
 
-    def fill(self, module: nn.Module) -> None:
-        """Fill the weight and bias of one module in place."""
-        constant_init(module, self.val, self.bias)
+    _function = staticmethod(constant_init)
 
 
 @dataclass(eq=False, repr=False)
@@ -156,13 +235,7 @@ class XavierInit(BaseInit):
     gain: float = 1
     distribution: str = "normal"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_distribution(self.distribution)
-
-    def fill(self, module: nn.Module) -> None:
-        """Fill the weight and bias of one module in place."""
-        xavier_init(module, self.gain, self.bias, self.distribution)
+    _function = staticmethod(xavier_init)
 
 
 @dataclass(eq=False, repr=False)
@@ -172,9 +245,7 @@ class NormalInit(BaseInit):
     mean: float = 0
     std: float = 1
 
-    def fill(self, module: nn.Module) -> None:
-        """Fill the weight and bias of one module in place."""
-        normal_init(module, self.mean, self.std, self.bias)
+    _function = staticmethod(normal_init)
 
 
 @dataclass(eq=False, repr=False)
@@ -196,11 +267,9 @@ class TruncNormalInit(BaseInit):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.a < self.b:
-            raise ValueError(f"TruncNormalInit needs a < b, got a={self.a}, b={self.b}")
+            raise UsageValueError(f"TruncNormalInit needs a < b, got a={self.a}, b={self.b}")
 
-    def fill(self, module: nn.Module) -> None:
-        """Fill the weight and bias of one module in place."""
-        trunc_normal_init(module, self.mean, self.std, self.a, self.b, self.bias)
+    _function = staticmethod(trunc_normal_init)
 
 
 @dataclass(eq=False, repr=False)
@@ -210,9 +279,7 @@ class UniformInit(BaseInit):
     a: float = 0
     b: float = 1
 
-    def fill(self, module: nn.Module) -> None:
-        """Fill the weight and bias of one module in place."""
-        uniform_init(module, self.a, self.b, self.bias)
+    _function = staticmethod(uniform_init)
 
 
 @dataclass(eq=False, repr=False)
@@ -233,24 +300,20 @@ class KaimingInit(BaseInit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_distribution(self.distribution)
         if self.mode not in ("fan_in", "fan_out"):
-            raise ValueError(f"mode must be 'fan_in' or 'fan_out', got {self.mode!r}")
+            raise UsageValueError(f"mode must be 'fan_in' or 'fan_out', got {self.mode!r}")
 
-    def fill(self, module: nn.Module) -> None:
-        """Fill the weight and bias of one module in place."""
-        kaiming_init(module, self.a, self.mode, self.nonlinearity, self.bias, self.distribution)
+    _function = staticmethod(kaiming_init)
 
 
 @dataclass(eq=False, repr=False)
 class Caffe2XavierInit(BaseInit):
     """Fill weights as Caffe2's ``XavierFill`` does: uniform, variance ``1 / fan_in``; arguments are `BaseInit`'s."""
 
-    def fill(self, module: nn.Module) -> None:
-        """Fill the weight and bias of one module in place."""
-        caffe2_xavier_init(module, self.bias)
+    _function = staticmethod(caffe2_xavier_init)
 
 
+@dataclass(eq=False, repr=False)
 class PretrainedInit:
     """Load a module's weights from a checkpoint, after all other initializers and all children.
 
@@ -262,19 +325,11 @@ class PretrainedInit:
         strict: Raise when keys or shapes do not match; otherwise mismatches are logged.
     """
 
-    def __init__(
-        self,
-        checkpoint: str,
-        prefix: str | None = None,
-        map_location: str = "cpu",
-        revise_keys: Sequence[tuple[str, str]] = ((r"^module\.", ""),),
-        strict: bool = False,
-    ) -> None:
-        self.checkpoint = checkpoint
-        self.prefix = prefix
-        self.map_location = map_location
-        self.revise_keys = list(revise_keys)
-        self.strict = strict
+    checkpoint: str
+    prefix: str | None = None
+    map_location: str = "cpu"
+    revise_keys: Sequence[tuple[str, str]] = ()
+    strict: bool = False
 
     def __call__(self, module: nn.Module) -> None:
         """Load the checkpoint into ``module`` in place."""
@@ -284,7 +339,7 @@ class PretrainedInit:
             map_location=self.map_location,
             strict=self.strict,
             logger="current",
-            revise_keys=self.revise_keys,
+            revise_keys=list(self.revise_keys),
             prefix=self.prefix,
         )
         record_init(module, str(self))
@@ -316,12 +371,79 @@ def _is_named(module: nn.Module, layers: Sequence[Layer]) -> bool:
     return any(layer in names if isinstance(layer, str) else isinstance(module, layer) for layer in layers)
 
 
-def _submodule(module: nn.Module, name: str, initializer: BaseInit) -> nn.Module:
-    try:
-        return module.get_submodule(name)
-    except AttributeError:
-        names = [known for known, _ in module.named_modules() if known]
-        raise ValueError(
-            f"override of {type(initializer).__name__} names {name!r}, which {type(module).__name__} does not have"
-            f"{near_matches(name, names)}"
-        ) from None
+def _fill(module: nn.Module, bias: float, fill: Callable[..., object], *arguments: object) -> None:
+    """Fill ``module.weight`` by ``fill`` and ``module.bias`` with ``bias``; either may also be None or a bool."""
+    weight, own_bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    if isinstance(weight, Tensor):
+        fill(weight, *arguments)
+    if isinstance(own_bias, Tensor):
+        nn.init.constant_(own_bias, bias)
+
+
+class InitRecord:
+    """Follows the parameters of a model through its initialization.
+
+    A parameter counts as changed when its version counter moved (in-place operations) or a few of its values did
+    (writes through ``.data``, which the counter does not see).
+
+    Args:
+        model: The module whose parameters are followed.
+    """
+
+    active: ContextVar[InitRecord | None] = ContextVar("active_init_record", default=None)
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._seen = {parameter: _fingerprint(parameter) for parameter in model.parameters()}
+        self._info = dict.fromkeys(self._seen, UNCHANGED)
+
+    def attribute(self, module: nn.Module, info: str) -> None:
+        """Credit what changed below ``module`` since the last call to ``info``."""
+        for name, parameter in module.named_parameters():
+            if parameter not in self._seen:
+                raise RuntimeError(
+                    f"init_weights replaced or added the parameter {name!r} of {type(module).__name__} · it must fill "
+                    "parameters in place, because optimizers and wrappers hold on to them"
+                )
+            fingerprint = _fingerprint(parameter)
+            if fingerprint != self._seen[parameter]:
+                self._seen[parameter] = fingerprint
+                self._info[parameter] = info
+
+    def by_name(self) -> dict[str, str]:
+        """Return what filled each parameter, by its name."""
+        return {name: self._info[parameter] for name, parameter in self.model.named_parameters()}
+
+    def write_to_log(self) -> None:
+        """Write the whole table to the log file, and a line of totals to the log."""
+        if not is_main_process():
+            return
+        logger = MMLogger.get_current_instance()
+        by_name = self.by_name()
+        totals = Counter(by_name.values())
+        counts = [f"{count} by {info}" for info, count in totals.items() if info != UNCHANGED]
+        counts.append(f"{totals[UNCHANGED]} as their constructors left them")
+        logger.info("init_weights: %d parameters: %s", len(by_name), "; ".join(counts))
+        rows = [(name, tuple(value.shape), by_name[name]) for name, value in self.model.named_parameters()]
+        text = "what filled each parameter:\n" + table(rows)
+        record = logger.makeRecord(logger.name, logging.INFO, __file__, 0, text, (), None, "init_weights")
+        for handler in logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.handle(record)
+
+
+def record_init(module: nn.Module, info: str) -> None:
+    """Credit changes below ``module`` to ``info`` in the record that is active, if any."""
+    if (record := InitRecord.active.get()) is not None:
+        record.attribute(module, info)
+
+
+def _fingerprint(parameter: Tensor) -> tuple[object, ...]:
+    values = parameter.detach()
+    if is_sharded_tensor(values):
+        values = values.to_local()  # pyright: ignore[reportAttributeAccessIssue]
+    count = values.numel()
+    if count == 0 or values.is_meta:
+        return (parameter._version,)
+    flat = values.flatten()
+    return (parameter._version, *(flat[index].item() for index in (0, count // 2, count - 1)))

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..dist import get_world_size
-from .activation_checkpointing import checkpoint_activations
+from ..errors import UsageTypeError, UsageValueError
+from ..text import listed
 from .base_module import init_weights
-from .freezing import freeze_parameters
+from .conversion import checkpoint_activations, convert_sync_batchnorm
+from .external import ExternalModule
+from .modes import FreezeMode, freeze_parameters, pin
 from .patterns import as_patterns, match_modules
-from .sync_bn import convert_sync_batchnorm
 from .wrappers import DDP, FSDP2
-
-__all__ = ["Compile", "ModelSetup", "materialize"]
 
 Wrapper = Callable[[nn.Module, torch.device], nn.Module]
 
 
+@dataclass(eq=False)
 class Compile:
     """Recipe for ``torch.compile`` in place: the module tree and the state keys stay as they are.
 
@@ -34,36 +36,26 @@ class Compile:
         options: Options for the backend.
     """
 
-    def __init__(
-        self,
-        modules: str | Iterable[str] = (),
-        *,
-        fullgraph: bool = False,
-        dynamic: bool | None = None,
-        backend: str | Callable[..., Any] = "inductor",
-        mode: str | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> None:
-        self.modules = as_patterns(modules, "Compile modules")
-        self.options = {
-            "fullgraph": fullgraph,
-            "dynamic": dynamic,
-            "backend": backend,
-            "mode": mode,
-            "options": options,
-        }
+    modules: str | Iterable[str] = ()
+    _: KW_ONLY
+    fullgraph: bool = False
+    dynamic: bool | None = None
+    backend: str | Callable[..., Any] = "inductor"
+    mode: str | None = None
+    options: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        self.modules = as_patterns(self.modules, "Compile modules")
 
     def __call__(self, model: nn.Module) -> None:
         """Compile ``model`` or the modules named, in place; the work is done at their first call."""
-        targets: dict[int, nn.Module] = {}
-        for pattern in self.modules:
-            for module in match_modules(model, pattern, "Compile modules").values():
-                is_container = isinstance(module, (nn.ModuleList, nn.ModuleDict))
-                targets.update((id(part), part) for part in (module.children() if is_container else [module]))
-        for module in targets.values() if self.modules else [model]:
-            module.compile(**self.options)
+        parts = match_modules(model, self.modules, "Compile modules", open_containers=True)
+        given = {name: value for name, value in vars(self).items() if name != "modules"}
+        for module in parts.values() if self.modules else [model]:
+            module.compile(**given)
 
 
+@dataclass(eq=False)
 class ModelSetup:
     """Prepares a model for training on a device.
 
@@ -74,33 +66,41 @@ class ModelSetup:
 
     Args:
         freeze: Patterns on names of parameters and modules that are not trained; see `freeze_parameters`.
+        freeze_mode: ``"eval"``: modules that are frozen whole evaluate (no dropout, statistics stand still).
+            ``"train"``: only their norm layers do, as in version 0.1. An attribute that `set_training` reads, so that a
+            resumed run can bring the mode with which it began.
+        eval: Patterns on names of modules that evaluate while the rest trains, whoever calls ``model.train()``.
         sync_bn: Convert batch norm layers to synchronized ones.
         activation_checkpointing: Patterns on names of modules; see `checkpoint_activations`.
         compile: True or `Compile(...)` compiles in place.
         wrapper: `DDP(...)`, `FSDP2(...)` or any callable of (model, device) that returns what to call in training.
-            None is ``DDP()``; DDP is left out where there is one rank only, or nothing to train.
+            None is ``DDP()``; DDP is left out where there is one rank only, or nothing to train. One that splits the
+            model itself (tensor or context parallel) has ``data_parallel_mesh``, a `DeviceMesh` of one dimension or
+            a method that returns it: loaders, seeds and metrics share the data out along it, other ranks see the same.
 
     Raises:
         TypeError: An argument has another type.
     """
 
-    def __init__(
-        self,
-        freeze: str | Iterable[str] = (),
-        sync_bn: bool = False,
-        activation_checkpointing: str | Iterable[str] = (),
-        compile: Compile | bool | None = False,
-        wrapper: Wrapper | None = None,
-    ) -> None:
-        self.freeze = as_patterns(freeze, "freeze")
-        self.sync_bn = bool(sync_bn)
-        self.activation_checkpointing = as_patterns(activation_checkpointing, "activation_checkpointing")
-        if not isinstance(compile, (bool, Compile, type(None))):
-            raise TypeError(f"compile of ModelSetup is {compile!r} · accepted are True, False or Compile(...)")
-        self.compile = Compile() if compile is True else (compile or None)
-        if wrapper is not None and (isinstance(wrapper, type) or not callable(wrapper)):
-            raise TypeError(f"wrapper of ModelSetup is {wrapper!r} · accepted are DDP(...), FSDP2(...) or None")
-        self.wrapper = wrapper
+    freeze: str | Iterable[str] = ()
+    sync_bn: bool = False
+    activation_checkpointing: str | Iterable[str] = ()
+    compile: Compile | bool | None = False
+    wrapper: Wrapper | None = None
+    freeze_mode: FreezeMode = "eval"
+    eval: str | Iterable[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.freeze_mode not in ("eval", "train"):
+            raise UsageValueError(f"freeze_mode of ModelSetup is {self.freeze_mode!r} · accepted are 'eval', 'train'")
+        if not isinstance(self.compile, bool | Compile | None):
+            raise UsageTypeError(f"compile of ModelSetup is {self.compile!r} · accepted are a bool or Compile(...)")
+        if self.wrapper is not None and (isinstance(self.wrapper, type) or not callable(self.wrapper)):
+            raise UsageTypeError(f"wrapper of ModelSetup is {self.wrapper!r} · accepted are DDP(...), FSDP2(...), None")
+        for name in ("freeze", "eval", "activation_checkpointing"):
+            setattr(self, name, as_patterns(getattr(self, name), name))
+        if self.compile is True:
+            self.compile = Compile()
 
     def apply(self, model: nn.Module, device: torch.device | str, *, train: bool = True) -> nn.Module:
         """Prepare ``model`` in place. Collective when there are several ranks: every rank must call.
@@ -122,44 +122,43 @@ class ModelSetup:
         """
         target = torch.device(device)
         on_meta = any(parameter.is_meta for parameter in model.parameters())
-        if not on_meta:
-            model.to(target)
+        for module in (m for m in model.modules() if isinstance(m, ExternalModule)) if on_meta else (model,):
+            module.to(target)
         if train:
             if self.sync_bn:
                 if target.type == "cpu" and get_world_size() > 1:
-                    raise ValueError("sync_bn: torch.nn.SyncBatchNorm does not run on CPUs · leave sync_bn out")
+                    raise UsageValueError("sync_bn: torch.nn.SyncBatchNorm does not run on CPUs · leave sync_bn out")
                 if convert_sync_batchnorm(model) is not model:
-                    raise ValueError("sync_bn: the model is itself a batch norm layer · put it inside a module")
+                    raise UsageValueError("sync_bn: the model is itself a batch norm layer · put it inside a module")
+            for module in match_modules(model, self.eval, "eval").values():
+                pin(module, "eval")
             if self.freeze:
-                freeze_parameters(model, self.freeze)
-            if self.activation_checkpointing:
-                checkpoint_activations(model, self.activation_checkpointing)
-        if self.compile is not None:
+                freeze_parameters(model, self.freeze, self.freeze_mode)
+            checkpoint_activations(model, self.activation_checkpointing)
+        if isinstance(self.compile, Compile):
             self.compile(model)
         shards = train and isinstance(self.wrapper, FSDP2)
         if on_meta and not shards:
             materialize(model, target)
-        forward = self._wrap(model, target) if train else model
+        forward = self.wrap(model, target) if train else model
         if on_meta and shards:
             materialize(model, target)
         return forward
 
-    def _wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
+    def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """Return what to call in training; again after parameters were unfrozen, for which DDP does not wait else."""
         wrapper = DDP() if self.wrapper is None else self.wrapper
         trains = any(parameter.requires_grad for parameter in model.parameters())
         if isinstance(wrapper, DDP) and not (trains and get_world_size() > 1):  # one config for one rank and several
             return model
         return wrapper(model, device)
 
-    def __repr__(self) -> str:
-        return f"ModelSetup({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
-
 
 def materialize(model: nn.Module, device: torch.device | str) -> None:
     """Give memory and initial values to a model that was built on the meta device.
 
     Every module with parameters or buffers of its own is reset by its ``reset_parameters``, as torch's layers have
-    it; then `init_weights` runs.
+    it; then `init_weights` runs. Tied parameters stay tied.
 
     Args:
         model: Changed in place; whole or sharded by FSDP2.
@@ -168,19 +167,27 @@ def materialize(model: nn.Module, device: torch.device | str) -> None:
     Raises:
         TypeError: A module holds tensors that nothing would fill.
     """
+    holders = {name: m for name, m in model.named_modules() if [*m.parameters(False), *m.buffers(False)]}
     blank = [
         f"{name or 'the model'} ({type(module).__name__})"
-        for name, module in model.named_modules()
-        if [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        and not callable(getattr(module, "reset_parameters", None))
+        for name, module in holders.items()
+        if not callable(getattr(module, "reset_parameters", None))
     ]
     if blank:
-        raise TypeError(
-            f"cannot fill what was built on the meta device: {', '.join(blank[:10])} have tensors of their own but no "
+        raise UsageTypeError(
+            f"cannot fill what was built on the meta device: {listed(blank)} have tensors of their own but no "
             "reset_parameters() · write one, or build the model on a real device"
         )
-    model.to_empty(device=device)
-    for module in model.modules():
-        if [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
-            module.reset_parameters()  # pyright: ignore[reportCallIssue]
+    places: dict[int, list[tuple[nn.Module, str]]] = {}  # to_empty makes two parameters of one that is tied
+    for module in holders.values():
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            places.setdefault(id(parameter), []).append((module, name))
+    for module in holders.values():
+        module.to_empty(device=device, recurse=False)
+    for (first, name), *others in places.values():
+        for module, other in others:
+            if getattr(module, other) is not getattr(first, name):
+                setattr(module, other, getattr(first, name))
+    for module in holders.values():
+        module.reset_parameters()  # pyright: ignore[reportCallIssue]
     init_weights(model)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from torch import nn
 
-__all__ = ["as_patterns", "match_modules", "near_matches"]
+from ..errors import UsageTypeError, UsageValueError
+from ..text import listed, near
 
 
 def as_patterns(patterns: str | Iterable[str], argument: str) -> tuple[str, ...]:
@@ -20,36 +20,46 @@ def as_patterns(patterns: str | Iterable[str], argument: str) -> tuple[str, ...]
     result = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     for pattern in result:
         if not isinstance(pattern, str):
-            raise TypeError(f"{argument} takes patterns such as 'backbone.*', got {pattern!r}")
+            raise UsageTypeError(f"{argument} takes patterns such as 'backbone.*', got {pattern!r}")
     return result
 
 
-def match_modules(model: nn.Module, pattern: str, argument: str) -> dict[str, nn.Module]:
-    """Return the modules whose dotted name matches ``pattern``, by name, parents before children.
+def match_modules(
+    model: nn.Module, patterns: Iterable[str], argument: str, *, open_containers: bool = False
+) -> dict[str, nn.Module]:
+    """Return the modules whose dotted names match one of ``patterns``, by name, parents before children.
+
+    Args:
+        model: Where to look; it is itself never matched.
+        patterns: Shell-style patterns.
+        argument: What the message names.
+        open_containers: For a ``ModuleList`` or ``ModuleDict``, which has no forward, return its children.
 
     Raises:
-        ValueError: Nothing matches; the message names ``argument`` and near matches.
+        ValueError: A pattern matches nothing; the message names ``argument`` and near matches.
     """
     names = dict(model.named_modules())
-    names.pop("")
-    matched = {name: module for name, module in names.items() if fnmatchcase(name, pattern)}
-    if not matched:
-        raise ValueError(
-            f"{argument}: {pattern!r} matches no module of {type(model).__name__}{near_matches(pattern, list(names))}"
-        )
-    return matched
+    del names[""]
+    matched: dict[str, nn.Module] = {}
+    for pattern in patterns:
+        found = {name: module for name, module in names.items() if fnmatchcase(name, pattern)}
+        if not found:
+            raise UsageValueError(
+                f"{argument}: {pattern!r} matches no module of {type(model).__name__}{near_matches(pattern, names)}"
+            )
+        for name, module in found.items():
+            if open_containers and isinstance(module, nn.ModuleList | nn.ModuleDict):
+                matched |= {f"{name}.{key}": child for key, child in module.named_children()}
+            else:
+                matched[name] = module
+    return {name: module for name, module in names.items() if name in matched} | matched
 
 
-def near_matches(pattern: str, names: Sequence[str]) -> str:
-    """Return the end of an error message: the names closest to ``pattern``, else what there is at the top."""
-    stem, star, _ = pattern.partition("*")
-    stem = stem.rstrip(".") or pattern
-    close = difflib.get_close_matches(stem, names, n=3, cutoff=0.6)
-    if not close:  # a misspelt first part hides behind a long tail
-        heads = list(dict.fromkeys(name.split(".")[0] for name in names))
-        close = difflib.get_close_matches(stem.split(".")[0], heads, n=3, cutoff=0.6)
-    if close:
-        ending = ".*" if star and pattern.endswith(".*") else ""
-        return " · did you mean " + " or ".join(repr(name + ending) for name in close) + "?"
+def near_matches(pattern: str, names: Iterable[str]) -> str:
+    """Return the end of an error message: the name closest to ``pattern``, else what there is at the top."""
+    stem = pattern.partition("*")[0].rstrip(".") or pattern
     top = list(dict.fromkeys(name.split(".")[0] for name in names))
-    return f" · names start with {', '.join(top[:10])}" + (" …" if len(top) > 10 else "")
+    close = near(stem, names) or near(stem.split(".")[0], top)  # a misspelt first part hides behind a long tail
+    if close is None:
+        return f" · names start with {listed(top)}"
+    return f" · did you mean {close + ('.*' if pattern.endswith('.*') else '')!r}?"

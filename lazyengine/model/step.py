@@ -7,35 +7,39 @@ parameters. The wrapped or compiled callable is passed as ``forward``, so no wra
 
 from __future__ import annotations
 
+import functools
 import inspect
+import logging
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ..dist import get_world_size
+from ..dist import get_data_world_size, get_world_size
+from ..text import did_you_mean, listed
 from .data_preprocessor import move_data
+from .weighted import Weighted, add_up
 from .wrappers import is_sharded
 
 if TYPE_CHECKING:
     from lazyengine.optim import OptimWrapper, OptimWrapperDict
 
-__all__ = ["parse_losses", "run_forward", "test_step", "train_step", "val_step"]
 
-_accepts_mode_of: dict[type, bool] = {}
+Forward = Callable[..., Any] | None
+_LOGGER = logging.getLogger(__name__)
+_ID = re.compile(r"^(sample_)?(id|idx|index)s?$|_(id|idx|index)$")
 
 
 def train_step(
-    model: nn.Module,
-    data: Any,
-    optim_wrapper: OptimWrapper | OptimWrapperDict,
-    forward: Callable[..., Any] | None = None,
+    model: nn.Module, data: Any, optim_wrapper: OptimWrapper | OptimWrapperDict, forward: Forward = None
 ) -> dict[str, Any]:
     """Run one training iteration of any module.
 
     Args:
-        model: The model. Its own ``train_step`` is used when it has one.
+        model: The model. Its own ``train_step`` is used when it has one: called with ``forward`` as third argument
+            where it takes one; where it does not, its ``self(...)`` calls ``forward``.
         data: A batch as the loader gives it: a dict is passed by keyword, a list or tuple by position, anything else
             (a tensor, a dataclass) as the only argument.
         optim_wrapper: Receives the total loss in ``update_params``.
@@ -47,28 +51,29 @@ def train_step(
 
     Raises:
         RuntimeError: Several ranks run and ``forward`` synchronizes no gradients, or is not called.
-        TypeError: The model did not return a dict of losses, or its own ``train_step`` takes no ``forward``.
+        TypeError: The model did not return a dict of losses.
         ValueError: No key of the dict contains ``loss``.
     """
     own = _own_step(model, "train_step")
     if own is not None:
         if forward is None or forward is model:
             return own(data, optim_wrapper)
+        step = own if _takes_forward(own) else functools.partial(_routed_step, own, model)
         if not getattr(forward, "_lazyengine_was_called", False):
-            return _first_step(own, data, optim_wrapper, forward)
-        return own(data, optim_wrapper, forward)
+            return _first_step(step, own, data, optim_wrapper, forward)
+        return step(data, optim_wrapper, forward)
     if forward is None or forward is model:
         forward = model
         check_gradients_are_synchronized(model)
     with optim_wrapper.optim_context(forward):  # pyright: ignore[reportArgumentType]
-        data = move_data(data, _device_of(model))
-        losses = run_forward(forward, data, "loss" if _accepts_mode(model) else None)
+        data = move_data(accepted(model, data), _device_of(model))
+        losses = run_forward(forward, data, "loss" if "mode" in parameters_of(model) else None)
     loss, log_vars = parse_losses(losses)
     optim_wrapper.update_params(loss)
     return log_vars
 
 
-def val_step(model: nn.Module, data: Any, forward: Callable[..., Any] | None = None) -> Any:
+def val_step(model: nn.Module, data: Any, forward: Forward = None) -> Any:
     """Return the predictions of any module for one batch.
 
     The caller sets ``eval()`` and ``torch.no_grad()``.
@@ -82,18 +87,12 @@ def val_step(model: nn.Module, data: Any, forward: Callable[..., Any] | None = N
     Returns:
         What the model's forward returns.
     """
-    own = _own_step(model, "val_step")
-    if own is not None:
-        return own(data)
-    return _predict(model, data, forward)
+    return _predict(model, "val_step", data, forward)
 
 
-def test_step(model: nn.Module, data: Any, forward: Callable[..., Any] | None = None) -> Any:  # noqa: PT028
+def test_step(model: nn.Module, data: Any, forward: Forward = None) -> Any:  # noqa: PT028
     """Return the predictions of any module for one test batch; as `val_step`, with the model's own ``test_step``."""
-    own = _own_step(model, "test_step")
-    if own is not None:
-        return own(data)
-    return _predict(model, data, forward)
+    return _predict(model, "test_step", data, forward)
 
 
 test_step.__test__ = False  # pyright: ignore[reportFunctionMemberAccess]  # its name is not meant for pytest
@@ -104,71 +103,140 @@ def run_forward(forward: Callable[..., Any], data: Any, mode: str | None) -> Any
 
     Args:
         forward: A module or another callable.
-        data: A dict (passed by keyword), a list or tuple (by position) or one object (as the only argument).
+        data: A dict (passed by keyword), a list or tuple (by position) or one object, such as a list of dicts with one
+            for each sample (as the only argument).
         mode: ``"loss"``, ``"predict"`` or ``"tensor"``, passed as ``mode``; None passes no mode.
     """
     extra = {} if mode is None else {"mode": mode}
     if isinstance(data, dict):
         return forward(**data, **extra)
-    if isinstance(data, (list, tuple)):
+    is_list_of_samples = isinstance(data, list) and bool(data) and all(isinstance(each, dict) for each in data)
+    if isinstance(data, (list, tuple)) and not is_list_of_samples:
         return forward(*data, **extra)
     return forward(data, **extra)
 
 
-def parse_losses(losses: Any) -> tuple[Tensor, dict[str, Any]]:
+def accepted(model: nn.Module, data: Any) -> Any:
+    """Return the fields of a batch that the model's forward accepts.
+
+    Dropped are ids (``sample_idx``, ``image_id``), texts and what ``model.ignore_fields`` names.
+
+    Raises:
+        TypeError: There is another field that it does not accept.
+    """
+    names = parameters_of(model)
+    if not isinstance(data, dict) or all(map(names.__contains__, data)):
+        return data
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in names.values()):
+        return data
+    dropped = [name for name in data if name not in names]
+    ignored = getattr(model, "ignore_fields", ())
+    for name in dropped:
+        if not (name in ignored or is_aside(name, data[name])):
+            raise TypeError(
+                f"{type(model).__name__}.forward does not accept the batch's {name!r}.{did_you_mean(name, names)} It "
+                f"accepts {listed(names)}; add the parameter, take {name!r} out of the samples, or set "
+                f"ignore_fields = ({name!r},) on the model."
+            )
+    _log_dropped(type(model).__name__, "forward does not accept", tuple(dropped))
+    return {name: value for name, value in data.items() if name in names}
+
+
+def is_aside(name: object, value: Any) -> bool:
+    """Return whether a field of a batch is an id or text, which nobody computes with."""
+    texts = value if isinstance(value, list | tuple) else [value]
+    return bool(_ID.search(str(name))) or all(isinstance(each, str) for each in texts)
+
+
+@functools.cache
+def _log_dropped(model: str, why: str, names: tuple[str, ...]) -> None:
+    _LOGGER.info("%s %s %s: left out", model, why, listed(names))
+
+
+def parse_losses(losses: Any) -> tuple[Any, dict[str, Any]]:
     """Add up the losses of a model and prepare what is logged.
 
-    Every entry whose key contains ``loss`` is part of the total; the others are only logged. A tensor counts with its
+    Every entry whose key contains ``loss`` is part of the total; the others are only logged, and left out where their
+    mean says nothing: ids and other vectors of ints, logits, maps, texts. A tensor counts with its
     mean, a (nested) list of tensors with the sum of their means. The total is logged as ``loss``. An entry that is
     itself called ``loss`` never hides the total: when it is all of the total, one value is logged; when other losses
     join it, it is logged as ``loss_part``.
 
+    **By sum and count.** An entry may be a `Weighted`, or the model returns ``loss_sum`` and ``num``, which is the same
+    as ``loss=Weighted(loss_sum, num)``. Plain losses beside it are then weighted by its count.
+
     Args:
-        losses: A mapping, an object with a ``loss`` attribute (the output of a transformers model) or one tensor.
+        losses: A mapping, an object with a ``loss`` attribute (the output of a transformers model), one tensor or one
+            `Weighted`.
 
     Returns:
-        The total to go backward from, shape ``()``, and the log values: detached tensors of shape ``()``, total
-        first.
+        The total to go backward from, for ``update_params``: of shape ``()``, a `Weighted`, or a list of these where
+        their counts differ; and the log values, total first: detached tensors of shape ``()`` or `Weighted` of these.
 
     Raises:
         TypeError: ``losses`` or one of its values has another type.
         ValueError: No key contains ``loss``, or ``loss_part`` is taken while ``loss`` needs it.
     """
+    losses = _without_outputs(losses)
     if type(losses) is not dict:
         losses = _as_mapping(losses)
-    only = losses.get("loss") if len(losses) == 1 else None
-    if isinstance(only, Tensor) and not only.dim():  # the usual case, which is in every iteration
-        return only, {"loss": only.detach()}
-    total: Any = None
+    if "loss_sum" in losses and "num" in losses:
+        rest = {name: value for name, value in losses.items() if name not in ("loss_sum", "num")}
+        losses = {"loss": Weighted(losses["loss_sum"], losses["num"]), **rest}
+    parts: list[Any] = []
     log_vars: dict[str, Any] = {"loss": None}
-    num_losses = 0
     for name, value in losses.items():
-        if isinstance(value, Tensor):
-            if value.dim():
-                value = value.mean()
-        else:
-            value = _reduce(name, value)
+        is_tensor = isinstance(value, Tensor)
+        value = value.mean() if is_tensor else value if isinstance(value, Weighted) else _reduce(name, value)
         if "loss" in name:
-            num_losses += 1
-            total = value if total is None else total + value
+            parts.append(value)
             if name == "loss":
                 name = "loss_part"
-        log_vars[name] = value.detach() if isinstance(value, Tensor) else value
-    if not isinstance(total, Tensor):
+        log_vars[name] = value.detach() if isinstance(value, Tensor | Weighted) else value
+    if not any(isinstance(part, Tensor | Weighted) for part in parts):
         raise ValueError(
             f"no loss to go backward from: the model returned {sorted(losses)} · the total is the sum of the tensors "
             "whose key contains 'loss' · name at least one of them so"
         )
-    log_vars["loss"] = total.detach()
-    if "loss" in losses:
-        if "loss_part" in losses:
-            raise ValueError(
-                "the model returned both 'loss' and 'loss_part': the entry 'loss' is logged as 'loss_part', because "
-                "'loss' is the total · rename one of them"
-            )
-        if num_losses == 1:
-            del log_vars["loss_part"]
+    total: Any = parts[0] if len(parts) == 1 else add_up(parts)
+    if "loss" in losses and len(parts) == 1:  # the entry is the total
+        log_vars["loss"] = log_vars.pop("loss_part")
+        return total, log_vars
+    if "loss" in losses and "loss_part" in losses:
+        raise ValueError(
+            "the model returned both 'loss' and 'loss_part': the entry 'loss' is logged as 'loss_part', because "
+            "'loss' is the total · rename one of them"
+        )
+    if isinstance(total, Weighted):  # what was weighted by its count is so in the log
+        for name in [name for name in losses if "loss" in name]:
+            key = "loss_part" if name == "loss" else name
+            if not isinstance(log_vars[key], Weighted):
+                log_vars[key] = Weighted(log_vars[key] * total.count, total.count)
+    log_vars["loss"] = sum(part.mean().detach() for part in total) if isinstance(total, list) else total.detach()
     return total, log_vars
+
+
+def _without_outputs(losses: Any) -> Any:
+    """Return what a model returned without what is neither a loss nor a point of a curve: ids, logits, texts."""
+    if not isinstance(losses, Mapping) or getattr(losses, "loss", None) is not None:
+        return losses
+    dropped = tuple(name for name, value in losses.items() if "loss" not in name and not _is_curve(value))
+    if dropped:
+        _log_dropped("the model's output", "has, beside losses and points of curves,", dropped)
+    is_count = lambda v: isinstance(v, Tensor) and not (v.is_floating_point() or v.is_complex())  # noqa: E731
+    return {n: v.float() if is_count(v) else v for n, v in losses.items() if n not in dropped}
+
+
+def _is_curve(value: Any) -> bool:
+    """Return whether a mean of it says something: a number, a value for each sample, or a list of these.
+
+    A vector that has a gradient is an output of the network, such as its logits.
+    """
+    if isinstance(value, Tensor):
+        return value.numel() == 1 or (value.dim() == 1 and value.is_floating_point() and not value.requires_grad)
+    if isinstance(value, list | tuple):
+        return all(isinstance(each, list | tuple | Tensor) and _is_curve(each) for each in value)
+    return isinstance(value, int | float)
 
 
 def check_gradients_are_synchronized(forward: Any) -> None:
@@ -178,42 +246,68 @@ def check_gradients_are_synchronized(forward: Any) -> None:
         forward: What the training step is about to call.
 
     Raises:
-        RuntimeError: The world has more than one rank and ``forward`` is neither DDP nor sharded by FSDP2.
+        RuntimeError: Data is shared out among several ranks, and ``forward`` is neither DDP nor sharded by FSDP2.
     """
-    if get_world_size() == 1:
-        return
-    if not (isinstance(forward, nn.parallel.DistributedDataParallel) or is_sharded(forward)):
+    if get_data_world_size() > 1 and not (
+        isinstance(forward, nn.parallel.DistributedDataParallel) or is_sharded(forward)
+    ):
         raise RuntimeError(
-            f"{type(forward).__name__} is trained in {get_world_size()} ranks without synchronizing gradients: "
+            f"{type(forward).__name__} is trained in {get_data_world_size()} ranks without synchronizing gradients: "
             "the ranks would drift apart · pass forward=ModelSetup().apply(model, device), which wraps it in DDP, "
             "or a wrapper=DDP(...) or FSDP2(...) of yours"
         )
 
 
-def _first_step(own: Callable[..., Any], data: Any, optim_wrapper: Any, forward: Any) -> Any:
+def _takes_forward(own: Callable[..., Any]) -> bool:
+    return _takes_third(getattr(own, "__func__", own), hasattr(own, "__func__"))
+
+
+@functools.cache
+def _takes_third(function: Callable[..., Any], is_method: bool) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    is_open = any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
+    return is_open or len(parameters) >= 3 + is_method
+
+
+def _routed_step(own: Callable[..., Any], model: nn.Module, data: Any, optim_wrapper: Any, forward: Any) -> Any:
+    """Run a step written without `forward`, in which ``self(...)`` goes to what wraps the model."""
+    plain = vars(model).get("forward")
+
+    def restore() -> None:
+        del model.forward
+        if plain is not None:
+            model.forward = plain
+
+    def through_wrapper(*args: Any, **kwargs: Any) -> Any:
+        restore()  # the wrapper calls the model itself
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            model.forward = through_wrapper
+
+    model.forward = through_wrapper
+    try:
+        return own(data, optim_wrapper)
+    finally:
+        restore()
+
+
+def _first_step(step: Callable[..., Any], own: Callable[..., Any], data: Any, optim_wrapper: Any, forward: Any) -> Any:
     """Run a model's own step, and make sure that it calls `forward`, which is what keeps the ranks together."""
-    name = f"{type(getattr(own, '__self__', None)).__name__}.train_step"
-    parameters = inspect.signature(own).parameters.values()
-    is_taken = any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters) or len(parameters) >= 3
-    if not is_taken:
-        raise TypeError(
-            f"{name} takes no `forward` · where the model is wrapped (DDP in several ranks, torch.compile) it is "
-            "called as train_step(data, optim_wrapper, forward): add the argument, and call forward(...) instead of "
-            "self(...)"
-        )
     if not isinstance(forward, nn.parallel.DistributedDataParallel):
         object.__setattr__(forward, "_lazyengine_was_called", True)  # nothing to synchronize; looked at once
-        return own(data, optim_wrapper, forward)
+        return step(data, optim_wrapper, forward)
     calls: list[bool] = []
     handle = forward.register_forward_pre_hook(lambda *_: calls.append(True))
     steps = optim_wrapper.num_optimizer_steps
     try:
-        outputs = own(data, optim_wrapper, forward)
+        outputs = step(data, optim_wrapper, forward)
     finally:
         handle.remove()
     if calls:
         object.__setattr__(forward, "_lazyengine_was_called", True)
     elif optim_wrapper.num_optimizer_steps != steps:
+        name = f"{type(getattr(own, '__self__', None)).__name__}.train_step"
         raise RuntimeError(
             f"{name} has stepped the optimizer without calling `forward`, so that no gradients were synchronized and "
             f"the {get_world_size()} ranks drift apart · call forward(...) instead of self(...); a step that "
@@ -222,16 +316,26 @@ def _first_step(own: Callable[..., Any], data: Any, optim_wrapper: Any, forward:
     return outputs
 
 
-def _predict(model: nn.Module, data: Any, forward: Callable[..., Any] | None) -> Any:
-    data = move_data(data, _device_of(model))
-    return run_forward(forward or model, data, "predict" if _accepts_mode(model) else None)
+def _predict(model: nn.Module, step: str, data: Any, forward: Forward) -> Any:
+    own = _own_step(model, step)
+    if own is not None:
+        try:
+            return own(data)
+        except RuntimeError as error:
+            if not (is_sharded(model) and "mixed torch.Tensor and DTensor" in str(error)):
+                raise
+            raise RuntimeError(
+                f"{type(model).__name__}.{step} computed with a part of the model, such as self.part.generate(...), "
+                "and only a call of the whole model gathers what FSDP2 shards · move it into forward(mode='predict'), "
+                "and call self(...)"
+            ) from error
+    data = move_data(accepted(model, data), _device_of(model))
+    return run_forward(forward or model, data, "predict" if "mode" in parameters_of(model) else None)
 
 
 def _as_mapping(losses: Any) -> Mapping[str, Any]:
-    if isinstance(losses, Tensor):
-        return {"loss": losses}
-    loss = getattr(losses, "loss", None)
-    if isinstance(loss, Tensor):
+    loss = losses if isinstance(losses, Tensor | Weighted) else getattr(losses, "loss", None)
+    if isinstance(loss, Tensor | Weighted):
         return {"loss": loss}
     if isinstance(losses, Mapping):
         return losses
@@ -245,7 +349,7 @@ def _reduce(name: str, value: Any) -> Any:
     """Reduce one entry of the dict: a tensor to its mean, a nested list to its sum; numbers are only logged."""
     if isinstance(value, Tensor):
         return value.mean() if value.dim() else value
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)) and not isinstance(value, Weighted):
         return sum(_reduce(name, item) for item in value)
     if isinstance(value, (int, float)) and "loss" not in name:
         return value
@@ -260,28 +364,23 @@ def _own_step(model: nn.Module, name: str) -> Callable[..., Any] | None:
     return getattr(model, name) if hasattr(type(model), name) or name in model.__dict__ else None
 
 
-def _accepts_mode(model: nn.Module) -> bool:
-    kind = type(model)
-    accepts = _accepts_mode_of.get(kind)
-    if accepts is None:
-        accepts = _accepts_mode_of[kind] = "mode" in inspect.signature(kind.forward).parameters
-    return accepts
+def parameters_of(module: nn.Module) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of the forward that a module has now: its own, where one was set on the object."""
+    own = module.__dict__.get("forward")
+    return _parameters_of(type(module).forward) if own is None else inspect.signature(own).parameters
 
 
-def _device_of(model: nn.Module) -> torch.device | None:
-    """Return the device of the first parameter or buffer; where it sits is looked up once per module."""
-    place = model.__dict__.get("_first_tensor")
-    if place is None:
-        place = _find_first_tensor(model)
-        model.__dict__["_first_tensor"] = place
-    tensors, name = place
-    return tensors[name].device if tensors else None
+@functools.lru_cache(maxsize=256)
+def _parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
 
 
-def _find_first_tensor(model: nn.Module) -> tuple[dict[str, Any], str]:
-    for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
-                if tensor is not None:
-                    return tensors, name
-    return {}, ""
+def _device_of(module: nn.Module) -> torch.device | None:
+    """Return the device of a parameter or buffer that a module has now; torch's iterators are slower."""
+    for tensor in module._parameters.values():
+        if tensor is not None:
+            return tensor.device
+    for child in module._modules.values():
+        if child is not None and (device := _device_of(child)) is not None:
+            return device
+    return next((buffer.device for buffer in module._buffers.values() if buffer is not None), None)

@@ -6,19 +6,15 @@ from .nonfinite import NonFiniteError
 from .optim_wrapper import OptimWrapper
 from .optim_wrapper_dict import OptimWrapperDict
 from .param_groups import ParamGroup, param_group_table, param_groups
+from .sam import SAMOptimWrapper
 from .scale_lr import scale_lr
 from .scheduler import *  # noqa: F403
 
+# fmt: off
 __all__ = [
-    "AmpOptimWrapper",
-    "NonFiniteError",
-    "OptimWrapper",
-    "OptimWrapperDict",
-    "ParamGroup",
-    "autocast_for",
-    "autocast_modules",
-    "param_group_table",
-    "param_groups",
+    "AmpOptimWrapper", "NonFiniteError", "OptimWrapper", "OptimWrapperDict",
+    "ParamGroup", "SAMOptimWrapper", "autocast_for", "autocast_modules", "param_group_table", "param_groups",
     "scale_lr",
 ]
+# fmt: on
 __all__ += scheduler.__all__

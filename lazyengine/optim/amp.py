@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_map
 
-from lazyengine.checkpoint import unwrap_module
-
+from .. import _torch
+from ..checkpoint import unwrap_module
+from ..errors import UsageTypeError, UsageValueError
+from ..nesting import map_leaves
+from ..text import listed, near
+from ._checks import require
+from ._gradients import is_finite
 from .optim_wrapper import OptimWrapper
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -26,28 +30,28 @@ class AmpOptimWrapper(OptimWrapper):
     Args:
         optimizer: A torch optimizer over float32 parameters.
         dtype: ``"float16"``, ``"bfloat16"`` or the torch dtype; None is float16 on CUDA and bfloat16 elsewhere.
-        loss_scale: For float16 only: ``"dynamic"``, a number for a fixed scale, a dict of arguments of
-            `torch.amp.GradScaler`, or a scaler. With bfloat16 nothing is scaled.
+        loss_scale: For float16 only: ``"dynamic"``, a number for a fixed scale, or a dict of arguments of
+            `torch.amp.GradScaler`. With bfloat16 nothing is scaled.
         amp_modules: Names of submodules, such as ``["backbone"]``: only these run in `dtype`, and their outputs are
             cast back to float32, so that the head computes in float32. None: the whole forward pass.
         **kwargs: The other arguments of `OptimWrapper`. With float16, gradients that overflow skip the update and
             lower the scale, as usual; the ``nonfinite`` policy applies to losses and to the norm of finite gradients.
-            The host reads the result once an update, unless ``nonfinite="ignore"`` and the optimizer is fused.
+            The host reads the result once an update.
 
     Attributes:
         dtype: The torch dtype of autocast.
         loss_scaler: The `torch.amp.GradScaler` with float16, else None. Its state is saved.
 
     Raises:
-        TypeError: If ``dtype`` or ``loss_scale`` has the wrong type.
-        ValueError: If ``dtype`` is another one, or the device cannot compute in it.
+        UsageTypeError: If ``dtype`` or ``loss_scale`` has the wrong type.
+        UsageValueError: If ``dtype`` is another one, or the device cannot compute in it.
     """
 
     def __init__(
         self,
         optimizer: Optimizer,
         dtype: str | torch.dtype | None = None,
-        loss_scale: str | float | dict[str, Any] | torch.amp.GradScaler = "dynamic",
+        loss_scale: str | float | dict[str, Any] = "dynamic",
         amp_modules: list[str] | tuple[str, ...] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -55,19 +59,15 @@ class AmpOptimWrapper(OptimWrapper):
         device_type = self._device_type()
         self.dtype = _dtype_of(dtype, device_type)
         if isinstance(amp_modules, str):
-            raise TypeError(f"amp_modules must be a list of module names; got {amp_modules!r}, say [{amp_modules!r}]")
+            raise UsageTypeError(f"amp_modules must be a list of names; got {amp_modules!r}, say [{amp_modules!r}]")
         self.amp_modules = None if amp_modules is None else tuple(amp_modules)
         self._prepared: nn.Module | None = None
-        self._fixed_scale: float | None = None
-        self.loss_scaler: torch.amp.GradScaler | None = None
-        scaler, self._fixed_scale = _scaler_of(loss_scale, device_type)
+        options = _scaler_options(loss_scale)
+        self._fixed_scale = float(loss_scale) if isinstance(loss_scale, int | float) else None
         if self.dtype == torch.float16:
-            self.loss_scaler = scaler
+            self.loss_scaler = torch.amp.GradScaler(device_type, **options)
+            self.loss_scale = loss_scale
         self._num_consecutive_overflows = 0
-        if self.loss_scaler is not None and self._deferred_check:
-            raise ValueError(
-                "deferred_check=True does not go with the loss scale of float16; use bfloat16 or leave it out"
-            )
 
     # ------------------------------------------------------------------ contexts
     def optim_context(self, model: nn.Module) -> AbstractContextManager[Any]:
@@ -76,83 +76,78 @@ class AmpOptimWrapper(OptimWrapper):
         With ``amp_modules`` the modules of ``model`` are prepared once (see `autocast_modules`).
         """
         context = super().optim_context(model)
-        autocast = self.autocast_context(model)
+        if self.amp_modules is not None:
+            self._prepare(model, self.amp_modules)
+            return context
+        autocast = torch.autocast(self._device_type(), self.dtype)
         if isinstance(context, nullcontext):
             return autocast
-        if isinstance(autocast, nullcontext):
-            return context
         stack = ExitStack()
         stack.enter_context(context)
         stack.enter_context(autocast)
         return stack
 
-    def autocast_context(self, model: nn.Module | None = None) -> AbstractContextManager[Any]:
-        """Return the context in which validation computes in the dtype of training.
+    @property
+    def precision(self) -> dict[str, Any]:
+        """The arguments of `autocast_for` with which training computes."""
+        modules = None if self.amp_modules is None else list(self.amp_modules)
+        return {"dtype": str(self.dtype).removeprefix("torch."), "amp_modules": modules}
 
-        Args:
-            model: The model to be called; only needed with ``amp_modules``, whose modules are prepared once.
-        """
-        if self.amp_modules is None:
-            return torch.autocast(self._device_type(), self.dtype)
-        if model is not None and model is not self._prepared:
-            autocast_modules(model, self.amp_modules, self.dtype)
+    def set_model(self, model: nn.Module) -> None:
+        """As `OptimWrapper.set_model`; also prepares the modules of ``amp_modules``."""
+        super().set_model(model)
+        self._prepare(model, self.amp_modules or ())
+
+    def _prepare(self, model: nn.Module, names: tuple[str, ...]) -> None:
+        if model is not self._prepared:
+            autocast_modules(model, names, self.dtype)
             self._prepared = model
-        return nullcontext()
-
-    def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
-        """As `OptimWrapper`; also prepares the modules of ``amp_modules``."""
-        super().initialize_count_status(model, init_counts, max_counts)
-        self.autocast_context(model)
 
     # ------------------------------------------------------------------ float16
-    def _run_backward(self, loss: Tensor, **kwargs: Any) -> None:
-        if self.loss_scaler is not None:
-            loss = self.loss_scaler.scale(loss)
-        loss.backward(**kwargs)
-
     def _unscale(self) -> bool:
         """Divide the gradients by the scale; return whether one overflows on any rank (collective)."""
         scaler: Any = self.loss_scaler
         scaler.unscale_(self.optimizer)
-        found = list(scaler._found_inf_per_device(self.optimizer).values())
+        found = _torch.overflow_flags(scaler, self.optimizer)
+        if found is None:
+            gradients = self._gradients()
+            found = [torch.tensor(float(not all(map(is_finite, gradients))), device=gradients[0].device)]
         for flag in found:
             self._guard.agree(flag)  # sharded gradients overflow on one rank alone; the scale has to fall on all
         return any(flag.item() for flag in found)
 
     def step(self, **kwargs: Any) -> None:
-        """As `OptimWrapper.step`; with float16 the gradients are unscaled first, and the scale is adapted after."""
+        """As `OptimWrapper.step`; with float16 the gradients are unscaled first, and the scale is adapted after.
+
+        Raises:
+            TypeError: As `OptimWrapper.step`, and if a closure is given with float16.
+        """
         scaler = self.loss_scaler
-        if scaler is None or not any(p.grad is not None for g in self.optimizer.param_groups for p in g["params"]):
+        if scaler is not None and "closure" in kwargs:
+            raise TypeError("a closure computes gradients that no loss scale has reached; use dtype='bfloat16'")
+        if scaler is None or not self._gradients() or (self._count.own is not None and not self._count.total()):
             super().step(**kwargs)
             return
-        if not self._guard.is_active and self._clipping is None:
-            scaler.step(self.optimizer, **kwargs)
-            self.num_optimizer_steps += 1
-            scaler.update(self._fixed_scale)
-            return
         overflow = self._unscale()
+        scale = scaler.get_scale() if overflow else None
         try:
             if not overflow:
                 self._num_consecutive_overflows = 0
                 super().step(**kwargs)
-            elif not self._guard.is_active or self._accept(None):
-                self._note_overflow()
+            elif not self._guard.is_active or not self._rejects():
+                self._discard()
+                self._count_overflow(scaler.get_scale())
         finally:
             scaler.update(self._fixed_scale)
+            if scale is not None and self._fixed_scale is None and scaler.get_scale() == scale:
+                state = scaler.state_dict()  # the overflow was met on another rank alone
+                scaler.load_state_dict({**state, "scale": scale * state["backoff_factor"], "_growth_tracker": 0})
 
-    def _defers(self, on_host: bool) -> bool:
-        return self.loss_scaler is None and super()._defers(on_host)
-
-    def _note_overflow(self) -> None:
-        self._discard()
+    def _count_overflow(self, scale: float) -> None:
         self._num_consecutive_overflows += 1
         if self._num_consecutive_overflows > _MAX_CONSECUTIVE_OVERFLOWS:
-            assert self.loss_scaler is not None
-            raise FloatingPointError(
-                f"float16 gradients overflowed in {self._num_consecutive_overflows} updates in a row, now at a loss "
-                f"scale of {self.loss_scaler.get_scale():g}, so no scale helps: use bfloat16, or look for the cause in "
-                "float32"
-            )
+            what = f"float16 gradients overflowed in {self._num_consecutive_overflows} updates in a row, now at a scale"
+            raise FloatingPointError(f"{what} of {scale:g}: no scale helps; use bfloat16, or search in float32")
 
     # ------------------------------------------------------------------ state
     def state_dict(self) -> dict[str, Any]:
@@ -174,21 +169,21 @@ class AmpOptimWrapper(OptimWrapper):
         return self.optimizer.param_groups[0]["params"][0].device.type
 
 
-def autocast_for(
-    model: nn.Module, dtype: str | torch.dtype | None, amp_modules: list[str] | tuple[str, ...] | None
-) -> AbstractContextManager[Any]:
-    """Return the context in which a model computes as an `AmpOptimWrapper` with these arguments lets it in training.
+def autocast_for(model: nn.Module, precision: dict[str, Any] | None) -> AbstractContextManager[Any]:
+    """Return the context in which a model computes as in training.
 
     Args:
         model: The model; with ``amp_modules``, its modules are prepared once (see `autocast_modules`).
-        dtype: As for `AmpOptimWrapper`.
-        amp_modules: As for `AmpOptimWrapper`.
+        precision: What the ``precision`` of a wrapper says: ``dtype`` and, if given, ``amp_modules``, as for
+            `AmpOptimWrapper`; None for float32.
     """
-    device_type = next(model.parameters()).device.type
-    known = _dtype_of(dtype, device_type)
-    if amp_modules is None:
-        return torch.autocast(device_type, known)
-    autocast_modules(model, amp_modules, known)
+    if precision is None:
+        return nullcontext()
+    device_type, names = next(model.parameters()).device.type, precision.get("amp_modules")
+    dtype = _dtype_of(precision["dtype"], device_type)
+    if names is None:
+        return torch.autocast(device_type, dtype)
+    autocast_modules(model, names, dtype)
     return nullcontext()
 
 
@@ -211,27 +206,25 @@ def autocast_modules(model: nn.Module, names: list[str] | tuple[str, ...], dtype
     dtype = _dtype_of(dtype, None)
     for name in names:
         if not name or name not in modules:
-            close = get_close_matches(name, modules, n=3) or [n for n, _ in model.named_children()]
-            raise ValueError(f"amp_modules: {type(model).__name__} has no submodule {name!r}; close are {close}")
+            close = near(name, modules) or listed(n for n, _ in model.named_children())
+            raise UsageValueError(f"amp_modules: {type(model).__name__} has no submodule {name!r}; close is {close!r}")
         module = unwrap_module(modules[name])
         present = getattr(type(module), "_autocast_dtype", None)
-        if "forward" in vars(module):
-            raise ValueError(
-                f"amp_modules: the forward of {name!r} was replaced on the object itself, which would be called instead"
-            )
+        what = f"amp_modules: {name!r}"
+        require("forward" not in vars(module), f"{what} has a forward set on the object, which would be called instead")
+        require(present in (None, dtype), f"{what} computes in {present} already and was to compute in {dtype}")
         if present is None:
             module.__class__ = _autocast_class(type(module), dtype)
-        elif present != dtype:
-            raise ValueError(f"amp_modules: {name!r} computes in {present} already and was to compute in {dtype}")
 
 
 def _autocast_class(base: type[nn.Module], dtype: torch.dtype) -> type[nn.Module]:
+    @functools.wraps(base.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         tensor = next(self.parameters(), None)
         device_type = "cpu" if tensor is None else tensor.device.type
         with torch.autocast(device_type, dtype):
             output = base.forward(self, *args, **kwargs)
-        return tree_map(to_float32, output)
+        return map_leaves(to_float32, output)
 
     def to_float32(value: Any) -> Any:
         return value.float() if isinstance(value, Tensor) and value.dtype == dtype else value
@@ -244,26 +237,22 @@ def _dtype_of(dtype: str | torch.dtype | None, device_type: str | None) -> torch
     if dtype is None:
         dtype = torch.float16 if device_type == "cuda" else torch.bfloat16
     if not isinstance(dtype, str | torch.dtype):
-        raise TypeError(f"dtype must be a str or a torch.dtype; got {dtype!r}")
+        raise UsageTypeError(f"dtype must be a str or a torch.dtype; got {dtype!r}")
     known = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if known not in _DTYPES.values():
-        raise ValueError(f"dtype of mixed precision must be 'float16' or 'bfloat16'; got {dtype!r}")
-    if device_type == "cuda" and known == torch.bfloat16 and not torch.cuda.is_bf16_supported():
-        raise ValueError("this GPU cannot compute in bfloat16; use dtype='float16'")
+        raise UsageValueError(f"dtype of mixed precision must be 'float16' or 'bfloat16'; got {dtype!r}")
+    is_unsupported = device_type == "cuda" and known == torch.bfloat16 and not torch.cuda.is_bf16_supported()
+    require(not is_unsupported, "this GPU cannot compute in bfloat16; use dtype='float16'")
     assert known is not None
     return known
 
 
-def _scaler_of(loss_scale: Any, device_type: str) -> tuple[torch.amp.GradScaler, float | None]:
-    """Return the scaler, and the scale that it keeps when that is fixed."""
-    if isinstance(loss_scale, torch.amp.GradScaler):
-        return loss_scale, None
-    if loss_scale == "dynamic":
-        return torch.amp.GradScaler(device_type), None
+def _scaler_options(loss_scale: Any) -> dict[str, Any]:
     if isinstance(loss_scale, dict):
-        return torch.amp.GradScaler(device_type, **loss_scale), None
-    if isinstance(loss_scale, int | float) and not isinstance(loss_scale, bool):
-        if not loss_scale > 0:
-            raise ValueError(f"loss_scale must be greater than 0; got {loss_scale}")
-        return torch.amp.GradScaler(device_type, init_scale=float(loss_scale)), float(loss_scale)
-    raise TypeError(f"loss_scale must be 'dynamic', a number, a dict or a GradScaler; got {loss_scale!r}")
+        return loss_scale
+    if loss_scale == "dynamic":
+        return {}
+    if not isinstance(loss_scale, int | float) or isinstance(loss_scale, bool):
+        raise UsageTypeError(f"loss_scale must be 'dynamic', a number or a dict; got {loss_scale!r}")
+    require(loss_scale > 0, f"loss_scale must be greater than 0; got {loss_scale}")
+    return {"init_scale": float(loss_scale)}

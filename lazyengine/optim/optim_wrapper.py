@@ -12,20 +12,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from lazyengine.checkpoint import shard_optimizer_state
-from lazyengine.dist import get_world_size
-from lazyengine.logging import MessageHub, print_log
-
-from ._gradients import FiniteScan, GradientClipping, total_norm
+from .. import _torch
+from ..checkpoint import shard_optimizer_state
+from ..dist import get_world_size
+from ..errors import UsageTypeError
+from ..logging import print_log
+from ..model import Weighted
+from ._checks import require, require_int
+from ._counts import LossCount, over_all_ranks
+from ._gradients import FiniteScan, GradientClipping, average_over_ranks, total_norm
+from ._resuming import apply_changes, check_same_groups, log_changes, option_changes, options_as_built
+from ._undo import KeptBuffers, OptimizerSnapshot, TwoModes
 from .nonfinite import NonFiniteGuard, name_nonfinite
 from .param_groups import check_groups
 
 _NO_CONTEXT = nullcontext()
-_TORCH_WRAPPER = Optimizer.profile_hook_step(lambda: None).__code__  # around the step of every optimizer class
+Loss = Tensor | Weighted | list[Weighted]
 # The key of the wrapper's own counters in its state; torch's optimizers ignore keys that they do not know.
-_STATE_KEY = "optim_wrapper"
+STATE_KEY = "optim_wrapper"
 
 
 class OptimWrapper:
@@ -41,22 +46,31 @@ class OptimWrapper:
             each element; None clips nothing. The norm before clipping is recorded as ``train/grad_norm``.
         nonfinite: What to do about an update with a loss or gradient norm that is inf or NaN. ``"raise"`` a
             `NonFiniteError`; ``"skip"`` the update (with accumulation: all of its micro-batches) and log a warning;
-            ``"ignore"`` looks at nothing. All ranks decide together and before a weight changes.
-        max_consecutive_skips: With ``"skip"``, one more skipped update in a row than this is an error.
-        deferred_check: Whether the result of the check stays on the device and is read one update later, so that the
-            host never waits; needs an optimizer whose step a device flag can stop (``fused=True``). None: where
-            possible on accelerators, never on CPU. Other optimizers on accelerators make the host wait once an
-            update, unless ``nonfinite="ignore"``.
+            ``"ignore"`` looks at nothing. All ranks decide together and before a weight changes. A step by a closure
+            is undone where one of its evaluations was not finite; for this a copy of weights and state is made.
+
+    On an accelerator the result of the check stays on the device and is read one update later, so that the host never
+    waits, where a device flag can stop the optimizer's step (``fused=True``). Other optimizers make the host wait once
+    an update, unless ``nonfinite="ignore"``.
 
     Attributes:
         optimizer: The wrapped optimizer.
-        num_optimizer_steps: Number of completed calls of ``optimizer.step``. Skipped updates do not count (with a
-            deferred check they do: the step ran and changed nothing).
+        accumulative_counts: Number of `update_params` calls whose gradients make one step.
+        inner_count: Number of backward passes counted so far.
+        num_optimizer_steps: Number of optimizer steps that were taken. A step that a deferred check finds, one update
+            later, to have changed nothing is taken off again.
+        as_built: The options of each parameter group as they were built, also after `scale_lr`: without what
+            schedulers and hooks have made of them.
+        changes: What differs from how the loaded state's optimizer was built, and is in force (see `option_changes`).
+        lr_factor: What `scale_lr` has multiplied the learning rates by.
 
     Raises:
-        TypeError: If ``optimizer`` is no torch optimizer, or another argument has the wrong type.
-        ValueError: If an argument is out of range, or a parameter group has an option that the optimizer lacks.
+        UsageTypeError: If ``optimizer`` is no torch optimizer, or another argument has the wrong type.
+        UsageValueError: If an argument is out of range, or a group has an option that the optimizer lacks.
     """
+
+    loss_scaler: torch.amp.GradScaler | None = None
+    _is_as_on_accelerator = False  # a test sets it to have the check read late where there is only a host
 
     def __init__(
         self,
@@ -64,96 +78,136 @@ class OptimWrapper:
         accumulative_counts: int = 1,
         clip_grad: dict[str, Any] | None = None,
         nonfinite: str = "raise",
-        max_consecutive_skips: int = 10,
-        deferred_check: bool | None = None,
     ) -> None:
         if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"optimizer must be a torch.optim.Optimizer; got {type(optimizer).__name__}")
-        if isinstance(accumulative_counts, bool) or not isinstance(accumulative_counts, int):
-            raise TypeError(f"accumulative_counts must be an int; got {accumulative_counts!r}")
-        if accumulative_counts < 1:
-            raise ValueError(f"accumulative_counts must be at least 1; got {accumulative_counts}")
-        if deferred_check and not getattr(optimizer, "_step_supports_amp_scaling", False):
-            raise ValueError(
-                f"deferred_check=True needs an optimizer with fused=True; {type(optimizer).__name__} here has none. "
-                "Build it with fused=True or leave deferred_check out"
-            )
+            raise UsageTypeError(f"optimizer must be a torch.optim.Optimizer; got {type(optimizer).__name__}")
+        require_int("accumulative_counts", accumulative_counts, 1)
         check_groups(optimizer)
+        self.accumulative_counts = accumulative_counts
+        self._clipping = None if clip_grad is None else GradientClipping(clip_grad)
+        closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+        self._needs_closure = closure is not None and closure.default is inspect.Parameter.empty
+        what = f"clip_grad has no effect with {type(optimizer).__name__}, whose closure computes the gradients anew"
+        require(self._clipping is None or not self._needs_closure, f"{what}: clip inside the closure")
+        self.lr_factor = 1.0
+        self._model: nn.Module | None = None
+        self._has_shared_gradients = False
+        self._is_driven = False
+        self._kept: KeptBuffers | None = None
+        self._begin(optimizer, NonFiniteGuard(nonfinite))
+        self.changes: list[dict[str, Any]] = []
+        self.set_as_built()
+
+    def set_as_built(self) -> None:
+        """Set `as_built` from the present groups, before a schedule or hook has changed them."""
+        self._built = self.as_built = options_as_built(self.optimizer.param_groups)
+
+    def _begin(self, optimizer: Optimizer, guard: NonFiniteGuard) -> None:
+        """Set what belongs to one run of updates: an optimizer, its check and its counts."""
         self.optimizer = optimizer
         self.num_optimizer_steps = 0
-        self._accumulative_counts = accumulative_counts
-        self._clipping = None if clip_grad is None else GradientClipping(clip_grad)
-        self._guard = NonFiniteGuard(nonfinite, max_consecutive_skips, keeps_losses=bool(deferred_check))
-        self._deferred_check = deferred_check
+        self._counted: tuple[OptimWrapper, ...] = (self,)  # those whose steps a step of this one counts as
+        self._guard = guard
+        self._modes = TwoModes(optimizer)
         self._scan = FiniteScan()
-        self._needs_closure = _needs_closure(optimizer)
-        if self._needs_closure and self._clipping is not None:
-            raise ValueError(
-                f"clip_grad has no effect with {type(optimizer).__name__}: its step calls a closure that computes the "
-                "gradients anew. Clip inside the closure"
-            )
+        self._count = LossCount()
         self._clears_plainly = type(optimizer).zero_grad is Optimizer.zero_grad
-        self._has_shared_gradients = False
-        self._inner_count = 0
-        self._loaded_count: int | None = None
-        self._max_counts = -1
-        self._remainder_counts = -1
-        self._num_accumulated = 0
+        self._num_seen = 0  # the greatest number of steps before this iteration
+        self._unsure: KeptBuffers | None = None  # the buffers before an update whose check is not read yet
+        self._loaded_buffers: list[Tensor] | None = None
+        self.inner_count = self._first_count = self._num_accumulated = 0
+        self._has_loaded_count = False
+        self._divisor = 1
+        self._max_counts = self._remainder_counts = -1
 
     # ------------------------------------------------------------------ one update
     def update_params(
-        self,
-        loss: Tensor,
-        step_kwargs: dict[str, Any] | None = None,
-        zero_kwargs: dict[str, Any] | None = None,
+        self, loss: Loss, step_kwargs: dict[str, Any] | None = None, zero_kwargs: dict[str, Any] | None = None
     ) -> None:
         """Run the backward pass of ``loss`` and, when an accumulation is complete, update the parameters.
 
         On update steps of a run with several ranks this is collective: every rank must call.
 
         Args:
-            loss: The loss of this (micro-)batch, shape `()`, not yet divided for accumulation.
+            loss: The loss of this (micro-)batch, shape `()`, not yet divided for accumulation: a mean; or a `Weighted`
+                sum, whose gradients are added up over micro-batches and ranks and divided once, at the step, by the
+                count of all. Several sums with counts of their own need ``accumulative_counts=1``. Where nothing is
+                counted there is no step.
             step_kwargs: Arguments of ``optimizer.step``, for example ``dict(closure=...)`` for LBFGS.
             zero_kwargs: Arguments of ``optimizer.zero_grad``.
 
         Raises:
             NonFiniteError: If the loss or the gradient norm is not finite and the policy says so.
         """
+        if not self._is_driven:
+            self._mark()
         self.backward(self.scale_loss(loss))
         if self.should_update():
             self.step(**(step_kwargs or {}))
             self.zero_grad(**(zero_kwargs or {}))
 
-    def scale_loss(self, loss: Tensor) -> Tensor:
+    def scale_loss(self, loss: Loss) -> Tensor:
         """Return ``loss`` divided by the number of micro-batches of its accumulation; the last may have fewer.
+
+        A `Weighted` sum is counted, and divided by a number that `step` makes good for.
 
         Raises:
             ValueError: If more losses come than `initialize_count_status` announced.
+            RuntimeError: If sums and means, or sums with several counts, come in one accumulation.
         """
-        if self._accumulative_counts == 1:
-            return loss
-        factor = self._accumulative_counts
-        if self._max_counts >= 0 and self._inner_count >= self._max_counts - self._remainder_counts:
-            factor = self._remainder_counts
-            if self._inner_count >= self._max_counts:
-                raise ValueError(
-                    f"update_params was called {self._inner_count + 1} times, but initialize_count_status announced "
-                    f"max_counts={self._max_counts}; give it the total number of calls of the run"
+        if isinstance(loss, list):
+            loss = self._one_loss(loss)
+        if self._num_accumulated and isinstance(loss, Weighted) is (self._count.own is None):
+            raise RuntimeError("one accumulation has losses by sum and count and plain ones; return the same from each")
+        if self.accumulative_counts > 1:
+            self._set_divisor()
+        if isinstance(loss, Weighted):
+            self._count.add(loss.count, self.accumulative_counts)
+            if self.should_sync():
+                self._count.start()
+            return loss.sum.sum() / self._count.reference
+        return loss if self.accumulative_counts == 1 else loss / self._divisor
+
+    def _one_loss(self, losses: list[Weighted]) -> Tensor | Weighted:
+        """Return sums with several counts as one loss. Collective without accumulation: every rank must call."""
+        counts = [loss.count for loss in losses]
+        if self.accumulative_counts > 1:
+            if len({float(count) for count in counts}) > 1:
+                raise RuntimeError(
+                    f"the losses are sums over {[float(count) for count in counts]}, but one accumulation has one "
+                    "denominator: give all the same count (the very tensor), or use accumulative_counts=1"
                 )
-        return loss / factor
+            return Weighted(sum((loss.sum.sum() for loss in losses[1:]), losses[0].sum.sum()), counts[0])
+        totals = over_all_ranks(counts)
+        if not any(totals):
+            return Weighted(losses[0].sum, 0)
+        parts = [loss.sum.sum() * (get_world_size() / total if total else 0.0) for loss, total in zip(losses, totals)]
+        return sum(parts[1:], parts[0])
+
+    def _set_divisor(self) -> None:
+        self._divisor = self.accumulative_counts
+        if self._max_counts >= 0 and self.inner_count >= self._max_counts - self._remainder_counts:
+            self._divisor = self._remainder_counts
+            if self.inner_count >= self._max_counts:
+                what = f"update_params was called {self.inner_count + 1} times, but initialize_count_status announced"
+                raise ValueError(f"{what} max_counts={self._max_counts}; give it the number of calls of the run")
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
         """Add the gradients of ``loss``, shape `()`, to the parameters' and count one micro-batch."""
-        if self._guard.is_active:
-            self._guard.resolve()
-            error = self._guard.observe(loss)
+        guard = self._guard
+        if guard.is_active:
+            if guard.pending is not None:
+                self._resolve()
+            error = guard.observe(loss, is_late=self._is_as_on_accelerator or not loss.is_cpu)
             if error is not None:
                 self._discard()
-                self._guard.reject(error)
-            if self._has_shared_gradients and self._guard.has_nonfinite_loss:
+                guard.reject(error)
+            if guard.has_found and self._has_shared_gradients:
                 loss = loss * math.nan  # DDP hands the NaN to all ranks, so that no other message is needed
-        self._run_backward(loss, **kwargs)
-        self._inner_count += 1
+        if self.loss_scaler is not None:
+            loss = self.loss_scaler.scale(loss)
+        loss.backward(**kwargs)
+        self.inner_count += 1
         self._num_accumulated += 1
 
     def step(self, **kwargs: Any) -> None:
@@ -166,36 +220,36 @@ class OptimWrapper:
             NonFiniteError: If a noted loss or the gradient norm is not finite and the policy says so.
             TypeError: If the optimizer needs a closure and none is given.
         """
-        if self._needs_closure and "closure" not in kwargs:
-            name = type(self.optimizer).__name__
-            raise TypeError(
-                f"{name}.step needs a closure that clears the gradients, computes the loss anew, calls backward and "
-                "returns the loss: update_params(loss, step_kwargs=dict(closure=closure)), or another optimizer"
-            )
-        groups = self.optimizer.param_groups
-        gradients = [g for group in groups for p in group["params"] if (g := p.grad) is not None]
+        if self._needs_closure or "closure" in kwargs:
+            self._step_by_closure(**kwargs)
+            return
+        gradients = self._gradients()
+        if self._count.own is not None and not self._divide_by_count(gradients):
+            return
         clipping, guard = self._clipping, self._guard
-        on_host = not gradients or gradients[0].is_cpu
-        defers = guard.is_active and self._defers(on_host)
+        on_host = not gradients or (gradients[0].is_cpu and not self._is_as_on_accelerator)
+        defers = guard.is_active and not on_host and self._can_defer()
         norm = known_norm = found = None
         if clipping is not None or defers or (guard.is_active and not on_host):
             norm = total_norm(gradients, 2.0 if clipping is None else clipping.norm_type)
         if guard.is_active:
             if norm is not None and defers:
                 found = guard.defer(norm)
+                self._unsure = self._kept
             else:
                 known_norm = norm.item() if norm is not None else self._scan.value(gradients)
-                is_agreed = on_host and self._has_shared_gradients
-                if not guard.passes(known_norm, is_agreed) and not self._accept(known_norm):
+                if self._rejects(known_norm, on_host and self._has_shared_gradients):
                     return
         if clipping is not None and norm is not None:
-            self._clip(clipping, norm, known_norm)
-        self._step_optimizer(found, kwargs)
+            clipping.apply(self.optimizer, norm, known_norm)
+        _torch.take_step(self.optimizer, found, **kwargs)
+        self._count_step()
 
     def zero_grad(self, **kwargs: Any) -> None:
         """Clear the gradients, by default by setting them to None; arguments as ``optimizer.zero_grad``."""
         self._num_accumulated = 0
         self._guard.forget()
+        self._count.forget()
         if kwargs or not self._clears_plainly:
             self.optimizer.zero_grad(**kwargs)
             return
@@ -203,6 +257,55 @@ class OptimWrapper:
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
+
+    # ------------------------------------------------------------------ iterations
+    def begin_iteration(self) -> None:
+        """Mark the begin of a training iteration, to which `stepped` refers. The loop calls it before each train step.
+
+        With ``nonfinite="skip"`` it also keeps the model's floating buffers (BatchNorm's statistics) at the begin of
+        each accumulation, which are restored where the update is rejected.
+        """
+        self._is_driven = True
+        self._mark()
+        if self._guard.policy == "skip":
+            self._keep_buffers(self._model)
+
+    @property
+    def stepped(self) -> bool:
+        """Whether an optimizer step was taken in the current iteration; by hand, since `update_params` began.
+
+        A step that turned out late to have changed nothing is made good for by the next one,
+        which is then not reported: what counts by `stepped` agrees with `num_optimizer_steps` one update later.
+        """
+        return self.num_optimizer_steps > self._num_seen
+
+    def named(self) -> dict[str, OptimWrapper]:
+        """Return ``{"": self}``; an `OptimWrapperDict` returns its wrappers by their names."""
+        return {"": self}
+
+    def flush(self) -> None:
+        """Step what an incomplete accumulation has gathered, weighed as if it were complete, and read a deferred check.
+
+        The loop calls it at the end of training. Collective in a run of several ranks: every rank must call.
+
+        Raises:
+            NonFiniteError: As `step`, also for the update before.
+        """
+        self._is_driven = False
+        self._resolve()
+        if self.accumulative_counts == 1 or self._num_accumulated == 0:
+            return
+        if get_world_size() > 1 and isinstance(self._model, nn.parallel.DistributedDataParallel):
+            average_over_ranks(self._parameters())
+        gradients = self._gradients()
+        for gradient in gradients if self._count.own is None else ():
+            gradient.mul_(self._divisor / self._num_accumulated)
+        if gradients:
+            self.step()
+        else:
+            _warn("The last accumulation is incomplete and left out: FSDP2 has not reduced its gradients yet")
+        self.zero_grad()
+        self._first_count = self.inner_count
 
     # ------------------------------------------------------------------ contexts of the forward pass
     def optim_context(self, model: nn.Module) -> AbstractContextManager[Any]:
@@ -214,7 +317,9 @@ class OptimWrapper:
         Args:
             model: What is called in the forward pass: the model, or DDP around it.
         """
-        if self._accumulative_counts == 1:
+        if self._guard.policy == "skip" and (self._model is None or not self._is_driven):
+            self._keep_buffers(model)
+        if self.accumulative_counts == 1:
             return _NO_CONTEXT
         if hasattr(model, "set_requires_gradient_sync"):  # FSDP2 looks at it in the backward pass, so it has to stay
             model.set_requires_gradient_sync(self.should_sync())  # type: ignore[operator]
@@ -223,78 +328,88 @@ class OptimWrapper:
             return model.no_sync()  # type: ignore[operator]
         return _NO_CONTEXT
 
-    def autocast_context(self, model: nn.Module | None = None) -> AbstractContextManager[Any]:
-        """Return the context in which validation computes as training does; here one that does nothing."""
-        return _NO_CONTEXT
+    def evaluation_weights(self) -> AbstractContextManager[bool]:
+        """Return the context in which the parameters are those to evaluate and publish.
+
+        They are others than in training for optimizers with ``train()`` and ``eval()`` (schedule-free ones); the
+        context says whether. Afterwards training goes on, to the bit, as if nothing had been evaluated.
+        """
+        return self._modes.evaluating()
+
+    @property
+    def precision(self) -> dict[str, Any] | None:
+        """The arguments of `autocast_for` with which training computes; None is float32."""
+        return None
 
     # ------------------------------------------------------------------ counting
     def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
-        """Tell the wrapper where the run stands, so that the last accumulation is completed with what is left.
+        """Set where the run stands, so that the last accumulation is completed with what is left, and for which model.
 
         Args:
             model: What is called in training: the model, or DDP around it. Under DDP on the host the ranks need no
-                message to agree on an update that is not finite.
+                message to agree on an update that is not finite. Its buffers are restored where an update is skipped.
             init_counts: Number of `update_params` calls before this one (the iteration that a resumed run begins with);
-                a count that `load_state_dict` brought back is the right one and stays.
+                a count that `load_state_dict` or an earlier part of the same run has left is the right one and stays.
             max_counts: Number of `update_params` calls of the whole run; -1 when there is no end.
         """
+        self.set_model(model)
         self._has_shared_gradients = isinstance(model, nn.parallel.DistributedDataParallel)
-        if self._loaded_count is not None:
-            init_counts = self._loaded_count
-        self._inner_count = init_counts
+        if self._has_loaded_count or (init_counts and self.inner_count):
+            self._first_count = self.inner_count - self._num_accumulated
+        else:
+            self.inner_count, self._first_count = init_counts, 0
+        self._has_loaded_count = False
         self._max_counts = max_counts
-        self._remainder_counts = max_counts % self._accumulative_counts
-        if self._accumulative_counts == 1:
+        self._remainder_counts = (max_counts - self._first_count) % self.accumulative_counts
+        if self.accumulative_counts == 1:
             return
-        if init_counts % self._accumulative_counts != 0 and self._num_accumulated == 0:
-            print_log(
-                f"The run begins at iteration {init_counts}, inside an accumulation of {self._accumulative_counts}: "
-                "the gradients before it are lost and the first update is smaller",
-                "current",
-                logging.WARNING,
-            )
-        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-            print_log(
-                "Gradients are accumulated, but BatchNorm layers see each micro-batch alone, so that the result is not "
-                "that of the large batch",
-                "current",
-                logging.WARNING,
-            )
+        if (self.inner_count - self._first_count) % self.accumulative_counts != 0 and self._num_accumulated == 0:
+            where = f"at iteration {init_counts}, inside an accumulation of {self.accumulative_counts}"
+            _warn(f"The run begins {where}: the gradients before it are lost and the first update is smaller")
+        if any(isinstance(module, _torch.batch_norms()) for module in model.modules()):
+            what = "Gradients are accumulated, but BatchNorm layers see each micro-batch alone"
+            _warn(f"{what}, so that the result is not that of the large batch")
 
-    def should_update(self) -> bool:
-        """Return whether, after the backward pass, an accumulation is complete."""
-        return self._inner_count % self._accumulative_counts == 0 or self._inner_count == self._max_counts
+    def set_model(self, model: nn.Module) -> None:
+        """Set the model whose floating buffers are restored where an update is skipped; DDP around it or not."""
+        self._model = model
+        if self._loaded_buffers is not None:
+            self._kept = KeptBuffers(model)
+            self._kept.replace(self._loaded_buffers)
+            self._loaded_buffers = None
+
+    def should_update(self, ahead: int = 0) -> bool:
+        """Return whether, after the backward pass, an accumulation is complete; or ``ahead`` backward passes later."""
+        count = self.inner_count + ahead
+        return (count - self._first_count) % self.accumulative_counts == 0 or count == self._max_counts
 
     def should_sync(self) -> bool:
         """Return whether, before the backward pass, it is the one that completes an accumulation."""
-        count = self._inner_count + 1
-        return count % self._accumulative_counts == 0 or count == self._max_counts
-
-    @property
-    def accumulative_counts(self) -> int:
-        """Number of `update_params` calls whose gradients make one step."""
-        return self._accumulative_counts
-
-    @property
-    def inner_count(self) -> int:
-        """Number of backward passes counted so far."""
-        return self._inner_count
+        return self.should_update(ahead=1)
 
     @property
     def at_step_boundary(self) -> bool:
         """Whether no gradients are waiting for the rest of their accumulation."""
         return self._num_accumulated == 0
 
-    @property
-    def can_be_saved(self) -> bool:
-        """Whether now is the time for a checkpoint: at a step boundary, which is never far."""
-        return self.at_step_boundary
+    can_be_saved = at_step_boundary
+    """Whether now is the time for a checkpoint: at a step boundary, which is never far."""
 
     # ------------------------------------------------------------------ the optimizer's own
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """The optimizer's parameter groups (no copy)."""
         return self.optimizer.param_groups
+
+    def add_param_group(self, group: dict[str, Any]) -> None:
+        """Add a group before schedules are built and a state is loaded.
+
+        Raises:
+            UsageValueError: If it has an option that the optimizer does not know.
+        """
+        self.optimizer.add_param_group(group)
+        check_groups(self.optimizer)
+        self.set_as_built()
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -307,7 +422,7 @@ class OptimWrapper:
 
     def get_momentum(self) -> dict[str, list[float]]:
         """Return ``{"momentum": [...]}``: of every group ``momentum`` or the first of ``betas``, 0 without either."""
-        return {"momentum": [_momentum(group) for group in self.optimizer.param_groups]}
+        return {"momentum": [g.get("momentum", g.get("betas", (0,))[0]) for g in self.optimizer.param_groups]}
 
     # ------------------------------------------------------------------ state
     def state_dict(self) -> dict[str, Any]:
@@ -319,18 +434,30 @@ class OptimWrapper:
         Raises:
             NonFiniteError: If a deferred check of the last update finds that it was not finite.
         """
-        self._guard.resolve()
+        counters = {**self._counters(), "optimizer_class": type(self.optimizer).__name__, "as_built": self.as_built}
+        with self._modes.training():
+            if self._modes.are_two:
+                counters["training_weights"] = self._modes.weights()
+            return {**self.optimizer.state_dict(), STATE_KEY: counters}
+
+    def _counters(self) -> dict[str, Any]:
+        self._resolve()
         counters: dict[str, Any] = {
             "num_optimizer_steps": self.num_optimizer_steps,
-            "inner_count": self._inner_count,
+            "num_steps_owed": max(self._num_seen - self.num_optimizer_steps, 0),
+            "inner_count": self.inner_count,
             "num_consecutive_skips": self._guard.num_consecutive_skips,
-            "optimizer_class": type(self.optimizer).__name__,
+            "loss_reference": self._count.reference,
         }
         if not self.at_step_boundary and get_world_size() == 1:
             counters["num_accumulated"] = self._num_accumulated
+            counters["divisor"] = self._divisor
             counters["losses"] = self._guard.observed()
-            counters["gradients"] = [p.grad for group in self.param_groups for p in group["params"]]
-        return {**self.optimizer.state_dict(), _STATE_KEY: counters}
+            counters["loss_count"] = None if self._count.own is None else float(self._count.own)
+            counters["gradients"] = [parameter.grad for parameter in self._parameters()]
+            if self._kept is not None:
+                counters["buffers"] = self._kept.values()
+        return counters
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, or the state of a plain optimizer or of mmengine's wrappers.
@@ -338,151 +465,141 @@ class OptimWrapper:
         For parameters that FSDP2 shards, the state holds whole tensors; then every rank must call.
 
         Raises:
-            ValueError: If the parameter groups are not those of the saved optimizer, or its class is another one.
+            UsageValueError: If the state is not that of this optimizer, or its class is another one.
         """
         state_dict = dict(state_dict)
-        counters = state_dict.pop(_STATE_KEY, {})
+        counters = state_dict.pop(STATE_KEY, {})
         saved_class, own_class = counters.get("optimizer_class"), type(self.optimizer).__name__
-        if saved_class not in (None, own_class):
-            raise ValueError(
-                f"the saved state is that of {saved_class}, and this optimizer is {own_class}: resume with "
-                f"{saved_class}, or begin anew from the weights (load_from)"
-            )
+        what = f"the saved state is that of {saved_class}, and this optimizer is {own_class}: resume with"
+        require(saved_class in (None, own_class), f"{what} {saved_class}, or begin from the weights (load_from)")
         state_dict.pop("base_param_settings", None)  # of mmengine
-        _check_same_groups(self.optimizer, state_dict)
-        _tell_what_stays(self.optimizer, state_dict)
+        check_same_groups(self.optimizer, state_dict)
+        if self.as_built is self._built:  # nothing was loaded yet: what was set by hand since counts as built
+            now = zip(self._built, options_as_built(self.param_groups), self.param_groups)
+            self._built = [{**new, **{k: v for k, v in old.items() if f"initial_{k}" in g}} for old, new, g in now]
+        saved_as_built = counters.get("as_built")  # not by version 0.1, nor by plain optimizers
+        changes = option_changes(saved_as_built or options_as_built(state_dict["param_groups"]), self._built)
         self.optimizer.load_state_dict(shard_optimizer_state(state_dict, self.param_groups))
+        if "training_weights" in counters:  # the model's own in the file are those to evaluate
+            self._modes.set_weights(counters["training_weights"])
+        self.changes = changes if saved_as_built else []
+        apply_changes(self.optimizer, self.changes)
+        log_changes(own_class, changes, are_in_force=bool(saved_as_built))
+        self.as_built = self._built if saved_as_built else options_as_built(state_dict["param_groups"])
+        self._load_counters(counters)
+
+    def _load_counters(self, counters: dict[str, Any]) -> None:
         self.num_optimizer_steps = counters.get("num_optimizer_steps", 0)
-        self._loaded_count = counters.get("inner_count")
-        if self._loaded_count is not None:
-            self._inner_count = self._loaded_count
+        self._num_seen = self.num_optimizer_steps + counters.get("num_steps_owed", 0)
+        self._has_loaded_count = "inner_count" in counters
+        self.inner_count = counters.get("inner_count", self.inner_count)
         self._guard.num_consecutive_skips = counters.get("num_consecutive_skips", 0)
+        self._count.reference = counters.get("loss_reference", 0.0)
         self._num_accumulated = counters.get("num_accumulated", 0)
+        self._first_count = self.inner_count - self._num_accumulated
         if self._num_accumulated:
+            self._divisor = counters.get("divisor", self.accumulative_counts)
+            self._count.own = counters.get("loss_count")
+            self._loaded_buffers = counters.get("buffers")
             if "losses" in counters:
                 self._guard.restore(counters["losses"])
-            parameters = [p for group in self.param_groups for p in group["params"]]
-            for parameter, gradient in zip(parameters, counters["gradients"]):
+            for parameter, gradient in zip(self._parameters(), counters["gradients"]):
                 parameter.grad = None if gradient is None else gradient.to(parameter.device).clone()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(accumulative_counts={self._accumulative_counts}, optimizer={self.optimizer!r})"
+        return f"{type(self).__name__}(accumulative_counts={self.accumulative_counts}, optimizer={self.optimizer!r})"
 
     # ------------------------------------------------------------------ pieces of a step
-    def _run_backward(self, loss: Tensor, **kwargs: Any) -> None:
-        loss.backward(**kwargs)
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
-    def _accept(self, gradient_norm: float | None) -> bool:
-        """Return whether the update may be applied; discard it otherwise. Collective: every rank must call."""
-        names = ""
-        if gradient_norm is not None and not math.isfinite(gradient_norm):
-            names = name_nonfinite(self.optimizer)
-        error = self._guard.judge(gradient_norm, names)
+    def _gradients(self) -> list[Tensor]:
+        return [g for group in self.optimizer.param_groups for p in group["params"] if (g := p.grad) is not None]
+
+    def _divide_by_count(self, gradients: list[Tensor]) -> bool:
+        """Divide by the count of all micro-batches and ranks; return False where it is 0, so that there is no step."""
+        factor = self._count.factor()
+        if not factor:
+            self.zero_grad()
+        elif factor != 1.0:
+            _torch.multiply(gradients, factor)
+        return bool(factor)
+
+    def _mark(self) -> None:
+        for wrapper in self._counted:
+            wrapper._num_seen = max(wrapper._num_seen, wrapper.num_optimizer_steps)
+
+    def _count_step(self) -> None:
+        self._num_accumulated = 0
+        for wrapper in self._counted:
+            wrapper.num_optimizer_steps += 1
+
+    def _keep_buffers(self, model: nn.Module | None) -> None:
+        if model is not None and self._num_accumulated == 0:
+            self._kept = KeptBuffers(model)
+
+    def _resolve(self) -> None:
+        """Read the check of the update before, where it was deferred, and apply the policy."""
+        error = self._guard.resolve()
         if error is None:
-            return True
-        self._discard()
+            return
+        self._mark()
+        for wrapper in self._counted:
+            wrapper.num_optimizer_steps -= 1
+        if self._unsure is not None:
+            self._unsure.restore()
+            self._kept = self._unsure
         self._guard.reject(error)
-        return False
+
+    def _rejects(self, norm: float = 0.0, is_agreed: bool = False, undo: Callable[[], None] | None = None) -> bool:
+        """Return whether the update must not be applied, and discard it then. Collective: every rank must call."""
+        error = self._guard.judge(self.optimizer, norm, is_agreed)
+        if error is not None:
+            if undo is not None:
+                undo()
+            self._discard()
+            self._guard.reject(error)
+        return error is not None
 
     def _discard(self) -> None:
         self.zero_grad()
+        if self._kept is not None:
+            self._kept.restore()
 
-    def _defers(self, on_host: bool) -> bool:
-        if self.num_optimizer_steps == 0 or self._deferred_check is False:
-            return False  # fused SGD leaves its momentum buffer uninitialized when its first step is stopped
-        if self._deferred_check:
-            return True
-        return not on_host and getattr(self.optimizer, "_step_supports_amp_scaling", False)
+    def _can_defer(self) -> bool:
+        # Fused SGD leaves its momentum buffer uninitialized when its first step is stopped.
+        is_first = self.num_optimizer_steps == 0
+        return not is_first and self.loss_scaler is None and _torch.can_be_stopped_by_a_flag(self.optimizer)
 
-    def _clip(self, clipping: GradientClipping, norm: Tensor, known_norm: float | None) -> None:
-        if clipping.error_if_nonfinite and not torch.isfinite(norm):
-            raise RuntimeError(f"clip_grad error_if_nonfinite=True: the gradient norm is {norm.item()}")
-        clipping.apply([p for group in self.optimizer.param_groups for p in group["params"]], norm, known_norm)
-        MessageHub.get_current_instance().update_scalar("train/grad_norm", norm)
+    def _step_by_closure(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> None:
+        """Step by a closure whose every evaluation is checked and clipped; undo the step where one was not finite."""
+        name = type(self.optimizer).__name__
+        if closure is None:
+            what = f"{name}.step needs a closure that clears the gradients, computes the loss anew, calls backward"
+            raise TypeError(f"{what} and returns the loss: update_params(loss, step_kwargs=dict(closure=closure))")
+        guard, num_evaluations = self._guard, 0
 
-    def _step_optimizer(self, found: Tensor | None, kwargs: dict[str, Any]) -> None:
-        if found is None:
-            _step_of(self.optimizer)(**kwargs)
-        else:
-            optimizer: Any = self.optimizer
-            optimizer.grad_scale, optimizer.found_inf = None, found  # how torch's GradScaler stops a fused step
-            try:
-                optimizer.step(**kwargs)
-            finally:
-                del optimizer.grad_scale, optimizer.found_inf
-        self.num_optimizer_steps += 1
+        def checked() -> Any:
+            nonlocal num_evaluations
+            loss = closure()
+            num_evaluations += 1
+            norm = total_norm(self._gradients(), 2.0 if self._clipping is None else self._clipping.norm_type)
+            if guard.is_active and not guard.has_found:
+                value = float(loss.detach()) if isinstance(loss, Tensor) else float(loss or 0.0)
+                place = f"in evaluation {num_evaluations} of the closure of {name}"
+                if not math.isfinite(value):
+                    guard.note(f"the loss is {value} {place}")
+                elif not math.isfinite(norm):
+                    guard.note(f"the gradient norm is {norm.item()}{name_nonfinite(self.optimizer)} {place}")
+            if self._clipping is not None:
+                self._clipping.apply(self.optimizer, norm)
+            return loss
 
-
-def _step_of(optimizer: Optimizer) -> Callable[..., Any]:
-    """Return ``optimizer.step``; while no profiler runs and it has no hooks, without torch's wrapper for these.
-
-    The wrapper's range costs more than the step of a small model.
-    """
-    step: Any = type(optimizer).step
-    if (
-        getattr(step, "__code__", None) is not _TORCH_WRAPPER
-        or "step" in optimizer.__dict__
-        or optimizer._optimizer_step_pre_hooks
-        or optimizer._optimizer_step_post_hooks
-        or _global_optimizer_pre_hooks
-        or _global_optimizer_post_hooks
-        or torch.autograd._profiler_enabled()  # pyright: ignore[reportPrivateImportUsage]
-    ):
-        return optimizer.step
-    return step.__wrapped__.__get__(optimizer)
+        before = OptimizerSnapshot(self.optimizer) if guard.is_active else None
+        self.optimizer.step(closure=checked, **kwargs)
+        if before is None or not self._rejects(undo=before.restore):
+            self._count_step()
 
 
-def _momentum(group: dict[str, Any]) -> float:
-    if "momentum" in group:
-        return group["momentum"]
-    return group["betas"][0] if "betas" in group else 0
-
-
-def _needs_closure(optimizer: Optimizer) -> bool:
-    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
-    return closure is not None and closure.default is inspect.Parameter.empty
-
-
-def _check_same_groups(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
-    for key in ("state", "param_groups"):
-        if key not in state_dict:
-            raise ValueError(f"not an optimizer's state: no key {key!r}; it has {sorted(map(str, state_dict))[:10]}")
-    saved, present = state_dict["param_groups"], optimizer.param_groups
-    saved_sizes, sizes = [len(g["params"]) for g in saved], [len(g["params"]) for g in present]
-    if saved_sizes != sizes:
-        raise ValueError(
-            f"the saved optimizer has {len(saved_sizes)} parameter groups of sizes {_short(saved_sizes)}, this one "
-            f"{len(sizes)} of sizes {_short(sizes)}. Build it with the same model, freezing and param_groups options; "
-            'mmengine with paramwise_cfg saves one group a parameter: param_groups(..., group_by="param") does too'
-        )
-    for index, (old, new) in enumerate(zip(saved, present)):
-        old_names, new_names = old.get("param_names"), new.get("param_names")
-        if old_names and new_names and list(old_names) != list(new_names):
-            a, b = next((a, b) for a, b in zip(old_names, new_names) if a != b)
-            raise ValueError(
-                f"parameter group {index}: the saved optimizer has {a!r} where this one has {b!r}; its state would go "
-                "to the wrong parameter. Build it with the same model and param_groups options"
-            )
-
-
-def _tell_what_stays(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
-    """Warn of options that were given another value than the saved ones, which are the ones in force."""
-    others = {"params", "param_names", "initial_lr", "initial_momentum"}
-    changed: dict[str, str] = {}
-    for index, (old, new) in enumerate(zip(state_dict["param_groups"], optimizer.param_groups)):
-        scheduled = {"momentum", "betas"} if "initial_momentum" in old else set()
-        for option in [key for key in new if key in old and key not in others | scheduled]:
-            was, now = (group.get(f"initial_{option}", group[option]) for group in (old, new))
-            if type(was) is type(now) and not isinstance(was, Tensor) and was != now:
-                changed.setdefault(option, f"{option}={was!r} rather than {now!r} (group {index})")
-    if changed:
-        print_log(
-            f"The saved state of {type(optimizer).__name__} stays in force: {', '.join(changed.values())}. To train on "
-            "with other values, begin anew from the weights (load_from)",
-            "current",
-            logging.WARNING,
-        )
-
-
-def _short(sizes: list[int]) -> str:
-    return str(sizes) if len(sizes) <= 8 else f"[{', '.join(map(str, sizes[:8]))}, ...]"
+def _warn(text: str) -> None:
+    print_log(text, "current", logging.WARNING)

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from difflib import get_close_matches
-from typing import Any
+import functools
+import inspect
+import re
+import types
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.optim import Optimizer
 
-from lazyengine.checkpoint import unwrap_module
+from .. import _torch
+from ..checkpoint import unwrap_module
+from ..errors import UsageTypeError
+from ..text import did_you_mean, listed, table
+from ._checks import require, require_int
 
-from ._layer_decay import layer_scales
-
-_NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_NORMS = (*_torch.batch_norms(), *_torch.instance_norms(), nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_NORM_NAME = re.compile(r"Norm(?![a-z])")  # of transformers, timm, x-transformers ...; not "Normed", "Normalizer"
 _DEFORMABLE = ("DeformConv2d", "ModulatedDeformConv2d")  # of mmcv, which need not be installed
 _MULTIPLIERS = {"lr_mult": "lr", "decay_mult": "weight_decay"}
 _GROUP_BY = ("options", "key", "param")
 # Parts that wrappers put into names and that no user writes.
 _WRAPPER_PARTS = ("_orig_mod.", "_checkpoint_wrapped_module.")
+_OF_SCHEDULERS = ("initial_", "max_", "min_", "base_", "swa_")  # what torch's schedulers write into groups
+NOT_OPTIONS = {"params", "param_names", "initial_lr", "initial_momentum"}
+
+# A numbered block: `blocks.3` (timm), `encoder.layer.3` (transformers), `h.3` (GPT-2), `resblocks.3` (CLIP),
+# `layers.encoder_layer_3` (torchvision), `stages.1.blocks.3` (Swin, ConvNeXt: every level counts).
+_BLOCK = re.compile(r"(?:^|\.)(?:blocks?|layers?|h|resblocks|stages?|encoder_layers?|decoder_layers?)[._](\d+)(?=\.|$)")
+_STEM = re.compile(
+    r"(?:^|\.)(?:patch_embed\w*|pos_embed\w*|position_embed\w*|positional_embedding|embed\w*|cls_token|class_token|"
+    r"class_embedding|dist_token|mask_token|reg_token|register_tokens|tok_embed\w*|token_embed\w*|wte|wpe|stem|"
+    r"conv_proj|patch_embedding|shared)(?:\.|$)"
+)
 
 
 class ParamGroup(dict[str, Any]):
@@ -35,69 +49,19 @@ class ParamGroup(dict[str, Any]):
     def setdefault(self, key: str, default: Any = None, /) -> Any:
         """Set ``key`` to ``default``, multiplied where the group has a multiplier for it, unless it is set."""
         if key not in self:
-            multiplier = self.get({"lr": "lr_mult", "weight_decay": "decay_mult"}.get(key, ""), 1.0)
-            self[key] = default if multiplier == 1.0 else default * multiplier
+            multiplier = next((self.get(m, 1.0) for m, option in _MULTIPLIERS.items() if option == key), 1.0)
+            what = f"{key}=None: the optimizer sets it itself, so that it has nothing to multiply by {multiplier}"
+            has_value = multiplier == 1.0 or default is not None
+            require(has_value, f"{what}; give the optimizer a {key}, or no multiplier")
+            value: Any = default
+            self[key] = value if multiplier == 1.0 else value * multiplier
         return self[key]
 
 
-@dataclass
-class _Rules:
-    """The arguments of `param_groups` that decide about one parameter."""
-
-    custom_keys: dict[str, dict[str, Any]]
-    bias_lr_mult: float | None
-    bias_decay_mult: float | None
-    norm_decay_mult: float | None
-    dwconv_decay_mult: float | None
-    flat_decay_mult: float | None
-    dcn_offset_lr_mult: float | None
-    sorted_keys: list[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.sorted_keys = sorted(sorted(self.custom_keys), key=len, reverse=True)
-
-    def decide(self, entry: _Entry) -> tuple[str | None, dict[str, Any]]:
-        """Return the matched key, if any, and the options of a parameter; multipliers of 1 are left out."""
-        key = next((key for key in self.sorted_keys if key in entry.matched_name), None)
-        options = dict(self.custom_keys[key]) if key is not None else self._by_kind(entry)
-        return key, {name: value for name, value in options.items() if not (name in _MULTIPLIERS and value == 1.0)}
-
-    def _by_kind(self, entry: _Entry) -> dict[str, Any]:
-        is_norm = isinstance(entry.module, _NORMS)
-        is_conv = isinstance(entry.module, nn.Conv2d)
-        is_bias = entry.own_name == "bias"
-        options: dict[str, Any] = {}
-        if is_bias and not is_norm and not entry.inside_deformable and self.bias_lr_mult is not None:
-            options["lr_mult"] = self.bias_lr_mult
-        if (
-            entry.inside_deformable
-            and is_conv
-            and "conv_offset" in entry.prefix
-            and self.dcn_offset_lr_mult is not None
-        ):
-            options["lr_mult"] = self.dcn_offset_lr_mult
-        # A convolution of one input channel and one group is no depthwise one.
-        is_depthwise = is_conv and entry.module.in_channels == entry.module.groups > 1
-        decay_mult = None
-        if is_norm and self.norm_decay_mult is not None:
-            decay_mult = self.norm_decay_mult
-        elif is_bias and not entry.inside_deformable and self.bias_decay_mult is not None:
-            decay_mult = self.bias_decay_mult
-        elif is_depthwise and self.dwconv_decay_mult is not None:
-            decay_mult = self.dwconv_decay_mult
-        elif entry.parameter.ndim == 1 and not entry.inside_deformable and self.flat_decay_mult is not None:
-            decay_mult = self.flat_decay_mult
-        if decay_mult is not None:
-            options["decay_mult"] = decay_mult
-        return options
-
-
-@dataclass
-class _Entry:
+class _Entry(NamedTuple):
     """One place at which a parameter is registered; a shared parameter has several."""
 
-    prefix: str
-    own_name: str
+    path: str  # what custom keys are searched in: the name, with a dot before a parameter of the root (as mmengine)
     parameter: Tensor
     module: Any
     inside_deformable: bool
@@ -105,12 +69,7 @@ class _Entry:
     @property
     def name(self) -> str:
         """Full name of the parameter."""
-        return f"{self.prefix}.{self.own_name}" if self.prefix else self.own_name
-
-    @property
-    def matched_name(self) -> str:
-        """What custom keys are searched in: the name, with a dot before a parameter of the root (as mmengine)."""
-        return f"{self.prefix}.{self.own_name}"
+        return self.path.removeprefix(".")
 
 
 def param_groups(
@@ -139,7 +98,8 @@ def param_groups(
             of the optimizer. The longest key wins, then the alphabetically first; it sets aside the multipliers below.
         bias_lr_mult: Factor of the learning rate of biases, except those of norm layers and of DCN offsets.
         bias_decay_mult: Factor of the weight decay of biases, except those of norm layers and of DCN offsets.
-        norm_decay_mult: Factor of the weight decay of all parameters of norm layers.
+        norm_decay_mult: Factor of the weight decay of all parameters of norm layers: torch's, and those of other
+            libraries, which are known by their name and the shape of their parameters.
         dwconv_decay_mult: Factor of the weight decay of depthwise `Conv2d` layers.
         flat_decay_mult: Factor of the weight decay of other parameters with one dimension.
         dcn_offset_lr_mult: Factor of the learning rate of the offset layers of deformable convolutions.
@@ -156,62 +116,101 @@ def param_groups(
         A list of dicts with ``params``, ``param_names``, the options and multipliers, in the order of the model.
 
     Raises:
-        ValueError: If a key matches no parameter, an option looks misspelled, a value is out of range, names of a
-            shared parameter disagree, or nothing is left to train.
+        UsageValueError: If a key or a multiplier matches no parameter, an option looks misspelled, a value is out of
+            range, names of a shared parameter disagree, or nothing is left to train.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"param_groups needs a torch.nn.Module; got {type(model).__name__}")
-    if group_by not in _GROUP_BY:
-        raise ValueError(f"group_by must be one of {_GROUP_BY}; got {group_by!r}")
-    if layer_decay is not None and not 0 < layer_decay <= 1:
-        raise ValueError(f"layer_decay must be in (0, 1]; got {layer_decay!r}")
-    if layer_id is not None and layer_decay is None:
-        raise ValueError("layer_id is only used with layer_decay; give both")
-    custom_keys = dict(custom_keys or {})
-    rules = _Rules(
-        custom_keys,
-        bias_lr_mult,
-        bias_decay_mult,
-        norm_decay_mult,
-        dwconv_decay_mult,
-        flat_decay_mult,
-        dcn_offset_lr_mult,
-    )
-    entries = list(_entries(model))
-    _check_keys(custom_keys, entries)
-    trainable = [entry for entry in entries if entry.parameter.requires_grad]
-    if not trainable:
-        raise ValueError(f"{type(model).__name__} has no trainable parameter: nothing to optimize")
-    scales = layer_scales([e.name for e in entries], layer_decay, layer_id) if layer_decay is not None else {}
-    return _grouped(_decide(trainable, rules, scales, bypass_duplicate), group_by)
+        raise UsageTypeError(f"param_groups needs a torch.nn.Module; got {type(model).__name__}")
+    require(group_by in _GROUP_BY, f"group_by must be one of {_GROUP_BY}; got {group_by!r}")
+    require(layer_decay is None or 0 < layer_decay <= 1, f"layer_decay must be in (0, 1]; got {layer_decay!r}")
+    require(layer_id is None or layer_decay is not None, "layer_id is only used with layer_decay; give both")
 
-
-def _decide(
-    entries: list[_Entry], rules: _Rules, scales: dict[str, float], bypass_duplicate: bool
-) -> Iterator[tuple[_Entry, str | None, dict[str, Any]]]:
-    """Yield each parameter once, with the custom key that matched it and its options, scaled for its layer."""
-    decided: dict[int, tuple[str, dict[str, Any]]] = {}
-    for entry in entries:
-        key, options = rules.decide(entry)
+    def choose(entry: _Entry) -> tuple[str | None, dict[str, Any]]:
+        """Return the custom key that matches a parameter, and its options, scaled for its layer."""
+        key = next((key for key in sorted_keys if key in entry.path), None)
+        options = by_kind(entry, given) if key is None else keys[key]
+        options = {name: value for name, value in options.items() if not (name in _MULTIPLIERS and value == 1.0)}
         scale = scales.get(entry.name, 1.0)
         if scale != 1.0 and "lr" not in options:
             options["lr_mult"] = options.get("lr_mult", 1.0) * scale
-        first = decided.get(id(entry.parameter))
-        if first is not None:
-            _check_shared(first, entry.name, options, bypass_duplicate)
-            continue
-        decided[id(entry.parameter)] = (entry.name, options)
-        yield entry, key, options
+        return key, options
+
+    multipliers = {
+        "bias_lr_mult": bias_lr_mult,
+        "dcn_offset_lr_mult": dcn_offset_lr_mult,
+        "norm_decay_mult": norm_decay_mult,
+        "bias_decay_mult": bias_decay_mult,
+        "dwconv_decay_mult": dwconv_decay_mult,
+        "flat_decay_mult": flat_decay_mult,
+    }
+    given = {name: value for name, value in multipliers.items() if value is not None}
+    keys = custom_keys or {}
+    sorted_keys = sorted(sorted(keys), key=len, reverse=True)
+    entries = list(_entries_of(unwrap_module(model), "", False))
+    _check_keys(keys, entries)
+    matched = set().union(*map(kinds_of, entries))
+    for name in given:
+        kinds = listed(sorted({type(e.module).__name__ for e in entries}))
+        what = f"{name}={given[name]}: {type(model).__name__} has no such parameter; its layers are {kinds}"
+        require(name in matched, f"{what}. Leave it out, or name what is meant in custom_keys")
+    trainable = [entry for entry in entries if entry.parameter.requires_grad]
+    require(bool(trainable), f"{type(model).__name__} has no trainable parameter: nothing to optimize")
+    scales = layer_scales([e.name for e in entries], layer_decay, layer_id) if layer_decay is not None else {}
+    return _grouped(trainable, choose, bypass_duplicate, group_by)
 
 
-def _grouped(decided: Iterable[tuple[_Entry, str | None, dict[str, Any]]], group_by: str) -> list[ParamGroup]:
+def kinds_of(entry: _Entry) -> set[str]:
+    """Return the multipliers whose kind of parameter this is."""
+    module, is_free = entry.module, not entry.inside_deformable
+    is_conv, is_bias, is_norm = isinstance(module, nn.Conv2d), entry.path.endswith(".bias"), is_norm_layer(module)
+    holds = {
+        "bias_lr_mult": is_bias and not is_norm and is_free,
+        "dcn_offset_lr_mult": is_conv and not is_free and "conv_offset" in entry.path.rpartition(".")[0],
+        "norm_decay_mult": is_norm,
+        "bias_decay_mult": is_bias and is_free,
+        # A convolution of one input channel and one group is no depthwise one.
+        "dwconv_decay_mult": is_conv and module.in_channels == module.groups > 1,
+        "flat_decay_mult": entry.parameter.ndim == 1 and is_free,
+    }
+    return {name for name, is_so in holds.items() if is_so}
+
+
+def by_kind(entry: _Entry, given: dict[str, float]) -> dict[str, Any]:
+    """Return the options that the kind of a parameter asks for: of each option the first multiplier that holds."""
+    kinds = kinds_of(entry)
+    chosen = [name for name in given if name in kinds]
+    return {"lr_mult" if name.endswith("_lr_mult") else "decay_mult": given[name] for name in reversed(chosen)}
+
+
+def is_norm_layer(module: nn.Module) -> bool:
+    """Return whether a layer normalizes: one of torch's, or one called so (``LlamaRMSNorm``) of flat parameters."""
+    if isinstance(module, _NORMS):
+        return True
+    own = list(module.parameters())
+    is_flat = all(parameter.numel() == max(parameter.shape, default=1) for parameter in own)
+    return is_flat and not any(module.children()) and _NORM_NAME.search(type(module).__name__) is not None
+
+
+def _grouped(
+    entries: list[_Entry],
+    choose: Callable[[_Entry], tuple[str | None, dict[str, Any]]],
+    bypass_duplicate: bool,
+    group_by: str,
+) -> list[ParamGroup]:
+    """Return each parameter once, in the group of those with the same options (or key, or alone)."""
     groups: dict[Any, ParamGroup] = {}
-    for entry, key, options in decided:
-        identity: Any = tuple(sorted((name, repr(value)) for name, value in options.items()))
-        if group_by == "key":
-            identity = (key, identity)
-        elif group_by == "param":
-            identity = entry.name
+    chosen: dict[int, tuple[str, str]] = {}
+    for entry in entries:
+        key, options = choose(entry)
+        alike = repr(sorted(options.items()))
+        if id(entry.parameter) in chosen:
+            first_name, first = chosen[id(entry.parameter)]
+            what = f"{first_name!r} and {entry.name!r} are the same parameter, but their options differ"
+            advice = "Give both the same, or bypass_duplicate=True to let the first name decide"
+            require(bypass_duplicate or first == alike, f"{what}: {first} and {alike}. {advice}")
+            continue
+        chosen[id(entry.parameter)] = entry.name, alike
+        identity: Any = {"options": alike, "key": (key, alike), "param": entry.name}[group_by]
         if identity not in groups:
             label = {"name": key or "(no key)"} if group_by == "key" else {}
             groups[identity] = ParamGroup(params=[], param_names=[], **label, **options)
@@ -221,32 +220,41 @@ def _grouped(decided: Iterable[tuple[_Entry, str | None, dict[str, Any]]], group
 
 
 def check_groups(optimizer: Optimizer) -> None:
-    """Check that an optimizer took all that its groups from `param_groups` ask for.
+    """Check that an optimizer took all that its groups ask for.
 
     Raises:
-        ValueError: If a group has an option that the optimizer does not know, or a multiplier was not applied.
+        UsageValueError: If a group has an option that the optimizer does not know, or a multiplier was not applied.
     """
-    defaults = optimizer.defaults
-    for group in optimizer.param_groups:
+    name, defaults = type(optimizer).__name__, optimizer.defaults
+    known = {*defaults, *_MULTIPLIERS, *NOT_OPTIONS, "name"}
+    for index, group in enumerate(optimizer.param_groups):
         for multiplier, option in _MULTIPLIERS.items():
-            if multiplier not in group:
-                continue
-            if option not in defaults:
-                raise ValueError(f"{multiplier} is given but {type(optimizer).__name__} has no {option} to multiply")
-            if not isinstance(group, ParamGroup) and group[option] is defaults[option] and group[multiplier] != 1.0:
-                raise ValueError(
-                    f"{type(optimizer).__name__} ignored {multiplier}={group[multiplier]}: it does not take its groups "
-                    f"as torch's optimizers do. Set {option} itself in custom_keys"
-                )
-        if isinstance(group, ParamGroup):
-            known = {*defaults, *_MULTIPLIERS, "params", "param_names", "name", "initial_lr", "initial_momentum"}
-            for option in group.keys() - known:
-                close = get_close_matches(option, known, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise ValueError(
-                    f"custom_keys sets {option!r}, but {type(optimizer).__name__} has no such option; "
-                    f"it has {', '.join(sorted(defaults))}{hint}"
-                )
+            factor = group.get(multiplier)
+            has_option = factor is None or option in defaults
+            require(has_option, f"{multiplier} is given but {name} has no {option} to multiply")
+            is_taken = isinstance(group, ParamGroup) or group.get(option) is not defaults.get(option)
+            what = f"{name} ignored {multiplier}={factor}: it does not take its groups as torch's optimizers do"
+            require(is_taken or factor in (None, 1.0), f"{what}. Set {option} itself in custom_keys")
+        for option in sorted(group.keys() - known):
+            is_label = isinstance(group[option], str) or option.startswith(_OF_SCHEDULERS)
+            if not is_label and option not in _read_by(type(optimizer)):
+                hint = f"it has {listed(sorted(defaults), 20)}.{did_you_mean(option, known)}"
+                advice = " Scale rates with lr_mult or layer_decay of param_groups." if option == "lr_scale" else ""
+                require(False, f"group {index} sets {option!r}, but {name} has no such option; {hint}{advice}")
+
+
+@functools.cache
+def _read_by(kind: type) -> set[str]:
+    """Return the texts in the code of an optimizer's class: the options that it may read without a default."""
+    own = [base for base in kind.__mro__ if base not in Optimizer.__mro__]
+    functions = [inspect.unwrap(value) for base in own for value in vars(base).values() if callable(value)]
+    waiting = [function.__code__ for function in functions if hasattr(function, "__code__")]
+    texts: set[str] = set()
+    while waiting:
+        constants = waiting.pop().co_consts
+        texts.update(value for value in constants if isinstance(value, str))
+        waiting += [value for value in constants if isinstance(value, types.CodeType)]
+    return texts
 
 
 def param_group_table(optimizer: Any, max_names: int = 3) -> str:
@@ -257,21 +265,16 @@ def param_group_table(optimizer: Any, max_names: int = 3) -> str:
         max_names: Number of parameter names shown for each group.
     """
     groups = optimizer if isinstance(optimizer, list) else optimizer.param_groups
-    hidden = {"params", "param_names", "initial_lr", "initial_momentum"}
-    options = [key for key in dict.fromkeys(key for group in groups for key in group) if key not in hidden]
+    options = [key for key in dict.fromkeys(key for group in groups for key in group) if key not in NOT_OPTIONS]
     shown = [key for key in options if key in ("lr", "weight_decay") or len({repr(g.get(key)) for g in groups}) > 1]
-    rows = [["group", *shown, "tensors", "elements", "parameters"]]
+    rows: list[list[object]] = [["group", *shown, "tensors", "elements", "parameters"]]
     for index, group in enumerate(groups):
         names = group.get("param_names", [])
         more = f", and {len(names) - max_names} more" if len(names) > max_names else ""
         elements = sum(parameter.numel() for parameter in group["params"])
         cells = [_cell(group.get(key)) for key in shown]
-        rows.append(
-            [str(index), *cells, str(len(group["params"])), f"{elements:,}", ", ".join(names[:max_names]) + more]
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    return "\n".join(lines)
+        rows.append([index, *cells, len(group["params"]), f"{elements:,}", ", ".join(names[:max_names]) + more])
+    return table(rows)
 
 
 def _cell(value: Any) -> str:
@@ -280,17 +283,13 @@ def _cell(value: Any) -> str:
     return f"{float(value):.6g}" if isinstance(value, float | Tensor) and not isinstance(value, bool) else str(value)
 
 
-def _entries(model: nn.Module) -> Iterator[_Entry]:
-    yield from _entries_of(unwrap_module(model), "", False)
-
-
 def _entries_of(module: nn.Module, prefix: str, inside_deformable: bool) -> Iterator[_Entry]:
     # Depth first with the module's own parameters ahead: the order of mmengine, and one visit for each name.
     for own_name, parameter in module.named_parameters(recurse=False):
         clean = f"{prefix}."
         for part in _WRAPPER_PARTS:
             clean = clean.replace(part, "")
-        yield _Entry(clean[:-1], own_name, parameter, module, inside_deformable)
+        yield _Entry(clean + own_name, parameter, module, inside_deformable)
     is_deformable = any(base.__name__ in _DEFORMABLE for base in type(module).__mro__)
     for child_name, child in module.named_children():
         yield from _entries_of(child, f"{prefix}.{child_name}" if prefix else child_name, is_deformable)
@@ -298,35 +297,66 @@ def _entries_of(module: nn.Module, prefix: str, inside_deformable: bool) -> Iter
 
 def _check_keys(custom_keys: dict[str, dict[str, Any]], entries: list[_Entry]) -> None:
     for key, options in custom_keys.items():
+        where = f"custom_keys[{key!r}]"
         if not isinstance(options, dict):
-            raise TypeError(f"custom_keys[{key!r}] must be a dict such as dict(lr_mult=0.1); got {options!r}")
-        if not any(key in entry.matched_name for entry in entries):
+            raise UsageTypeError(f"{where} must be a dict such as dict(lr_mult=0.1); got {options!r}")
+        if not any(key in entry.path for entry in entries):
             paths = {e.name.rsplit(".", depth)[0] for e in entries for depth in range(e.name.count(".") + 1)}
             parts = {part for path in paths for part in path.split(".") if not part.isdigit()}
-            close = get_close_matches(key, sorted(paths | parts), n=3)
-            hint = f"did you mean {', '.join(map(repr, close))}?" if close else f"its modules are {_top_names(entries)}"
-            raise ValueError(f"custom_keys: {key!r} is part of no parameter name of the model; {hint}")
+            top = listed(dict.fromkeys(entry.name.split(".")[0] for entry in entries))
+            hint = did_you_mean(key, sorted(paths | parts)) or f" Its modules are {top}."
+            require(False, f"custom_keys: {key!r} is part of no parameter name of the model.{hint}")
         for option, value in options.items():
-            close = get_close_matches(option, _MULTIPLIERS, n=1, cutoff=0.75)
-            if option not in _MULTIPLIERS and close:
-                raise ValueError(f"custom_keys[{key!r}]: unknown option {option!r}; did you mean {close[0]!r}?")
-            if option in _MULTIPLIERS and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
-                raise ValueError(f"custom_keys[{key!r}]: {option} must be a number from 0 on; got {value!r}")
-            if option in _MULTIPLIERS and _MULTIPLIERS[option] in options:
-                raise ValueError(f"custom_keys[{key!r}]: give {option} or {_MULTIPLIERS[option]}, not both")
+            base = _MULTIPLIERS.get(option)
+            if base is None:
+                hint = did_you_mean(option, _MULTIPLIERS, cutoff=0.75)
+                require(not hint, f"{where}: unknown option {option!r}.{hint}")
+                continue
+            is_factor = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+            require(is_factor, f"{where}: {option} must be a number from 0 on; got {value!r}")
+            require(base not in options, f"{where}: give {option} or {base}, not both")
 
 
-def _top_names(entries: list[_Entry]) -> str:
-    return ", ".join(dict.fromkeys(entry.name.split(".")[0] for entry in entries))
+def layer_scales(
+    names: Sequence[str], layer_decay: float, layer_id: Callable[[str], int] | None = None
+) -> dict[str, float]:
+    """Return the factor of the learning rate of every parameter: ``layer_decay ** (last_layer - layer)``.
+
+    Layer 0 is the stem (embeddings, tokens), then comes one layer a block in the order of the model, and last what
+    follows the blocks (final norm, head), whose factor is 1. Parameters of a stage outside its blocks (a downsampling)
+    belong to the stage's last block. The formula is that of ELECTRA (Clark et al., ICLR 2020), applied to vision
+    transformers by BEiT (Bao et al., ICLR 2022).
+
+    Args:
+        names: Full names of the parameters, in the order of the model.
+        layer_decay: Factor from one layer to the one before it, in `(0, 1]`.
+        layer_id: Gives the layer of a parameter by its name where the usual names do not fit; 0 is the stem, the
+            greatest number that it returns the head.
+
+    Raises:
+        UsageValueError: If no name looks like a numbered block, or ``layer_id`` returns something that is no layer.
+    """
+    layers = {name: layer_id(name) for name in names} if layer_id else _layers_by_name(names)
+    for name, layer in layers.items():
+        require_int(f"layer_id({name!r})", layer, 0)
+    last = max(layers.values(), default=0)
+    return {name: layer_decay ** (last - layer) for name, layer in layers.items()}
 
 
-def _check_shared(
-    first: tuple[str, dict[str, Any]], name: str, options: dict[str, Any], bypass_duplicate: bool
-) -> None:
-    first_name, first_options = first
-    if not bypass_duplicate and repr(sorted(first_options.items())) != repr(sorted(options.items())):
-        raise ValueError(
-            f"{first_name!r} and {name!r} are the same parameter, but their options differ: {first_options} and "
-            f"{options}. "
-            "Give both the same, or bypass_duplicate=True to let the first name decide"
-        )
+def _layers_by_name(names: Sequence[str]) -> dict[str, int]:
+    # The prefixes that end in a block's number: `a.layers.1.blocks.0.w` has two.
+    paths = {name: tuple(name[: match.end()] for match in _BLOCK.finditer(name)) for name in names}
+    blocks = dict.fromkeys(path for path in paths.values() if path)
+    # A path that others extend is not a block of its own (`stages.1` beside `stages.1.blocks.0`).
+    blocks = [b for b in blocks if not any(other != b and other[: len(b)] == b for other in blocks)]
+    what = "layer_decay: no parameter name holds a numbered block such as 'blocks.0.' or 'encoder.layer.0.'"
+    advice = "pass layer_id=a function from the parameter's name to its layer"
+    require(bool(blocks), f"{what} (names begin with {', '.join(names[:3])}); {advice}")
+    number = {block: index + 1 for index, block in enumerate(blocks)}
+    layers = {}
+    for name, path in paths.items():
+        if path:
+            layers[name] = max(index for block, index in number.items() if block[: len(path)] == path)
+        else:
+            layers[name] = 0 if _STEM.search(name) else len(blocks) + 1
+    return layers

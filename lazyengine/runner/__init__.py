@@ -1,11 +1,11 @@
 """The Runner, its loops, and checkpoints."""
 
-from ..checkpoint import find_latest_checkpoint, load_checkpoint, save_checkpoint
-from .loops import EpochBasedTrainLoop, IterBasedTrainLoop, TestLoop, ValLoop
+from ..checkpoint import LoadFrom, find_latest_checkpoint, load_checkpoint, save_checkpoint
+from .loops import BaseTrainLoop, EpochBasedTrainLoop, IterBasedTrainLoop, TestLoop, ValLoop
 from .runner import Runner
-from .state import LoadFrom
 
 __all__ = [
+    "BaseTrainLoop",
     "EpochBasedTrainLoop",
     "IterBasedTrainLoop",
     "LoadFrom",

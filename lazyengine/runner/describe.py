@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
-from ..analysis import summary
-from ..optim import OptimWrapperDict, param_group_table
+from torch import nn
+
+from ..optim import OptimWrapper, param_group_table
+from ..text import table
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -16,16 +19,102 @@ def describe(runner: Runner) -> str:
 
     Builds the model and the hooks where they are not built yet; no dataset, no loop and no optimizer.
     """
-    schedule = runner.hook_schedule
-    parts = ["hooks, point by point:", schedule.timeline()]
-    parts.extend(f"warning: {warning}" for warning in schedule.warnings())
-    parts += ["", "model:", summary(runner.model)]
-    return "\n".join(parts)
+    return "\n".join([describe_hooks(runner), "", "model:", summary(runner.model)])
+
+
+def describe_hooks(runner: Runner) -> str:
+    """Return the hooks timeline with its warnings; builds the hooks."""
+    hooks = runner.hooks
+    return "\n".join(
+        ["hooks, point by point:", hooks.timeline(), *(f"warning: {warning}" for warning in hooks.warnings())]
+    )
+
+
+def describe_training(runner: Runner, resume_from: str | None) -> str:
+    """Return what is about to be trained, on a few lines; everything that training needs is built.
+
+    Args:
+        runner: The runner.
+        resume_from: The checkpoint that was resumed, None where training begins anew.
+    """
+    loop = runner.train_loop
+    dataset = getattr(loop.dataloader, "dataset", None)
+    data = [type(dataset).__name__] if dataset is not None else []
+    with contextlib.suppress(TypeError):  # a stream has no length
+        data.append(f"{len(dataset):,} samples")  # type: ignore[arg-type]
+    if loop.epoch_length is not None:
+        data.append(f"{loop.epoch_length:,} batches {'an epoch' if loop.max_epochs is not None else 'a pass'}")
+    length = [f"{loop.max_epochs:,} epochs"] if loop.max_epochs is not None else []
+    begins = "anew" if runner.load_from is None else f"anew, with the weights of {runner.load_from.path}"
+    if resume_from is not None:
+        begins = f"after epoch {runner.epoch}, iteration {runner.num_iters_completed:,}"
+    rows: list[tuple[str, str]] = [
+        ("model", summary(runner.model).partition("\n")[0]),
+        *(
+            (f"optimizer {name}".rstrip(), _optimizer(wrapper))
+            for name, wrapper in runner.optim_wrapper.named().items()
+        ),
+        ("data", ", ".join(data)),
+        ("length", ", ".join([*length, f"{loop.max_iters:,} iterations"])),
+        ("begins", begins),
+        ("details", runner.folder.log_file),
+    ]
+    return table([row for row in rows if row[1]], indent="  ")
+
+
+def _optimizer(wrapper: OptimWrapper) -> str:
+    groups = wrapper.param_groups
+    rates = sorted({float(group.get("initial_lr", group["lr"])) for group in groups if group.get("lr") is not None})
+    spread = [f"lr {rates[0]:.4g}{f' to {rates[-1]:.4g}' if len(rates) > 1 else ''}"] if rates else []
+    number = f"{len(groups)} parameter group{'s' * (len(groups) > 1)}"
+    return ", ".join([type(wrapper.optimizer).__name__, number, *spread])
 
 
 def describe_optimizer(runner: Runner) -> str:
     """Return the table of parameter groups of each optimizer; builds the optimizer."""
-    wrapper = runner.optim_wrapper
-    if isinstance(wrapper, OptimWrapperDict):
-        return "\n".join(f"{name}:\n{param_group_table(each)}" for name, each in wrapper.items())
-    return param_group_table(wrapper)
+    tables = {name: param_group_table(wrapper) for name, wrapper in runner.optim_wrapper.named().items()}
+    return "\n".join(f"{name}:\n{text}" if name else text for name, text in tables.items())
+
+
+def summary(model: nn.Module) -> str:
+    """Return what a model consists of: its parameters by direct child, and how it prepares its data.
+
+    A parameter that is used in several places counts once, where it comes first.
+
+    Args:
+        model: The model, whole or sharded by FSDP2.
+
+    Returns:
+        A few lines: totals, the data preprocessor if there is one, and one line for each child with parameters.
+    """
+    seen: set[int] = set()
+    rows: list[tuple[str, str, int, int]] = []
+    own = _count(model, seen, recurse=False)
+    for name, child in model.named_children():
+        total, frozen = _count(child, seen)
+        if total:
+            rows.append((name, type(child).__name__, total, frozen))
+    if own[0]:
+        rows.append(("(its own)", "", *own))
+    total, frozen = sum(row[2] for row in rows), sum(row[3] for row in rows)
+    lines = [f"{type(model).__name__}: {total:,} parameters, {total - frozen:,} trained, {frozen:,} frozen"]
+    preprocessor = getattr(model, "data_preprocessor", None)
+    if isinstance(preprocessor, nn.Module):
+        lines.append(f"  data_preprocessor: {type(preprocessor).__name__}({preprocessor.extra_repr()})")
+    cells = [(name, kind, f"{count:>13,}", _state(count, frozen)) for name, kind, count, frozen in rows]
+    return "\n".join([*lines, *([table(cells, indent="  ")] if cells else [])])
+
+
+def _state(count: int, frozen: int) -> str:
+    return "" if not frozen else "frozen" if frozen == count else f"{frozen:,} frozen"
+
+
+def _count(module: nn.Module, seen: set[int], recurse: bool = True) -> tuple[int, int]:
+    """Return the numbers of all and of frozen values in the parameters that are not in ``seen`` yet."""
+    total = frozen = 0
+    for parameter in module.parameters(recurse):
+        if id(parameter) not in seen:
+            seen.add(id(parameter))
+            total += parameter.numel()
+            frozen += 0 if parameter.requires_grad else parameter.numel()
+    return total, frozen

@@ -4,79 +4,115 @@ Training, in pseudo-code::
 
     before_train
     for each epoch                                   (IterBasedTrainLoop: no epochs, the rest is the same)
-        seed the random streams from (seed, epoch, rank)
         before_train_epoch
+        tell loader, samplers and dataset which epoch it is
         for each batch
             seed the random streams from (seed, iteration, rank)
             before_train_iter
             outputs = train_step(model, batch, optim_wrapper)      forward, backward, optimizer step
+            count the iteration
             after_train_iter                                       log, step schedulers, save
         after_train_epoch
         validate, if it is due
     after_train
+
+Before every hook point the random streams are seeded from the position and the point, so that what user code draws
+there is the same after a resume.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .. import dist
-from ..dist.comm import exchange_numbers
+from ..dataset import CombinedLoader, check_stream, set_epoch
+from ..dist import exchange_numbers
+from ..errors import UsageRuntimeError, UsageTypeError, UsageValueError
 from ..evaluator import Evaluator
 from ..model import test_step, train_step, val_step
+from ..optim import NonFiniteError
 from .batch import note_batch
-from .sharing import check_global_batch_size, check_shared_out, global_batch_size, share_buffers
+from .position import Position
+from .sharing import check_global_batch_size, check_sampler_is_distributed, global_batch_size, synchronize_buffers
 
 if TYPE_CHECKING:
     from .runner import Runner
 
 
 class BaseTrainLoop:
-    """What the two training loops share: counters, the validation schedule, and one iteration.
+    """What training loops share: the position, the validation schedule, and one iteration.
 
-    Counters are completed counts. While the hooks of an iteration run, `iter` is still the number of iterations
-    completed before it (mmengine's convention), and `state_dict` already counts the one whose weights are there.
+    A loop of one's own derives from it, sets what it counts to, and writes `run`; LOOPS.md in this folder has the
+    protocol and an example.
 
-    The two loops differ in what they count to: `max_epochs` (None without epochs), `max_iters`, and `epoch_length`,
-    the batches of one pass over the loader (None where it does not end).
+    Args:
+        dataloader: Any iterable of batches; several by name; None for a loop that makes its batches.
+        val_begin: As `EpochBasedTrainLoop`, like `val_interval`, `dynamic_intervals` and `allow_inexact_resume`.
 
     Attributes:
-        epoch: Completed epochs (of `IterBasedTrainLoop`: passes over the loader).
-        iter: Completed iterations.
-        batch: Completed batches of the current epoch or pass.
+        max_epochs: Epochs to train; None without epochs. This, and the next two, a subclass sets.
+        max_iters: Iterations to train.
+        epoch_length: Batches of one pass over the loader; None where it does not end.
+        position: Where training stands.
         stop_training: Set it to True to end training at the next boundary, as `EarlyStoppingHook` does.
     """
 
+    max_epochs: Any
+    max_iters: Any
+    epoch_length: Any
+
     def __init__(
         self,
-        dataloader: Any,
-        val_begin: int,
-        val_interval: int,
-        dynamic_intervals: Sequence[tuple[int, int]] | None,
-        allow_inexact_resume: bool,
+        dataloader: Any = None,
+        val_begin: int = 1,
+        val_interval: int = 1,
+        dynamic_intervals: Sequence[tuple[int, int]] | None = None,
+        allow_inexact_resume: bool = False,
+        *,
+        limit: int | None = None,
+        overfit: int | None = None,
+        sanity_val: int = 0,
     ) -> None:
         if val_interval < 0:
-            raise ValueError(f"val_interval={val_interval}: expected a number of epochs or iterations, or 0 for never")
-        self.dataloader = dataloader
+            raise UsageValueError(
+                f"val_interval={val_interval}: expected a number of epochs or iterations, or 0 for never."
+            )
+        _check_numbers(1, limit=limit, overfit=overfit)
+        _check_numbers(0, sanity_val=sanity_val)
+        self.dataloader = CombinedLoader(dataloader) if isinstance(dataloader, Mapping) else dataloader
+        self.limit = limit
+        self.overfit = overfit
+        self.sanity_val = sanity_val
         self.val_begin = val_begin
         self.val_interval = val_interval
         self.dynamic_intervals = sorted(dynamic_intervals or [])
         self.allow_inexact_resume = allow_inexact_resume
-        self.epoch = 0
-        self.iter = 0
-        self.batch = 0
-        self.num_iters_completed = 0
-        self.epoch_length: Any = None
-        self.val_due = False
+        self.position = Position()
         self.stop_training = False
+        self._samples_per_batch = global_batch_size(self.dataloader) or 0
 
     def run(self, runner: Runner) -> None:
-        """Train from where the counters stand to the end."""
+        """Train from where the position stands to the end."""
         raise NotImplementedError
 
+    # ------------------------------------------------------------------ mmengine's counters
+    @property
+    def epoch(self) -> int:
+        """Completed epochs or passes, without the one whose hooks are running."""
+        return self.position.shown_epoch
+
+    @property
+    def iter(self) -> int:
+        """Completed iterations, without the one whose hooks are running."""
+        return self.position.shown_iter
+
+    # ------------------------------------------------------------------ when to validate
     def current_val_interval(self, position: int) -> int:
         """Return the validation interval in force at `position` (epochs or iterations, as the loop counts)."""
         interval = self.val_interval
@@ -92,20 +128,78 @@ class BaseTrainLoop:
             return False
         return position % interval == 0 or position == last
 
+    def validates(self) -> bool:
+        """Whether this training validates at all."""
+        intervals = [self.val_interval, *(interval for _, interval in self.dynamic_intervals)]
+        return any(intervals) and self.val_begin <= (self.max_epochs or self.max_iters)
+
+    def validate_if_due(self, runner: Runner) -> None:
+        """Run the validation that is due at this position, also one that a restart cut off."""
+        if self.position.val_due:
+            if runner.val_loop is not None:
+                runner.is_own_validation = True
+                runner.val_loop.run(runner)
+            self.position.val_due = False
+
+    # ------------------------------------------------------------------ one iteration, one pass
     def run_iter(self, runner: Runner, batch_idx: int, data_batch: Any) -> None:
         """Run one training iteration."""
-        runner.seed_model_stream(self.iter)
+        position, optim_wrapper = self.position, runner.optim_wrapper
+        runner.seed_model_stream(position.iter)
         runner.call_hook("before_train_iter", batch_idx=batch_idx, data_batch=data_batch)
+        optim_wrapper.begin_iteration()
         try:
-            outputs = train_step(runner.model, data_batch, runner.optim_wrapper, forward=runner.forward)
+            outputs = train_step(runner.model, data_batch, optim_wrapper, forward=runner.forward)
         except Exception as error:
-            note_batch(error, f"training iteration {self.iter} (epoch {self.epoch}, batch {batch_idx})", data_batch)
+            where = f"training iteration {position.iter} (epoch {position.epoch}, batch {batch_idx})"
+            note_batch(error, where, data_batch)
+            if isinstance(error, NonFiniteError):
+                iteration = position.iter if error.iteration is None else error.iteration
+                error.add_note(f"lazyengine replay {runner.work_dir} --iter {iteration} --pdb --at nonfinite")
             dist.note_lost_rank(error, "train_step")
             raise
-        self.num_iters_completed = self.iter + 1
-        self.batch += 1
+        position.advance(self._samples_per_batch)
+        if position.iter == self.max_iters:
+            optim_wrapper.flush()
         runner.call_hook("after_train_iter", batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
-        self.iter += 1
+        position.settle()
+
+    def batches_of_pass(self, runner: Runner) -> Iterator[Any]:
+        """Begin the pass of this epoch and return its batches, from the one where the position stands.
+
+        With `overfit` they are copies of the first batches of epoch 0, read once for the pass.
+        """
+        begin, limit = self.position.batch, self.limit
+        if self.overfit is None:
+            self.begin_pass(runner)
+            return itertools.islice(self.dataloader, None if limit is None else max(limit - begin, 0))
+        set_epoch(self.dataloader, 0)
+        kept = list(itertools.islice(self.dataloader, self.overfit))
+        end = self.epoch_length or limit
+        places = itertools.count(begin) if end is None else range(begin, end)
+        return (copy.deepcopy(kept[place % len(kept)]) for place in places if kept)
+
+    def begin_pass(self, runner: Runner) -> None:
+        """Let the next iteration over the loader be the pass of this epoch, from the batch where the position stands.
+
+        Raises:
+            RuntimeError: When the loader can begin in the middle only by reading, and so not exactly.
+        """
+        epoch, batch = self.position.epoch, self.position.batch
+        set_epoch(self.dataloader, epoch)
+        if batch > 0:
+            try:
+                _start_at(self.dataloader, batch)
+            except UsageRuntimeError as error:
+                if not self.allow_inexact_resume:
+                    raise UsageRuntimeError(
+                        f"cannot resume exactly in the middle of an epoch (at batch {batch}): {error}. Use "
+                        "lazyengine.dataset.DataLoader over a map-style dataset, or a stream with shards, resume from "
+                        "a checkpoint at the end of an epoch, or set allow_inexact_resume=True on the loop to begin "
+                        "the epoch's data anew."
+                    ) from None
+        if runner.seed_scheme > 1:
+            runner.seed_model_stream(epoch, "before_train_epoch")  # a foreign sampler draws its order from it
 
     def check_ranks(self) -> None:
         """Make sure that all ranks have the same number of batches. Collective: every rank must call.
@@ -118,70 +212,109 @@ class BaseTrainLoop:
         lengths = [length for (length,) in exchange_numbers([self.epoch_length or -1])]
         if len(set(lengths)) > 1:
             listed = ", ".join(f"rank {rank}: {length}" for rank, length in enumerate(lengths))
-            raise ValueError(
+            raise UsageValueError(
                 f"the train loader has a different number of batches on each rank ({listed}); give every rank the same "
-                "dataset and batch size, and a sampler with round_up=True"
+                "dataset and batch size, and a sampler with round_up=True."
             )
 
-    def validate_if_due(self, runner: Runner) -> None:
-        """Run the validation that is due at this position, also one that a restart cut off."""
-        if self.val_due:
-            if runner.val_loop is not None:
-                runner.val_loop.run(runner)
-            self.val_due = False
+    def enter_epoch(self, runner: Runner) -> None:
+        """Call ``before_train_epoch``; in the middle of an epoch again, which no state of a hook counts."""
+        hooks = runner.hooks
+        runner.is_resuming_epoch = self.position.batch > 0
+        states = hooks.state_dict() if runner.is_resuming_epoch else {}
+        runner.call_point("before_train_epoch", self.position.epoch)
+        if runner.is_resuming_epoch:
+            hooks.load_state_dict(states)
+        runner.is_resuming_epoch = False
 
-    def skip_to(self, batch: int) -> None:
-        """Let the next pass over the loader begin at `batch`.
+    def begin(self, runner: Runner) -> None:
+        """Call ``before_train``, and validate as far as that is asked for or a restart cut it off; `run` does it first.
 
-        Raises:
-            RuntimeError: When the loader can do it only by reading, and so not exactly.
+        Without epochs (`max_epochs` is None) all of training is one for hooks: it begins here, and `finish` ends it.
         """
-        if batch == 0:
-            return
-        reason = _why_no_exact_resume(self.dataloader)
-        if reason is None:
-            self.dataloader.set_start(batch)
-        elif not self.allow_inexact_resume:
-            raise RuntimeError(
-                f"cannot resume exactly in the middle of an epoch (at batch {batch}): {reason}. Use "
-                "lazyengine.dataset.DataLoader over a map-style dataset, resume from a checkpoint at the end of an "
-                "epoch, or set allow_inexact_resume=True on the train loop to begin the epoch's data anew"
-            )
+        position = self.position
+        position.settle()
+        runner.call_point("before_train", 0)
+        if position.iter == 0 and runner.has("val_loop"):
+            if self.sanity_val and runner.val_loop is not None:
+                runner.val_loop.try_batches(runner, self.sanity_val)
+            position.val_due |= self.val_begin == 0 and self.is_val_due(0, self.max_epochs or self.max_iters)
+        self.validate_if_due(runner)
+        if self.max_epochs is None:
+            self.enter_epoch(runner)
 
+    def finish(self, runner: Runner) -> None:
+        """Step with the gradients that are left, and call ``after_train``; the last thing that `run` does."""
+        if self.max_epochs is None:
+            runner.call_point("after_train_epoch", self.position.epoch)
+        runner.optim_wrapper.flush()
+        runner.call_point("after_train", self.position.iter)
+
+    # ------------------------------------------------------------------ state
     def state_dict(self) -> dict[str, Any]:
-        """Return the position: completed epochs, iterations, batches of this epoch, and whether validation is due.
+        """Return the position, and what gives it its meaning: the batches of an epoch, the samples of a global batch.
 
         An iteration is a global batch, the batches of all ranks together, so that the position stays right for another
         number of ranks as long as ranks x batch_size does.
         """
-        state = {"epoch": self.epoch, "iter": self.num_iters_completed, "batch": self.batch, "val_due": self.val_due}
+        state = {**self.position.state_dict(), "epoch_length": self.epoch_length}
         return {**state, "global_batch_size": global_batch_size(self.dataloader)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take a position back.
+        """Restore a position.
 
         Raises:
-            RuntimeError: When a global batch now has another number of samples, so that the position means something
-                else.
+            RuntimeError: When an epoch or a global batch is now another one, so that the position means something
+                else, and `allow_inexact_resume` is off.
         """
+        self.position.load_state_dict(state)
+        saved = state.get("epoch_length")
+        if saved is None and self.position.epoch and self.max_epochs is not None:  # version 0.1 left it out
+            saved = (self.position.iter - self.position.batch) / self.position.epoch
+        length = self.epoch_length
         if not self.allow_inexact_resume:
             check_global_batch_size(self.dataloader, state.get("global_batch_size"))
-        self.epoch, self.iter, self.batch = state["epoch"], state["iter"], state["batch"]
-        self.num_iters_completed = self.iter
-        self.val_due = state["val_due"]
+            if (None not in (saved, length) and saved != length) or (length and self.position.batch > length):
+                raise UsageRuntimeError(
+                    f"the checkpoint was saved after {self.position.iter} iterations, at batch {self.position.batch} "
+                    f"of epoch {self.position.epoch}, whose length was {saved or 'not saved'}, but an epoch now has "
+                    f"{length} batches. The dataset, the batch size or the number of ranks changed: undo that, or set "
+                    "train_loop.allow_inexact_resume=True to go on at the same fraction of training."
+                )
+        elif saved and length:
+            self.position.batch = min(round(self.position.batch / saved * length), length)
+
+    def translate(self, saved: Mapping[str, Any], accumulative_counts: int) -> str | None:
+        """Move a restored position to a boundary between optimizer steps that now have other numbers of batches.
+
+        Args:
+            saved: The state that was restored.
+            accumulative_counts: Batches in an optimizer step now.
+
+        Returns:
+            What the user should know, or None.
+        """
+        excess = min(self.position.iter % accumulative_counts, self.position.batch)
+        self.position.iter -= excess
+        self.position.batch -= excess
+        return None
 
 
 class EpochBasedTrainLoop(BaseTrainLoop):
     """Train for a number of epochs.
 
     Args:
-        dataloader: Any iterable of batches with a length.
+        dataloader: Any iterable of batches with a length; a dict of them is a `CombinedLoader`, all in step.
         max_epochs: Number of epochs, at least 1.
-        val_begin: First epoch (counted from 1) after which validation may happen.
+        val_begin: First epoch (counted from 1) after which validation may happen; 0 for one before the first epoch.
         val_interval: Validate every so many epochs, and after the last one; 0 for never.
         dynamic_intervals: Pairs ``(epoch, val_interval)``: from that epoch on, the interval changes.
-        allow_inexact_resume: Where a loader cannot skip (a stream without state), begin the epoch's data anew after a
-            resume in mid-epoch instead of refusing.
+        allow_inexact_resume: Where the epoch, the batch size or the accumulation is another one on a resume, or a
+            loader cannot skip (a stream without state), go on at the same fraction of training instead of refusing.
+        limit: Batches in an epoch, at most; None for all that the loader has.
+        overfit: Train on the first so many batches of epoch 0 over and over, through epochs of the usual length.
+        sanity_val: Batches of every validation loader to run before the first epoch, which nothing records, so that a
+            mistake in the validation is found at once. ``val_begin=0`` is a whole, recorded validation there.
     """
 
     def __init__(
@@ -193,71 +326,51 @@ class EpochBasedTrainLoop(BaseTrainLoop):
         dynamic_intervals: Sequence[tuple[int, int]] | None = None,
         *,
         allow_inexact_resume: bool = False,
+        limit: int | None = None,
+        overfit: int | None = None,
+        sanity_val: int = 0,
     ) -> None:
-        super().__init__(dataloader, val_begin, val_interval, dynamic_intervals, allow_inexact_resume)
+        trying = {"limit": limit, "overfit": overfit, "sanity_val": sanity_val}
+        super().__init__(dataloader, val_begin, val_interval, dynamic_intervals, allow_inexact_resume, **trying)
         if max_epochs < 1:
-            raise ValueError(f"max_epochs={max_epochs}: expected at least 1")
+            raise UsageValueError(f"max_epochs={max_epochs}: expected at least 1.")
         self.max_epochs = max_epochs
-        self.epoch_length = _length(dataloader)
+        self.epoch_length = limited(_length(self.dataloader), limit)
         self.max_iters = max_epochs * self.epoch_length
-        self._epoch_ended = False
 
     def run(self, runner: Runner) -> None:
-        """Train from where the counters stand to the last epoch."""
-        self.iter = self.num_iters_completed  # one behind when a hook was interrupted in a notebook
-        runner.call_hook("before_train")
-        self.validate_if_due(runner)
-        while self.epoch < self.max_epochs and not self.stop_training:
+        """Train from where the position stands to the last epoch."""
+        self.max_iters = self.max_epochs * self.epoch_length  # somebody may have prolonged it
+        self.begin(runner)
+        while self.position.epoch < self.max_epochs and not self.stop_training:
             self.run_epoch(runner)
             self.validate_if_due(runner)
             runner.stop_if_asked()
-        runner.call_hook("after_train")
+        self.finish(runner)
 
     def run_epoch(self, runner: Runner) -> None:
         """Run what is left of the current epoch."""
-        runner.seed_model_stream(self.epoch, "epoch")
-        runner.call_hook("before_train_epoch")
-        runner.model.train()
-        if self.batch < self.epoch_length:  # not so after a restart that stopped between the last batch and the end
-            self.skip_to(self.batch)
-            for batch_idx, data_batch in enumerate(self.dataloader, self.batch):
+        position = self.position
+        self.enter_epoch(runner)
+        if position.batch < self.epoch_length:  # not so after a restart that stopped between the last batch and the end
+            for batch_idx, data_batch in enumerate(self.batches_of_pass(runner), position.batch):
                 self.run_iter(runner, batch_idx, data_batch)
-                if self.batch < self.epoch_length:
+                if position.batch < self.epoch_length:
                     runner.stop_if_asked()
-        if self.batch != self.epoch_length:
+        if position.batch != self.epoch_length:
             raise RuntimeError(
-                f"the train loader has a length of {self.epoch_length} batches, and gave {self.batch} in epoch "
-                f"{self.epoch}; every rank would wait for the others. Mend its __len__, or use IterBasedTrainLoop"
+                f"the train loader has a length of {self.epoch_length} batches, and gave {position.batch} in epoch "
+                f"{position.epoch}; every rank would wait for the others. Mend its __len__, or use IterBasedTrainLoop"
             )
-        # From here on the epoch counts as completed: what is saved now continues with the next one.
-        self._epoch_ended = True
-        self.val_due = runner.has("val_loop") and self.is_val_due(self.epoch + 1, self.max_epochs)
-        runner.call_hook("after_train_epoch")
-        self._epoch_ended = False
-        self.epoch += 1
-        self.batch = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position; an epoch that ended is the beginning of the next."""
-        state = super().state_dict()
-        if self._epoch_ended:
-            state["epoch"], state["batch"] = state["epoch"] + 1, 0
-        return state
+        position.end_epoch()
+        position.val_due = runner.has("val_loop") and self.is_val_due(position.epoch, self.max_epochs)
+        runner.call_point("after_train_epoch", position.epoch)
+        position.settle()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take a position back.
-
-        Raises:
-            RuntimeError: When the epoch now has another length, so that the position means something else.
-        """
+        """Restore a position; with another length of an epoch, at the same fraction of it."""
         super().load_state_dict(state)
-        if self.iter != self.epoch * self.epoch_length + self.batch and not self.allow_inexact_resume:
-            raise RuntimeError(
-                f"the checkpoint was saved after {self.iter} iterations, at batch {self.batch} of epoch {self.epoch}, "
-                f"but an epoch now has {self.epoch_length} batches. The dataset, the batch size or the number of "
-                "ranks changed: undo that, or set train_loop.allow_inexact_resume=True"
-            )
-        self.batch = min(self.batch, self.epoch_length)
+        self.position.iter = self.position.epoch * self.epoch_length + self.position.batch
 
 
 class IterBasedTrainLoop(BaseTrainLoop):
@@ -266,11 +379,16 @@ class IterBasedTrainLoop(BaseTrainLoop):
     Args:
         dataloader: Any iterable of batches.
         max_iters: Number of iterations, at least 1.
-        val_begin: First iteration (counted from 1) after which validation may happen.
+        val_begin: First iteration (counted from 1) after which validation may happen; 0 for one before it.
         val_interval: Validate every so many iterations, and after the last one; 0 for never.
         dynamic_intervals: Pairs ``(iteration, val_interval)``: from that iteration on, the interval changes.
-        allow_inexact_resume: See `EpochBasedTrainLoop`.
+        allow_inexact_resume: See `EpochBasedTrainLoop`; with another accumulation, the optimizer steps stay.
+        limit: Batches in a pass over the loader, at most; None for all that it has.
+        overfit: See `EpochBasedTrainLoop`.
+        sanity_val: See `EpochBasedTrainLoop`.
     """
+
+    max_epochs = None
 
     def __init__(
         self,
@@ -281,69 +399,66 @@ class IterBasedTrainLoop(BaseTrainLoop):
         dynamic_intervals: Sequence[tuple[int, int]] | None = None,
         *,
         allow_inexact_resume: bool = False,
+        limit: int | None = None,
+        overfit: int | None = None,
+        sanity_val: int = 0,
     ) -> None:
-        super().__init__(dataloader, val_begin, val_interval, dynamic_intervals, allow_inexact_resume)
+        trying = {"limit": limit, "overfit": overfit, "sanity_val": sanity_val}
+        super().__init__(dataloader, val_begin, val_interval, dynamic_intervals, allow_inexact_resume, **trying)
         if max_iters < 1:
-            raise ValueError(f"max_iters={max_iters}: expected at least 1")
-        self.max_epochs = None
+            raise UsageValueError(f"max_iters={max_iters}: expected at least 1.")
         self.max_iters = max_iters
         try:
-            self.epoch_length = len(dataloader)
+            self.epoch_length = limited(len(self.dataloader), limit)
         except TypeError:  # a stream
-            self.epoch_length = None
+            self.epoch_length = limit
 
     def run(self, runner: Runner) -> None:
-        """Train from where the counters stand to the last iteration."""
-        self.iter = self.num_iters_completed  # one behind when a hook was interrupted in a notebook
-        runner.call_hook("before_train")
-        self.validate_if_due(runner)
-        runner.seed_model_stream(self.epoch, "epoch")
-        runner.call_hook("before_train_epoch")
-        batches = self._batches()
-        runner.model.train()
-        while self.iter < self.max_iters and not self.stop_training:
+        """Train from where the position stands to the last iteration."""
+        position = self.position
+        self.begin(runner)
+        batches = self._batches(runner)
+        while position.iter < self.max_iters and not self.stop_training:
             data_batch = next(batches)
-            self.val_due = runner.has("val_loop") and self.is_val_due(self.iter + 1, self.max_iters)
-            self.run_iter(runner, self.iter, data_batch)
+            position.val_due = runner.has("val_loop") and self.is_val_due(position.iter + 1, self.max_iters)
+            self.run_iter(runner, position.iter, data_batch)
             self.validate_if_due(runner)
             runner.stop_if_asked()
-        runner.call_hook("after_train_epoch")
-        runner.call_hook("after_train")
+        self.finish(runner)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position, and the length of a pass, which gives it its meaning."""
-        return {**super().state_dict(), "epoch_length": self.epoch_length}
+        """Return the position and the number of iterations to train."""
+        return {**super().state_dict(), "max_iters": self.max_iters}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take a position back.
+    def translate(self, saved: Mapping[str, Any], accumulative_counts: int) -> str | None:
+        """Keep the number of optimizer steps; say which `max_iters` would keep the number of samples."""
+        former = saved.get("accumulative_counts", accumulative_counts)
+        self.position.iter = saved["iter"] // former * accumulative_counts
+        size, saved_size = global_batch_size(self.dataloader), saved.get("global_batch_size")
+        if size is None or saved_size is None or "max_iters" not in saved:
+            return None
+        left = (saved["max_iters"] - saved["iter"]) * saved_size
+        if abs((self.max_iters - self.position.iter) * size - left) <= 0.01 * left:
+            return None
+        return (
+            f"{left} samples were left to train on, and max_iters={self.max_iters} now means "
+            f"{(self.max_iters - self.position.iter) * size}; "
+            f"max_iters={self.position.iter + round(left / size)} keeps their number"
+        )
 
-        Raises:
-            RuntimeError: When a pass over the loader now has another length, so that the position means something else.
-        """
-        super().load_state_dict(state)
-        saved = state.get("epoch_length")
-        if None not in (saved, self.epoch_length) and saved != self.epoch_length and not self.allow_inexact_resume:
-            raise RuntimeError(
-                f"the checkpoint was saved at batch {self.batch} of a pass of {saved} batches, and a pass now has "
-                f"{self.epoch_length}. The dataset or the batch size changed: undo that, or set "
-                "train_loop.allow_inexact_resume=True"
-            )
-
-    def _batches(self) -> Iterator[Any]:
+    def _batches(self, runner: Runner) -> Iterator[Any]:
         """Yield batches without end; a finite loader begins a new pass."""
+        position = self.position
         while True:
-            start = self.batch
-            self.skip_to(start)
+            begin = position.batch
             empty = True
-            for data_batch in self.dataloader:
+            for data_batch in self.batches_of_pass(runner):
                 empty = False
                 yield data_batch
-            if empty and start == 0:
+            if empty and begin == 0:
                 raise RuntimeError("the train loader gave no batch; check the dataset's length and drop_last")
-            self.epoch += 1
-            self.batch = 0
-            if hasattr(self.dataloader, "set_epoch"):
-                self.dataloader.set_epoch(self.epoch)
+            position.end_epoch()
+            position.settle()
 
 
 class ValLoop:
@@ -354,69 +469,123 @@ class ValLoop:
     a metric (the best checkpoint, early stopping, a plateau scheduler) sees all of them together. Hooks find the name
     of the loader at work in `loader_name`.
 
+    A hook may call `run` (or ``runner.val()``, ``runner.test()``) at any time in a training: such an evaluation is
+    nobody's validation, and training, its random streams included, goes on as if it had not been.
+
     Args:
-        dataloader: Any iterable of batches with a length whose ``dataset`` has one; or several by name.
+        dataloader: Any iterable of batches; or several by name.
         evaluator: An `Evaluator`, a metric or a list of metrics; with several loaders, one of these for each name.
+        precision: ``"float32"``, ``"bfloat16"`` or ``"float16"`` to evaluate in; None evaluates as training computes:
+            as the built optimizer wrapper does or, in a run that only evaluates, as the checkpoint says that it was
+            validated; else in float32.
+        limit: Batches of each loader to evaluate, at most; None for all.
 
     Raises:
-        ValueError: When loaders and evaluators do not have the same names.
+        ValueError: When loaders and evaluators do not have the same names, or for another precision.
 
     Attributes:
         loader_name: Name of the loader whose batches are evaluated now; empty where there is only one.
         evaluators: The evaluators by the names of the loaders.
+        evaluator: The only one, or those by name, as they were given.
     """
 
     mode = "val"
     step = staticmethod(val_step)
 
-    def __init__(self, dataloader: Any | Mapping[str, Any], evaluator: Evaluator | Any | Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        dataloader: Any | Mapping[str, Any],
+        evaluator: Evaluator | Any | Mapping[str, Any],
+        *,
+        precision: str | None = None,
+        limit: int | None = None,
+    ) -> None:
+        _check_numbers(1, limit=limit)
+        if precision not in (None, "float32", "bfloat16", "float16"):
+            raise UsageValueError(f"precision={precision!r}: expected 'float32', 'bfloat16', 'float16' or None.")
         self.dataloader = dataloader
+        self.precision = precision
+        self.limit = limit
         loaders = loaders_of(dataloader)
         given = evaluator if isinstance(evaluator, Mapping) else {"": evaluator}
         if given.keys() != loaders.keys() or not loaders:
-            raise ValueError(
+            raise UsageValueError(
                 f"{type(self).__name__}: the loaders are called {list(loaders)}, the evaluators {list(given)}; give a "
-                "dict with one evaluator for each loader, or one loader and one evaluator without names"
+                "dict with one evaluator for each loader, or one loader and one evaluator without names."
             )
         self.evaluators = {name: e if isinstance(e, Evaluator) else Evaluator(e) for name, e in given.items()}
+        self.evaluator = self.evaluators if isinstance(evaluator, Mapping) else self.evaluators[""]
         self.loader_name = ""
 
     @torch.no_grad()
     def run(self, runner: Runner) -> dict[str, Any]:
         """Run over every loader once and return the metrics. Collective: every rank must call."""
         mode = self.mode
-        runner.call_hook(f"before_{mode}")
-        runner.call_hook(f"before_{mode}_epoch")
-        was_training = runner.model.training
-        runner.model.eval()
-        share_buffers(runner.model)
-        metrics: dict[str, Any] = {}
-        done = 0
-        for name, loader in loaders_of(self.dataloader).items():
-            self.loader_name = name
-            evaluator = self.evaluators[name]
-            evaluator.reset()
-            meta = getattr(getattr(loader, "dataset", None), "metainfo", None)
-            if meta:
-                evaluator.dataset_meta = meta
-            with runner.eval_context():
-                for data_batch in loader:
-                    self.run_iter(runner, done, data_batch)
-                    done += 1
-            values = evaluator.evaluate(len(loader.dataset))
-            prefix = f"{name}/" if name else ""
-            metrics.update({prefix + key: value for key, value in values.items()})
-        if runner.is_training:
-            runner.train_loop.val_due = False  # what hooks save from here on has this validation behind it
-        runner.call_hook(f"after_{mode}_epoch", metrics=metrics)
-        runner.call_hook(f"after_{mode}")
-        runner.model.train(was_training)
+        with runner.evaluation():
+            runner.call_point(f"before_{mode}", 0)
+            runner.call_point(f"before_{mode}_epoch", 0)
+            synchronize_buffers(runner.model)
+            metrics: dict[str, Any] = {}
+            done = 0
+            for name, loader in loaders_of(self.dataloader).items():
+                self.loader_name = name
+                done = self._run_loader(runner, loader, done)
+                values = self.evaluators[name].evaluate(_num_samples(loader))
+                prefix = f"{name}/" if name else ""
+                metrics.update({prefix + key: value for key, value in values.items()})
+            if runner.is_training:
+                runner.train_loop.position.val_due = False  # what hooks save from here on has this validation behind it
+            runner.call_point(f"after_{mode}_epoch", 0, metrics=metrics)
+            runner.call_point(f"after_{mode}", 0)
         return metrics
+
+    @torch.no_grad()
+    def try_batches(self, runner: Runner, number: int) -> None:
+        """Run the first batches of every loader and compute the metrics, which are thrown away; no hook is called.
+
+        The random streams, the modes of the model and what is recorded stay as they were. Collective: every rank must
+        call.
+        """
+        with runner.evaluation():
+            for name, loader in loaders_of(self.dataloader).items():
+                self.loader_name = name
+                evaluator = self._begin_loader(loader)
+                with runner.eval_context(self):
+                    for index, data_batch in enumerate(itertools.islice(loader, limited(number, self.limit))):
+                        self._evaluate_batch(runner, index, data_batch)
+                evaluator.evaluate(_num_samples(loader))
+                evaluator.reset()
+        runner.logger.info("sanity_val: %d batches of each validation loader ran", number)
+
+    def _begin_loader(self, loader: Any) -> Evaluator:
+        evaluator = self.evaluators[self.loader_name]
+        evaluator.reset()
+        meta = getattr(getattr(loader, "dataset", None), "metainfo", None)
+        if meta:
+            evaluator.dataset_meta = meta
+        set_epoch(loader, 0, samplers_only=True)
+        return evaluator
+
+    def _run_loader(self, runner: Runner, loader: Any, done: int) -> int:
+        """Run over one loader whose first batch is the `done`-th of this evaluation; return the number after it."""
+        self._begin_loader(loader)
+        num_common = limited(_common_length(loader), self.limit) if runner.is_training else 0
+        with runner.eval_context(self):
+            for index, data_batch in enumerate(itertools.islice(loader, self.limit)):
+                self.run_iter(runner, done, data_batch)
+                done += 1
+                if index + 1 < num_common:  # a boundary that every rank passes
+                    runner.stop_if_asked()
+        return done
 
     def run_iter(self, runner: Runner, batch_idx: int, data_batch: Any) -> None:
         """Run one batch."""
         runner.seed_model_stream(batch_idx, self.mode)
         runner.call_hook(f"before_{self.mode}_iter", batch_idx=batch_idx, data_batch=data_batch)
+        outputs = self._evaluate_batch(runner, batch_idx, data_batch)
+        runner.call_hook(f"after_{self.mode}_iter", batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
+
+    def _evaluate_batch(self, runner: Runner, batch_idx: int, data_batch: Any) -> Any:
         try:
             outputs = self.step(runner.model, data_batch)  # not by DDP, which would send buffers at every batch
             self.evaluators[self.loader_name].process(data_samples=outputs, data_batch=data_batch)
@@ -424,7 +593,7 @@ class ValLoop:
             where = f" of {self.loader_name!r}" if self.loader_name else ""
             note_batch(error, f"{self.mode} batch {batch_idx}{where}", data_batch)
             raise
-        runner.call_hook(f"after_{self.mode}_iter", batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
+        return outputs
 
 
 class TestLoop(ValLoop):
@@ -443,9 +612,22 @@ def loaders_of(dataloader: Any) -> dict[str, Any]:
 def seed_loaders(dataloader: Any, seed: int) -> None:
     """Give the loaders the seed of the run, unless they have their own; refuse those that ranks do not share out."""
     for loader in loaders_of(dataloader).values():
-        check_shared_out(loader)
+        for inner in getattr(loader, "loaders", {"": loader}).values():
+            check_sampler_is_distributed(inner)
+        check_stream(loader)
         if hasattr(loader, "set_seed") and getattr(loader, "seed", None) is None:
             loader.set_seed(seed)
+
+
+def limited(length: int, limit: int | None) -> int:
+    """Return a number of batches, at most `limit`, where one is set."""
+    return length if limit is None else min(length, limit)
+
+
+def _check_numbers(least: int, **options: int | None) -> None:
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise UsageValueError(f"{name}={value}: expected a number of batches, at least {least}.")
 
 
 def _length(dataloader: Any) -> int:
@@ -458,18 +640,44 @@ def _length(dataloader: Any) -> int:
     try:
         length = len(dataloader)
     except TypeError as error:
-        raise TypeError(
+        raise UsageTypeError(
             f"EpochBasedTrainLoop needs a loader with a length, and {type(dataloader).__name__} has none ({error}); "
-            "use IterBasedTrainLoop for streams"
+            "use IterBasedTrainLoop for streams."
         ) from error
     if length == 0:
-        raise ValueError("the train loader has no batch: the dataset is empty, or drop_last dropped its only batch")
+        raise UsageValueError(
+            "the train loader has no batch: the dataset is empty, or drop_last dropped its only batch."
+        )
     return length
 
 
-def _why_no_exact_resume(dataloader: Any) -> str | None:
-    """None when the loader can begin at any batch exactly; otherwise why it cannot."""
-    if not hasattr(dataloader, "set_start"):
+def _num_samples(loader: Any) -> int | None:
+    """The number of samples of a loader's dataset; None for a stream, or a loader that is no more than its batches."""
+    with contextlib.suppress(TypeError, AttributeError):
+        return len(loader.dataset)
+    return None
+
+
+def _common_length(loader: Any) -> int:
+    """The number of batches that every rank has, 0 where one does not know. Collective: every rank must call."""
+    try:
+        length = len(loader)
+    except TypeError:
+        length = 0
+    return length if dist.get_world_size() == 1 else min(number for (number,) in exchange_numbers([length]))
+
+
+def why_not_exact(dataloader: Any) -> str | None:
+    """Return why a loader cannot go on exactly in the middle of an epoch, or None when it can."""
+    if not hasattr(dataloader, "set_start") and not hasattr(dataloader, "load_state_dict"):
         return f"{type(dataloader).__name__} cannot begin in the middle"
-    reason = getattr(dataloader, "exact_resume_reason", None)
+    reason = getattr(dataloader, "why_no_exact_resume", None)
     return reason() if reason is not None else None
+
+
+def _start_at(dataloader: Any, batch: int) -> None:
+    """Let the next pass over a loader begin at a batch; one without `set_start` has gone on from its state already."""
+    if (reason := why_not_exact(dataloader)) is not None:
+        raise UsageRuntimeError(reason)
+    if hasattr(dataloader, "set_start"):
+        dataloader.set_start(batch)

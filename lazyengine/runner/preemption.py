@@ -1,9 +1,12 @@
-"""Signals that ask a run to stop: SIGTERM and SIGUSR1, as schedulers send them before they take a machine away."""
+"""Signals that ask a run to stop: SIGTERM and SIGUSR1, which job schedulers send before they end it, and Ctrl-C."""
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -11,17 +14,39 @@ from types import FrameType
 from typing import Any
 
 from .. import dist
-from ..dist.comm import start_max
-from ..dist.launch import STOP_SIGNALS
+from ..dist import STOP_SIGNALS, start_max
+from ..errors import UsageValueError
+
+_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
 ASK_S = 0.05
 """Seconds between two questions to the other ranks, about, and at least two optimizer steps."""
 ECHO_S = 0.5
 """Seconds in which a further signal is the same one: Slurm signals torchrun and its ranks; torchrun passes it on."""
+INTERRUPT_ECHO_S = 5.0
+"""Seconds in which SIGTERM after SIGINT is the same request: torchrun ends its ranks so when Ctrl-C reached it too."""
+
+now = time.monotonic
+
+
+def seconds_of(duration: str | float) -> float:
+    """Return a duration in seconds: a number of them, or text such as ``"3h50m"``, ``"2d"``, ``"90s"``.
+
+    Raises:
+        ValueError: It is neither, or not positive.
+    """
+    text = str(duration).strip()
+    parts = re.findall(r"(\d+(?:\.\d+)?)([dhms])", text)
+    total = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if "".join(map("".join, parts)) != text:
+        total = float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else 0.0
+    if not total > 0:
+        raise UsageValueError(f"stop_after={duration!r}: expected seconds, or a text such as '3h50m' (d, h, m, s).")
+    return total
 
 
 class Preemption:
-    """Notes the first signal, so that the run can save at its next boundary; the second one exits at once.
+    """Notes the first signal, so that the run can stop at its next boundary; the second one stops it at once.
 
     A context manager: the handlers are there while it is entered, and the former ones come back afterwards. Does
     nothing outside of the main thread, where Python allows no handlers.
@@ -29,31 +54,46 @@ class Preemption:
     Attributes:
         is_requested: Whether a signal has arrived at this rank.
         reason: Which signal it was, and on which rank, for the log.
+        number: The signal that all ranks have agreed on, 0 before.
+        has_begun: Whether an iteration has been trained; before, Ctrl-C stops at once.
+        says: What Ctrl-C prints.
+        stop_at_s: When to stop without a signal, by `now`; infinite where nobody asked for that.
     """
 
+    stop_at_s = math.inf
+
     def __init__(self) -> None:
-        self.is_requested = False
-        self.reason = ""
-        self._number = 0
-        self._arrived_s = 0.0
-        self._num_ranks = 1
-        self._num_left = 2  # boundaries until the answer is looked at
-        self._interval = 2
-        self._asked_s = 0.0
-        self._answer: Callable[[], list[int]] | None = None
+        self.says = "stopping after this iteration; Ctrl-C again stops now"
         self._former: dict[int, Any] = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        self.is_requested = self.has_begun = False
+        self.reason = ""
+        self.number = self._number = 0
+        self._arrived_s = 0.0
+        self._num_left = self._interval = 2  # boundaries until the answer is looked at
+        self._asked_s = time.perf_counter()
+        self._answer: Callable[[], list[int]] | None = None
 
     def __enter__(self) -> Preemption:
+        self._forget()
         self._num_ranks = dist.get_world_size()
-        self._asked_s = time.perf_counter()
         if threading.current_thread() is threading.main_thread():
             self._former = {s: signal.signal(s, self._handle) for s in STOP_SIGNALS}
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where somebody has set another one
+                self._former[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
         return self
 
     def __exit__(self, *exc: object) -> None:
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former = {}
+
+    @property
+    def is_interrupt(self) -> bool:
+        """Whether what the ranks have agreed on is Ctrl-C."""
+        return self.number == signal.SIGINT
 
     def is_agreed(self) -> bool:
         """Return whether the whole job stops at this boundary.
@@ -62,28 +102,45 @@ class Preemption:
         the answer a step later, when it has arrived, so that all stop at the same step although one of them alone may
         have got the signal. The same message tells how long the slowest rank's steps take, and so when to ask next.
         """
+        self.has_begun = True
+        if not self.is_requested and now() >= self.stop_at_s:
+            self._note(signal.SIGTERM)
+            self.reason = "the time of stop_after has passed"
         if self._num_ranks == 1:
+            self.number = self._number
             return self.is_requested
         self._num_left -= 1
         if self._num_left == 1:
-            now = time.perf_counter()
-            step_us = int((now - self._asked_s) / self._interval * 1e6)
-            self._asked_s = now
+            asked_s = time.perf_counter()
+            step_us = int((asked_s - self._asked_s) / self._interval * 1e6)
+            self._asked_s = asked_s
             signalled = self._number * self._num_ranks + dist.get_rank() if self._number else 0
             self._answer = start_max([signalled, step_us])
         if self._num_left or self._answer is None:
             return False
         signalled, step_us = self._answer()
         self._interval = self._num_left = max(2, int(ASK_S * 1e6 / max(step_us, 1)))
-        number, rank = divmod(signalled, self._num_ranks)
-        if number:
-            self.reason = f"{signal.Signals(number).name} on rank {rank}"
-        return number > 0
+        self.number, rank = divmod(signalled, self._num_ranks)
+        if self.number:
+            self.reason = f"{signal.Signals(self.number).name} on rank {rank}"
+        return self.number > 0
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
+        """Note the first signal; the second one ends the process."""
+        elapsed = time.monotonic() - self._arrived_s
         if not self.is_requested:
-            self.is_requested, self._number, self._arrived_s = True, number, now
-            self.reason = signal.Signals(number).name
-        elif now - self._arrived_s > ECHO_S:
+            self._note(number)
+        elif elapsed > (INTERRUPT_ECHO_S if self._number == signal.SIGINT else ECHO_S):
             os._exit(128 + number)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Note the first Ctrl-C, where an iteration is at work that can be finished; otherwise interrupt at once."""
+        if self.is_requested or not self.has_begun:
+            raise KeyboardInterrupt
+        self._note(number)
+        if dist.is_main_process():
+            print(self.says, file=sys.stderr, flush=True)
+
+    def _note(self, number: int) -> None:
+        self.is_requested, self._number, self._arrived_s = True, number, time.monotonic()
+        self.reason = signal.Signals(number).name

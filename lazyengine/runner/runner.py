@@ -12,45 +12,52 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from .. import dist
+from ..checkpoint import LoadFrom, find_checkpoint
 from ..config import Lazy
-from ..hooks import Hook
+from ..errors import UsageError, UsageRuntimeError, UsageTypeError, UsageValueError
+from ..hooks import Hook, HookSchedule, Priority, default_hooks, get_priority
 from ..logging import LogProcessor, MessageHub, MMLogger
-from ..model import BaseModule, ModelSetup, unwrap
-from ..optim import OptimWrapperDict, SchedulerRecipes, build_param_schedulers, scale_lr
-from ..visualization import Visualizer
-from .describe import describe, describe_optimizer
-from .environment import (
-    Determinism,
-    ModelStream,
-    choose_device,
-    evaluation_context,
-    report_nondeterminism,
-    set_determinism,
-    write_env,
+from ..model import BaseModule, ModelSetup, evaluating, set_training
+from ..optim import (
+    OptimWrapper,
+    OptimWrapperDict,
+    SchedulerRecipes,
+    autocast_for,
+    build_param_schedulers,
+    scale_lr,
 )
-from .loops import TestLoop, ValLoop
-from .parts import AnyOptimWrapper, RunnerParts, TrainLoop
-from .preemption import Preemption
+from ..seeding import ModelStream, derive_seed, seed_everything
+from ..visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
+from . import preemption
+from .checks import check_loop, check_parameters, check_training
+from .describe import describe, describe_optimizer, describe_training
+from .environment import Determinism, choose_device, report_nondeterminism, set_determinism
+from .folder import RunFolder, settle_work_dir
+from .loops import BaseTrainLoop, TestLoop, ValLoop, limited, loaders_of, seed_loaders
+from .preemption import Preemption, seconds_of
 from .sharing import global_batch_size
-from .state import LoadFrom, RunState, find_named_checkpoint
+from .state import SEED_SCHEME, RunState
+
+AnyOptimWrapper = OptimWrapper | OptimWrapperDict
 
 
-class Runner(RunnerParts):
+class Runner:
     """Trains, validates and tests a model.
 
     Every part may be given as an object or, from a config, as a recipe that is built when it is needed; that is why
     an evaluation never builds an optimizer. Parts that are not given are left out (an experiment without validation)
-    or have a default (the default hooks, a visualizer that writes locally and to TensorBoard).
+    or have a default (the default hooks, a visualizer that writes locally and to TensorBoard). A part that was asked
+    for is an ordinary attribute from then on.
 
     Args:
         model: The network: a `BaseModel`, or any module whose forward returns a dict of losses.
@@ -74,19 +81,38 @@ class Runner(RunnerParts):
         deterministic: ``"off"``, ``"warn"`` or ``"strict"``, see `set_determinism`.
         exact_resume: Whether the randomness inside the model is seeded at each iteration; False saves a few
             microseconds of each, and a resumed run is then another one (see also ``seed_batches`` of the loader).
+        seed_scheme: How random streams are derived from the seed: 2, or 1 as version 0.1 did (which did not seed what
+            hooks draw around epochs and validations). A resumed run keeps that of its checkpoint.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …; None takes a GPU where there is one.
         launcher: ``"none"``, ``"pytorch"`` (torchrun), ``"slurm"``, ``"mpi"``; None finds out from the environment.
         log_all_ranks: Whether each of several ranks writes a log file of its own, instead of rank 0 alone.
         auto_scale_lr: Samples in an optimizer step, of all ranks and accumulated batches together, that the learning
-            rates are meant for; they are multiplied by the number of this run over it. None leaves them.
+            rates are meant for; they are multiplied by the number of this run over it. None leaves them. A dict is
+            mmengine's: ``enable``, and ``base_batch_size``, in which accumulated batches are not counted.
         dist_timeout_s: After so many seconds without an answer from another rank, a rank fails instead of waiting on.
+        save: ``"all"``, or ``"trained"``: checkpoints leave out the parameters that are frozen and have the value with
+            which training began. A resume and an evaluation have them from `load_from`, or else from the model's
+            constructor, and compare their hashes. Buffers, and what was ever trained, are saved.
+        stop_after: After so long, counted from the construction of the runner, training saves and exits with code 143
+            as after SIGTERM: seconds, or a text such as ``"3h50m"``. None for no limit.
+        record: Patterns of files, relative to the current folder, that are kept with the code of each start.
+
+    Attributes:
+        is_training: Whether training is at work, its own validations included; not in an evaluation that a hook calls.
+        is_own_validation: Set by the train loop: whether the evaluation that begins next is the training's own.
+        is_resuming_epoch: Whether ``before_train_epoch`` is called a second time, in the middle of an epoch.
+        interrupt_saves: Whether Ctrl-C in `train` saves and exits with code 130, as the command line has it; else it
+            raises KeyboardInterrupt after the iteration, and another call of `train` goes on.
+        loaded_meta: What the checkpoint of the weights says about itself.
     """
+
+    param_schedulers: Any = None
 
     def __init__(
         self,
         model: nn.Module | Lazy[nn.Module],
         *,
-        train_loop: TrainLoop | Lazy[TrainLoop] | None = None,
+        train_loop: BaseTrainLoop | Lazy[BaseTrainLoop] | None = None,
         val_loop: ValLoop | Lazy[ValLoop] | None = None,
         test_loop: TestLoop | Lazy[TestLoop] | None = None,
         optim_wrapper: AnyOptimWrapper | Lazy[AnyOptimWrapper] | None = None,
@@ -102,13 +128,21 @@ class Runner(RunnerParts):
         seed: int = 0,
         deterministic: Determinism = "off",
         exact_resume: bool = True,
+        seed_scheme: int = SEED_SCHEME,
         device: str | None = None,
         launcher: str | None = None,
         log_all_ranks: bool = False,
-        auto_scale_lr: int | None = None,
+        auto_scale_lr: int | dict[str, Any] | None = None,
         dist_timeout_s: float = 1800.0,
+        record: Sequence[str] = (),
+        save: Literal["all", "trained"] = "all",
+        stop_after: str | float | None = None,
     ) -> None:
-        parts = {
+        if save not in ("all", "trained"):
+            raise UsageValueError(f"save={save!r}: expected 'all' or 'trained'.")
+        if seed_scheme not in range(1, SEED_SCHEME + 1):
+            raise UsageValueError(f"seed_scheme={seed_scheme}: expected 1 to {SEED_SCHEME}.")
+        self._parts: dict[str, Any] = {
             "model": model,
             "train_loop": train_loop,
             "val_loop": val_loop,
@@ -119,40 +153,61 @@ class Runner(RunnerParts):
             "visualizer": visualizer,
             "log_processor": log_processor,
         }
-        super().__init__(seed, parts)
         self.model_setup = model_setup or ModelSetup()
         self.load_from = LoadFrom.of(load_from)
         self.resume_from = "auto" if resume is True else resume or None
         self.experiment_name = experiment_name
         self.work_dir = os.path.expanduser(work_dir) if work_dir else os.path.join("work_dirs", experiment_name)
+        self.folder = RunFolder(self.work_dir)
+        self.seed = seed
         self.deterministic: Determinism = deterministic
         self.exact_resume = exact_resume
+        self.seed_scheme = seed_scheme
         self.launcher = launcher
         self.log_all_ranks = log_all_ranks
+        given = {*auto_scale_lr, "enable"} if isinstance(auto_scale_lr, dict) else set()
+        if given and given != {"enable", "base_batch_size"}:
+            raise UsageValueError(f"auto_scale_lr={auto_scale_lr}: expected a number, or enable and base_batch_size.")
         self.auto_scale_lr = auto_scale_lr
         self.dist_timeout_s = dist_timeout_s
+        self.record = list(record)
+        self.save: Literal["all", "trained"] = save
         self.cfg: Any = None
         self.forward: Any = None
         self.is_training = False
+        self.is_own_validation = False
+        self.is_resuming_epoch = False
+        self.interrupt_saves = False
+        self.loaded_meta: dict[str, Any] = {}
         self._device_name = device
+        self._num_batches: dict[str, int] = {}
+        self._is_in_folder_of_config = False
         self._is_set_up = False
+        self._is_running = False
         self._has_weights = False
+        self._evaluates_file = False  # the weights are a checkpoint's, not those that hooks follow
         self._is_prepared_for_training = False
+        self._is_ready_to_train = False
         self._state = RunState(self)
         self._preemption = Preemption()
+        if stop_after is not None:
+            self._preemption.stop_at_s = preemption.now() + seconds_of(stop_after)
 
     @classmethod
     def from_cfg(cls, cfg: Any, **kwargs: Any) -> Runner:
         """Build the runner of a loaded config and let it save that config in its folder.
 
         Args:
-            cfg: What `LazyConfig.load` returned; its ``runner`` is built.
+            cfg: What `LazyConfig.load` returned; its ``runner`` is built. Where it lies in a run folder, that is the
+                work_dir, unless another one was set after it was loaded.
             **kwargs: Arguments of the runner that the config leaves open.
         """
         from ..config import instantiate
 
+        folder = settle_work_dir(cfg) if hasattr(cfg, "runner") and "work_dir" not in kwargs else None
         runner = instantiate(cfg.runner, **kwargs)
         runner.cfg = cfg
+        runner._is_in_folder_of_config = folder is not None
         return runner
 
     # ------------------------------------------------------------------ the three things to do
@@ -160,59 +215,78 @@ class Runner(RunnerParts):
     def train(self) -> nn.Module:
         """Train to the end and return the model. Collective: every rank must call.
 
+        Called again after an interruption, it goes on where training stands.
+
         Raises:
-            ValueError: When the experiment has no train loop or no optimizer.
-            SystemExit: With code 143 after SIGTERM or SIGUSR1, when a checkpoint has been written.
+            ValueError: When the experiment has no train loop or no optimizer, or parts of it do not go together.
+            SystemExit: With code 143 after SIGTERM, SIGUSR1 or the time of `stop_after`, when a checkpoint has been
+                written; with code 130 after Ctrl-C where `interrupt_saves` is on.
+            KeyboardInterrupt: After Ctrl-C elsewhere, at the end of an iteration.
         """
         for name in ("train_loop", "optim_wrapper"):
             if not self.has(name):
-                raise ValueError(f"Runner.train() cannot train without {name}, and none was given")
-        self.setup()
-        self._save_config(self.work_dir)  # of the training, not of a later evaluation with other overrides
-        loop = self.train_loop
-        loop.check_ranks()
-        resume_from = self._state.choose_checkpoint(self.resume_from)
-        self.prepare_model(skip_weights=resume_from is not None, train=True)
-        self._check_parameters()
-        self._scale_lr()
-        self.logger.info("parameter groups:\n%s", describe_optimizer(self))
-        self.param_schedulers = build_param_schedulers(
-            self._parts["param_schedulers"],
-            self.optim_wrapper,
-            max_epochs=loop.max_epochs,
-            max_iters=loop.max_iters,
-            epoch_length=loop.epoch_length,
-        )
-        if resume_from is not None:
-            self._state.resume(resume_from)
-        self.optim_wrapper.initialize_count_status(self.forward, loop.iter, loop.max_iters)
-        self._start_visualizer(loop.iter if resume_from is not None else None)
-        self.is_training = True
-        with report_nondeterminism(self.deterministic, self.logger), self._preemption, self._running():
-            self.call_hook("before_run")
-            loop.run(self)
-            self.call_hook("after_run")
+                raise UsageValueError(f"Runner.train() cannot train without {name}, and none was given.")
+        with self._running(), self._state.holding_folder():
+            self._prepare_training()
+            self.is_training = True
+            with report_nondeterminism(self.deterministic, self.logger), self._preemption:
+                self.call_point("before_run", 0)
+                self.train_loop.run(self)
+                self.call_point("after_run", self.num_iters_completed)
         return self.model
 
-    def val(self) -> dict[str, Any]:
-        """Evaluate on the validation loader and return the metrics. Collective: every rank must call."""
-        return self._evaluate("val_loop")
+    def val(self, checkpoint: str | int | None = None) -> dict[str, Any]:
+        """Evaluate on the validation loader and return the metrics; see `test`. Collective: every rank must call."""
+        return self._evaluate("val_loop", checkpoint)
 
-    def test(self) -> dict[str, Any]:
-        """Evaluate on the test loader and return the metrics. Collective: every rank must call."""
-        return self._evaluate("test_loop" if self.has("test_loop") else "val_loop")
+    def test(self, checkpoint: str | int | None = None) -> dict[str, Any]:
+        """Evaluate on the test loader and return the metrics. Collective: every rank must call.
+
+        Args:
+            checkpoint: The weights, see `set_checkpoint`: after a training, for this evaluation alone. None for those
+                that the model has.
+
+        Raises:
+            ValueError: When there is nothing to evaluate on.
+            RuntimeError: When a hook names a checkpoint while the run is at work.
+        """
+        return self._evaluate("test_loop" if self.has("test_loop") else "val_loop", checkpoint)
 
     @dist.named_rank()
-    def _evaluate(self, name: str) -> dict[str, Any]:
+    def _evaluate(self, name: str, checkpoint: str | int | None) -> dict[str, Any]:
         if not self.has(name):
-            raise ValueError(f"the runner has no {name}, so there is nothing to evaluate on; give it one")
-        self.setup()
-        self.prepare_model(skip_weights=False, train=False)
-        with self._running():
-            self.call_hook("before_run")
+            raise UsageValueError(f"the runner has no {name}, so there is nothing to evaluate on; give it one.")
+        if self._is_running and checkpoint is not None:
+            raise UsageRuntimeError(f"checkpoint={checkpoint!r}: the run is at work with weights of its own.")
+        if self._is_running:  # a hook asks
+            return getattr(self, name).run(self)
+        with self._running(), self._with_weights_of(checkpoint):
+            self.prepare_model(skip_weights=False, train=False)
+            self._state.record_evaluation()
+            self.call_point("before_run", 0)
             metrics = getattr(self, name).run(self)
-            self.call_hook("after_run")
+            self.call_point("after_run", self.num_iters_completed)
         return metrics
+
+    @contextlib.contextmanager
+    def _with_weights_of(self, checkpoint: str | int | None) -> Iterator[None]:
+        """Evaluate a checkpoint as it is: afterwards a model that had weights has them again."""
+        if checkpoint is None:
+            yield
+            return
+        named, meta = self.load_from, self.loaded_meta
+        self.set_checkpoint(checkpoint)
+        if not self._has_weights:
+            yield
+            return
+        former = {key: value.clone() for key, value in self.model.state_dict().items()}
+        self._evaluates_file = True
+        try:
+            self._load_weights()
+            yield
+        finally:
+            self.model.load_state_dict(former)
+            self.load_from, self.loaded_meta, self._evaluates_file = named, meta, False
 
     # ------------------------------------------------------------------ building
     def setup(self) -> None:
@@ -226,23 +300,25 @@ class Runner(RunnerParts):
             self.launcher = dist.infer_launcher()
         if self.launcher != "none":
             dist.init_dist(self.launcher, timeout_s=self.dist_timeout_s)
-            dist.set_position_source(lambda: f"epoch {self.epoch}, iteration {self.iter}")
+        mesh = getattr(self.model_setup.wrapper, "data_parallel_mesh", None) if dist.is_distributed() else None
+        dist.share_data_over(mesh() if callable(mesh) else mesh)
         self.device = choose_device(self._device_name)
         set_determinism(self.deterministic)
-        self.timestamp = self._make_log_dir()
-        self.log_dir = os.path.join(self.work_dir, self.timestamp)
-        name = os.path.abspath(self.log_dir)
-        log_file = os.path.join(self.log_dir, f"{self.timestamp}.log")
-        self.logger = MMLogger.get_instance(name, log_file=log_file, distributed=self.log_all_ranks)
+        self.folder.begin(self.cfg, self.device)
+        name = os.path.abspath(self.folder.log_dir)
+        self.logger = MMLogger.get_instance(name, log_file=self.folder.log_file, distributed=self.log_all_ranks)
         self.message_hub = MessageHub.get_instance(name)
-        self.visualizer.set_save_dir(self.log_dir)
-        if dist.is_main_process():
-            write_env(os.path.join(self.log_dir, "env.json"), self.device)
-        self._save_config(self.log_dir)
-        self.model_stream = ModelStream(self.seed, self.device)
+        self.visualizer.set_save_dir(self.folder.log_dir)
+        self.model_stream = ModelStream(self.seed, self.device, dist.get_data_rank())
         self._is_set_up = True
         self.logger.info("run folder %s, device %s, seed %d", self.work_dir, self.device, self.seed)
-        self.logger.info("\n%s", self.describe())
+        if self._is_in_folder_of_config:
+            self.logger.info(
+                "the config lies in the run folder %s, which is used; --work-dir names another", self.work_dir
+            )
+        self.logger.to_file("\n%s", self.describe())
+        for warning in self.hooks.warnings():
+            self.logger.warning(warning)
 
     def prepare_model(self, *, skip_weights: bool, train: bool) -> None:
         """Initialise or load the weights, move the model to its device, convert, freeze and wrap it; once.
@@ -253,41 +329,311 @@ class Runner(RunnerParts):
         """
         model = self.model
         on_meta = any(parameter.is_meta for parameter in model.parameters())  # filled by ModelSetup.apply
-        if not self._has_weights and not skip_weights and not on_meta:
-            self._give_weights(model)
+        needs_weights = not self._has_weights and not skip_weights
+        if needs_weights and not on_meta:
+            if isinstance(model, BaseModule) and not model.is_init:  # other libraries use the name for something else
+                model.init_weights()
+            self._load_weights()
         if self.forward is None or (train and not self._is_prepared_for_training):
             self.forward = self.model_setup.apply(model, self.device, train=train)
             self._is_prepared_for_training = train
-        if not self._has_weights and not skip_weights and on_meta and self.load_from is not None:
-            self.loaded_meta = self.load_from.load_into(model, self.logger)
+        if needs_weights and on_meta:
+            self._load_weights()
         self._has_weights = True
 
-    def _give_weights(self, model: nn.Module) -> None:
-        """Initialise, then load: a checkpoint may hold a part of the model only."""
-        if isinstance(model, BaseModule) and not model.is_init:  # never what a foreign class calls init_weights
-            model.init_weights()
+    def _load_weights(self) -> None:
         if self.load_from is not None:
-            self.loaded_meta = self.load_from.load_into(model, self.logger)
+            self.loaded_meta = self.load_from.load_into(self.model, self.logger)
+
+    def _prepare_training(self) -> None:
+        """Build what training needs and restore what a checkpoint holds; once."""
+        if self._is_ready_to_train:
+            return
+        loop = self.train_loop
+        loop.check_ranks()
+        resume_from = self._state.choose_checkpoint(self.resume_from)
+        is_whole = resume_from is not None and self.save == "all" and self._state.is_whole(resume_from)
+        self.prepare_model(skip_weights=is_whole, train=True)
+        self._state.begin_weights()
+        for hook in self.hooks:
+            hook.add_param_groups(self)
+        check_parameters(self)
+        self._scale_lr()
+        for wrapper in self.optim_wrapper.named().values():
+            wrapper.set_as_built()  # before a schedule changes them
+        self.logger.to_file("parameter groups:\n%s", describe_optimizer(self))
+        if self.param_schedulers is None:
+            self.param_schedulers = build_param_schedulers(
+                self._parts["param_schedulers"],
+                self.optim_wrapper,
+                max_epochs=loop.max_epochs,
+                max_iters=loop.max_iters,
+                epoch_length=loop.epoch_length,
+            )
+        check_training(self)
+        if resume_from is not None:
+            self._state.resume(resume_from)
+        self._state.record_start(resume_from)
+        self.logger.info("training\n%s", describe_training(self, resume_from))
+        self.optim_wrapper.initialize_count_status(self.forward, loop.position.iter, loop.max_iters)
+        self._start_visualizer(loop.position.iter if resume_from is not None else None)
+        set_training(self.model, self.model_setup)
+        self._is_ready_to_train = True
+
+    # ------------------------------------------------------------------ the parts, each built on first use
+    def has(self, name: str) -> bool:
+        """Whether a part was given; builds nothing."""
+        return self._parts[name] is not None
+
+    def is_built(self, name: str) -> bool:
+        """Whether a part has been built."""
+        return name in self.__dict__
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The model, without any wrapper around it."""
+        seed_everything(derive_seed(self.seed))  # weights drawn in constructors depend on nothing built before
+        return build_part(self._parts["model"])
+
+    @cached_property
+    def train_loop(self) -> BaseTrainLoop:
+        """The train loop."""
+        return self._build_loop("train_loop")
+
+    @cached_property
+    def val_loop(self) -> ValLoop | None:
+        """The validation loop, or None."""
+        return self._build_loop("val_loop")
+
+    @cached_property
+    def test_loop(self) -> TestLoop | None:
+        """The test loop, or None."""
+        return self._build_loop("test_loop")
+
+    @cached_property
+    def optim_wrapper(self) -> AnyOptimWrapper:
+        """The optimizer wrapper.
+
+        Raises:
+            TypeError: When a bare optimizer was given.
+        """
+        built = build_part(self._parts["optim_wrapper"])
+        if isinstance(built, Optimizer):
+            name = type(built).__name__
+            raise UsageTypeError(f"optim_wrapper: got a bare {name}; wrap it, as in OptimWrapper(optimizer=...).")
+        return built
+
+    @cached_property
+    def visualizer(self) -> Visualizer:
+        """The visualizer; where none was given, one that writes locally and to TensorBoard."""
+        given = build_part(self._parts["visualizer"])
+        return given or Visualizer(vis_backends=[LocalVisBackend(), TensorboardVisBackend()])
+
+    @cached_property
+    def log_processor(self) -> LogProcessor:
+        """What makes log lines; where none was given, one that counts as the train loop does."""
+        given = build_part(self._parts["log_processor"])
+        return given or LogProcessor(by_epoch=self.max_epochs is not None)
+
+    @cached_property
+    def hooks(self) -> HookSchedule:
+        """The hooks in calling order, also by their names."""
+        hooks = self._parts["hooks"]
+        return HookSchedule(default_hooks() if hooks is None else build_part(hooks))
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the model computes; asking for it sets the run up, as asking for its logger or its folder does."""
+        self.setup()
+        return self.__dict__["device"]
+
+    @cached_property
+    def logger(self) -> MMLogger:
+        """The logger of this start."""
+        self.setup()
+        return self.__dict__["logger"]
+
+    @cached_property
+    def message_hub(self) -> MessageHub:
+        """The message hub of this start."""
+        self.setup()
+        return self.__dict__["message_hub"]
+
+    def _build_loop(self, name: str) -> Any:
+        loop = build_part(self._parts[name])
+        if name == "train_loop" and loop is not None:
+            check_loop(loop)
+        if loop is not None:
+            seed_loaders(loop.dataloader, self.seed)
+        return loop
+
+    # ------------------------------------------------------------------ where the run stands (mmengine's names)
+    @property
+    def epoch(self) -> int:
+        """Completed training epochs; in an evaluation, of the weights that were loaded."""
+        loop = self.__dict__.get("train_loop")
+        return int(self.loaded_meta.get("epoch") or 0) if loop is None else loop.position.shown_epoch
+
+    @property
+    def iter(self) -> int:
+        """Completed training iterations, without the one whose hooks are running; see `num_iters_completed`."""
+        loop = self.__dict__.get("train_loop")
+        return self.num_iters_completed if loop is None else loop.position.shown_iter
+
+    @property
+    def num_iters_completed(self) -> int:
+        """Completed training iterations; in an evaluation, of the weights that were loaded."""
+        loop = self.__dict__.get("train_loop")
+        return int(self.loaded_meta.get("iter") or 0) if loop is None else loop.position.iter
+
+    @property
+    def max_epochs(self) -> int | None:
+        """Epochs to train; None in a loop that counts iterations, and in an evaluation."""
+        loop = self.__dict__.get("train_loop")
+        return None if loop is None else loop.max_epochs
+
+    @property
+    def max_iters(self) -> int | None:
+        """Iterations to train; None in an evaluation."""
+        loop = self.__dict__.get("train_loop")
+        return None if loop is None else loop.max_iters
+
+    @property
+    def timestamp(self) -> str:
+        """Name of this start's folder."""
+        self.setup()
+        return self.folder.timestamp
+
+    @property
+    def log_dir(self) -> str:
+        """Path of this start's folder."""
+        self.setup()
+        return self.folder.log_dir
+
+    @property
+    def rank(self) -> int:
+        """This process's place among all of the run."""
+        return dist.get_rank()
+
+    @property
+    def world_size(self) -> int:
+        """Processes of the run."""
+        return dist.get_world_size()
+
+    @property
+    def distributed(self) -> bool:
+        """Whether the run has several processes."""
+        return dist.is_distributed()
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model's class."""
+        return type(self.model).__name__
+
+    @property
+    def val_interval(self) -> int:
+        """Epochs or iterations between two validations within training."""
+        return self.train_loop.val_interval
+
+    @property
+    def val_evaluator(self) -> Any:
+        """The evaluator of the validation loop, or several by name, or None."""
+        return None if self.val_loop is None else self.val_loop.evaluator
+
+    @property
+    def test_evaluator(self) -> Any:
+        """The evaluator of the test loop; without one, the validation's."""
+        return self.val_evaluator if self.test_loop is None else self.test_loop.evaluator
+
+    @property
+    def train_dataloader(self) -> Any:
+        """The loader of the train loop."""
+        return self.train_loop.dataloader
+
+    @property
+    def val_dataloader(self) -> Any:
+        """The loader of the validation loop, or several by name, or None."""
+        return None if self.val_loop is None else self.val_loop.dataloader
+
+    @property
+    def test_dataloader(self) -> Any:
+        """The loader of the test loop, or several by name; without a test loop, the validation's."""
+        return self.val_dataloader if self.test_loop is None else self.test_loop.dataloader
+
+    def num_batches(self, mode: str) -> int | None:
+        """Return the number of batches of one pass over the loaders of `mode`; None where one has no length."""
+        if mode not in self._num_batches:
+            try:
+                limit = getattr(getattr(self, f"{mode}_loop") or self.val_loop, "limit", None)
+                loaders = loaders_of(getattr(self, f"{mode}_dataloader")).values()
+                self._num_batches[mode] = sum(limited(len(loader), limit) for loader in loaders)
+            except TypeError:
+                return None
+        return self._num_batches[mode]
 
     # ------------------------------------------------------------------ called by loops and hooks
     def call_hook(self, point: str, **kwargs: Any) -> None:
         """Call every hook of a point, in order; an exception keeps its type and says which hook raised it."""
-        schedule = self.hook_schedule
-        for method in schedule.points[point]:
+        hooks = self.hooks
+        for name, method in hooks.points[point].items():
             try:
                 method(self, **kwargs)
             except Exception as error:
-                schedule.add_note(error, method, point)
+                error.add_note(f"raised in hook {type(hooks[name]).__name__}.{point} (hooks[{name!r}])")
                 raise
 
-    def seed_model_stream(self, position: int, mode: str = "train") -> None:
-        """Seed the randomness inside the model for iteration `position` of `mode`."""
-        if self.exact_resume:
-            self.model_stream.seed(position, mode)
+    def call_point(self, point: str, position: int, **kwargs: Any) -> None:
+        """Seed the random streams for a point around epochs and evaluations, and call its hooks."""
+        if self.seed_scheme > 1 or point == "before_train_epoch":
+            self.seed_model_stream(position, point)
+        self.call_hook(point, **kwargs)
 
-    def eval_context(self) -> contextlib.AbstractContextManager[Any]:
-        """The context of validation: training's precision, where training has one."""
-        return evaluation_context(self.recipe_of("optim_wrapper"), self.model)
+    def seed_model_stream(self, position: int, purpose: str = "train") -> None:
+        """Seed the randomness of user code for a position; see `ModelStream`."""
+        if self.exact_resume:
+            self.model_stream.seed(position, purpose)
+
+    @contextlib.contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Surround an evaluation: the model evaluates, with averaged weights where a hook has them.
+
+        Afterwards each submodule has the mode that it had. An evaluation in the middle of training that is not its own
+        leaves the random streams as they were, too.
+        """
+        was_training, is_own = self.is_training, self.is_own_validation
+        self.is_training, self.is_own_validation = was_training and is_own, False
+        try:
+            with contextlib.ExitStack() as stack:
+                if was_training and not is_own:
+                    stack.enter_context(self.model_stream.kept())
+                stack.enter_context(evaluating(self.model))
+                if self.is_built("optim_wrapper") and not self._evaluates_file:
+                    stack.enter_context(self.optim_wrapper.evaluation_weights())
+                for hook in () if self._evaluates_file else self.hooks:
+                    stack.enter_context(hook.evaluation_context(self))
+                yield
+        finally:
+            self.is_training = was_training
+
+    def precision_of(self, loop: ValLoop | None) -> dict[str, Any] | None:
+        """Return the precision in which a loop (or, without one, a hook) evaluates, None for float32.
+
+        It is that of the loop, where it has one; else that of the optimizer wrapper, where one is built; else the one
+        in which the checkpoint says that it was validated.
+
+        Raises:
+            RuntimeError: When several optimizer wrappers compute in different ones.
+        """
+        if loop is not None and loop.precision is not None:
+            return None if loop.precision == "float32" else {"dtype": loop.precision, "amp_modules": None}
+        wrapper = self.__dict__.get("optim_wrapper", self._parts["optim_wrapper"])
+        if isinstance(wrapper, AnyOptimWrapper):  # no recipe is read: it says what training would compute in
+            return wrapper.precision
+        return self.loaded_meta.get("precision")
+
+    def eval_context(self, loop: ValLoop | None = None) -> contextlib.AbstractContextManager[Any]:
+        """Return the context in which an evaluation computes; see `precision_of` (None: of the validation loop)."""
+        return autocast_for(self.model, self.precision_of(loop or self.val_loop))
 
     def save_checkpoint(self, filename: str, *, out_dir: str | None = None, **options: Any) -> str:
         """Save everything that the run needs to continue; see `RunState.save`. Collective: every rank must call."""
@@ -297,20 +643,59 @@ class Runner(RunnerParts):
         """Wait until everything saved is on disk; an error of the writing thread is raised here at the latest."""
         self._state.wait()
 
-    def set_checkpoint(self, checkpoint: str, *, strict: bool = False) -> None:
+    def set_checkpoint(self, checkpoint: str | int, *, strict: bool = False) -> None:
         """Take the weights to begin with from a checkpoint, instead of those that `load_from` named.
 
         Args:
-            checkpoint: A path, a URL, ``"best"`` or ``"latest"`` of the run folder.
+            checkpoint: A path, a URL, or of this run ``"best"``, ``"latest"`` or a number of iterations.
             strict: Whether a key that does not fit is an error.
 
         Raises:
             FileNotFoundError: When the run folder has no such checkpoint.
             ValueError: When there are several best ones.
         """
-        path = find_named_checkpoint(self.work_dir, checkpoint)
-        former = self.load_from or LoadFrom(path)
-        self.load_from = dataclasses.replace(former, path=path, strict=strict or former.strict)
+        if isinstance(checkpoint, int) or checkpoint in ("best", "latest"):
+            path, former = find_checkpoint(self._state.folders(), checkpoint), None  # own keys need no rules
+        else:
+            path, former = self.folder.moved(checkpoint, self._state.folders()), self.load_from
+        base, former = self.load_from, former or LoadFrom(path)
+        self.load_from = dataclasses.replace(former, path=path, strict=strict or former.strict, base=base)
+
+    def load_checkpoint(self, filename: str, **options: Any) -> dict[str, Any]:
+        """Load weights into the model now, instead of those that `load_from` named.
+
+        Args:
+            filename: A path or a URL.
+            **options: ``revise_keys``, ``prefix``, ``strict`` and ``trusted`` of `LoadFrom`.
+
+        Returns:
+            What the checkpoint says about itself.
+        """
+        self.load_from = LoadFrom(filename, **options)
+        self._load_weights()
+        self._has_weights = True
+        return self.loaded_meta
+
+    def register_hook(self, hook: Hook | Lazy[Hook], priority: int | str | Priority | None = None) -> None:
+        """Add a hook, under the name of its class, to those that the runner was given; before training.
+
+        Args:
+            hook: The hook.
+            priority: Its place in the calling order, instead of its own.
+
+        Raises:
+            RuntimeError: When training is at work: the hook would have missed a part of it.
+        """
+        if self._is_running:
+            raise UsageRuntimeError("register_hook: training is at work, which a new hook would know in part only.")
+        built = build_part(hook)
+        if priority is not None:
+            built.priority = get_priority(priority)
+        self.hooks.register(built)
+
+    def get_hooks_info(self) -> str:
+        """Return which hooks run at each point, in calling order, and what each is."""
+        return self.hooks.timeline()
 
     def describe(self) -> str:
         """Return the hooks timeline and a summary of the model; builds neither datasets nor loops."""
@@ -321,85 +706,82 @@ class Runner(RunnerParts):
         self._state.generators[name] = generator
 
     def stop_if_asked(self) -> None:
-        """Where the run can be saved, save and exit with code 143 when a signal asked for it. Collective."""
-        if self.optim_wrapper.can_be_saved and self._preemption.is_agreed():
-            self._state.stop(self._preemption.reason)
+        """Stop where a signal asked for it and the run can be saved: save and exit, or interrupt. Collective."""
+        preemption = self._preemption
+        if not (self.optim_wrapper.can_be_saved and preemption.is_agreed()):
+            return
+        if preemption.is_interrupt and not self.interrupt_saves:
+            raise KeyboardInterrupt("training stands between two iterations; train() goes on from there")
+        self._state.stop(preemption.reason, 128 + preemption.number if preemption.is_interrupt else 143)
 
     # ------------------------------------------------------------------ inside
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
-        """Whatever happens in a run, its log, curves and checkpoints are on disk afterwards."""
-        try:
-            yield
-        except Exception:
-            rank = f" on rank {dist.get_rank()}" if dist.is_distributed() else ""
-            self.logger.exception("the run failed%s at epoch %d, iteration %d", rank, self.epoch, self.iter)
-            raise
-        finally:
-            self.is_training = False
-            with contextlib.ExitStack() as ending:  # the last first, and all of them, whichever fails
-                ending.callback(self.wait_for_checkpoints)
-                ending.callback(self.visualizer.close)
-                for hook in reversed(self.hooks.values()):
-                    ending.callback(hook.close)
+        """While it runs, a runner's logger and hub are the current ones; its files are closed afterwards."""
+        self.setup()
+        dist.set_position_source(lambda: f"epoch {self.epoch}, iteration {self.iter}")
+        self._preemption.says = (
+            "saving at the next step; Ctrl-C again stops now"
+            if self.interrupt_saves
+            else "stopping after this iteration; Ctrl-C again stops now"
+        )
+        self._is_running = True
+        with contextlib.ExitStack() as ending:  # the last first, and all of them, whichever fails
+            ending.callback(self.logger.close)
+            ending.callback(self.message_hub.close)
+            ending.enter_context(self.logger.as_current())
+            ending.enter_context(self.logger.keeping_warnings())
+            ending.enter_context(self.message_hub.as_current())
+            ending.callback(self._rest)
+            ending.callback(self.visualizer.close)
+            for hook in self.hooks:
+                ending.callback(hook.close)
+            ending.callback(self.wait_for_checkpoints)
+            try:
+                yield
+            except UsageError:
+                raise
+            except Exception:
+                rank = f" on rank {dist.get_rank()}" if dist.is_distributed() else ""
+                self.logger.exception("the run failed%s at epoch %d, iteration %d", rank, self.epoch, self.iter)
+                raise
+
+    def _rest(self) -> None:
+        self.is_training = self._is_running = False
 
     def _start_visualizer(self, resumed_step: int | None) -> None:
         """Let a resumed run go on with the curves of the start that it continues, where they are still there."""
-        first = self.message_hub.get_info("first_start") if resumed_step is not None else None
-        if first is None or first != os.path.basename(first) or not os.path.isdir(os.path.join(self.work_dir, first)):
-            first = self.timestamp
+        recorded = self.message_hub.get_info("first_start") if resumed_step is not None else None
+        first = self.folder.first_start(recorded)
         self.message_hub.update_info("first_start", first)
         self.visualizer.set_save_dir(self.log_dir, run_dir=os.path.join(self.work_dir, first))
+        self.visualizer.run_id = self.folder.run_id
         self.visualizer.start(resumed_step)
-
-    def _make_log_dir(self) -> str:
-        """Make the folder of this start, named after the time; a second start in one second gets a number."""
-        names = [""]
-        if dist.is_main_process():
-            try:
-                os.makedirs(self.work_dir, exist_ok=True)
-                stamp = time.strftime("%Y%m%d_%H%M%S")
-                for number in itertools.count(1):
-                    names[0] = stamp if number == 1 else f"{stamp}_{number}"
-                    with contextlib.suppress(FileExistsError):
-                        os.mkdir(os.path.join(self.work_dir, names[0]))
-                        break
-            except OSError as error:
-                error.add_note(f"the run folder {self.work_dir} cannot be used; set work_dir to a writable folder")
-                raise
-        dist.broadcast_object_list(names)
-        return names[0]
+        if self.cfg is not None:
+            self.visualizer.add_config(self.cfg)
+        self.visualizer.add_graph(self.model)
 
     def _scale_lr(self) -> None:
-        """Fit the learning rates to the global batch, where that was asked for."""
-        if self.auto_scale_lr is None:
+        given = self.auto_scale_lr
+        if isinstance(given, dict):
+            given = given["base_batch_size"] * self._state.accumulation() if given.get("enable") else None
+        if given is None:
             return
         size = global_batch_size(self.train_dataloader)
         if size is None:
-            raise ValueError(
+            raise UsageValueError(
                 f"auto_scale_lr={self.auto_scale_lr} needs to know the size of a batch, and the train loader "
-                f"({type(self.train_dataloader).__name__}) has no batch_size; leave auto_scale_lr out"
+                f"({type(self.train_dataloader).__name__}) has no batch_size; leave auto_scale_lr out."
             )
-        scale_lr(self.optim_wrapper, self.auto_scale_lr, size)
+        scale_lr(self.optim_wrapper, given, size)
 
-    def _check_parameters(self) -> None:
-        """Refuse an optimizer that was built over another model than this one."""
-        own = {id(p) for p in self.model.parameters()} | {id(p) for p in unwrap(self.forward).parameters()}
-        wrapper = self.optim_wrapper
-        wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-        parameters = [p for w in wrappers for group in w.param_groups for p in group["params"]]
-        foreign = sum(id(p) not in own for p in parameters)
-        if foreign:
-            raise RuntimeError(
-                f"{foreign} of the optimizer's parameters are not the model's: it was built over a second model. In a "
-                "config, let the optimizer refer to the very node that the runner has (params=L(param_groups)(model="
-                "model)); by hand, build the optimizer over the model object that you pass"
-            )
 
-    def _save_config(self, folder: str) -> None:
-        """Write the resolved config, runnable and as data."""
-        if self.cfg is not None and dist.is_main_process():
-            from ..config import LazyConfig
-
-            for name in ("config.py", "config.json"):
-                LazyConfig.save(self.cfg, os.path.join(folder, name))
+def build_part(part: Any) -> Any:
+    """Build recipes, also inside lists and dicts; objects pass through."""
+    if isinstance(part, Lazy):
+        return part()
+    if isinstance(part, dict):  # not any Mapping: an OptimWrapperDict is an object
+        return {key: build_part(value) for key, value in part.items()}
+    if isinstance(part, list | tuple):
+        return [build_part(value) for value in part]
+    return part

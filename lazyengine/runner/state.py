@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import functools
 import os
-import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
-from torch import nn
 
 from .. import __version__, dist
 from ..checkpoint import (
     CheckpointError,
     CheckpointWriter,
-    find_latest_checkpoint,
+    FrozenWeights,
+    UsageCheckpointError,
+    complete,
     find_valid_checkpoint,
     get_state_dict,
-    load_checkpoint_to_model,
+    list_checkpoints,
     load_state_dict,
     mark_latest_checkpoint,
     read_checkpoint,
@@ -28,68 +28,39 @@ from ..checkpoint import (
     remove_shards,
     save_shards,
     split_shards,
+    summary_of,
+    verify_checkpoint,
     verify_shards,
 )
+from ..config.saving import to_json
+from ..dataset import merge_loader_states
+from ..errors import UsageError, UsageRuntimeError
+from ..fileio.remote import sha256_of
 from ..hooks import CheckpointHook
-from ..optim import param_schedulers_state_dict, resume_param_schedulers
+from ..model import external_tensors
+from ..optim import OptimWrapper, param_schedulers_state_dict, resume_param_schedulers
+from ..record import (
+    CODE_FOLDER,
+    Recorder,
+    as_line,
+    built_values,
+    changed_data,
+    changed_lines,
+    changed_values,
+    flat_config,
+)
+from .folder import RunFolder
 
 if TYPE_CHECKING:
     from .runner import Runner
 
+FORMAT_VERSION = 2
+"""Of checkpoints; version 0.1 wrote none. Each version reads those of all earlier ones."""
+SEED_SCHEME = 2
+"""How random streams are derived from the seed, see `Runner`; version 0.1 had scheme 1."""
 PREEMPTED = "preempted.pth"
 """The checkpoint of a run that a signal stopped; gone as soon as the resumed run has saved a regular one."""
 _NEEDED = ("state_dict", "optimizer", "train_loop", "param_schedulers")
-
-
-@dataclasses.dataclass
-class LoadFrom:
-    """Weights to begin with.
-
-    Attributes:
-        path: A file or a URL.
-        revise_keys: Pairs ``(regular expression, replacement)`` applied to every key of the file, in order.
-        prefix: Take only the keys below this prefix, and remove it.
-        strict: Whether a missing, unexpected or mismatched key is an error; otherwise it is logged.
-        trusted: Whether the file may run code while it is read (a pickle from somebody you trust).
-    """
-
-    path: str
-    revise_keys: Sequence[tuple[str, str]] = ((r"^module\.", ""),)
-    prefix: str | None = None
-    strict: bool = False
-    trusted: bool = False
-
-    @classmethod
-    def of(cls, given: str | LoadFrom | dict[str, Any] | None) -> LoadFrom | None:
-        """Return what a runner is given as `load_from`: a path alone, this, a dict of its arguments, or nothing.
-
-        Raises:
-            ValueError: When a dict has no ``path``, or a key that is none of the attributes.
-        """
-        if isinstance(given, str):
-            return cls(given)
-        if not isinstance(given, dict):
-            return given
-        known = [field.name for field in dataclasses.fields(cls)]
-        if "path" not in given or not given.keys() <= set(known):
-            raise ValueError(f"load_from={given!r}: expected a path, or a dict with 'path' and some of {known[1:]}")
-        return cls(**given)
-
-    def load_into(self, model: nn.Module, logger: Any) -> dict[str, Any]:
-        """Load the weights into `model` and log what did not fit.
-
-        Returns:
-            What the checkpoint says about itself, such as the ``epoch`` and ``iter`` of the weights; may be empty.
-
-        Raises:
-            CheckpointError: When the file is damaged or is no checkpoint.
-            RuntimeError: With `strict`, when a key does not fit.
-        """
-        logger.info("loading weights from %s", self.path)
-        checkpoint = read_checkpoint(self.path, trusted=self.trusted, skip_objects=True)  # weights alone are used
-        load_checkpoint_to_model(model, checkpoint, self.strict, logger, self.revise_keys, self.prefix, self.path)
-        meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
-        return meta if isinstance(meta, dict) else {}
 
 
 class RunState:
@@ -103,31 +74,174 @@ class RunState:
         self._runner = runner
         self._writer: CheckpointWriter | None = None
         self._failure: OSError | None = None
+        self._num_failed = 0  # planned saves in a row of which nothing could be written
+        self._is_planned = False  # the save that is written now
+        self._recorder: Recorder | None = None
+        self._frozen: FrozenWeights | None = None
+        self._former: dict[str, Any] | None = None  # meta of the checkpoint that this start goes on from
         self.generators: dict[str, torch.Generator] = {}
 
+    @functools.cached_property
+    def _experiment(self) -> dict[str, str]:
+        """The values of the experiment by path, as they were before a resume; kept in each checkpoint."""
+        runner = self._runner
+        of_config = {} if runner.cfg is None else flat_config(to_json(runner.cfg))
+        wrappers = runner.optim_wrapper.named()
+        return {**of_config, **built_values(runner.train_dataloader, wrappers, runner.param_schedulers)}
+
+    # ------------------------------------------------------------------ the run folder
+    @contextlib.contextmanager
+    def holding_folder(self) -> Iterator[None]:
+        """Hold the run folder while training, and record how it ended. Collective: every rank must call.
+
+        Raises:
+            FolderBusyError: When another training is at work in it.
+        """
+        runner, folder = self._runner, self._runner.folder
+        is_main = dist.is_main_process()
+        former = self._on_main(folder.take)
+        if former and is_main:
+            runner.logger.warning("the lock of %s, which is dead, on %s was taken over", former, folder.path)
+        how, reason = "failed", ""
+        try:
+            try:
+                yield
+            finally:
+                self.wait()  # what a thread still writes needs the folder, and belongs to this training
+            how = "finished"
+        except BaseException as error:
+            how = "failed" if isinstance(error, Exception) else "stopped"
+            reason = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            if is_main:
+                code = self._end_record()
+                folder.record_end(how, runner.num_iters_completed, reason, code)
+                folder.leave()
+
+    def record_start(self, path: str | None) -> None:
+        """Write into the run folder that this start trains, and what it goes on from."""
+        if dist.is_main_process():
+            source = None if path is None else _origin_of(path, summary_of(path)._asdict())
+            is_fork = path is not None and not self._runner.folder.holds(path, self.folders())
+            former = (self._former or {}).get("experiment") or self._experiment
+            values = changed_values(former, self._experiment, self._runner.optim_wrapper.named())
+            changes = values + self._begin_record(source)
+            for change in changes:
+                change["from_iter"] = self._runner.num_iters_completed
+                self._runner.logger.warning("changed since the checkpoint: %s", as_line(change))
+            if sizes := self._runner.folder.sizes_in_starts(self.folders()):
+                self._runner.logger.info(
+                    "the folders of earlier starts hold %d checkpoints of earlier runs, or dumps: %.1f MB",
+                    *(len(sizes), sum(sizes) / 1e6),
+                )
+            self._runner.folder.record_start(source, changes, is_fork=is_fork)
+
+    def record_evaluation(self) -> None:
+        """Write into this start's folder that it evaluates, and which weights; the record of training stays."""
+        runner = self._runner
+        path = runner.load_from.path if runner.load_from is not None else None
+        if dist.is_main_process():
+            runner.folder.record_evaluation(None if path is None else _origin_of(path, runner.loaded_meta))
+        what = "the weights that the model has" if path is None else f"{path}, iteration {runner.num_iters_completed}"
+        runner.logger.info("evaluating %s", what)
+
+    def _begin_record(self, source: dict[str, Any] | None) -> list[dict[str, Any]]:
+        """Keep code, environment and data of this start, and return what of the code was changed since the checkpoint.
+
+        Raises:
+            UsageRuntimeError: When something was, with ``deterministic="strict"``, unless the loop allows it.
+        """
+        runner = self._runner
+        folder = runner.folder
+        self._recorder = Recorder(folder.path, folder.log_dir, runner.device, runner.cfg, runner.record)
+        for line in self._recorder.begin({"train": getattr(runner.train_dataloader, "dataset", None)}):
+            runner.logger.warning(line)
+        former = self._kept_code(source)
+        changed: list[str] = []
+        if former is not None:
+            with contextlib.suppress(OSError):
+                changed = self._recorder.changed_code(former)
+        if changed and runner.deterministic == "strict" and not runner.train_loop.allow_inexact_resume:
+            raise UsageRuntimeError(
+                f"the code was changed since the checkpoint: {'; '.join(changed)}. Undo that, or set "
+                "train_loop.allow_inexact_resume=True, or leave deterministic='strict' out."
+            )
+        data = changed_data((self._former or {}).get("data") or {}, self._recorder.data)
+        return changed_lines("code", changed, former) + changed_lines("data", data)
+
+    def _kept_code(self, source: dict[str, Any] | None) -> str | None:
+        """Return the zip of the code with which the checkpoint's run was started last, which may lie elsewhere."""
+        if source is None or not source["run_id"]:
+            return None
+        at = os.path.dirname(os.path.abspath(source["path"]))
+        for folder in (self._runner.folder, RunFolder(at), RunFolder(os.path.dirname(at))):
+            with contextlib.suppress(UsageError):  # the record of another folder is damaged
+                if (code := folder.code_of(source["run_id"])) is not None:
+                    return os.path.join(folder.path, CODE_FOLDER, f"{code}.zip")
+        return None
+
+    def _end_record(self) -> str | None:
+        """Keep what was imported meanwhile, and return the hash of the code."""
+        recorder, self._recorder = self._recorder, None
+        if recorder is None:
+            return None
+        for line in recorder.complete():
+            self._runner.logger.warning(line)
+        return recorder.code_hash
+
+    def _on_main(self, function: Callable[[], Any]) -> Any:
+        """Call a function on the main process; every rank gets its result, or raises what it raised. Collective."""
+        shared: list[Any] = [None, None]
+        error: Exception | None = None
+        if dist.is_main_process():
+            try:
+                shared[0] = function()
+            except (UsageError, CheckpointError, OSError) as e:
+                error, shared[1] = e, str(e)
+        dist.broadcast_object_list(shared)
+        if shared[1] is not None:
+            raise error or UsageRuntimeError(shared[1])
+        return shared[0]
+
     # ------------------------------------------------------------------ saving
+    def begin_weights(self) -> None:
+        """Note with which frozen weights training begins. Collective: every rank must call."""
+        model = self._runner.model
+        self._frozen = FrozenWeights(model, external_tensors(model), leaves_out=self._runner.save == "trained")
+
     def collect(self, *, save_optimizer: bool = True, save_param_scheduler: bool = True) -> dict[str, Any]:
         """Return the whole state of the run, what FSDP2 split as it is. Collective: every rank must call."""
         runner = self._runner
         runner.message_hub.average_over_ranks()
-        loop = runner.train_loop.state_dict()
+        if self._recorder is not None:
+            self._recorder.wait()
+        loop = {**runner.train_loop.state_dict(), "accumulative_counts": self.accumulation()}
         checkpoint: dict[str, Any] = {
             "meta": {
+                "format_version": FORMAT_VERSION,
                 "epoch": loop["epoch"],
                 "iter": loop["iter"],
+                "run_id": runner.folder.run_id,
+                "start": runner.folder.start,
                 "experiment_name": runner.experiment_name,
                 "seed": runner.seed,
+                "seed_scheme": runner.seed_scheme,
+                "precision": self._precision(),
+                "freeze_mode": runner.model_setup.freeze_mode,
                 "world_size": dist.get_world_size(),
                 "time": time.strftime("%Y-%m-%d %H:%M:%S"),
                 "lazyengine_version": __version__,
                 "torch_version": torch.__version__,
                 "dataset_meta": runner.message_hub.runtime_info.get("dataset_meta"),
                 "cfg": self._config_text(),
+                "experiment": self._experiment,
+                "data": self._recorder.data if self._recorder is not None else {},
             },
-            "state_dict": get_state_dict(runner.model),
+            "state_dict": self._weights(),
             "train_loop": loop,
             "message_hub": runner.message_hub.state_dict(),
-            "hooks": {name: state for name, hook in runner.hooks.items() if (state := hook.state_dict())},
+            "hooks": runner.hooks.state_dict(),
             "ranks": self._collect_ranks(),
         }
         if save_optimizer:
@@ -136,14 +250,29 @@ class RunState:
             checkpoint["param_schedulers"] = param_schedulers_state_dict(runner.param_schedulers)
         return checkpoint
 
+    def _weights(self) -> dict[str, Any]:
+        """Return the model's weights; where the optimizer evaluates with others than it trains, those, copied."""
+        with self._runner.optim_wrapper.evaluation_weights() as are_others:
+            weights = get_state_dict(self._runner.model)
+            if are_others:
+                for key, value in weights.items():
+                    weights[key] = value.clone()
+        return weights
+
+    def _precision(self) -> dict[str, Any] | None:
+        """The precision of validations, which an evaluation alone computes in too; None where it is not one."""
+        with contextlib.suppress(UsageRuntimeError):  # several optimizers that differ, and nothing validates
+            return self._runner.precision_of(self._runner.val_loop)
+        return None
+
     def _collect_ranks(self) -> list[dict[str, Any]]:
         """Return what differs between ranks, by rank: generators of the user and positions in streams."""
         own: dict[str, Any] = {}
         if self.generators:
             own["generators"] = {name: generator.get_state() for name, generator in self.generators.items()}
-        dataset: Any = getattr(self._runner.train_dataloader, "dataset", None)
-        if hasattr(dataset, "state_dict"):
-            own["dataset"] = dataset.state_dict()
+        loader = self._runner.train_dataloader
+        if hasattr(loader, "state_dict") and (state := loader.state_dict()):
+            own["loader"] = state
         return dist.all_gather_object(own) if own else []
 
     def save(
@@ -155,6 +284,7 @@ class RunState:
         save_param_scheduler: bool = True,
         is_latest: bool = True,
         async_save: bool = False,
+        give_up_after: int = 3,
         then: Callable[[], None] | None = None,
     ) -> str:
         """Save the state of the run. Collective: every rank must call.
@@ -162,7 +292,8 @@ class RunState:
         The main process writes; what FSDP2 split, every rank does, and before training goes on.
 
         A file that cannot be written (a full disk) is logged as an error, and training goes on with the checkpoints
-        that there are; the second one in a row is raised, and so is that of the last save, by `wait`.
+        that there are, until nothing could be written for `give_up_after` planned saves in a row. What the pointer
+        shall name is planned; a best file beside it counts for nothing. An error of the last save is raised by `wait`.
 
         Args:
             filename: Name of the file, without a folder.
@@ -171,33 +302,38 @@ class RunState:
             save_param_scheduler: The same for the schedulers.
             is_latest: Whether `last_checkpoint` points to it afterwards.
             async_save: Whether a thread writes while training goes on.
+            give_up_after: After so many planned saves of which nothing could be written, the error is raised.
             then: Called when the file and the pointer are in place.
 
         Returns:
             The path of the file.
 
         Raises:
-            OSError: When this file and the one before could not be written.
+            OSError: When `give_up_after` planned saves in a row could not be written.
             CheckpointError: When the state holds a value that no checkpoint can hold.
         """
         runner = self._runner
         if self._writer is not None:
-            self._tolerate_once(self._writer.wait)  # so that what is collected now is what the last save left
+            self._tolerate(self._writer.wait, give_up_after)  # what is collected now is what the last save left
+        self._is_planned = is_latest
         folder = out_dir or runner.work_dir
         path = os.path.join(folder, filename)
         checkpoint = self.collect(save_optimizer=save_optimizer, save_param_scheduler=save_param_scheduler)
         runner.call_hook("before_save_checkpoint", checkpoint=checkpoint)
+        if self._frozen is not None:
+            self._frozen.prepare(checkpoint)
         runner.visualizer.flush()
         checkpoint, tensors = split_shards(checkpoint)
         if tensors:
-            self._tolerate_once(lambda: checkpoint.update(shards=save_shards(tensors, path)))
+            self._tolerate(lambda: checkpoint.update(shards=save_shards(tensors, path)), give_up_after)
             if "shards" not in checkpoint:
                 return path
             if not dist.is_main_process():
-                self._failure = None
+                self._failure, self._num_failed = None, 0
         if dist.is_main_process():
 
             def finish() -> None:
+                runner.folder.settle()
                 remove_shards(path, keep=checkpoint["shards"]["folder"] if tensors else None)
                 if is_latest:
                     mark_latest_checkpoint(path)
@@ -205,11 +341,13 @@ class RunState:
                         remove_checkpoint(os.path.join(folder, PREEMPTED))
                 if then is not None:
                     then()
-                self._failure = None
+                self._failure, self._num_failed = None, 0
 
             if self._writer is None or self._writer.async_save != async_save:
                 self._writer = CheckpointWriter(async_save=async_save)
-            self._tolerate_once(functools.partial(self._writer.save, checkpoint, path, then=finish))
+            ready = functools.partial(runner.folder.make_room, path=path)
+            write = functools.partial(self._writer.save, checkpoint, path, then=finish, ready=ready)
+            self._tolerate(write, give_up_after)
         return path
 
     def wait(self) -> None:
@@ -224,32 +362,40 @@ class RunState:
         if failure is not None:
             raise failure
 
-    def _tolerate_once(self, write: Callable[[], None]) -> None:
+    def _tolerate(self, write: Callable[[], None], give_up_after: int) -> None:
+        """Log an error of writing; raise that of the `give_up_after`-th planned save in a row."""
         try:
             write()
         except OSError as error:
-            if self._failure is not None:
-                self._failure = None
-                error.add_note("the checkpoint before it could not be written either, so training was stopped")
-                raise
             self._failure = error
-            self._runner.logger.error("no checkpoint was saved, training goes on: %s", error)
+            if not self._is_planned:
+                self._runner.logger.error("a best checkpoint was not saved, training goes on: %s", error)
+                return
+            self._num_failed += 1
+            if self._num_failed >= give_up_after:
+                error.add_note(f"nothing could be written for {self._num_failed} planned saves: training was stopped")
+                self._failure, self._num_failed = None, 0
+                raise
+            self._runner.logger.error(
+                "no checkpoint was saved, training goes on: %s (%d in a row; training stops at %d, see "
+                "CheckpointHook(give_up_after=))",
+                *(error, self._num_failed, give_up_after),
+            )
 
-    def stop(self, reason: str) -> NoReturn:
+    def stop(self, reason: str, exit_code: int) -> NoReturn:
         """Save and leave, as a signal asked for. Collective: every rank must call.
 
         Raises:
-            SystemExit: With code 143, when the checkpoint is on disk.
+            SystemExit: With `exit_code`, when the checkpoint is on disk.
         """
-        path = self.save(PREEMPTED, out_dir=self._folders()[-1])
+        path = self.save(PREEMPTED, out_dir=self.folders()[-1])
         self.wait()
-        self._runner.logger.warning("%s: saved %s; exiting with code 143", reason, path)
-        raise SystemExit(143)
+        self._runner.logger.warning("%s: saved %s; exiting with code %d", reason, path, exit_code)
+        raise SystemExit(exit_code)
 
-    def _folders(self) -> list[str]:
-        """The run folder, and behind it the folders in which hooks save."""
-        hooks = self._runner.hooks.values()
-        saving = [h.out_dir for h in hooks if isinstance(h, CheckpointHook) and h.out_dir is not None]
+    def folders(self) -> list[str]:
+        """Return the run folder, and behind it the folders in which hooks save."""
+        saving = [hook.folder(self._runner) for hook in self._runner.hooks if isinstance(hook, CheckpointHook)]
         return list(dict.fromkeys([self._runner.work_dir, *saving]))
 
     def _config_text(self) -> str | None:
@@ -271,37 +417,28 @@ class RunState:
         Raises:
             CheckpointError: When the named file is damaged, or when there are checkpoints and all are damaged.
         """
-        if resume_from is None:
-            if dist.is_main_process():
-                self._tell_of_earlier_checkpoints()
-            return None
-        chosen: str | None = None
-        error: Exception | None = None
-        if dist.is_main_process():
-            try:
-                chosen = self._find_newest() if resume_from == "auto" else resume_from
-                if chosen is not None and resume_from != "auto":
-                    verify_shards(chosen)  # here once: ranks read them in parts, and check only the file itself
-            except (CheckpointError, OSError) as e:
-                error = e
-        shared = [chosen, None if error is None else str(error)]
-        dist.broadcast_object_list(shared)
-        if shared[1] is not None:
-            raise error or CheckpointError(shared[1])
-        return shared[0]
 
-    def _tell_of_earlier_checkpoints(self) -> None:
-        """Warn of a beginning in a folder in which another run has saved."""
-        for folder in self._folders():
-            if names := _checkpoint_names(folder):
-                shown = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
-                self._runner.logger.warning(
-                    "%s holds checkpoints of an earlier run (%s), and this one begins anew: files of the same names "
-                    "are replaced, and until it has saved, --resume goes on with the earlier run. Use a new work_dir, "
-                    "or --resume",
-                    folder,
-                    shown,
-                )
+        def choose() -> str | None:
+            if resume_from is None:
+                self._log_earlier_run()
+                return None
+            if resume_from == "auto":
+                return self._find_newest()
+            path = self._runner.folder.moved(resume_from, self.folders())
+            verify_shards(path)  # here once: ranks read them in parts, and check only the file itself
+            return path
+
+        return self._on_main(choose)
+
+    def _log_earlier_run(self) -> None:
+        """Log where the files of an earlier run in the folder are going to be moved."""
+        for target in self._runner.folder.earlier_run(self.folders()):
+            self._runner.logger.warning(
+                "%s holds the checkpoints of an earlier run, and this one begins anew: with its first checkpoint they "
+                "are moved to %s, from where --resume PATH can go on; until then, --resume goes on with that run",
+                os.path.dirname(target),
+                target,
+            )
 
     def _find_newest(self) -> str | None:
         runner = self._runner
@@ -311,18 +448,35 @@ class RunState:
             rejected.append(f"{path}: {reason}")
             runner.logger.warning("not resuming from %s: %s", path, reason)
 
-        folders = self._folders()
-        found = [find_valid_checkpoint(folder, reject, _why_not_resumable) for folder in folders]
-        newest = max((path for path in found if path is not None), key=os.path.getmtime, default=None)
+        folders = self.folders()
+        newest = find_valid_checkpoint(folders, reject, _why_not_resumable)
         where = " and ".join(folders)
         if newest is None and rejected:
-            raise CheckpointError(
+            raise UsageCheckpointError(
                 f"no checkpoint in {where} can be resumed:\n  " + "\n  ".join(rejected) + "\nRemove them to "
                 "begin anew, or name another checkpoint with --resume PATH"
             )
         if newest is None:
             runner.logger.info("no checkpoint in %s yet: beginning anew", where)
+        else:
+            self._mend_pointer(newest)
         return newest
+
+    def _mend_pointer(self, newest: str) -> None:
+        """Let the pointer name the last regular checkpoint: a kill between a file and its pointer has left an older."""
+        for path in list_checkpoints(os.path.dirname(newest)):
+            with contextlib.suppress(CheckpointError, OSError):
+                if not os.path.basename(path).startswith("best_") and summary_of(path).iter <= summary_of(newest).iter:
+                    if path != newest:  # which was verified when it was chosen
+                        verify_checkpoint(path)
+                    mark_latest_checkpoint(path)
+                    return
+
+    def is_whole(self, path: str) -> bool:
+        """Return whether a checkpoint holds all weights; true of a file that `resume` is going to refuse."""
+        with contextlib.suppress(CheckpointError, OSError):
+            return not summary_of(path).leaves_out
+        return True
 
     def resume(self, path: str) -> None:
         """Restore the whole state of the run from a checkpoint. Collective: every rank must call.
@@ -332,9 +486,13 @@ class RunState:
             RuntimeError: When the model or the position does not fit.
         """
         runner = self._runner
+        _ = self._experiment  # as built: schedules change below
         checkpoint = read_checkpoint(path, keep_shards=True)
         if lack := _what_is_missing(checkpoint):
             raise CheckpointError(f"{path} cannot be resumed: {lack}")
+        complete(checkpoint, runner.model)
+        if self._frozen is not None:
+            self._frozen.check_external(checkpoint["meta"])
         runner.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         if "ema_state_dict" in checkpoint:  # an EMAHook would have taken it
             runner.logger.warning(
@@ -345,49 +503,76 @@ class RunState:
         load_state_dict(runner.model, checkpoint["state_dict"], strict=True, logger=runner.logger)
         runner.optim_wrapper.load_state_dict(checkpoint["optimizer"])
         runner.message_hub.load_state_dict(checkpoint["message_hub"])
-        self._resume_hooks(checkpoint.get("hooks", {}))
+        for name in runner.hooks.load_state_dict(checkpoint.get("hooks", {})):
+            runner.logger.warning("the checkpoint holds the state of a hook %r that is not there any more", name)
         self._resume_rank(checkpoint.get("ranks", []))
-        loop = runner.train_loop
-        loop.load_state_dict(checkpoint["train_loop"])
+        self._resume_position(checkpoint)
+        self._resume_meta(checkpoint["meta"])
+        runner.logger.info(
+            "resumed from %s: %d epochs and %d iterations are done", path, runner.epoch, runner.num_iters_completed
+        )
+
+    def _resume_position(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the loop's position and the schedules, also where an optimizer step now has other samples."""
+        runner, loop, saved = self._runner, self._runner.train_loop, checkpoint["train_loop"]
+        loop.load_state_dict(saved)
+        num_steps = None
+        if loop.allow_inexact_resume:
+            accumulation = self.accumulation()
+            if advice := loop.translate(saved, accumulation):
+                runner.logger.warning(advice)
+            if isinstance(runner.optim_wrapper, OptimWrapper):  # of several, each counts for itself
+                runner.optim_wrapper.inner_count = loop.position.iter
+            if loop.position.iter != saved["iter"]:
+                num_steps = loop.position.iter // accumulation
         resume_param_schedulers(
             runner.param_schedulers,
             checkpoint["param_schedulers"],
-            num_epochs=loop.epoch,
-            num_iters=loop.iter,
+            num_epochs=loop.position.epoch,
+            num_optimizer_steps=num_steps,
+            num_iters=loop.position.iter,
             epoch_length=loop.epoch_length,
         )
-        self._check_seed(checkpoint["meta"])
-        runner.logger.info(
-            "resumed from %s: %d epochs and %d iterations are done", path, runner.train_loop.epoch, runner.iter
-        )
+
+    def accumulation(self) -> int:
+        """Batches in an optimizer step; of several wrappers, the most."""
+        return max(wrapper.accumulative_counts for wrapper in self._runner.optim_wrapper.named().values())
 
     def _resume_rank(self, ranks: list[dict[str, Any]]) -> None:
         if not ranks:
             return
+        of_dataset = [{"dataset": rank["dataset"]} if "dataset" in rank else {} for rank in ranks]  # version 0.1
+        self._resume_loader([rank.get("loader", former) for rank, former in zip(ranks, of_dataset)])
         if len(ranks) != dist.get_world_size():
+            if "generators" not in ranks[0]:
+                return
             raise RuntimeError(
-                f"the checkpoint holds the {' and '.join(ranks[0])} of each of {len(ranks)} ranks, which cannot be "
+                f"the checkpoint holds the generators of each of {len(ranks)} ranks, which cannot be "
                 f"shared out among {dist.get_world_size()}; resume with {len(ranks)} ranks"
             )
         own = ranks[dist.get_rank()]
         for name, state in own.get("generators", {}).items():
             if name in self.generators:
                 self.generators[name].set_state(state)
-        dataset: Any = getattr(self._runner.train_dataloader, "dataset", None)
-        if "dataset" in own and hasattr(dataset, "load_state_dict"):
-            dataset.load_state_dict(own["dataset"])
 
-    def _resume_hooks(self, saved: dict[str, Any]) -> None:
-        runner = self._runner
-        for name, state in saved.items():
-            hook = runner.hooks.get(name)
-            if hook is None:
-                runner.logger.warning("the checkpoint holds the state of a hook %r that is not there any more", name)
-            else:
-                hook.load_state_dict(state)
+    def _resume_loader(self, states: list[dict[str, Any]]) -> None:
+        """Let the train loader go on from the states that it had on the ranks."""
+        loop: Any = self._runner.train_loop
+        if not any(states) or not hasattr(loop.dataloader, "load_state_dict"):
+            return
+        try:
+            loop.dataloader.load_state_dict(merge_loader_states(states, dist.get_world_size(), dist.get_rank()))
+        except UsageRuntimeError as error:
+            if not loop.allow_inexact_resume:
+                raise
+            self._runner.logger.warning("the data of this epoch begins anew: %s", error)
 
-    def _check_seed(self, meta: dict[str, Any]) -> None:
-        runner = self._runner
+    def _resume_meta(self, meta: dict[str, Any]) -> None:
+        """Keep what belongs to the run that the checkpoint is of."""
+        runner, self._former = self._runner, meta
+        runner.seed_scheme = meta.get("seed_scheme", 1)
+        if "freeze_mode" not in meta:
+            runner.model_setup.freeze_mode = "train"  # as version 0.1 had it
         if meta.get("seed") != runner.seed:
             runner.logger.warning(
                 "the checkpoint was trained with seed %s, this start has seed %d: the data order and the randomness "
@@ -395,6 +580,12 @@ class RunState:
                 meta.get("seed"),
                 runner.seed,
             )
+
+
+def _origin_of(path: str, meta: dict[str, Any]) -> dict[str, Any]:
+    """What a record says of the checkpoint that a start goes on from, or evaluates."""
+    about = {key: meta.get(key) for key in ("iter", "epoch", "run_id")}
+    return {"path": path, **about, "hash": sha256_of(path)[:16] if os.path.isfile(path) else None}
 
 
 def _what_is_missing(checkpoint: Any) -> str | None:
@@ -413,40 +604,6 @@ def _what_is_missing(checkpoint: Any) -> str | None:
 def _why_not_resumable(path: str) -> str | None:
     """The reason for which a whole file is no candidate; its tensors are not read."""
     try:
-        return _what_is_missing(read_checkpoint(path, map_location="meta", verify=False, keep_shards=True))
+        return _what_is_missing(dict.fromkeys(summary_of(path).keys))
     except CheckpointError as error:
         return str(error)
-
-
-def _checkpoint_names(folder: str) -> list[str]:
-    return sorted(name for name in os.listdir(folder) if name.endswith(".pth")) if os.path.isdir(folder) else []
-
-
-def find_named_checkpoint(work_dir: str, name: str) -> str:
-    """Return the path of the ``"best"`` or ``"latest"`` checkpoint of a run folder; other names are paths already.
-
-    Where runs that began anew in the folder have left several best ones of a metric, the newest is taken.
-
-    Raises:
-        FileNotFoundError: When there is none; lists what there is.
-        ValueError: When several metrics have a best checkpoint.
-    """
-    if name not in ("best", "latest"):
-        return name
-    files = _checkpoint_names(work_dir)
-    if name == "latest":
-        latest = find_latest_checkpoint(work_dir) if files else None
-        found = [] if latest is None else [latest]
-    else:
-        newest: dict[str, str] = {}  # of each metric: an earlier run in the same folder may have left one
-        for path in sorted((os.path.join(work_dir, f) for f in files if f.startswith("best_")), key=os.path.getmtime):
-            newest[re.sub(r"_(epoch|iter)_\d+\.pth$", "", path)] = path
-        found = list(newest.values())
-    if not found:
-        raise FileNotFoundError(
-            f"there is no {name} checkpoint in {work_dir}; it holds {', '.join(files) or 'no checkpoint'}. Name the "
-            "folder with --work-dir, or a file with --checkpoint PATH"
-        )
-    if len(found) > 1:
-        raise ValueError(f"{work_dir} has the best checkpoints of several metrics, name one: {', '.join(found)}")
-    return found[0]

@@ -1,15 +1,18 @@
-"""What a visualizer's backend has to do, and the one that writes plain files."""
+"""What a visualizer's backend has to do, what those have in common that queue, and the one that writes plain files."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..logging.metrics import METRICS_FILE, MetricsWriter
-from .png import encode_png
+from ..errors import UsageValueError
+from ..fileio import QueuedFile
+from ..logging import METRICS_FILE, MetricsWriter
+from .images import encode_png
 
 
 class VisBackend:
@@ -18,7 +21,12 @@ class VisBackend:
     Only the main process calls backends. Values are checked and converted before: scalars are Python numbers, images
     are uint8 arrays of shape ``(H, W, C)``, configs and graphs are text. ``step`` is the number of training iterations
     completed, in all of them.
+
+    Attributes:
+        run_id: Of the run, the same in all its starts, as in ``run.json``; set before `start`. Empty by hand.
     """
+
+    run_id = ""
 
     def start(self, save_dir: Path, run_dir: Path, resumed_step: int | None) -> None:
         """Begin to write.
@@ -43,14 +51,94 @@ class VisBackend:
     ) -> None:
         """Add a point to several curves; ``mode`` is None for scalars that belong to no stage."""
 
+    @property
+    def experiment(self) -> Any:
+        """What the backend writes to: its own object of a tracker's library, where it has one."""
+        return self
+
+    def add_scalar(self, name: str, value: float, step: int = 0) -> None:
+        """Add a point to one curve."""
+        self.add_scalars({name: value}, step, None, None, step)
+
     def flush(self) -> None:
         """Write what is queued."""
 
     def close(self) -> None:
-        """Write what is queued and let go of files."""
+        """Write what is queued and close files."""
+        self.flush()
 
 
-class LocalVisBackend(VisBackend):
+class ForeignBackend(VisBackend):
+    """An object with methods of the names of mmengine's backends; those that it has are called.
+
+    Args:
+        backend: The object.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+
+    @property
+    def experiment(self) -> Any:
+        """The object itself."""
+        return self._backend
+
+    def _call(self, name: str, *args: Any, **kwargs: Any) -> bool:
+        method = getattr(self._backend, name, None)
+        if callable(method):
+            method(*args, **kwargs)
+        return callable(method)
+
+    def add_config(self, text: str) -> None:
+        """Pass the config on, as text."""
+        self._call("add_config", text)
+
+    def add_graph(self, text: str) -> None:
+        """Pass the description of the model on."""
+        self._call("add_graph", text, None)
+
+    def add_image(self, name: str, image: np.ndarray, step: int) -> None:
+        """Pass an image on."""
+        self._call("add_image", name, image, step=step)
+
+    def add_scalars(
+        self, scalars: Mapping[str, float], step: int, mode: str | None, epoch: int | None, iter: int | None
+    ) -> None:
+        """Pass a point on under the names that curves have; by ``add_scalar`` where there is nothing else."""
+        named = {f"{mode}/{name}" if mode else name: value for name, value in scalars.items()}
+        if not self._call("add_scalars", named, step=step):
+            for name, value in named.items():
+                self._call("add_scalar", name, value, step=step)
+
+    def close(self) -> None:
+        """Close it."""
+        self._call("close")
+
+
+class QueuedBackend(VisBackend):
+    """Base class of backends that write to a `QueuedFile`, which holds no file open.
+
+    Args:
+        interval_s: Least time between two writes, in seconds.
+
+    Raises:
+        ValueError: When ``interval_s`` is negative.
+    """
+
+    file: QueuedFile | None = None
+
+    def __init__(self, interval_s: float = 1.0) -> None:
+        if not interval_s >= 0:
+            raise UsageValueError(f"{type(self).__name__}: interval_s must be at least 0, got {interval_s!r}")
+        self.interval_s = interval_s
+
+    def flush(self) -> None:
+        """Write what is queued."""
+        if self.file is not None:
+            self.file.flush()
+
+
+class LocalVisBackend(QueuedBackend):
     """Writes plain files in the folder of the start.
 
     ``metrics.jsonl`` (see `lazyengine.logging.MetricsWriter`), ``images/<name>_<step>.png``, ``config.txt`` and
@@ -60,16 +148,12 @@ class LocalVisBackend(VisBackend):
         interval_s: Least time between two writes of ``metrics.jsonl``, in seconds.
     """
 
-    def __init__(self, interval_s: float = 1.0) -> None:
-        self.interval_s = interval_s
-        self._dir = Path()
-        self._metrics: MetricsWriter | None = None
+    _metrics: MetricsWriter | None = None
 
     def start(self, save_dir: Path, run_dir: Path, resumed_step: int | None) -> None:
-        """Take ``save_dir``; mark in ``metrics.jsonl`` where a resumed run goes on."""
+        """Set ``save_dir``; mark in ``metrics.jsonl`` where a resumed run goes on."""
         self.close()
-        self._dir = save_dir
-        self._metrics = MetricsWriter(save_dir / METRICS_FILE, self.interval_s)
+        self.file = self._metrics = MetricsWriter(save_dir / METRICS_FILE, self.interval_s)
         self._metrics.start(resumed_step)
 
     def add_config(self, text: str) -> None:
@@ -92,16 +176,8 @@ class LocalVisBackend(VisBackend):
         if self._metrics is not None:
             self._metrics.write(scalars, step=step, epoch=epoch, iter=iter, mode=mode or "custom")
 
-    def flush(self) -> None:
-        """Write queued records."""
-        if self._metrics is not None:
-            self._metrics.flush()
-
-    def close(self) -> None:
-        """Write queued records."""
-        self.flush()
-
     def _write(self, name: str, data: bytes) -> None:
-        path = self._dir / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        if self.file is not None:
+            path = self.file.path.parent / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)

@@ -9,52 +9,67 @@ from typing import Any
 
 import numpy as np
 
-from ..logging.manager import ManagerMixin
-from ..logging.metrics import MetricsWriter
-from .backend import LocalVisBackend, VisBackend
-from .caption import add_caption, labels_of
-from .png import as_image
+from .. import dist
+from ..config import to_python
+from ..errors import UsageKeyError, UsageRuntimeError, UsageTypeError
+from ..logging import ManagerMixin, MetricsWriter, require_number
+from ..text import listed, short
+from .backend import ForeignBackend, LocalVisBackend, VisBackend
+from .canvas import Canvas
+from .images import add_caption, as_image, labels_of
 
 
-class Visualizer(ManagerMixin):
+class Visualizer(Canvas, ManagerMixin):
     """Passes scalars, images, the config and the model's description to its backends, in the main process only.
 
-    The axis ``step`` is the number of training iterations completed, for training and evaluation alike. The visualizer
-    that was constructed last is ``Visualizer.get_current_instance()``, also if it is of a subclass.
+    The axis ``step`` is the number of training iterations completed, for training and evaluation alike.
+    ``Visualizer.get_current_instance()`` is that of the running runner, else the one that was constructed last, also if
+    it is of a subclass.
 
     Args:
         name: Name of the instance.
-        vis_backends: Where to show things; None: one `LocalVisBackend`.
+        vis_backends: Where to show things, one backend or several: of `VisBackend`, or objects with methods of
+            mmengine's names (``add_scalars``, ``add_image``, ...). None: one `LocalVisBackend`.
         save_dir: Folder to write in; None: the runner gives it by `set_save_dir`.
 
+    Attributes:
+        run_id: Of the run, the same in all its starts; the runner sets it before `start`, which hands it to backends.
+
     Raises:
-        TypeError: When a backend is no `VisBackend`.
+        TypeError: When a backend can show neither scalars nor images.
     """
 
     def __init__(
         self,
         name: str = "visualizer",
-        vis_backends: Sequence[VisBackend] | None = None,
+        vis_backends: Sequence[Any] | Any = None,
         save_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(name)
-        backends: list[VisBackend] = [LocalVisBackend()] if vis_backends is None else list(vis_backends)
-        for i, backend in enumerate(backends):
-            if not isinstance(backend, VisBackend):
-                raise TypeError(
-                    f"Visualizer: vis_backends[{i}] must be a VisBackend, got {backend!r:.80}; "
-                    "pass instances such as LocalVisBackend(), or subclass VisBackend"
-                )
+        given = [LocalVisBackend()] if vis_backends is None else vis_backends
+        backends: list[VisBackend] = []
+        for i, backend in enumerate(given if isinstance(given, list | tuple) else [given]):
+            if isinstance(backend, type) or not any(
+                callable(getattr(backend, name, None)) for name in ("add_scalars", "add_scalar", "add_image")
+            ):
+                found = f"vis_backends[{i}] must be a VisBackend, got {short(backend)}"
+                raise UsageTypeError(f"Visualizer: {found}; pass instances such as LocalVisBackend()")
+            backends.append(backend if isinstance(backend, VisBackend) else ForeignBackend(backend))
+        self.dataset_meta: dict[str, Any] = {}
         self.vis_backends = backends
+        self.run_id = ""
         self._is_started = False
         self._save_dir = self._run_dir = None if save_dir is None else Path(save_dir)
         self._files: dict[str, MetricsWriter] = {}
-        Visualizer._instances.pop(name, None)
-        Visualizer._instances[name] = self
+        self._register()
+
+    def _register(self) -> None:
+        Visualizer.discard_instance(self.instance_name)
+        Visualizer._instances[self.instance_name] = self
 
     # ---------------------------------------------------------------- life
     def set_save_dir(self, save_dir: str | os.PathLike[str], run_dir: str | os.PathLike[str] | None = None) -> None:
-        """Say where to write, before anything is added.
+        """Set where to write, before anything is added.
 
         Args:
             save_dir: Folder of this start of the run.
@@ -75,13 +90,12 @@ class Visualizer(ManagerMixin):
             RuntimeError: When no folder was given.
         """
         if self._save_dir is None or self._run_dir is None:
-            raise RuntimeError(
-                f"visualizer {self.instance_name!r} has no folder to write in; pass save_dir or call set_save_dir"
-            )
+            raise UsageRuntimeError("the visualizer has no folder to write in; pass save_dir or call set_save_dir")
         self._is_started = True
-        if _is_main_process():
-            for backend in self.vis_backends:
-                backend.start(self._save_dir, self._run_dir, resumed_step)
+        self._register()
+        for backend in self._active():
+            backend.run_id = self.run_id
+            backend.start(self._save_dir, self._run_dir, resumed_step)
 
     def flush(self) -> None:
         """Write what backends have queued."""
@@ -89,24 +103,37 @@ class Visualizer(ManagerMixin):
             writer.flush()
 
     def close(self) -> None:
-        """Write what is queued and close files; adding more is still possible."""
+        """Write what is queued, close files, and remove the visualizer from those that are found by name.
+
+        Adding more is still possible.
+        """
         for writer in (*self._active(), *self._files.values()):
             writer.close()
+        super().close()
 
     def _active(self) -> list[VisBackend]:
-        return self.vis_backends if self._is_started and _is_main_process() else []
+        return self.vis_backends if self._is_started and dist.is_main_process() else []
 
     def _ready(self) -> list[VisBackend]:
         if not self._is_started:
             self.start()
         return self._active()
 
+    def get_backend(self, name: str) -> Any:
+        """Return a backend by the name of its class.
+
+        Raises:
+            KeyError: When there is none.
+        """
+        found = {type(backend).__name__: backend for backend in map(_itself, self.vis_backends)}
+        if name not in found:
+            raise UsageKeyError(f"get_backend({name!r}): the visualizer has {listed(list(found))}.")
+        return found[name]
+
     # ---------------------------------------------------------------- adding
     def add_config(self, config: Any) -> None:
         """Keep the config: text, or a loaded config, which is written as Python."""
         if not isinstance(config, str):
-            from ..config import to_python
-
             config = to_python(config)
         for backend in self._ready():
             backend.add_config(config)
@@ -162,13 +189,13 @@ class Visualizer(ManagerMixin):
         Raises:
             TypeError: When a value is no scalar.
         """
-        scalars = {name: _number(name, value) for name, value in scalar_dict.items()}
-        found_epoch, found_iter = scalars.pop("epoch", None), scalars.pop("iter", None)
-        epoch = epoch if epoch is not None or found_epoch is None else int(found_epoch)
-        iter = iter if iter is not None or found_iter is None else int(found_iter)
+        scalars = {n: require_number(v, f"scalar {n!r} given to the visualizer") for n, v in scalar_dict.items()}
+        found_epoch: Any = scalars.pop("epoch", None)
+        found_iter: Any = scalars.pop("iter", None)
+        epoch, iter = (found_epoch if epoch is None else epoch), (found_iter if iter is None else iter)
         for backend in self._ready():
             backend.add_scalars(scalars, int(step), mode, epoch, iter)
-        if file_path is not None and self._save_dir is not None and _is_main_process():
+        if file_path is not None and self._save_dir is not None and dist.is_main_process():
             writer = self._files.setdefault(file_path, MetricsWriter(self._save_dir / file_path))
             writer.write(scalars, step=step, epoch=epoch, iter=iter, mode=mode or "custom")
 
@@ -191,7 +218,7 @@ class Visualizer(ManagerMixin):
             draw_pred: Whether to draw the prediction.
             step: Training iterations completed.
         """
-        if _is_main_process():
+        if dist.is_main_process():
             self.add_image(name, self.draw(as_image(image), data_sample, draw_gt, draw_pred), step)
 
     def draw(self, image: np.ndarray, data_sample: Any, draw_gt: bool, draw_pred: bool) -> np.ndarray:
@@ -211,22 +238,5 @@ class Visualizer(ManagerMixin):
         return add_caption(image, labels_of(data_sample, draw_gt, draw_pred))
 
 
-def _number(name: str, value: Any) -> float:
-    if value.__class__ is float or value.__class__ is int:
-        return value
-    number = value
-    if hasattr(value, "item"):
-        size = value.numel() if hasattr(value, "numel") else value.size
-        number = value.item() if size == 1 else value
-    if isinstance(number, int | float):
-        return number
-    raise TypeError(
-        f"scalar {name!r} given to the visualizer must be a number or have one element, "
-        f"got {value!r:.80} ({type(value).__name__})"
-    )
-
-
-def _is_main_process() -> bool:
-    from ..dist import is_main_process
-
-    return is_main_process()
+def _itself(backend: VisBackend) -> Any:
+    return backend.experiment if isinstance(backend, ForeignBackend) else backend

@@ -7,7 +7,6 @@ Import it and change what you need: ``default_hooks["logger"].interval = 50``; f
 from lazyengine.config import LazyCall as L
 from lazyengine.hooks import (
     CheckpointHook,
-    DistSamplerSeedHook,
     IterTimerHook,
     LoggerHook,
     ParamSchedulerHook,
@@ -18,7 +17,6 @@ from lazyengine.hooks import (
 default_hooks = dict(
     runtime_info=L(RuntimeInfoHook)(),
     timer=L(IterTimerHook)(),
-    sampler_seed=L(DistSamplerSeedHook)(),
     logger=L(LoggerHook)(interval=10),
     param_scheduler=L(ParamSchedulerHook)(),
     progress_bar=L(ProgressBarHook)(),

@@ -40,7 +40,7 @@ class Digits(BaseDataset):
     """1,797 images of 8 x 8 pixels, 10 classes, split 80 to 20.
 
     Args:
-        split: ``"train"`` (1,437 images) or ``"test"`` (360 images).
+        split: ``"train"`` (1,438 images) or ``"test"`` (359 images).
         pipeline: Callables applied to each sample, a dict with ``image`` (float32 tensor of shape `(1, 8, 8)`, values
             in [0, 1]) and ``label`` (int).
         file: Another file of the same layout: 64 pixel values in 0..16 and the class, one image a line.

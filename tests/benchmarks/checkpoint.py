@@ -23,7 +23,7 @@ def run(options: Options) -> list[Row]:
     work = f"checkpoint {mb} MB: "
     return [
         *rows_over("copy into kept memory", found["blocked"], work + "loop stands", {OURS: "<= 1.15"}, **ms),
-        *rows_over("write + fsync", found["whole"], work + "whole save", {"lazyengine": "<= 1.3"}, **ms),
+        *rows_over("write + fsync", found["whole"], work + "whole save", {"lazyengine": "<= 1.5"}, **ms),
         *rows_over("nothing written", found["beside"], work + "iteration meanwhile", {OURS: "<= 1.15"}),
     ]
 

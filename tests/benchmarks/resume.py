@@ -63,7 +63,7 @@ def start(folder: str, mode: str) -> Any:
     class SaveThere(Hook):
         def before_train(self, runner: Any) -> None:
             loop = runner.train_loop
-            loop.num_iters_completed = loop.batch = POSITION
+            loop.position.iter = loop.position.batch = POSITION
             runner.save_checkpoint("there.pth")
             loop.stop_training = True
 

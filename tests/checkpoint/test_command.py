@@ -5,8 +5,8 @@ import hashlib
 import pytest
 import torch
 
-from lazyengine.checkpoint import CheckpointError, average_checkpoints, mark_latest_checkpoint, save_checkpoint
-from lazyengine.cli.checkpoint import main
+from lazyengine.checkpoint import CheckpointError, mark_latest_checkpoint, save_checkpoint
+from lazyengine.cli.checkpoint import average_checkpoints, main
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from lazyengine.checkpoint import (
     get_state_dict,
     load_checkpoint,
     load_state_dict,
-    read_checkpoint_with_prefix,
     revise_state_dict,
     save_checkpoint,
     unwrap_module,
@@ -148,7 +147,7 @@ def test_revise_keys(tmp_path):
     rules = [(r"^module\.", ""), (r"^net\.", "")]
     load_checkpoint(other, str(tmp_path / "c.pth"), strict=True, revise_keys=rules)
     assert _equal(model, other)
-    with pytest.raises(RuntimeError, match=r"start with 'net\.'.*revise_keys"):
+    with pytest.raises(RuntimeError, match=r"start with 'module\.net\.'.*revise_keys"):
         load_checkpoint(Model(), str(tmp_path / "c.pth"), strict=True)
     with pytest.raises(CheckpointError, match="gives 'x' to two keys"):
         revise_state_dict({"a": 1, "b": 2}, [("^.*$", "x")])
@@ -166,18 +165,17 @@ def test_prefix(tmp_path):
     other = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
     load_checkpoint(other, str(tmp_path / "c.pth"), strict=True, prefix="backbone")
     assert _equal(model.backbone, other)
-    state = read_checkpoint_with_prefix("head.", str(tmp_path / "c.pth"))
-    assert list(state) == ["weight", "bias"]
+    assert list(revise_state_dict(model.state_dict(), prefix="head.")) == ["weight", "bias"]
     with pytest.raises(CheckpointError, match=r"'neck\.'.*\['backbone', 'head'\]"):
-        read_checkpoint_with_prefix("neck", str(tmp_path / "c.pth"))
+        load_checkpoint(other, str(tmp_path / "c.pth"), prefix="neck")
 
 
 def test_no_state_dict(tmp_path):
     save_checkpoint({"state_dict": [1]}, tmp_path / "c.pth")
-    with pytest.raises(CheckpointError, match="is a list"):
+    with pytest.raises(CheckpointError, match="got list"):
         load_checkpoint(Model(), str(tmp_path / "c.pth"))
     torch.save([1], tmp_path / "d.pth")
-    with pytest.raises(CheckpointError, match="holds a list"):
+    with pytest.raises(CheckpointError, match="got list"):
         load_checkpoint(Model(), str(tmp_path / "d.pth"))
 
 
@@ -225,10 +223,7 @@ def test_weights_from_mmengine(tmp_path, log, monkeypatch):
         torch.save({"state_dict": model.state_dict(), "message_hub": hub}, tmp_path / "c.pth")
     load_checkpoint(other, str(tmp_path / "c.pth"), strict=True, logger=log.logger)
     assert _equal(model, other)
-    assert "message hub is left out" in log.messages[-1][1]
-    torch.save({"state_dict": {}, "x": types.SimpleNamespace()}, tmp_path / "d.pth")
-    with pytest.raises(CheckpointError, match="SimpleNamespace"):
-        load_checkpoint(other, str(tmp_path / "d.pth"), logger="silent")
+    assert "are left out: ['message_hub']['log_scalars']['train/loss']" in log.messages[-1][1]
 
 
 def test_own_schemes(monkeypatch):

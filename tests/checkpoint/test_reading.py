@@ -3,6 +3,7 @@
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +17,11 @@ from lazyengine.checkpoint import (
     mark_latest_checkpoint,
     read_checkpoint,
     save_checkpoint,
+    summary_of,
     verify_checkpoint,
 )
+
+OLD_FILE = Path(__file__).parent / "golden" / "version_0_1_0.pth"
 
 
 @pytest.fixture
@@ -33,7 +37,7 @@ def test_every_flipped_byte_of_every_record_is_noticed(path):
         records = [(info.header_offset, info) for info in archive.infolist()]
     num_flipped = 0
     for offset, info in records:
-        start = offset + 30 + len(info.filename) + len(info.extra)
+        start = offset + 30 + len(info.filename) + int.from_bytes(content[offset + 28 : offset + 30], "little")
         step = max(1, info.file_size // 40)
         for position in range(start, start + info.file_size, step):
             flipped = bytearray(content)
@@ -73,7 +77,8 @@ def test_torch_alone_does_not_notice(path):
     content = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as archive:
         info = archive.getinfo("archive/data/0")
-    content[info.header_offset + 30 + len(info.filename) + len(info.extra) + 402] ^= 0x40
+    extra = int.from_bytes(content[info.header_offset + 28 : info.header_offset + 30], "little")
+    content[info.header_offset + 30 + len(info.filename) + extra + 402] ^= 0x40
     path.write_bytes(content)
     assert not torch.equal(torch.load(path)["state_dict"]["w"], torch.arange(300.0))
     with pytest.raises(CheckpointError):
@@ -114,7 +119,7 @@ def test_zip_file_of_something_else(tmp_path):
 
 
 def test_missing_file_lists_close_names(path):
-    with pytest.raises(FileNotFoundError, match=r"did you mean iter_1\.pth"):
+    with pytest.raises(FileNotFoundError, match=r"Did you mean 'iter_1\.pth'"):
         read_checkpoint(path.parent / "iter1.pth")
     with pytest.raises(FileNotFoundError, match="folder does not exist"):
         read_checkpoint(path.parent / "no" / "iter1.pth")
@@ -203,17 +208,16 @@ def test_safetensors(tmp_path):
         read_checkpoint(tmp_path / "m.safetensors")
 
 
-def _make(folder, name, time_s):
+def _make(folder, name, iteration=None):
     path = folder / name
-    save_checkpoint({"name": name, "w": torch.zeros(10)}, path)
-    os.utime(path, (time_s, time_s))
+    save_checkpoint({"meta": {} if iteration is None else {"iter": iteration}, "w": torch.zeros(10)}, path)
     return str(path)
 
 
 def test_newest_valid_checkpoint_and_why_the_others_are_not(tmp_path):
     assert find_valid_checkpoint(tmp_path) is None
     assert find_valid_checkpoint(tmp_path / "absent") is None
-    old, middle, new = (_make(tmp_path, f"iter_{n}.pth", t) for n, t in [(9, 100), (10, 200), (2, 300)])
+    old, middle, new = (_make(tmp_path, f"{name}.pth", n) for name, n in [("z", 2), ("y", 9), ("x", 10)])
     (tmp_path / ".iter_3.pth.0123abcd.tmp").write_text("half")
     (tmp_path / "notes.txt").write_text("")
     assert list_checkpoints(tmp_path) == [new, middle, old]
@@ -234,14 +238,14 @@ def test_newest_valid_checkpoint_and_why_the_others_are_not(tmp_path):
     assert find_valid_checkpoint(tmp_path) is None
 
 
-def test_same_time_is_ordered_by_number(tmp_path):
-    paths = [_make(tmp_path, f"iter_{n}.pth", 100) for n in (9, 10, 100)]
+def test_files_that_do_not_say_where_they_are_are_ordered_by_number(tmp_path):
+    paths = [_make(tmp_path, f"iter_{n}.pth") for n in (9, 10)]
     assert list_checkpoints(tmp_path) == paths[::-1]
 
 
 def test_pointer(tmp_path):
     assert find_latest_checkpoint(tmp_path) is None
-    path = _make(tmp_path, "iter_1.pth", 100)
+    path = _make(tmp_path, "iter_1.pth")
     for content in ("iter_1.pth\n", path):  # mmengine writes absolute paths
         (tmp_path / "last_checkpoint").write_text(content)
         assert find_latest_checkpoint(tmp_path) == path
@@ -253,13 +257,13 @@ def test_pointer(tmp_path):
     with pytest.raises(CheckpointError, match="does not exist"):
         find_latest_checkpoint(tmp_path)
     (tmp_path / "last_checkpoint").write_bytes(b"\xff\xfe")
-    with pytest.raises(CheckpointError, match="not text"):
+    with pytest.raises(CheckpointError, match="does not exist"):
         find_latest_checkpoint(tmp_path)
 
 
 def test_link_out_of_the_folder_is_refused(tmp_path):
     (tmp_path / "run").mkdir()
-    path = _make(tmp_path, "outside.pth", 100)
+    path = _make(tmp_path, "outside.pth")
     (tmp_path / "run" / "a.pth").symlink_to(path)
     (tmp_path / "run" / "last_checkpoint").write_text("a.pth")
     with pytest.raises(CheckpointError, match="not in the folder"):
@@ -271,5 +275,19 @@ def test_zeros_behind_a_file_are_told_with_its_name(tmp_path):
     save_checkpoint({"w": torch.ones(3)}, tmp_path / "a.pth")
     with open(tmp_path / "a.pth", "ab") as file:
         file.write(bytes(4096))
-    with pytest.raises(CheckpointError, match=r"a\.pth cannot be loaded"):
+    with pytest.raises(CheckpointError, match=r"a\.pth is damaged and cannot be loaded"):
         read_checkpoint(tmp_path / "a.pth")
+
+
+def test_a_file_of_version_0_1_0_is_read_with_its_checksums(tmp_path):
+    """It was written by a zip writer of the package's own."""
+    verify_checkpoint(OLD_FILE)
+    loaded = read_checkpoint(OLD_FILE)["state_dict"]
+    assert torch.equal(loaded["weight"], torch.arange(12.0).reshape(3, 4))
+    assert loaded["weight"].data_ptr() == loaded["transposed"].data_ptr()
+    assert summary_of(OLD_FILE)[:4] == (10, 2, True, "20260131_115900")
+    content = bytearray(OLD_FILE.read_bytes())
+    content[content.index(torch.arange(12.0).numpy().tobytes()) + 7] ^= 1
+    (tmp_path / "old.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_checkpoint(tmp_path / "old.pth")

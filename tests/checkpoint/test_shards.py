@@ -127,7 +127,7 @@ def test_metadata_runs_nothing(mesh, tmp_path):
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["shards"]["files"] = {}  # as who makes such a file would make it fit
     save_checkpoint(checkpoint, path)
-    with pytest.raises(CheckpointError, match="mkdir, which is not loaded"):
+    with pytest.raises(CheckpointError, match="mkdir, which was not loaded"):
         read_checkpoint(path)
     assert not (tmp_path / "made").exists()
 

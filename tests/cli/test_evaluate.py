@@ -1,10 +1,12 @@
 """tools/evaluate.py: metrics from saved predictions."""
 
+import sys
+
 import pytest
 import torch
 
 from lazyengine.cli.evaluate import main, parse_metric
-from lazyengine.config import ConfigError
+from lazyengine.errors import UsageError
 from lazyengine.evaluator import Accuracy, save_results
 
 CONFIG = """
@@ -17,6 +19,22 @@ val_loop = L(Loop)(
     evaluator=L(Evaluator)(metrics=[L(Accuracy)(topk=(1, 2)), L(DumpResults)(out_file_path={dump!r})]),
 )
 runner = L(Runner)(val_loop=val_loop)
+"""
+
+METRIC = """
+from lazyengine.evaluator import TensorMetric
+
+class Right(TensorMetric):
+    def __init__(self, of_data=False):
+        super().__init__()
+        self.of_data = of_data
+
+    def process(self, data_batch, data_samples):
+        label = data_batch["label"] if self.of_data else data_samples["label"]
+        self.results.append(data_samples["scores"].argmax(1) == label)
+
+    def compute_metrics(self, results):
+        return {"right": results.double().mean()}
 """
 
 PARTS = """
@@ -92,11 +110,28 @@ def test_the_data_of_a_config(tmp_path, config, capsys):
     assert "accuracy/top1: 0.25" in capsys.readouterr().out
 
 
+def test_a_metric_for_batches_of_a_project_that_is_not_installed(tmp_path, results, config, capsys, monkeypatch):
+    package = f"project_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "metrics.py").write_text(METRIC)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [folder for folder in sys.path if folder not in ("", str(tmp_path))])
+    assert main([results, "--metric", f"{package}.metrics.Right"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["right: 0.75"]
+    assert main([results, "--config", config, "--with-data", "--metric", f"{package}.metrics.Right(of_data=True)"]) == 0
+    assert "right: 0.25" in capsys.readouterr().out
+
+
+def test_a_refusal_of_a_metric_ends_with_code_2(results, capsys):
+    assert main([results, "--metric", "Accuracy(results_per_sample=3)"]) == 2
+    assert "Accuracy kept 4 results" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "there is no metric to compute"),
-        (["--metric", "Acuracy"], "--metric Acuracy: no metric of that name · did you mean Accuracy?"),
+        (["--metric", "Acuracy"], "--metric Acuracy: no metric of that name. Did you mean 'Accuracy'?"),
         (["--metric", "torch.nn.Linear(2, 2)"], "no metric of that name"),
         (["--metric", "no_such_package.Metric"], "cannot import 'no_such_package'"),
         (["--metric", "Accuracy(topk=open('x'))"], "expected a name, or a call with literal arguments"),
@@ -123,5 +158,5 @@ def test_parse_metric():
     metric = parse_metric("lazyengine.evaluator.Accuracy((1, 3), prefix='a')")
     assert isinstance(metric, Accuracy)
     assert (metric.topk, metric.prefix) == ((1, 3), "a")
-    with pytest.raises(ConfigError, match="expected a name"):
+    with pytest.raises(UsageError, match="expected a name"):
         parse_metric("Accuracy(")

@@ -40,7 +40,9 @@ def test_each_command_explains_itself_under_its_own_name(name, capsys, monkeypat
     with pytest.raises(SystemExit) as stop:
         command.main()
     assert stop.value.code == 0
-    assert capsys.readouterr().out.startswith(f"usage: lazyengine {name} ")
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: lazyengine {name} ")
+    assert "exit codes: 0 " in out
 
 
 def test_train_and_test_are_the_training_script(capsys):
@@ -56,7 +58,7 @@ def test_the_version(capsys):
 
 def test_a_misspelt_command_gets_its_near_match(capsys):
     assert command.main(["tain"]) == 2
-    assert "did you mean train?" in capsys.readouterr().err
+    assert "Did you mean 'train'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("script", sorted(p.name for p in (REPO / "tools").glob("*.py")))

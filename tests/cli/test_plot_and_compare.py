@@ -10,9 +10,9 @@ import pytest
 from lazyengine.analysis.text_plot import draw_curves
 from lazyengine.cli import compare, plot
 from lazyengine.cli.plot import smooth
-from lazyengine.cli.runs import choose_keys, read_runs
 from lazyengine.config import LazyConfig
 from lazyengine.logging import MetricsWriter
+from lazyengine.runs import choose_keys, compare_runs, read_runs
 
 CONFIG = """\
 from argparse import Namespace
@@ -62,7 +62,7 @@ def test_keys_choose_curves_by_any_part_of_their_name(runs):
     assert choose_keys(read, ["top1", "lr"]) == ["val/acc/top1", "train/lr"]
     assert choose_keys(read, ["val/*"]) == ["val/acc/top1", "val/fid", "val/time"]
     assert choose_keys(read, None) == ["train/loss", "val/acc/top1", "val/fid"]
-    with pytest.raises(ValueError, match=r"called 'los'; did you mean loss\? There are: train/loss, train/lr"):
+    with pytest.raises(ValueError, match=r"called 'los'[.] Did you mean .loss.\? There are: train/loss, train/lr"):
         choose_keys(read, ["los"])
 
 
@@ -120,7 +120,7 @@ def test_differences_of_configs_beside_best_and_last_values(runs, capsys):
 
 def test_best_is_the_largest_or_the_smallest_by_the_name(tmp_path):
     (run,) = read_runs([str(make_run(tmp_path / "a"))])
-    table = compare.compare([run], ["train/loss", "val/acc/top1", "val/fid"])
+    table = compare_runs([run], ["train/loss", "val/acc/top1", "val/fid"]).as_text()
     values = {line[:22].strip(): line[22:].strip() for line in table.splitlines()}
     assert values["train/loss  best"] == "0.02 @ 50"
     assert values["val/acc/top1  best"] == "0.975 @ 40"
@@ -132,7 +132,7 @@ def test_best_is_the_largest_or_the_smallest_by_the_name(tmp_path):
 def test_a_class_or_a_part_that_only_one_run_has_is_a_difference(tmp_path):
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b")
     save_config("from lazyengine.config import LazyCall as L\nmodel = L(dict)(width=8)\nextra = (1, 2)\n", b)
-    table = compare.compare(read_runs([str(a), str(b)]), ["train/loss"])
+    table = compare_runs(read_runs([str(a), str(b)]), ["train/loss"]).as_text()
     rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.startswith("  ")}
     assert rows["model._target_"] == ["Namespace", "dict"]
     assert rows["model.parts[0].width"] == ["1", "-"]
@@ -153,7 +153,7 @@ def test_what_is_no_run_is_named_with_what_is_there(command, runs, tmp_path, cap
     assert f"{tmp_path} holds several runs; name them: {runs[0]} {runs[1]}" in message(str(tmp_path))
     assert "it holds nothing" in message(str(tmp_path / "empty"))
     assert "it holds notes.txt" in message(str(tmp_path / "other"))
-    assert f"did you mean {tmp_path / 'empty'}?" in message(str(tmp_path / "emty"))
+    assert f"Did you mean {tmp_path / 'empty'}?" in message(str(tmp_path / "emty"))
     assert "There are: train/loss" in message(runs[0], "--keys", "nothing")
 
 

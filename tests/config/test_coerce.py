@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NewType, Optional, TypeVar, Union
 import numpy as np
 import pytest
 
-from lazyengine.config.coerce import Mismatch, coerce, describe, item_annotation
+from lazyengine.config import Config, LazyCall, LazyConfig, OverrideError, format_tree
 
 
 class Color(enum.Enum):
@@ -26,6 +26,21 @@ T = TypeVar("T", bound=float)
 
 class Thing:
     pass
+
+
+def node(annotation, *old):
+    """A node of a function whose parameter `x` has this annotation, and perhaps a value."""
+
+    def target(x):
+        return x
+
+    target.__annotations__ = {"x": annotation} if annotation is not Any else {}
+    return LazyCall(target)(*old)
+
+
+def coerce(text, annotation, *old):
+    """What the text becomes in the place of `old`."""
+    return LazyConfig.apply_overrides(Config({"n": node(annotation, *old)}), [f"n.x={text}"]).n.x
 
 
 def exactly(a, b):
@@ -111,12 +126,13 @@ def test_values_become_what_the_annotation_says(text, annotation, value):
         ("[[1]]", set[Any], "set[Any]"),
         ("[a]", dict[str, int], "dict[str, int]"),
         ("blue", Color, "one of RED, GREEN"),
+        ("[1]", Literal["a", None], "one of 'a', None"),
         ("b", Literal["a", 1], "one of 'a', 1"),
         ("5", pathlib.Path | None, None),
         ("null", pathlib.Path, "a path"),
         ("[1]", Point, "Point(x, y)"),
         ("abc", Thing, "Thing"),
-        ("abc", Callable[[], int], "Callable"),
+        ("abc", Callable[[], int], "a callable"),
         ("1" + "0" * 400, float, "float"),
     ],
 )
@@ -124,7 +140,7 @@ def test_what_does_not_fit_says_what_is_accepted(text, annotation, accepted):
     if accepted is None:
         assert coerce(text, annotation) == pathlib.Path("5")
         return
-    with pytest.raises(Mismatch) as caught:
+    with pytest.raises(OverrideError) as caught:
         coerce(text, annotation)
     assert accepted in str(caught.value)
 
@@ -171,7 +187,7 @@ def test_without_an_annotation_the_old_value_decides(text, old, value):
     ],
 )
 def test_another_type_than_the_old_value_is_an_error(text, old):
-    with pytest.raises(Mismatch):
+    with pytest.raises(OverrideError):
         coerce(text, Any, old)
 
 
@@ -179,7 +195,7 @@ def test_an_array_stays_an_array_of_its_dtype():
     value = coerce("[[1, 2], [3, 4]]", Any, np.zeros((2, 2), dtype=np.float32))
     assert value.dtype == np.float32
     assert value.tolist() == [[1, 2], [3, 4]]
-    with pytest.raises(Mismatch):
+    with pytest.raises(OverrideError):
         coerce("abc", Any, np.zeros(2))
 
 
@@ -189,22 +205,28 @@ def test_a_sequence_given_as_a_list_stays_a_tuple_where_a_tuple_was():
 
 
 @pytest.mark.parametrize(
-    ("annotation", "key", "item"),
+    ("annotation", "old", "text", "item"),
     [
-        (tuple[int, str], 1, str),
-        (tuple[int, str], 5, Any),
-        (tuple[float, ...], 3, float),
-        (list[int] | None, 0, int),
-        (dict[str, float], "a", float),
-        (list[int] | dict[str, str], 0, int | str),
-        (int, 0, Any),
-        (Any, 0, Any),
+        (tuple[int, str], (1, "a"), "n.x[1]=5", "5"),
+        (tuple[float, ...], (1.0, 1.0, 1.0), "n.x[2]=3", 3.0),
+        (list[float] | None, [0.5], "n.x[0]=3", 3.0),
+        (dict[str, float], {"a": None}, "n.x.a=3", 3.0),
+        (list[float] | dict[str, str], [None], "n.x[0]=a", "a"),
+        (dict[str, list[float]], {"a": [None]}, "n.x.a[0]=1", 1.0),
+        (Annotated[list[float], "note"], [None], "n.x[0]=1", 1.0),
+        (Any, [None], "n.x[0]=1", 1),
     ],
 )
-def test_the_annotation_of_an_item(annotation, key, item):
-    assert item_annotation(annotation, key) == item
+def test_the_annotation_of_an_item(annotation, old, text, item):
+    cfg = LazyConfig.apply_overrides(Config({"n": node(annotation, old)}), [text])
+    assert any(exactly(value, item) for value in (cfg.n.x.values() if isinstance(cfg.n.x, dict) else cfg.n.x)) or (
+        cfg.n.x == {"a": [item]}
+    )
 
 
 def test_annotations_read_as_their_authors_write_them():
-    assert describe(dict[str, Optional[list[Color]]]) == "dict[str, list[Color (RED, GREEN)] or null]"
-    assert describe(Callable[[int], str]) == "a callable"
+    for annotation, shown in (
+        (dict[str, Optional[list[Color]]], "dict[str, list[Color (RED, GREEN)] or null]"),
+        (Callable[[int], str], "a callable"),
+    ):
+        assert format_tree(node(annotation, None)).endswith(f"x: {shown} = None")

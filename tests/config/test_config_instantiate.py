@@ -20,10 +20,11 @@ from lazyengine.config import (
     RefError,
     TargetError,
     UnknownNameError,
+    arguments_of,
     instantiate,
     ref,
 )
-from lazyengine.config.node import arguments_of
+from lazyengine.errors import UsageError
 
 if TYPE_CHECKING:
     from nowhere import Unknown
@@ -183,6 +184,32 @@ def test_constructor_error_keeps_type_and_traceback_and_gains_path_and_place():
         test_constructor_error_keeps_type_and_traceback_and_gains_path_and_place.__name__,
         "__init__",
     ]
+
+
+def test_an_error_of_building_has_the_path_as_an_attribute():
+    def broken():
+        return LazyCall(Model)(width=-1)
+
+    for root, path in (
+        (config(runner=LazyCall(Runner)(model=broken())), "runner.model"),
+        (config(parts=[1, {"a b": broken()}]), "parts[1]['a b']"),
+        (config(late=LazyCall(LateRunner)(optimizer=LazyCall(Optimizer)(model=broken()))), "late.optimizer.model"),
+        (config(a=0, b=ref("a", lambda a: 1 / a)), "b"),
+        (config(gone=LazyCall("fractions:Fraction")(1, 0)), "gone"),
+        (broken(), ""),
+    ):
+        with pytest.raises(ZeroDivisionError) as caught:
+            instantiate(root)
+        assert caught.value.config_path == path  # type: ignore[attr-defined]
+    with pytest.raises(MissingArgumentError) as missing:
+        instantiate(config(a=LazyCall(Optimizer)()))
+    assert missing.value.config_path == "a"  # type: ignore[attr-defined]
+
+
+def test_a_mistake_in_a_config_is_the_users():
+    assert issubclass(ConfigError, UsageError)
+    with pytest.raises(UsageError):
+        LazyCall(Model)(widht=1)
 
 
 def test_error_in_a_late_build_names_its_own_path():

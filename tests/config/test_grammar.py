@@ -1,27 +1,24 @@
-"""The text of overrides: paths and values, read and printed."""
+"""The text of overrides: paths and values, as the command line gives them."""
 
+import copy
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazyengine.config import OverrideError
-from lazyengine.config.grammar import Override, format_path, format_value, parse_override, parse_path, parse_value
+from lazyengine.config import Config, LazyConfig, OverrideError, diff
 
 words = st.text(max_size=12)
 scalars = (
     st.none()
     | st.booleans()
     | st.integers()
-    | st.integers(min_value=10**5000, max_value=10**5001)
     | st.floats()
-    | st.complex_numbers(allow_nan=False)
+    | st.complex_numbers(allow_nan=False, allow_infinity=False)
     | words
     | st.binary(max_size=8)
-    | st.sampled_from(
-        ["true", "null", "None", "inf", "-inf", "nan", "1", "1.0", "1e5", "[", "(a)", "set()", "'", '"', "b''", "a=b"]
-    )
+    | st.sampled_from(["true", "null", "None", "inf", "nan", "1", "1.0", "[", "(a)", "set()", "'", '"', "b''", "a=b"])
 )
 hashables = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3).map(tuple), max_leaves=4)
 values = st.recursive(
@@ -33,6 +30,11 @@ values = st.recursive(
     ),
     max_leaves=12,
 )
+
+
+def read(text):
+    """What `+x=text` adds."""
+    return LazyConfig.apply_overrides(Config({}), [f"+x={text}"]).x
 
 
 def same(a, b):
@@ -51,26 +53,26 @@ def same(a, b):
 
 
 @given(values)
-def test_every_value_printed_and_given_back_comes_back_equal(value):
-    text = format_value(value)
-    assert same(parse_value(text), value)
-    override = parse_override(f"a.b={text}")
-    assert override.path == ["a", "b"]
-    assert same(parse_value(override.text), value)
+def test_every_python_literal_is_read_as_python_reads_it(value):
+    assert same(read(repr([value])), [value])
 
 
 @given(st.text(max_size=30))
-def test_any_text_is_a_value_or_a_documented_error_and_prints_back(text):
+def test_any_text_is_a_value_or_a_documented_error(text):
     try:
-        value = parse_value(text)
+        value = read(text)
     except OverrideError:
         return
-    assert same(parse_value(format_value(value)), value)
+    assert isinstance(value, str) or same(read(repr([value])), [value])
 
 
 @given(st.lists(st.integers(-99, 99) | st.text(max_size=8), min_size=1, max_size=5))
-def test_every_path_printed_and_read_comes_back_equal(path):
-    assert parse_path(format_path(path)) == path
+def test_every_path_that_a_difference_shows_can_be_overridden(path):
+    old, new = 1, 2
+    for key in reversed(path):
+        old, new = {key: old}, {key: new}
+    (found,) = diff(Config({"root": old}), Config({"root": new}))
+    assert LazyConfig.apply_overrides(Config({"root": old}), [f"{found.path}=2"]).root == new
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def test_every_path_printed_and_read_comes_back_equal(path):
     ],
 )
 def test_values(text, value):
-    assert same(parse_value(text), value)
+    assert same(read(text), value)
 
 
 @pytest.mark.parametrize(
@@ -152,39 +154,58 @@ def test_values(text, value):
 )
 def test_bad_values_say_what_is_wrong(text, says):
     with pytest.raises(OverrideError) as caught:
-        parse_value(text)
+        read(text)
     assert says in str(caught.value)
 
 
+CONFIG = {
+    "a": {"b": 0, "old": 0, "b-c": 0, 0: [0, 0]},
+    "hooks": [{"interval": 0}, {"interval": 0}],
+    "keys": {"a.b=c": {"lr": 0}, "backbone.norm": {"x": 0}, "0": {"x": 0}, "a=b": 0},
+    "模型": {"宽": 0},
+}
+
+
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("text", "path", "value"),
     [
-        ("a=1", Override("=", ["a"], "1")),
-        ("a.b=c=d", Override("=", ["a", "b"], "c=d")),
-        ("hooks[0].interval=5", Override("=", ["hooks", 0, "interval"], "5")),
-        ("hooks.0.interval=5", Override("=", ["hooks", 0, "interval"], "5")),
-        ("hooks[-1]=5", Override("=", ["hooks", -1], "5")),
-        ("a[0][1]=5", Override("=", ["a", 0, 1], "5")),
-        ('keys["a.b=c"].lr_mult=0.1', Override("=", ["keys", "a.b=c", "lr_mult"], "0.1")),
-        ("keys[backbone.norm].x=1", Override("=", ["keys", "backbone.norm", "x"], "1")),
-        ("keys['0'].x=1", Override("=", ["keys", "0", "x"], "1")),
-        (" a.b = x y ", Override("=", ["a", "b"], "x y")),
-        ("模型.宽=1", Override("=", ["模型", "宽"], "1")),
-        ("a.b-c=1", Override("=", ["a", "b-c"], "1")),
-        ("a=", Override("=", ["a"], "")),
-        ("+a.new=1", Override("+", ["a", "new"], "1")),
-        ("~a.old", Override("~", ["a", "old"], "")),
-        ("~a[0].old", Override("~", ["a", 0, "old"], "")),
-        ("~keys['a=b']", Override("~", ["keys", "a=b"], "")),
+        ("a=1", ["a"], 1),
+        ("a.b=c=d", ["a", "b"], "c=d"),
+        ("hooks[0].interval=5", ["hooks", 0, "interval"], 5),
+        ("hooks.0.interval=5", ["hooks", 0, "interval"], 5),
+        ("hooks[-1].interval=5", ["hooks", 1, "interval"], 5),
+        ("a[0][1]=5", ["a", 0, 1], 5),
+        ('keys["a.b=c"].lr=0.1', ["keys", "a.b=c", "lr"], 0.1),
+        ("keys[backbone.norm].x=1", ["keys", "backbone.norm", "x"], 1),
+        ("keys['0'].x=1", ["keys", "0", "x"], 1),
+        (" a.b = x y ", ["a", "b"], "x y"),
+        ("模型.宽=1", ["模型", "宽"], 1),
+        ("a.b-c=1", ["a", "b-c"], 1),
+        ("a.b=", ["a", "b"], ""),
+        ("+a.new=1", ["a", "new"], 1),
+        ("~a.old", ["a", "old"], None),
+        ("~hooks[0].interval", ["hooks", 0, "interval"], None),
+        ("~keys['a=b']", ["keys", "a=b"], None),
     ],
 )
-def test_overrides(text, expected):
-    assert parse_override(text) == expected
+def test_overrides(text, path, value):
+    expected, changed = copy.deepcopy(CONFIG), copy.deepcopy(CONFIG)
+    for tree in (expected, changed):
+        place = tree
+        for key in path[:-1]:
+            place = place[key]
+        if tree is changed and text[0] not in "+~":
+            place[path[-1]] = None  # of no type, so that any value fits
+        elif tree is expected and text[0] == "~":
+            del place[path[-1]]
+        elif tree is expected:
+            place[path[-1]] = value
+    assert LazyConfig.apply_overrides(Config(changed), [text]) == Config(expected)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a", "=1", "a..b=1", ".a=1", "a.=1", "a[=1", "a[]=1", "[0]x=1", "~a=1", "+a", "~", "a b=1", "--a=1 b"]
+    "text", ["", "a", "=1", "a..b=1", ".a=1", "a.=1", "a[=1", "a[]=1", "[0]x=1", "~a=1", "+a", "~", "a b=1"]
 )
 def test_what_is_no_override_is_an_error(text):
     with pytest.raises(OverrideError):
-        parse_override(text) if text != "--a=1 b" else parse_path(text)
+        LazyConfig.apply_overrides(Config({"a": {"b": 1}}), [text])

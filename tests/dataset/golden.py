@@ -105,7 +105,8 @@ def make_golden(dataset_module, as_rank):
         try:
             dataset_module.ConcatDataset([Numbers(), Numbers(metainfo=second)])
         except Exception as error:
-            golden["joined_errors"].append(type(error).__name__)
+            kinds = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
+            golden["joined_errors"].append(kinds[0])
     return golden
 
 

@@ -115,7 +115,8 @@ class StatelessStream(IterableDataset[Any]):
 def file_ids(dataset: Any) -> tuple[int, int]:
     """Which file the records of a dataset lie in, as seen by this process."""
     records = dataset._records
-    return getattr(records, "_records", records).buffer.file_id  # a subset has records inside
+    status = os.fstat(getattr(records, "_records", records).buffer._file_descriptor)  # a subset has records inside
+    return status.st_dev, status.st_ino
 
 
 class FileIds:

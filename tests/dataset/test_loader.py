@@ -136,7 +136,7 @@ def test_seeding_can_be_switched_off():
     torch.manual_seed(1)
     second = epoch_of(loader)
     assert [noise for _, noise in first] == [noise for _, noise in second]  # torch's own stream, from where it stood
-    assert loader.exact_resume_reason() is not None
+    assert loader.why_no_exact_resume() is not None
 
 
 def test_the_epoch_that_was_set_when_an_iteration_began_holds():
@@ -189,7 +189,7 @@ def test_samplers_of_others_are_functions_of_the_epoch_too(name):
     assert epoch_of(loader, 0) == epochs[0]
     assert epoch_of(loader, 1, 1) == epochs[1][1:]
     assert len(loader) == len(epochs[0])
-    assert loader.exact_resume_reason() is None
+    assert loader.why_no_exact_resume() is None
     if name in ("random", "replacing", "weighted", "subset", "distributed"):
         assert [row[0] for rows, _ in epochs[0] for row in rows] != [row[0] for rows, _ in epochs[1] for row in rows]
 
@@ -203,11 +203,11 @@ def test_batch_samplers_of_others():
         make(batch_size=2, batch_sampler=sampler)
 
 
-def test_a_sampler_with_its_own_generator_cannot_be_resumed_exactly():
-    loader = make(sampler=RandomSampler(range(24), generator=torch.Generator()))
-    assert "draws from a generator of its own" in (loader.exact_resume_reason() or "")
-    assert "timing" in (make(in_order=False).exact_resume_reason() or "")
-    assert make().exact_resume_reason() is None
+def test_a_sampler_with_its_own_generator_is_named_where_it_is_left_alone():
+    loader = make(sampler=RandomSampler(range(24), generator=torch.Generator()), own_generators="leave")
+    assert "nobody saves the states of sampler.generator" in (loader.why_no_exact_resume() or "")
+    assert "timing" in (make(in_order=False).why_no_exact_resume() or "")
+    assert make().why_no_exact_resume() is None
 
 
 def test_single_samples():
@@ -301,12 +301,13 @@ def test_iterable_datasets_with_state_are_resumed():
     for _ in range(2):
         next(iterator)
     state = loader.state_dict()
-    assert state == {"dataset": {"position": 4}}
-    resumed = DataLoader(Stream(), 2, seed=1)
-    resumed.load_state_dict(state)
-    resumed.set_start(2)
-    assert [plain(batch) for batch in resumed] == whole[2:]
-    assert resumed.exact_resume_reason() is None
+    assert state["stream"]["progress"] == {0: [2, {"position": 4}, False]}
+    for saved in (state, {"dataset": {"position": 4}}):  # which is what version 0.1 saved
+        resumed = DataLoader(Stream(), 2, seed=1)
+        resumed.load_state_dict(saved)
+        resumed.set_start(2)
+        assert [plain(batch) for batch in resumed] == whole[2:]
+        assert resumed.why_no_exact_resume() is None
 
 
 def test_iterable_datasets_are_seeded_by_epoch():
@@ -320,14 +321,14 @@ def test_iterable_datasets_are_seeded_by_epoch():
 def test_exact_resume_is_refused_with_the_reason():
     loader = DataLoader(StatelessStream(), 2)
     assert [batch.tolist() for batch in loader] == [[0, 1], [2, 3], [4, 5]]
-    assert "StatelessStream is iterable and has no `state_dict`" in (loader.exact_resume_reason() or "")
+    assert "StatelessStream is iterable and has no `state_dict`" in (loader.why_no_exact_resume() or "")
     with pytest.raises(RuntimeError, match="nobody knows where it stands"):
         loader.set_start(1)
     with pytest.raises(RuntimeError, match="the saved run's dataset had a state"):
         loader.load_state_dict({"dataset": {"position": 4}})
     assert loader.state_dict() == make().state_dict() == {}
     with_workers = DataLoader(Stream(), 2, num_workers=2)
-    with pytest.raises(RuntimeError, match="lives in 2 worker processes; use num_workers=0"):
+    with pytest.raises(RuntimeError, match="num_workers=1, and cannot be shared out among num_workers=2"):
         with_workers.load_state_dict({"dataset": {"position": 4}})
 
 

@@ -221,6 +221,26 @@ def collect_objects(rank, world):
 
 
 @check
+def collect_more_than_padding(rank, world):
+    for part in ([rank] * 3, torch.zeros(3)):
+        assert dist.collect_results(part, 3 * world - 1, num_padded=1) is None or rank == 0
+        error = raises(ValueError, f"{3 * world} results", dist.collect_results, part, world, num_padded=world - 1)
+        assert "one result for each sample" in str(error)
+    fewer = dist.collect_results([rank], 5 * world, num_padded=0)
+    assert fewer == (list(range(world)) if rank == 0 else None)
+
+
+@check
+def averages(rank, world):
+    mine = {"a": [1.0 + rank, 2.0], "b": []}
+    mean = (world - 1) / 2
+    assert dist.average_lists(mine) == {"a": [1.0 + mean, 2.0], "b": []}
+    others = dist.average_lists({"a": [1.0] * (1 + rank)})
+    assert others == ({"a": [1.0]} if world == 1 else None)
+    assert dist.exchange_numbers([rank, 7]) == [[r, 7] for r in range(world)] if world > 1 else True
+
+
+@check
 def collect_tensors(rank, world):
     size = 4 * world + 1
     table = torch.arange(size * 2).reshape(size, 2)

@@ -6,6 +6,7 @@ process did with the same global batches (see test_two_ranks.py). Each rank writ
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
@@ -27,7 +28,7 @@ from lazyengine.hooks import Hook
 from lazyengine.logging import MessageHub
 from lazyengine.model import FSDP2, ModelSetup
 from lazyengine.runner import EpochBasedTrainLoop
-from lazyengine.runner.sharing import check_shared_out
+from lazyengine.runner.sharing import check_sampler_is_distributed
 from tests.distributed.experiment import (
     SEVERAL_THINGS,
     MetaNet,
@@ -42,6 +43,7 @@ from tests.distributed.experiment import (
     several_hooks,
     weights,
 )
+from tests.distributed.launching import STEP_LIMIT_S
 
 
 class At(Hook):
@@ -92,7 +94,13 @@ def as_one_process(folder: Path, alone: dict[str, Any]) -> None:
     names = {path.name for path in (folder / "ddp").iterdir()}
     best = {name for name in names if name.startswith("best_error_epoch_")}
     assert len(best) == 1
-    assert names - best == {runner.timestamp, "last_checkpoint", *(f"epoch_{i}.pth" for i in (1, 2, 3))}
+    assert names - best == {
+        runner.timestamp,
+        "run.json",
+        "code",
+        "last_checkpoint",
+        *(f"epoch_{i}.pth" for i in (1, 2, 3)),
+    }
     (log,) = Path(runner.log_dir).glob("*.log")
     assert log.read_text().count("saving epoch_2.pth") == 1
     lines = [json.loads(line) for line in Path(runner.log_dir, "metrics.jsonl").read_text().splitlines()]
@@ -257,12 +265,14 @@ def what_cannot_be_right_is_refused(folder: Path, alone: dict[str, Any]) -> None
     """Loaders that give every rank all samples, and a position that means something else."""
     points = Points(n=48)
     with pytest.raises(ValueError, match="every one of 2 ranks would read all samples of Points, since RandomSampler"):
-        check_shared_out(torch.utils.data.DataLoader(points, 4, shuffle=True))
-    check_shared_out(torch.utils.data.DataLoader(points, 4, sampler=torch.utils.data.DistributedSampler(points)))
+        check_sampler_is_distributed(torch.utils.data.DataLoader(points, 4, shuffle=True))
+    check_sampler_is_distributed(
+        torch.utils.data.DataLoader(points, 4, sampler=torch.utils.data.DistributedSampler(points))
+    )
     early = DefaultSampler(points)
     early.world_size = 1
     with pytest.raises(RuntimeError, match=r"among 1, but there are 2 ranks: it was made before the process group"):
-        check_shared_out(DataLoader(points, 4, sampler=early))
+        check_sampler_is_distributed(DataLoader(points, 4, sampler=early))
     smaller = experiment(folder / "smaller", global_batch=4, resume=str(folder / "ddp" / "epoch_1.pth"))
     with pytest.raises(RuntimeError, match=r"now 4 \(2 x batch_size=2\).*set the batch_size of the train loader to 4"):
         smaller.train()
@@ -290,17 +300,23 @@ CHECKS = [
 
 
 def checks(folder: Path) -> None:
-    """Run all checks; the first that fails is the last, since the ranks would no longer call the same things."""
+    """Run all checks; the first that fails is the last, since the ranks would no longer call the same things.
+
+    A check that does not end within `STEP_LIMIT_S` ends the rank, and the traceback on stderr shows where it waits.
+    """
     alone = torch.load(folder / "alone.pt", weights_only=True)
-    dist.init_dist("pytorch", timeout_s=60)
+    dist.init_dist("pytorch", timeout_s=STEP_LIMIT_S / 2)
     results = {}
     for check in CHECKS:
+        print(f"rank {dist.get_rank()}: {check.__name__}", file=sys.stderr, flush=True)
+        faulthandler.dump_traceback_later(STEP_LIMIT_S, exit=True)
         try:
             check(folder, alone)
             results[check.__name__] = "ok"
         except Exception:
             results[check.__name__] = traceback.format_exc()
             break
+    faulthandler.cancel_dump_traceback_later()
     (folder / f"results{dist.get_rank()}.json").write_text(json.dumps(results))
 
 

@@ -19,7 +19,7 @@ _FENCE = re.compile(r"^```python[ \t]*(?P<info>[^\n]*)\n(?P<code>.*?)^```[ \t]*$
 def markdown_files() -> list[Path]:
     """The repository's pages; what a run or an environment left beside them is none of them."""
     found = [*REPO.glob("*.md")]
-    for folder in ("lazyengine", "projects", "tests", "tools"):
+    for folder in ("docs", "lazyengine", "projects", "tests", "tools"):
         found += (REPO / folder).rglob("*.md")
     return sorted(found)
 

@@ -45,11 +45,24 @@ def accuracy_in(text: str, pattern: str) -> float:
     return float(found[-1])
 
 
-def test_training_prints_timeline_progress_and_a_final_table(digits_run):
-    _, out = digits_run
-    assert "hooks, point by point:" in out
-    assert "CheckpointHook" in out
-    assert re.search(r"Epoch\(train\).*\[2\]\[40/45\].*lr: .*eta: .*mean of 10.*loss: ", out)
+def test_training_prints_a_short_banner_progress_and_a_final_table(digits_run):
+    folder, out = digits_run
+    lines = out.splitlines()
+    first = next(i for i, line in enumerate(lines) if "Epoch(train)" in line)
+    assert first <= 10
+    assert all(len(line) <= 100 or str(folder) in line for line in lines)
+    banner = "\n".join(lines[:first])
+    assert re.search(r"model +DigitNet: [\d,]+ parameters", banner)
+    assert re.search(r"optimizer +AdamW, 1 parameter group, lr 0.003", banner)
+    assert re.search(r"data +Digits, 1,438 samples, 45 batches an epoch", banner)
+    assert re.search(r"length +2 epochs, 90 iterations", banner)
+    assert re.search(r"begins +anew", banner)
+    (log,) = folder.glob("*/*.log")
+    assert str(log) in banner
+    for text in ("hooks, point by point:", "CheckpointHook", "parameter groups:", "mean of 10"):
+        assert text in log.read_text()
+        assert text not in out
+    assert re.search(r"Epoch\(train\).*\[2\]\[40/45\]  loss: .*lr: .*eta: ", out)
     assert re.search(r"best accuracy/top1 +\d\.\d+ \(best_accuracy_top1_epoch_\d\.pth\)", out)
 
 
@@ -102,8 +115,9 @@ def test_an_evaluation_does_not_resume_and_says_when_there_are_no_weights(tmp_pa
     args = ["--config", "projects/digits/config.py", "--work-dir", str(tmp_path), "--eval-only"]
     assert main([*args, "--resume"]) == 2
     assert "name the weights to evaluate by --checkpoint latest" in capsys.readouterr().err
-    assert main(args) == 0
-    assert "what is evaluated are the weights that the model is built with" in capsys.readouterr().err
+    assert main(args) == 2
+    assert "--checkpoint none is for those that the model is built with" in capsys.readouterr().err
+    assert main([*args, "--checkpoint", "none"]) == 0
 
 
 def test_a_dry_run_checks_types_and_arguments(capsys):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from lazyengine.evaluator import Accuracy, BaseMetric, Evaluator, MeanLoss, TensorMetric, get_metric_value
+from lazyengine.evaluator import Accuracy, BaseMetric, Evaluator, MeanLoss, TensorMetric
 
 
 class Mean(BaseMetric):
@@ -20,11 +20,11 @@ class Mean(BaseMetric):
         return {"value": sum(results) / len(results), "count": len(results)}
 
 
-def test_results_are_cut_to_the_size_of_the_dataset_and_forgotten():
+def test_results_are_forgotten_after_an_evaluation():
     evaluator = Evaluator(Mean())
     for _ in range(2):
         evaluator.process([1.0, 2.0])
-        evaluator.process([3.0, 100.0])
+        evaluator.process([3.0])
         assert evaluator.evaluate(3) == {"mean/value": 2.0, "mean/count": 3}
     assert evaluator.metrics[0].results == []
 
@@ -64,7 +64,7 @@ def test_duplicate_names_are_refused_early_where_known_and_at_evaluation_else():
 
 def test_what_is_no_metric_is_refused():
     with pytest.raises(TypeError, match=r"derived from BaseMetric, got 3 · wrap a torchmetrics metric in TorchMetric"):
-        Evaluator([Mean(), 3])
+        Evaluator([Mean(), 3])  # type: ignore[list-item]
 
 
 def test_collect_arguments_are_checked():
@@ -97,7 +97,7 @@ def test_a_tensor_metric_is_given_one_tensor():
 
     metric = Sum()
     metric.process(None, {"x": torch.tensor([[1.0, 2.0], [3.0, 4.0]])})
-    metric.process(None, {"x": torch.tensor([[5.0, 6.0], [50.0, 60.0]])})
+    metric.process(None, {"x": torch.tensor([[5.0, 6.0]])})
     assert metric.evaluate(3) == {"sum": 21.0, "rows": 3}
     with pytest.raises(ValueError, match="Sum has no samples to compute from, on any rank"):
         metric.evaluate(3)
@@ -120,6 +120,64 @@ def test_offline_evaluation_equals_online():
     assert Evaluator([Accuracy(topk=(1, 3))]).offline_evaluate(predictions, data, chunk_size=10) == expected
 
 
+class BatchError(TensorMetric):
+    """Written for batches at once: it reads whole values by their names."""
+
+    def process(self, data_batch, data_samples):
+        assert all(isinstance(value, torch.Tensor) for value in (data_samples["y"], data_batch["y"]))
+        self.results.append((data_samples["y"] - data_batch["y"]).abs() * data_batch["weight"]["w"])
+
+    def compute_metrics(self, results):
+        return {"mae": results.mean().item()}
+
+
+class SampleError(BaseMetric):
+    """Written for samples one by one."""
+
+    def process(self, data_batch, data_samples):
+        self.results += [float(sample["y"]) for sample in data_samples]
+
+    def compute_metrics(self, results):
+        return {"mean": sum(results) / len(results)}
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, float, lambda y: torch.tensor(y).numpy()])
+def test_offline_evaluation_runs_metrics_for_batches_and_for_samples(kind):
+    samples = [{"y": kind(y), "path": "a.png"} for y in (1.0, 2.0, 4.0)]
+    data = [{"y": 1.0, "weight": {"w": i}, "name": "x"} for i in range(3)]
+    for chunk_size in (1, 2, 3, 10):
+        evaluator = Evaluator([BatchError(), SampleError()])
+        values = evaluator.offline_evaluate(samples, data, chunk_size)
+        assert values == {"mae": pytest.approx(7 / 3), "mean": pytest.approx(7 / 3)}
+    with pytest.raises(KeyError, match=r"no 'z' in SampleList of 1, the first a dict with \['path', 'y'\]"):
+        Evaluator(Named("z")).offline_evaluate(samples)
+    assert Evaluator(Named("path")).offline_evaluate(samples, chunk_size=2) == {"all": ["a.png"] * 3}
+
+
+class Named(BaseMetric):
+    def __init__(self, key):
+        super().__init__()
+        self.key = key
+
+    def process(self, data_batch, data_samples):
+        self.results += data_samples[self.key]
+
+    def compute_metrics(self, results):
+        return {"all": results}
+
+
+def test_offline_evaluation_collates_as_the_loader_did():
+    seen = []
+
+    class Spy(Mean):
+        def process(self, data_batch, data_samples):
+            seen.append(data_batch)
+            super().process(data_batch, data_samples)
+
+    Evaluator(Spy()).offline_evaluate([1.0, 2.0, 3.0], [1, 2, 3], 2, collate=tuple)
+    assert seen == [(1, 2), (3,)]
+
+
 def test_offline_evaluation_checks_lengths():
     samples = [1.0, 2.0, 3.0]
     with pytest.raises(ValueError, match="data has fewer samples"):
@@ -128,22 +186,6 @@ def test_offline_evaluation_checks_lengths():
         Evaluator(Mean()).offline_evaluate(samples, [1, 2, 3, 4])
     with pytest.raises(ValueError, match="chunk_size must be at least 1, got 0"):
         Evaluator(Mean()).offline_evaluate(samples, chunk_size=0)
-
-
-# ---- get_metric_value
-
-
-def test_get_metric_value():
-    metrics = {"accuracy/top1": 0.9, "accuracy/top5": 1.0, "coco/AP": 0.3, "lvis/AP": 0.2, "loss": 1.5}
-    assert get_metric_value("accuracy/top1", metrics) == 0.9
-    assert get_metric_value("top5", metrics) == 1.0
-    assert get_metric_value("loss", metrics) == 1.5
-    with pytest.raises(ValueError, match=r"'AP' is ambiguous: it matches \['coco/AP', 'lvis/AP'\]"):
-        get_metric_value("AP", metrics)
-    with pytest.raises(ValueError, match=r"no metric is named 'top2'; there are .* did you mean 'accuracy/top"):
-        get_metric_value("top2", metrics)
-    with pytest.raises(ValueError, match="no metric is named 'val/top1'"):
-        get_metric_value("val/top1", metrics)
 
 
 # ---- shapes of samples

@@ -14,10 +14,10 @@ from lazyengine.evaluator import Accuracy, DumpResults, Evaluator, iter_samples,
 
 
 def _dump(path, size=5, **kwargs):
-    scores = torch.arange(18.0).reshape(6, 3)
+    scores = torch.arange(15.0).reshape(5, 3)
     evaluator = Evaluator([DumpResults(path, **kwargs), Accuracy()])
-    for part in (slice(0, 4), slice(4, 6)):
-        evaluator.process({"scores": scores[part], "label": torch.full((6,), 2)[part], "loss": torch.tensor(0.5)})
+    for part in (slice(0, 4), slice(4, 5)):
+        evaluator.process({"scores": scores[part], "label": torch.full((5,), 2)[part], "loss": torch.tensor(0.5)})
     assert evaluator.evaluate(size) == {"accuracy/top1": 1.0}
     return scores
 
@@ -82,6 +82,9 @@ def test_other_arrangements_keep_their_samples(tmp_path):
             ((torch.tensor([1, 2]), torch.tensor([3, 4])), [(1, 3), (2, 4)]),
             (Pair(torch.tensor([1, 2]), torch.tensor([3, 4])), [{"x": 1, "y": 3}, {"x": 2, "y": 4}]),
             ([{"a": 1}, {"b": 2}], [{"a": 1}, {"b": 2}]),
+            ([7, 8], [7, 8]),
+            (["a", "b"], ["a", "b"]),
+            ([{"boxes": [torch.tensor([1])]}, {}], [{"boxes": [torch.tensor([1])]}, {}]),
         ]
     ):
         metric = DumpResults(tmp_path / f"{index}.pt")

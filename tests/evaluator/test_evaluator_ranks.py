@@ -29,7 +29,7 @@ def _run(world, folder):
     outputs = [process.communicate(timeout=120) for process in processes]
     for process, (out, error) in zip(processes, outputs):
         assert process.returncode == 0, error + out
-    return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+    return [json.loads(out.splitlines()[-1]) for out, _ in outputs], [error + out for out, error in outputs]
 
 
 @pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
@@ -39,7 +39,10 @@ def test_ranks_agree_with_one_process(world, tmp_path):
     losses = torch.rand(11, generator=generator)
     top1 = (scores.argmax(1) == labels).float().mean().item()
     top2 = (scores.topk(2, 1).indices == labels[:, None]).any(1).float().mean().item()
-    for rank, values in enumerate(_run(world, tmp_path)):
+    found_by_rank, logs = _run(world, tmp_path)
+    assert "Varying with 'any' counts twice what a sampler repeats; DefaultSampler(round_up=False) does not" in logs[0]
+    for rank, values in enumerate(found_by_rank):
+        _check_counts(values["counts"], world)
         for device in ("cpu", "gpu"):
             found = values[device]
             assert found["accuracy/top1"] == pytest.approx(top1)
@@ -53,3 +56,26 @@ def test_ranks_agree_with_one_process(world, tmp_path):
         )
         assert "on purpose" in values["error"]
         assert values["one rank has none"] == {"accuracy/top1": 1.0}
+
+
+def _check_counts(counts, world):
+    """Several results a sample: all of them, those of repeated samples left out, or an error."""
+    for size in (11, 12):
+        found = counts[str(size)]
+        padded = [i % size for i in range(-(-size // world) * world)]
+        for device in ("cpu", "gpu"):
+            for name, indices in (("padded", padded), ("plain", range(size))):
+                values = found[f"{name} {device}"]
+                assert values["triples"] == [[i, k] for i in range(size) for k in range(3)]
+                assert values["rows"] == list(range(3 * size))
+                assert values["varying"] == sorted(i for i in indices for _ in range(i))
+                assert values["unknown/order"] == list(range(size))
+        assert found["padded unknown"]["order"] == padded
+        assert found["plain unknown"]["rows"] == list(range(3 * size))
+        for name, total in (("padded", len(padded)), ("plain", size)):
+            triples, rows, twos, torch_metric = found[f"{name} refused"]
+            assert f"Triples kept {3 * total} results on {world} processes (" in triples
+            assert f") for {size} samples, with results_per_sample=1. Keep one" in triples
+            assert f"TripleRows kept {3 * total} results" in rows
+            assert "results_per_sample=2" in twos
+            assert f"TorchMetric kept {2 * total} results" in torch_metric

@@ -198,7 +198,7 @@ def build(
 def fingerprint(path: Any) -> dict[str, str]:
     """Hash the state in a checkpoint, part by part; only what tells times of day and durations is left out."""
     state = read_checkpoint(path)
-    del state["meta"]["time"]
+    state["meta"] = {k: v for k, v in state["meta"].items() if k not in ("time", "run_id", "start")}
     hub = state["message_hub"]
     hub["runtime_info"].pop("first_start", None)
     for name in ("train/time", "train/data_time", "val/time", "val/data_time"):

@@ -91,5 +91,5 @@ def test_checkpoints_in_a_folder_of_their_own_are_found(lab, tmp_path):
     fault = {"point": "after_train_iter", "count": 9, "action": "TERM"}
     assert lab.run(fault, work_dir=tmp_path / "run", **spec) == [143]
     assert lab.run(work_dir=tmp_path / "run", resume="auto", **spec) == [0]
-    assert f"resumed from {tmp_path / 'elsewhere' / 'preempted.pth'}" in lab.log
-    assert end_of(tmp_path / "elsewhere")["state_dict"] == lab.expect()["state_dict"]
+    assert f"resumed from {tmp_path / 'elsewhere' / 'run' / 'preempted.pth'}" in lab.log
+    assert end_of(tmp_path / "elsewhere" / "run")["state_dict"] == lab.expect()["state_dict"]

@@ -24,14 +24,23 @@ def test_training_goes_on_after_one_failure(lab, tmp_path, is_async):
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-def test_the_second_failure_in_a_row_stops(lab, tmp_path, is_async):
-    spec = {"checkpoint": {"async_save": is_async, "save_best": None}}
+def test_training_stops_when_planned_saves_in_a_row_fail(lab, tmp_path, is_async):
+    spec = {"checkpoint": {"async_save": is_async, "save_best": None, "give_up_after": 2}}
     expected = lab.expect(**spec)
     assert lab.run(full("iter_", 99) | {"first": 5}, work_dir=tmp_path, **spec) == [1]
-    assert "the checkpoint before it could not be written either, so training was stopped" in lab.log
+    assert lab.log.count("no checkpoint was saved, training goes on") == 1
+    assert "nothing could be written for 2 planned saves: training was stopped" in lab.log
     assert visible(tmp_path) == [f"iter_{step}.pth" for step in range(1, 5)]
     assert not list(tmp_path.glob(".*.tmp"))
     assert lab.resume(tmp_path, **spec) == expected
+
+
+def test_a_disk_that_is_full_at_one_validation_stops_nothing(lab, tmp_path):
+    """The best file and the regular one of one position are one failure."""
+    spec = {"checkpoint": {"by_epoch": True, "give_up_after": 2}}
+    assert lab.run(full("_1.pth", 2), work_dir=tmp_path, **spec) == [0], lab.log
+    assert "a best checkpoint was not saved, training goes on" in lab.log
+    assert "1 in a row; training stops at 2" in lab.log
 
 
 def test_failures_with_a_success_between_them_do_not_stop(lab, tmp_path):
@@ -78,7 +87,7 @@ def test_a_read_only_folder_is_an_error_before_training(lab, tmp_path, call, mat
 
 def test_an_error_of_the_writing_thread_surfaces_at_the_next_save(lab, tmp_path):
     spec = {"checkpoint": {"async_save": True, "save_best": None}}
-    fault = {"call": "zipfile.ZipFile.open", "match": ".iter_5.pth", "action": "ERROR"}
+    fault = {"call": "os.write", "match": ".iter_5.pth", "action": "ERROR"}
     assert lab.run(fault, work_dir=tmp_path, **spec) == [1]
     assert "RuntimeError: injected" in lab.log
     assert "in the background" in lab.log
@@ -90,4 +99,4 @@ def test_a_failed_deletion_warns(lab, tmp_path):
     fault = {"call": "os.remove", "match": "iter_4.pth", "action": "EACCES"}
     assert lab.run(fault, work_dir=tmp_path, checkpoint={"max_keep_ckpts": 1, "save_best": None}) == [0]
     assert "could not delete the old checkpoint" in lab.log
-    assert visible(tmp_path) == ["iter_12.pth", "iter_4.pth"]
+    assert visible(tmp_path) == ["iter_12.pth"]  # tried again after the next save

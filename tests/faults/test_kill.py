@@ -105,7 +105,7 @@ def test_twice_in_a_row(lab, tmp_path):
 
 
 SAVING = {
-    "half_written": {"call": "zipfile.ZipFile.open", "match": ".iter_5.pth", "first": 5, "action": "KILL"},
+    "half_written": {"call": "os.write", "match": ".iter_5.pth", "first": 5, "action": "KILL"},
     "before_flush": {"call": "os.fsync", "match": ".iter_5.pth", "action": "KILL"},
     "before_rename": {**RENAME, "match": "iter_5.pth"},
     "between_data_and_pointer": {**RENAME, "match": "iter_5.pth", "when": "after"},

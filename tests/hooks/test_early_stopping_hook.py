@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lazyengine.errors import UsageError
 from lazyengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 
 from ..runner.toy import toy_runner
@@ -54,11 +55,24 @@ def test_a_missing_metric_is_a_warning_or_an_error():
     EarlyStoppingHook("acc", strict=True).after_val_epoch(runner, {"loss": 1.0})
 
 
+@pytest.mark.seam(19, "early stopping")
 def test_arguments_are_checked_when_they_are_given():
     with pytest.raises(ValueError, match="patience=-1"):
         EarlyStoppingHook("acc", patience=-1)
     with pytest.raises(ValueError, match="a greater or a smaller 'fid' better"):
         EarlyStoppingHook("fid")
+    with pytest.raises(UsageError, match=r"'dice_loss' better\? It speaks for both"):
+        EarlyStoppingHook("dice_loss")
+    with pytest.raises(UsageError, match="rule='min' of 'acc'"):
+        EarlyStoppingHook("acc", rule="min")  # type: ignore[arg-type]
+    assert EarlyStoppingHook("acc").needs_validation
+
+
+def test_values_that_are_not_finite_are_no_improvement_and_reach_no_threshold():
+    assert stop_after([math.inf, 0.5, 0.6, 0.7], check_finite=False, patience=2) == (None, None)
+    assert stop_after([math.inf, math.inf], check_finite=False, patience=2)[0] == 2
+    assert stop_after([math.inf, 0.5], check_finite=False, stopping_threshold=0.9)[0] is None
+    assert stop_after([-math.inf, 0.5], rule="less", check_finite=False, stopping_threshold=0.1)[0] is None
 
 
 @pytest.mark.parametrize("by_epoch", [True, False])

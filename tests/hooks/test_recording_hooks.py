@@ -124,6 +124,7 @@ def test_the_final_table_sums_the_run_up(tmp_path):
     assert re.search(rf"val/error \(epoch 2\) +{runner.message_hub.get_scalar('val/error').current():.4f}\n", table)
 
 
+@pytest.mark.seam(2, "plateau", "epoch", "iteration")
 def test_schedulers_step_by_iteration_by_epoch_and_by_metric(tmp_path):
     runner = toy_runner(str(tmp_path), max_epochs=3)
     optimizer = optimizer_of(runner)
@@ -139,6 +140,7 @@ def test_schedulers_step_by_iteration_by_epoch_and_by_metric(tmp_path):
     assert lrs.tolist() == pytest.approx([0.01] * 5 + [0.005] * 5 + [0.00025] * 5)
 
 
+@pytest.mark.seam(3, "accumulation", "schedule")
 def test_schedulers_of_an_accumulating_optimizer_count_its_steps(tmp_path):
     runner = toy_runner(str(tmp_path), max_epochs=1, accumulative_counts=2)
     runner._parts["param_schedulers"] = StepLR(optimizer_of(runner), 1, gamma=0.5, by_epoch=False)
@@ -155,6 +157,7 @@ def test_several_optimizers_have_learning_rates_of_their_own(tmp_path):
     runner._parts["optim_wrapper"] = OptimWrapperDict(**{name: OptimWrapper(o) for name, o in optimizers.items()})
     runner._parts["param_schedulers"] = None
     runner.setup()
+    runner.hooks["runtime_info"].before_train(runner)
     runner.hooks["runtime_info"].before_train_iter(runner, 0)
     hub = runner.message_hub
     assert [hub.get_scalar(f"train/{name}.lr").current() for name in parts] == [0.1, 0.2]
@@ -175,6 +178,7 @@ def test_learning_rates_of_groups_that_differ_are_recorded_by_group(tmp_path):
     first, last = runner.model.net[0], runner.model.net[3]
     groups = [{"params": first.parameters(), "lr": 0.1}, {"params": last.parameters(), "lr": 0.2}]
     runner._parts["optim_wrapper"] = OptimWrapper(torch.optim.SGD(groups, lr=0.1))
+    runner.hooks["runtime_info"].before_train(runner)
     runner.hooks["runtime_info"].before_train_iter(runner, 0)
     hub = runner.message_hub
     assert (hub.get_scalar("train/lr").current(), hub.get_scalar("train/lr.1").current()) == (0.1, 0.2)

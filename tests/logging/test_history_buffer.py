@@ -155,9 +155,9 @@ def test_an_empty_history_has_no_statistics(what):
         HistoryBuffer().statistics(what)
 
 
-@pytest.mark.parametrize(("window", "error"), [(0, ValueError), (-3, ValueError), (1.5, TypeError), ("all", TypeError)])
-def test_windows_are_positive_ints(window, error):
-    with pytest.raises(error, match="window_size must be"):
+@pytest.mark.parametrize("window", [0, -3, 1.5, "all", True])
+def test_windows_are_positive_ints(window):
+    with pytest.raises(ValueError, match="window_size must be an int of at least 1"):
         filled([1.0]).mean(window)
 
 
@@ -168,8 +168,7 @@ def test_constructor():
         HistoryBuffer([1, 2, 3], [1])
     with pytest.raises(ValueError, match="max_length must be an int of at least 1, got 0"):
         HistoryBuffer(max_length=0)
-    with pytest.warns(UserWarning, match="only the last 2"):
-        assert HistoryBuffer([1, 2, 3], [1, 1, 1], max_length=2).data[0].tolist() == [2, 3]
+    assert HistoryBuffer([1, 2, 3], [1, 1, 1], max_length=2).data[0].tolist() == [2, 3]
 
 
 @pytest.mark.parametrize("size", [10, 1000])
@@ -209,7 +208,7 @@ def test_registered_statistics(monkeypatch):
 def place(request, monkeypatch):
     """Tensors of the host, which are read at once; and the same treated like those of a device, which wait."""
     if request.param == "device":
-        monkeypatch.setattr("lazyengine.logging._tensors.is_on_host", lambda tensor: False)
+        monkeypatch.setattr(torch.Tensor, "is_cpu", False)
     return request.param
 
 
@@ -222,11 +221,11 @@ def test_tensors_keep_their_order(place):
     buffer.update(0.5)
     buffer.update(torch.tensor(0.1, dtype=torch.float64))
     buffer.update(torch.tensor(1.5, dtype=torch.bfloat16))
-    assert ("5 pending" if place == "device" else "0 pending") in repr(buffer)
+    assert len(buffer._pending) == (5 if place == "device" else 0)
     assert len(buffer) == 6
     assert buffer.data[0].tolist() == [1.0, 6.0, 4.0, 0.5, 0.1, 1.5]
     assert buffer.data[1].tolist() == [1, 1, 2, 1, 1, 1]
-    assert "0 pending" in repr(buffer)
+    assert not buffer._pending
 
 
 def test_pending_tensors_hold_no_graph(place):

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def test_lines_name_the_file_and_line_that_wrote_them(tmp_path, capsys):
     logger.info("hello %d", 3)
     place = f"{HERE}:{line_number() - 1}"
     text = (tmp_path / "a" / "run.log").read_text()
-    assert text == capsys.readouterr().out
+    assert capsys.readouterr().out == f"{text.split()[1]}  hello 3\n"  # people see what, and the file knows from where
     date, time, rest = text.split(" ", 2)
     assert (len(date), len(time)) == (10, 8)
     assert rest == f"INFO {place}  hello 3\n"
@@ -59,9 +60,10 @@ def test_print_log_without_logger(capsys):
 
 
 def test_files_elsewhere_are_named_by_their_last_folders(tmp_path, capsys):
+    """Of a warning; the place of what is normal is in the file alone."""
     path = tmp_path / "pkg" / "sub" / "code.py"
-    exec(compile("\nlogger.info('x')", str(path), "exec"), {"logger": MMLogger("x")})
-    assert f"INFO {os.path.join('pkg', 'sub', 'code.py')}:2  x" in capsys.readouterr().out
+    exec(compile("\nlogger.warning('x')", str(path), "exec"), {"logger": MMLogger("x")})
+    assert f"WARNING {os.path.join('pkg', 'sub', 'code.py')}:2  x" in capsys.readouterr().out
 
 
 def test_nothing_is_printed_twice(capsys):
@@ -85,11 +87,32 @@ def test_tracebacks_are_whole(tmp_path, capsys):
     except ValueError:
         logger.exception("it failed")
     logger.info("next")
-    text = capsys.readouterr().out
-    assert text == (tmp_path / "run.log").read_text()
+    printed, text = capsys.readouterr().out, (tmp_path / "run.log").read_text()
+    assert [line[11:] for line in text.splitlines()[:1]] == printed.splitlines()[:1]
+    assert text.splitlines()[1:-1] == printed.splitlines()[1:-1]
     assert text.index("it failed") < text.index("KeyError: 'inner'") < text.index("ValueError: outer\n")
     assert text.count("Traceback (most recent call last)") == 2
     assert text.splitlines()[-1].endswith("  next")
+    logger.close()
+
+
+def test_what_is_long_is_in_the_file_alone(tmp_path, capsys):
+    logger = MMLogger("x", log_file=tmp_path / "run.log")
+    logger.to_file("the whole %s", "timeline")
+    place = f"INFO {HERE}:{line_number() - 1}  the whole timeline"
+    assert place in (tmp_path / "run.log").read_text()
+    assert capsys.readouterr().out == ""
+    logger.close()
+
+
+def test_warnings_of_python_are_in_the_file_too(tmp_path, capsys):
+    logger = MMLogger("x", log_file=tmp_path / "run.log")
+    show = warnings.showwarning
+    with pytest.warns(UserWarning, match="careful"), logger.keeping_warnings():
+        warnings.warn("careful", UserWarning, stacklevel=1)
+    assert warnings.showwarning is show
+    assert "UserWarning: careful (" in (tmp_path / "run.log").read_text()
+    assert capsys.readouterr().out == ""
     logger.close()
 
 
@@ -105,7 +128,7 @@ def test_levels(capsys):
     assert "quiet" not in text
     with pytest.raises(ValueError, match=r"unknown log level 'LOUD'; known are .*INFO"):
         MMLogger("y", log_level="LOUD")
-    with pytest.raises(TypeError, match="log level must be"):
+    with pytest.raises(ValueError, match=r"unknown log level 1\.5"):
         MMLogger("y", log_level=1.5)  # type: ignore[arg-type]
 
 
@@ -120,8 +143,10 @@ def test_levels(capsys):
         (3, 4, True, ["run.rank3.log"]),
     ],
 )
-def test_ranks(tmp_path, capsys, rank, world_size, distributed, files):
-    logger = MMLogger("x", log_file=tmp_path / "run.log", rank=rank, world_size=world_size, distributed=distributed)
+def test_ranks(tmp_path, capsys, monkeypatch, rank, world_size, distributed, files):
+    monkeypatch.setattr("lazyengine.dist.get_rank", lambda: rank)
+    monkeypatch.setattr("lazyengine.dist.get_world_size", lambda: world_size)
+    logger = MMLogger("x", log_file=tmp_path / "run.log", distributed=distributed)
     logger.info("news")
     logger.error("trouble")
     assert [path.name for path in tmp_path.iterdir()] == files
@@ -141,19 +166,23 @@ def test_an_earlier_log_is_continued(tmp_path):
     assert [line[-7:] for line in (tmp_path / "run.log").read_text().splitlines()] == ["start 0", "start 1"]
 
 
-def test_after_close_lines_go_to_the_terminal(tmp_path, capsys):
-    logger = MMLogger("x", log_file=tmp_path / "run.log")
+@pytest.mark.parametrize(("mode", "is_written"), [("a", True), ("w", False)])
+def test_a_line_after_close_is_not_lost_and_destroys_nothing(tmp_path, capsys, mode, is_written):
+    logger = MMLogger("x", log_file=tmp_path / "run.log", file_mode=mode)
+    logger.info("early")
     logger.close()
     logger.info("late")
+    logger.close()
     assert "late" in capsys.readouterr().out
-    assert (tmp_path / "run.log").read_text() == ""
+    text = (tmp_path / "run.log").read_text()
+    assert ("early" in text, "late" in text) == (True, is_written)
 
 
 def test_a_killed_process_loses_no_line(tmp_path):
     code = """
         import os, signal, sys
         from lazyengine.logging import MMLogger
-        logger = MMLogger("x", log_file=sys.argv[1], rank=0, world_size=1)
+        logger = MMLogger("x", log_file=sys.argv[1])
         for i in range(100):
             logger.info("line %d", i)
         os.kill(os.getpid(), signal.SIGKILL)

@@ -55,14 +55,6 @@ def test_classes_do_not_share_instances():
     assert Other.get_instance("a") is not Shared.get_instance("a")
 
 
-def test_a_constructor_without_name_is_an_error_at_the_class():
-    with pytest.raises(TypeError, match=r"NoName: .*accepts \(self, size\); add a parameter `name`"):
-
-        class NoName(ManagerMixin):
-            def __init__(self, size):
-                super().__init__("x")
-
-
 @pytest.mark.parametrize("name", ["", None, 3])
 def test_names_are_non_empty_strings(name):
     with pytest.raises(TypeError, match="non-empty str"):

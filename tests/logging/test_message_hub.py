@@ -31,12 +31,10 @@ def test_several_scalars_with_counts(hub):
     assert [hub.get_scalar(key).mean() for key in "abc"] == [1, 2, 2]
     with pytest.raises(ValueError, match=r"'a' needs `value`, got the keys \['val'\]"):
         hub.update_scalars({"a": {"val": 1}})
-    with pytest.raises(TypeError, match="expected a dict of scalars, got list"):
-        hub.update_scalars([("a", 1)])  # type: ignore[arg-type]
 
 
 def test_errors_name_the_key(hub):
-    with pytest.raises(TypeError, match=r"shape \(2,\); reduce it first") as caught:
+    with pytest.raises(TypeError, match=r"must be a number or have one element, got tensor\(\[1., 1.\]\)") as caught:
         hub.update_scalar("train/loss", torch.ones(2))
     assert caught.value.__notes__ == ["scalar 'train/loss' of the message hub 'test'"]
     hub.update_scalar("train/acc", 1.0)
@@ -45,7 +43,7 @@ def test_errors_name_the_key(hub):
 
 
 def test_nothing_is_read_before_it_is_asked_for_and_then_all_at_once(hub, monkeypatch):
-    monkeypatch.setattr("lazyengine.logging._tensors.is_on_host", lambda tensor: False)
+    monkeypatch.setattr(torch.Tensor, "is_cpu", False)
     for i in range(4):
         hub.update_scalar("a", torch.tensor(float(i)))
         hub.update_scalar("b", torch.tensor(float(10 * i)))
@@ -60,11 +58,11 @@ def test_nothing_is_read_before_it_is_asked_for_and_then_all_at_once(hub, monkey
 
 
 def test_flush_reads_everything(hub, monkeypatch):
-    monkeypatch.setattr("lazyengine.logging._tensors.is_on_host", lambda tensor: False)
+    monkeypatch.setattr(torch.Tensor, "is_cpu", False)
     hub.update_scalar("a", torch.tensor(1.0))
-    assert "1 pending" in repr(hub.get_scalar("a"))
+    assert len(hub.get_scalar("a")._pending) == 1
     hub.flush()
-    assert "0 pending" in repr(hub.get_scalar("a"))
+    assert not hub.get_scalar("a")._pending
 
 
 def test_the_quick_way(hub):
@@ -89,8 +87,6 @@ def test_information(hub):
     assert hub.pop_info("loop_stage") == "train"
     assert hub.pop_info("loop_stage", "gone") == "gone"
     assert hub.runtime_info == {"iter": 3, "epoch": 1}
-    with pytest.raises(TypeError, match="expected a dict, got int"):
-        hub.update_info_dict(3)  # type: ignore[arg-type]
 
 
 def test_a_key_is_resumed_or_not(hub):
@@ -145,16 +141,7 @@ def test_information_without_a_plain_form_is_reported_once(hub, capsys):
     for _ in range(2):
         assert through_file(hub.state_dict()) == {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
     text = capsys.readouterr().out
-    assert text.count("runtime information 'model' is not saved") == 1
-    assert "builtins.object has no plain form" in text
-
-
-def test_states_that_are_none(hub, capsys):
-    with pytest.raises(KeyError, match="no 'runtime_info' in the state"):
-        hub.load_state_dict({"log_scalars": {}})
-    hub.load_state_dict({"log_scalars": {"a": 3}, "runtime_info": {}, "resumed_keys": {}})
-    assert "scalar 'a' in the state of the message hub is no saved history" in capsys.readouterr().out
-    assert hub.log_scalars == {}
+    assert text.count("cannot save runtime information 'model' of type builtins.object") == 1
 
 
 @pytest.mark.gpu

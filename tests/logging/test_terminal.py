@@ -9,24 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from lazyengine.logging import ProgressBar
+from lazyengine.logging.terminal import terminal_line
+from lazyengine.visualization import ProgressBar
 
 ROOT = Path(__file__).parents[2]
 TRAINING = """
-    from lazyengine.logging import MMLogger, ProgressBar
-    logger = MMLogger("x", rank=0, world_size=1)
+    from lazyengine.logging import MMLogger
+    from lazyengine.visualization import ProgressBar
+    logger = MMLogger("x")
     logger.info("begin [bold]as it is[/bold] 3.14")
     bar = ProgressBar(refreshes_per_s=1e6)
     bar.start()
-    print("enabled:", bar.enabled)
     bar.begin("train", 4, "epoch 1/2")
     for i in range(4):
-        bar.advance("train")
-        bar.show("train", {"loss": 0.5 / (i + 1), "lr": 1e-3, "eta": "0:00:0%d" % i})
+        bar.advance("train", lambda: {"loss": 0.5 / (i + 1), "lr": 1e-3, "eta": "0:00:0%d" % i})
         logger.warning("step %d " % i + "x" * 100)
     bar.begin("val", 2)
-    bar.advance("val")
-    bar.show("val", {"acc": 0.75})
+    bar.advance("val", lambda: {"acc": 0.75})
     bar.end("val")
     bar.stop()
     logger.error("end")
@@ -59,13 +58,12 @@ def run_in_terminal(code):
 def test_bars_and_lines_on_a_terminal():
     output = run_in_terminal(TRAINING)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
-    assert "enabled: True" in plain
     assert "begin [bold]as it is[/bold] 3.14" in plain
     assert re.search(r"epoch 1/2 .*4/4 loss 0\.125\s+lr 0\.001", plain)
     assert re.search(r"val .*1/2 acc 0\.75", plain)
     lines = [line.strip() for line in plain.replace("\r", "\n").split("\n")]
     for i in range(4):  # each line whole and alone, not cut at the width, no bar in it
-        place = r"\d\d-\d\d \d\d:\d\d:\d\d WARNING <string>:\d+  step "
+        place = r"\d\d:\d\d:\d\d WARNING <string>:\d+  step "
         assert len([line for line in lines if re.fullmatch(place + f"{i} x{{100}}", line)]) == 1
     assert lines[-1] == "" or "end" in lines[-1]
     assert "\x1b[" in output
@@ -78,16 +76,14 @@ def test_without_a_terminal_there_is_plain_text_and_no_bar():
     )
     assert "\x1b" not in result.stdout
     lines = result.stdout.splitlines()
-    assert lines[1] == "enabled: False"
-    assert len(lines) == 7
+    assert len(lines) == 6
     assert result.stderr == ""
 
 
 def test_without_rich_there_is_plain_text_on_a_terminal():
     output = run_in_terminal("import sys; sys.modules['rich'] = None\n" + textwrap.dedent(TRAINING))
-    assert "enabled: False" in output
     assert "\x1b" not in output
-    assert len(output.splitlines()) == 7
+    assert len(output.splitlines()) == 6
 
 
 def test_every_call_is_harmless_without_a_terminal(capsys):
@@ -95,10 +91,45 @@ def test_every_call_is_harmless_without_a_terminal(capsys):
     bar.start()
     bar.begin("train", None)
     bar.advance("train")
-    bar.show("train", {"loss": 1.0})
     bar.end("train")
     bar.stop()
-    assert not bar.enabled
     assert capsys.readouterr().out == ""
     with pytest.raises(ValueError, match="must be positive, got 0"):
         ProgressBar(refreshes_per_s=0)
+
+
+def test_losses_come_first_and_times_where_they_fit():
+    head = "Epoch(train)  [2][ 2/30]"
+    line = f"{head}  lr: 1.0000e-02  eta: 1:02:05  num: 3  [mean of 10]  loss: 0.7500  time: 0.2000"
+    assert terminal_line(line) == f"{head}  loss: 0.7500  num: 3  lr: 1.0000e-02  eta: 1:02:05  time: 0.2000"
+    assert terminal_line(line, 70) == f"{head}  loss: 0.7500  num: 3  lr: 1.0000e-02"
+    val = "Iter(val) [3/3]  acc: 1.0000  [mean of the epoch]  data_time: 0.2500  time: 0.5000"
+    assert terminal_line(val) == "Iter(val) [3/3]  acc: 1.0000  data_time: 0.2500  time: 0.5000"
+
+
+def test_no_value_is_lost_for_want_of_columns():
+    values = {f"decode.loss_{name}": 0.1234 for name in ("class", "mask", "dice", "box", "giou", "points")}
+    line = "Iter(train) [ 7/75]  lr: 1.0000e-02  [mean of 10]  "
+    line += "  ".join(f"{name}: {value}" for name, value in values.items()) + "  acc: 0.5000  time: 0.1"
+    lines = terminal_line(line).splitlines()
+    assert all(len(each) <= 90 for each in lines)
+    assert all(name in "".join(lines) for name in [*values, "acc", "lr"])
+    assert "loss" in lines[0]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "saving epoch_1.pth  and more",
+        "Epoch(train) [1][ 2/30]  [max of all]  worst: 4.00",  # whose meaning is in its label
+        "Epoch(val) [1][3/3]  matrix: \n[[1 0]\n [0 1]]\n  time: 0.5",
+    ],
+)
+def test_other_lines_stay_as_they_are(line):
+    assert terminal_line(line) == line
+
+
+@pytest.mark.parametrize("variable", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_colours_can_be_turned_off(variable):
+    switch = f"import os; os.environ.update({variable})\n"
+    assert "\x1b" not in run_in_terminal(switch + textwrap.dedent(TRAINING))

@@ -123,9 +123,8 @@ def test_it_is_called_as_the_model_and_takes_wrappers_off():
 
 def test_a_strategy_of_ones_own_writes_avg_func():
     class Largest(BaseAveragedModel):
-        def avg_func(self, averaged, source, steps):
-            for mine, theirs in zip(averaged, source, strict=True):
-                torch.maximum(mine, theirs, out=mine)
+        def avg_func(self, averaged_param, source_param, steps):
+            torch.maximum(averaged_param, source_param, out=averaged_param)
 
     source = nn.Linear(1, 1, bias=False)
     average = Largest(source)
@@ -157,3 +156,111 @@ def test_arguments_out_of_range_are_refused(kind, arguments, message):
 def test_a_large_momentum_is_questioned(capsys):
     ExponentialMovingAverage(nn.Linear(1, 1), momentum=0.9)
     assert "momentum=0.9" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------- narrow types
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", [ExponentialMovingAverage, StochasticWeightAverage])
+def test_the_average_of_narrow_weights_moves_as_that_of_float32(kind, dtype):
+    """Steps of the average are smaller than what the weights' type can tell apart."""
+    arguments = {"momentum": 0.001} if kind is ExponentialMovingAverage else {}
+    narrow, wide = nn.Linear(4, 4).to(dtype), nn.Linear(4, 4)
+    wide.load_state_dict(narrow.state_dict())
+    averages = [kind(model, **arguments) for model in (narrow, wide)]
+    for step in range(400):
+        with torch.no_grad():
+            for parameter in narrow.parameters():
+                parameter.fill_(1 + step % 3)
+        wide.load_state_dict(narrow.state_dict())
+        for average, model in zip(averages, (narrow, wide), strict=True):
+            average.update_parameters(model)
+    expected = {name: value.to(dtype) for name, value in averages[1].module.state_dict().items()}
+    assert {name: value.dtype for name, value in averages[0].module.state_dict().items()}["weight"] == dtype
+    assert all(torch.equal(value, expected[name]) for name, value in averages[0].module.state_dict().items())
+    assert averages[0].module(torch.ones(1, 4, dtype=dtype)).dtype == dtype  # can be called as the model is
+    averages[0].swap(narrow)
+    averages[0].swap(narrow)  # loses nothing of the average
+    restored = kind(nn.Linear(4, 4).to(dtype), **arguments)
+    restored.load_state_dict(copy.deepcopy(averages[0].state_dict()))
+    for each in (averages[0], restored):
+        each.update_parameters(narrow)
+    for name, value in averages[0].state_dict().items():
+        assert torch.equal(value, restored.state_dict()[name]), name
+
+
+def test_only_narrow_weights_are_kept_twice():
+    source = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).bfloat16(), nn.BatchNorm1d(2).bfloat16())
+    keys = set(ExponentialMovingAverage(source).state_dict()) - {f"module.{key}" for key in source.state_dict()}
+    assert keys == {"steps", "wide.1.weight", "wide.1.bias", "wide.2.weight", "wide.2.bias"}
+    averaged_buffers = set(ExponentialMovingAverage(source, update_buffers=True).state_dict())
+    assert "wide.2.running_mean" in averaged_buffers
+    assert "wide.2.num_batches_tracked" not in averaged_buffers
+
+
+def test_tied_narrow_weights_move_once():
+    source = nn.ModuleDict({"a": nn.Linear(2, 2, bias=False), "b": nn.Linear(2, 2, bias=False)}).bfloat16()
+    source["b"].weight = source["a"].weight
+    nn.init.zeros_(source["a"].weight)
+    average = ExponentialMovingAverage(source, momentum=0.25)
+    average.update_parameters(source)
+    nn.init.ones_(source["a"].weight)
+    average.update_parameters(source)
+    assert (average.module["b"].weight == 0.25).all()
+    assert average.module["a"].weight is average.module["b"].weight
+
+
+def test_complex_parameters_are_averaged():
+    source = nn.Module()
+    source.weight = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
+    average = ExponentialMovingAverage(source, momentum=0.25)
+    average.update_parameters(source)
+    nn.init.ones_(source.weight)
+    average.update_parameters(source)
+    assert (average.module.weight == 0.25).all()
+
+
+# ---------------------------------------------------------------------- buffers
+
+
+@pytest.mark.parametrize("update_buffers", [False, True])
+def test_what_is_not_averaged_is_the_models_own_when_it_is_exchanged(update_buffers):
+    """Also where buffers move and no update follows: in the micro-batches of an accumulation, and behind a skip."""
+    source = model()
+    average = ExponentialMovingAverage(source, momentum=0.5, update_buffers=update_buffers)
+    average.update_parameters(source)
+    change(source)
+    average.update_parameters(source)
+    kept = average.module[1].running_mean.clone()
+    source(torch.randn(4, 2, dtype=torch.double))
+    own = copy.deepcopy(source.state_dict())
+    average.swap(source)
+    assert torch.equal(source[1].running_mean, kept if update_buffers else own["1.running_mean"])
+    assert source[1].num_batches_tracked == 1
+    beside = average.module.state_dict()
+    assert all(torch.equal(beside[key], value) for key, value in own.items())
+    average.swap(source)
+    assert all(torch.equal(source.state_dict()[key], value) for key, value in own.items())
+
+
+def test_a_buffer_that_grows_is_followed():
+    """As the tables of rotary embeddings do when a longer text comes."""
+
+    class Grows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(1, 1)
+            self.register_buffer("table", torch.zeros(1), persistent=False)
+            self.register_buffer("late", None)
+
+    for update_buffers in (False, True):
+        source = Grows()
+        average = ExponentialMovingAverage(source, momentum=0.5, update_buffers=update_buffers)
+        average.update_parameters(source)
+        source.table, source.late = torch.ones(3), torch.ones(2)
+        average.update_parameters(source)
+        assert torch.equal(average.module.table, torch.ones(3))
+        assert torch.equal(average.module.late, torch.ones(2))
+        average.swap(source)
+        assert torch.equal(source.table, torch.ones(3))

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,6 @@ from lazyengine.model import (
     checkpoint_activations,
     convert_sync_batchnorm,
     detect_anomalous_params,
-    find_unused_parameters,
     freeze_parameters,
     materialize,
     model_setup,
@@ -82,7 +82,7 @@ def test_a_frozen_part_keeps_its_parameters_and_statistics(pattern):
     model.eval()
     model.train()
     assert not any(block.norm.training for block in model.backbone["blocks"])
-    assert all(block.drop.training for block in model.backbone["blocks"])
+    assert not any(block.drop.training for block in model.backbone["blocks"])
     assert set(gradients(model)) == {"head.weight", "head.bias"}
     assert_equal(before, model.backbone.state_dict())
 
@@ -188,6 +188,82 @@ def test_a_checkpointed_model_can_be_copied_and_pickled():
         gradients(other)
         assert other.backbone["blocks"][0].calls == 2
         assert model.backbone["blocks"][0].calls == 0
+
+
+class Layer(nn.Module):
+    """As a decoder layer of transformers: what it computes is put into the cache that it is passed."""
+
+    def __init__(self, is_decoder=True):
+        super().__init__()
+        self.is_decoder = is_decoder
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x, past_key_values=None):
+        keys = self.linear(x)
+        if past_key_values is None:
+            return keys.tanh()
+        past_key_values.append(keys)
+        return torch.cat(past_key_values, -1).tanh()[:, -4:]
+
+
+class Cached(nn.Module):
+    def __init__(self, use_cache, is_decoder=True):
+        super().__init__()
+        self.config = SimpleNamespace(use_cache=use_cache)
+        self.layers = nn.ModuleList([Layer(is_decoder), Layer(is_decoder)])
+
+    def get_input_embeddings(self):
+        return None
+
+    def forward(self, x, past_key_values=None):
+        for layer in self.layers:
+            x = layer(x, past_key_values=[] if self.config.use_cache and layer.is_decoder else None)
+        return x
+
+
+def test_checkpointing_a_layer_that_fills_a_cache_is_refused_with_the_switch():
+    expected = r"'lm\.layers\.0' fills the cache of Cached .*set model\.lm\.config\.use_cache = False"
+    for use_cache, is_decoder, pattern in [
+        (True, True, "lm.layers"),
+        (True, False, "lm.layers"),  # an encoder uses none
+        (True, True, "lm.layers.*.linear"),  # inside what fills it
+        (True, True, "lm"),  # makes its cache anew
+        (False, True, "lm.layers"),
+    ]:
+        model = nn.ModuleDict({"lm": Cached(use_cache, is_decoder)})
+        if (use_cache, is_decoder, pattern) == (True, True, "lm.layers"):
+            with pytest.raises(ValueError, match=expected):
+                ModelSetup(activation_checkpointing=pattern).apply(model, "cpu")
+            continue
+        plain = copy.deepcopy(model)
+        ModelSetup(activation_checkpointing=pattern).apply(model, "cpu")
+        for each in (plain, model):
+            each["lm"](torch.ones(2, 4)).sum().backward()
+        for one, other in zip(plain.parameters(), model.parameters(), strict=True):
+            assert torch.equal(one.grad, other.grad)
+
+
+@pytest.mark.parametrize(("kind", "layers"), [("Llama", "model.layers"), ("GPT2", "transformer.h")])
+def test_checkpointing_the_layers_of_a_transformers_model(kind, layers):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 2, "vocab_size": 16}
+    model = getattr(transformers, f"{kind}LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM")(
+        getattr(transformers, f"{kind}Config")(
+            **sizes, attn_implementation="eager", bos_token_id=None, eos_token_id=None
+        )
+    ).eval()
+    with pytest.raises(ValueError, match=rf"{layers}.0' fills the cache.*config.use_cache = False"):
+        checkpoint_activations(model, layers)
+    model.config.use_cache = False
+    ids = torch.arange(6).view(2, 3)
+    grads = []
+    for patterns in ((), layers):
+        checkpoint_activations(model, patterns)
+        model.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        grads.append([parameter.grad.clone() for parameter in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))
+    assert model.generate(ids, use_cache=True, max_new_tokens=2, do_sample=False).shape == (2, 5)
 
 
 # compiling and wrapping
@@ -312,10 +388,18 @@ def test_parameters_that_take_no_part_are_found(capsys):
     model = nn.ModuleDict({"used": nn.Linear(2, 2), "unused": nn.Linear(2, 2), "frozen": nn.Linear(2, 2)})
     model["frozen"].requires_grad_(False)
     loss = model["used"](torch.ones(1, 2)).sum()
-    assert find_unused_parameters(loss, model) == ["unused.weight", "unused.bias"]
     assert detect_anomalous_params(loss, model) == ["unused.weight", "unused.bias"]
     assert "unused.weight (2, 2)" in capsys.readouterr().out
     x = torch.ones(2, requires_grad=True)
     for _ in range(5000):  # deeper than the interpreter's recursion limit
         x = x + 1
-    assert find_unused_parameters(x.sum(), nn.Linear(1, 1)) == ["weight", "bias"]
+    assert detect_anomalous_params(x.sum(), nn.Linear(1, 1)) == ["weight", "bias"]
+
+
+def test_tied_parameters_stay_tied_when_they_get_memory():
+    with torch.device("meta"):
+        model = nn.ModuleDict({"embed": nn.Embedding(8, 4), "head": nn.Linear(4, 8, bias=False)})
+        model["head"].weight = model["embed"].weight
+    ModelSetup().apply(model, "cpu")
+    assert model["head"].weight is model["embed"].weight
+    assert len(list(model.parameters())) == 1

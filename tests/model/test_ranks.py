@@ -1,7 +1,9 @@
 """DDP and FSDP2 in two ranks on gloo, against one process with the whole batch."""
 
 import copy
+from collections import OrderedDict
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import distributed, nn
 from torch.multiprocessing.spawn import spawn
 
 from lazyengine.checkpoint import get_state_dict
+from lazyengine.hooks import EMAHook
 from lazyengine.model import (
     DDP,
     FSDP2,
@@ -16,8 +19,11 @@ from lazyengine.model import (
     ConstantInit,
     ExponentialMovingAverage,
     ModelSetup,
+    evaluating,
+    set_training,
     train_step,
     unwrap,
+    val_step,
 )
 
 pytestmark = pytest.mark.slow
@@ -88,6 +94,35 @@ def check_trained(model, forward, rank):
         torch.testing.assert_close(state[key], value, rtol=1e-5, atol=1e-7)
 
 
+def check_steps_without_forward(rank):
+    """A step as mmengine has it, which calls the model itself, goes through the wrapper all the same."""
+
+    class Calls(Net):
+        def train_step(self, data, optim_wrapper):
+            losses = self(**data, mode="loss")
+            optim_wrapper.update_params(losses["loss"])
+            return losses
+
+    class Runs(Net):
+        def train_step(self, data, optim_wrapper):
+            losses = self._run_forward(data, mode="loss")
+            optim_wrapper.update_params(losses["loss"])
+            return losses
+
+    for kind in (Calls, Runs):
+        torch.manual_seed(0)
+        model = kind()
+        forward = ModelSetup(freeze=["backbone.0", "norm"]).apply(model, "cpu")
+        model.train()
+        wrapper = Sgd(model)
+        wrapper.num_optimizer_steps = 0
+        for _ in range(3):
+            train_step(model, {"x": X[rank::2], "y": Y[rank::2]}, wrapper, forward)
+        assert "forward" not in vars(model)
+        for key, value in trained_alone().items():
+            torch.testing.assert_close(model.state_dict()[key], value, rtol=1e-5, atol=1e-7)
+
+
 def ddp(rank):
     plain = net()
     with pytest.raises(RuntimeError, match="trained in 2 ranks without synchronizing gradients"):
@@ -111,25 +146,31 @@ def ddp(rank):
             optim_wrapper.num_optimizer_steps = 1
             return {}
 
-    class Short(Net):
-        def train_step(self, data, optim_wrapper):
-            return {}
-
-    for own, error, match in (
-        (Alone(), RuntimeError, r"Alone.train_step has stepped the optimizer without calling `forward`.*2 ranks drift"),
-        (Short(), TypeError, r"Short.train_step takes no `forward` · .*add the argument, and call forward"),
-    ):
-        wrapped = ModelSetup().apply(own, "cpu")
-        wrapper = Sgd(own)
-        wrapper.num_optimizer_steps = 0
-        with pytest.raises(error, match=match):
-            train_step(own, {"x": X, "y": Y}, wrapper, wrapped)
+    own = Alone()
+    wrapped = ModelSetup().apply(own, "cpu")
+    wrapper = Sgd(own)
+    wrapper.num_optimizer_steps = 0
+    match = r"Alone.train_step has stepped the optimizer without calling `forward`.*2 ranks drift"
+    with pytest.raises(RuntimeError, match=match):
+        train_step(own, {"x": X, "y": Y}, wrapper, wrapped)
+    check_steps_without_forward(rank)
 
     unused = nn.ModuleDict({"used": nn.Linear(4, 1), "unused": nn.Linear(4, 1)})
     unused.forward = lambda x: {"loss": unused["used"](x).sum()}
     wrapped = ModelSetup(wrapper=DDP(find_unused_parameters=True)).apply(unused, "cpu")
     for _ in range(2):
         train_step(unused, [X], Sgd(unused), wrapped)
+
+    partly = net()
+    partly.norm.eval()
+    wrapped = ModelSetup(eval="backbone.0").apply(partly, "cpu")
+    set_training(wrapped, ModelSetup())
+    assert [name for name, part in partly.named_modules() if not part.training] == ["backbone.0", "norm"]
+    with evaluating(wrapped):
+        assert not any(part.training for part in wrapped.modules())
+    assert wrapped.training
+    assert [name for name, part in partly.named_modules() if not part.training] == ["backbone.0", "norm"]
+    check_statistics(rank)
 
     with pytest.raises(ValueError, match="SyncBatchNorm does not run on CPUs"):
         ModelSetup(sync_bn=True).apply(net(), "cpu")
@@ -160,6 +201,75 @@ def check_averaged(model, forward):
         ExponentialMovingAverage(model, device="cpu")
 
 
+def check_statistics(rank):
+    """The statistics of averaged weights are the mean over the ranks."""
+    model = net()
+    runner = SimpleNamespace(
+        model=model,
+        train_dataloader=[{"x": X[rank::2][:2], "y": Y}, {"x": X[rank::2][2:], "y": Y}],
+        train_loop=SimpleNamespace(epoch_length=2),
+        optim_wrapper=SimpleNamespace(stepped=True, precision=None),
+        model_stream=SimpleNamespace(kept=nullcontext),
+        iter=0,
+        epoch=0,
+        max_epochs=1,
+        max_iters=2,
+    )
+    hook = EMAHook(update_bn=True)
+    hook.before_train(runner)
+    hook.after_train_iter(runner, 0)
+    hook.after_train_epoch(runner)
+    assert torch.equal(model.norm.running_mean, torch.zeros(4))
+    hidden = torch.tanh(model.backbone[1](torch.tanh(model.backbone[0](X))))
+    saved = {"state_dict": get_state_dict(model)}
+    hook.before_save_checkpoint(runner, saved)
+    torch.testing.assert_close(saved["state_dict"]["norm.running_mean"], hidden.mean(0))
+
+
+def check_narrow_parts():
+    """Parts of narrow weights are averaged in float32 too."""
+    model = net().bfloat16()
+    ModelSetup(wrapper=FSDP2("backbone")).apply(model, "cpu")
+    average = ExponentialMovingAverage(model, momentum=0.001)
+    average.update_parameters(model)
+    first = full(model.head.weight).detach().float().clone()
+    for _ in range(3):
+        with torch.no_grad():
+            model.head.weight.fill_(1)
+        average.update_parameters(model)
+    expected = first
+    for _ in range(3):
+        expected = expected.lerp(torch.ones(()), 0.001)
+    torch.testing.assert_close(full(average.state_dict()["wide.head.weight"]), expected)
+    average.swap(model)
+    assert torch.equal(full(model.head.weight), expected.bfloat16())
+    average.swap(model)
+    assert (full(model.head.weight) == 1).all()
+    set_training(model.eval(), ModelSetup())
+    with evaluating(model):
+        assert not model.head.training
+    assert all(part.training for part in model.modules())
+
+
+class Generates(BaseModel):
+    """Predicts by calling a part of it in turns, as `generate` of a transformers model does."""
+
+    def __init__(self):
+        super().__init__()
+        self.lm = nn.Linear(4, 4)
+
+    def generate(self, x):
+        return self.lm(self.lm(x)).detach()
+
+    def forward(self, x, mode="tensor"):
+        return self.generate(x)
+
+
+class GeneratesInStep(Generates):
+    def val_step(self, data):
+        return self.generate(*data)
+
+
 def fsdp2(rank):
     from torch.distributed.tensor import DTensor
 
@@ -174,6 +284,7 @@ def fsdp2(rank):
     assert average.head.weight.numel() == 2 * model.head.weight.to_local().numel()
     check_trained(model, forward, rank)
     check_averaged(model, forward)
+    check_narrow_parts()
 
     with torch.device("meta"):
         meta = Net(ConstantInit(0.5, layer="Linear"))
@@ -183,6 +294,25 @@ def fsdp2(rank):
     assert meta(X).dtype == torch.float32
     meta.train_step({"x": X, "y": Y}, Sgd(meta))
     assert not (full(meta.head.weight) == 0.5).all()
+
+    for kind in (Generates, GeneratesInStep):
+        model = kind()
+        expected = model.generate(X)
+        ModelSetup(wrapper=FSDP2()).apply(model, "cpu")
+        with evaluating(model), torch.no_grad():
+            if kind is Generates:
+                assert torch.equal(val_step(model, [X]), expected)
+            else:
+                with pytest.raises(RuntimeError, match=r"Step.val_step computed with a part of .*mode='predict'"):
+                    val_step(model, [X])
+
+    for units in ("embed", ["embed", "head"], "*"):
+        tied = nn.Sequential(OrderedDict(embed=nn.Linear(4, 4), head=nn.Linear(4, 4)))
+        tied.head.weight = tied.embed.weight
+        with pytest.raises(ValueError, match=r"embed.weight and head.weight are one tied parameter.*take 'embed'"):
+            ModelSetup(wrapper=FSDP2(units)).apply(tied, "cpu")
+    ModelSetup(wrapper=FSDP2()).apply(tied, "cpu")
+    assert tied.head.weight is tied.embed.weight
 
 
 def run_rank(rank, check, file):
@@ -194,6 +324,47 @@ def run_rank(rank, check, file):
         distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("check", [ddp, fsdp2])
+class Branches(nn.Module):
+    """Has a head that is used in some iterations, one that never is, and a tied weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.other = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 1)
+        self.never = nn.Linear(4, 1)
+        self.head.weight = self.body.weight
+        self.uses_other = True
+
+    def forward(self, x):
+        hidden = self.head(self.body(x))
+        losses = {"loss": hidden.square().mean()}
+        if self.uses_other:
+            losses["loss_other"] = self.other(hidden).square().mean()
+        return losses
+
+
+def unused(rank):
+    model = Branches()
+    forward = ModelSetup(wrapper=DDP()).apply(model, "cpu")
+    train_step(model, [X], Sgd(model), forward)
+    expected = r"the iteration before: never.weight, never.bias\..*freeze=.*DDP\(find_unused_parameters=True\)"
+    with pytest.raises(RuntimeError, match=expected):
+        train_step(model, [X], Sgd(model), forward)
+
+    frozen = Branches()  # the numbers are those of what is trained
+    forward = ModelSetup(freeze=["body", "never"]).apply(frozen, "cpu")
+    train_step(frozen, [X], Sgd(frozen), forward)
+    frozen.uses_other = False
+    train_step(frozen, [X], Sgd(frozen), forward)
+    with pytest.raises(RuntimeError, match=r"2 .* before: other.weight, other.bias\."):
+        train_step(frozen, [X], Sgd(frozen), forward)
+
+    found = Branches()
+    forward = ModelSetup(wrapper=DDP(find_unused_parameters=True)).apply(found, "cpu")
+    for uses in (True, False, True):
+        found.uses_other = uses
+        train_step(found, [X[rank::2]], Sgd(found), forward)
+
+
+@pytest.mark.parametrize("check", [ddp, fsdp2, unused])
 def test_two_ranks_train_as_one_process_with_the_whole_batch(check, tmp_path):
     spawn(run_rank, (check, tmp_path / "store"), nprocs=2)

@@ -15,7 +15,7 @@ import torch.distributed as td
 from torch import nn
 
 from lazyengine.logging import MessageHub
-from lazyengine.optim import AmpOptimWrapper, NonFiniteError, OptimWrapper, param_groups
+from lazyengine.optim import AmpOptimWrapper, NonFiniteError, OptimWrapper, OptimWrapperDict, param_groups
 
 
 def build(**options: Any) -> tuple[nn.Module, nn.Module, OptimWrapper]:
@@ -134,7 +134,8 @@ def a_deferred_flag_is_that_of_all_ranks(rank: int) -> None:
     """The fused step does nothing on both ranks, and both report it one update later."""
     torch.manual_seed(0)
     model = nn.Linear(4, 2)
-    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1, fused=True), deferred_check=True)
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1, fused=True))
+    wrapper._is_as_on_accelerator = True
     ddp = nn.parallel.DistributedDataParallel(model)
     wrapper.update_params(loss(ddp, 0, rank))
     before = model.weight.detach().clone()
@@ -143,6 +144,65 @@ def a_deferred_flag_is_that_of_all_ranks(rank: int) -> None:
     with pytest.raises(NonFiniteError) as caught:
         wrapper.update_params(loss(ddp, 2, rank))
     assert caught.value.reasons == [None, "the loss is inf"]
+
+
+def an_incomplete_accumulation_is_flushed_with_the_gradients_of_all_ranks(rank: int) -> None:
+    """The gradients that DDP was kept from seeing are averaged, for one wrapper and for several with one loss."""
+    for joint in (False, True):
+        model, ddp, wrapper = build(accumulative_counts=3)
+        if joint:
+            parts = {name: OptimWrapper(torch.optim.SGD([p], lr=0.1, momentum=0.9), accumulative_counts=3)
+                     for name, p in model.named_parameters()}  # fmt: skip
+            wrapper = OptimWrapperDict(**parts)  # type: ignore[assignment]
+        wrapper.initialize_count_status(ddp, 0, -1)
+        for iteration in range(5):
+            wrapper.begin_iteration()
+            with wrapper.optim_context(ddp):
+                value = loss(ddp, iteration, rank)
+            wrapper.update_params(value)
+        assert not wrapper.can_be_saved
+        wrapper.flush()
+        torch.manual_seed(0)
+        alone = nn.Linear(4, 2)
+        optimizer = torch.optim.SGD(alone.parameters(), lr=0.1, momentum=0.9)
+        for window in ((0, 1, 2), (3, 4)):
+            sum(loss(alone, i, r) for i in window for r in range(2)).div(2 * len(window)).backward()  # type: ignore[union-attr]
+            optimizer.step()
+            optimizer.zero_grad()
+        torch.testing.assert_close(model.weight, alone.weight, rtol=1e-5, atol=1e-7)
+        assert same_on_all(model)
+
+
+def a_closure_is_undone_on_all_ranks(rank: int) -> None:
+    """A loss that is not finite on rank 1 alone, in one evaluation."""
+    model, ddp, wrapper = build(nonfinite="skip")
+    before = model.weight.detach().clone()
+
+    def closure() -> torch.Tensor:
+        wrapper.optimizer.zero_grad()
+        value = loss(ddp, 0, rank)
+        value.backward()
+        return value.detach() + (math.inf if rank == 1 else 0.0)
+
+    wrapper.update_params(loss(ddp, 0, rank), step_kwargs={"closure": closure})
+    assert torch.equal(model.weight.detach(), before)
+    assert (wrapper.num_optimizer_steps, wrapper.stepped) == (0, False)
+    assert same_on_all(model)
+
+
+def buffers_are_restored_inside_ddp(rank: int) -> None:
+    """BatchNorm's statistics of a step that one rank rejected are those of before on both."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))
+    ddp = nn.parallel.DistributedDataParallel(model)
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1), nonfinite="skip")
+    wrapper.initialize_count_status(ddp, 0, -1)
+    for iteration in range(3):
+        before = [value.clone() for value in model.state_dict().values()]
+        wrapper.begin_iteration()
+        wrapper.update_params(loss(ddp, iteration, rank) * (math.nan if (rank, iteration) == (1, 2) else 1.0))
+    assert not wrapper.stepped
+    assert all(torch.equal(a, b) for a, b in zip(before, model.state_dict().values()))
 
 
 def sharded_parameters_are_checked_and_clipped(rank: int) -> None:
@@ -183,6 +243,9 @@ CHECKS: list[Callable[[int], None]] = [
     accumulation_equals_one_process,
     the_loss_scale_falls_on_all_ranks,
     a_deferred_flag_is_that_of_all_ranks,
+    an_incomplete_accumulation_is_flushed_with_the_gradients_of_all_ranks,
+    a_closure_is_undone_on_all_ranks,
+    buffers_are_restored_inside_ddp,
     sharded_parameters_are_checked_and_clipped,
 ]
 

@@ -95,19 +95,22 @@ def test_a_bad_micro_batch_is_raised_at_once_in_one_process() -> None:
     assert wrapper.at_step_boundary
 
 
-def test_too_many_skips_in_a_row_are_an_error_and_a_good_update_starts_over(log_lines: list[str]) -> None:
+def test_too_many_skips_in_a_row_are_an_error_and_a_good_update_starts_over(
+    log_lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lazyengine.optim.nonfinite.MAX_CONSECUTIVE_SKIPS", 2)
     network = small_network()
-    wrapper = OptimWrapper(torch.optim.SGD(network.parameters(), lr=0.1), nonfinite="skip", max_consecutive_skips=2)
+    wrapper = OptimWrapper(torch.optim.SGD(network.parameters(), lr=0.1), nonfinite="skip")
     train(network, wrapper, {0: "loss", 1: "loss", 3: "loss", 4: "loss"}, 6)
     before = weights(network)
     wrapper.update_params(poisoned(network, 6, "loss"))
     saved = wrapper.state_dict()
-    resumed = OptimWrapper(torch.optim.SGD(network.parameters(), lr=0.1), nonfinite="skip", max_consecutive_skips=2)
+    resumed = OptimWrapper(torch.optim.SGD(network.parameters(), lr=0.1), nonfinite="skip")
     resumed.load_state_dict(saved)
     resumed.update_params(poisoned(network, 7, "loss"))
     with pytest.raises(NonFiniteError) as caught:
         resumed.update_params(poisoned(network, 8, "loss"))
-    assert "update 3 in a row" in caught.value.__notes__[0]
+    assert "3 in a row, at most 2" in caught.value.__notes__[0]
     assert weights(network) == before
 
 
@@ -170,7 +173,8 @@ def test_a_deferred_check_stops_the_step_itself_and_speaks_one_update_later(
     name: str, kind: str, hub: MessageHub
 ) -> None:
     network = small_network().float()
-    wrapper = OptimWrapper(FUSED[name](network.parameters()), deferred_check=True)
+    wrapper = OptimWrapper(FUSED[name](network.parameters()))
+    wrapper._is_as_on_accelerator = True
     hub.update_info("iter", 0)
     train_float(network, wrapper, 2)
     before = weights(network)
@@ -188,7 +192,8 @@ def test_a_deferred_check_stops_the_step_itself_and_speaks_one_update_later(
 def test_a_deferred_skip_equals_a_skip_at_once(name: str, log_lines: list[str]) -> None:
     networks = [small_network().float(), small_network().float()]
     for network, deferred in zip(networks, (True, False)):
-        wrapper = OptimWrapper(FUSED[name](network.parameters()), nonfinite="skip", deferred_check=deferred)
+        wrapper = OptimWrapper(FUSED[name](network.parameters()), nonfinite="skip")
+        wrapper._is_as_on_accelerator = deferred
         for iteration in range(10):
             kind = "gradient" if iteration in (0, 3, 4, 9) else ""
             wrapper.update_params(poisoned_float(network, kind))
@@ -199,7 +204,8 @@ def test_a_deferred_skip_equals_a_skip_at_once(name: str, log_lines: list[str]) 
 
 def test_saving_reads_the_last_flag() -> None:
     network = small_network().float()
-    wrapper = OptimWrapper(FUSED["AdamW"](network.parameters()), deferred_check=True)
+    wrapper = OptimWrapper(FUSED["AdamW"](network.parameters()))
+    wrapper._is_as_on_accelerator = True
     train_float(network, wrapper, 2)
     wrapper.update_params(poisoned_float(network, "loss"))
     with pytest.raises(NonFiniteError):

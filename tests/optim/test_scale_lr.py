@@ -27,7 +27,7 @@ def test_several_optimizers_and_learning_rates_as_tensors():
 
 @pytest.mark.parametrize("sizes", [(0, 4), (4, -1), (4.0, 4), (True, 4)])
 def test_bad_sizes(sizes):
-    with pytest.raises(ValueError, match="must be a positive number of samples"):
+    with pytest.raises((TypeError, ValueError), match=r"must be (at least 1|an int); got"):
         scale_lr(wrapper(0.1), *sizes)
 
 
@@ -36,3 +36,25 @@ def test_schedulers_that_have_taken_their_values_already():
     ConstantLR(one, factor=0.5)
     with pytest.raises(RuntimeError, match="schedulers over this optimizer were built already"):
         scale_lr(one, 32, 64)
+
+
+def test_training_again_multiplies_nothing_twice():
+    both = OptimWrapperDict(first=wrapper(0.2), second=wrapper(torch.tensor(0.5)))
+    for _ in range(2):
+        scale_lr(both, base_batch_size=32, batch_size=16)
+        for each in both.values():
+            if "initial_lr" not in each.param_groups[0]:
+                ConstantLR(each, factor=1.0, end=5)  # the second time they are there
+    assert both["first"].get_lr()["lr"][0] == pytest.approx(0.1)
+    assert float(both["second"].get_lr()["lr"][0]) == 0.25
+    assert [each.lr_factor for each in both.values()] == [0.5, 0.5]
+    with pytest.raises(RuntimeError, match="built already"):
+        scale_lr(both, base_batch_size=32, batch_size=64)
+
+
+def test_another_size_replaces_the_former():
+    one = wrapper(0.2)
+    scale_lr(one, 32, 16)
+    scale_lr(one, 32, 64)
+    assert one.get_lr()["lr"][0] == pytest.approx(0.4)
+    assert one.as_built[0]["lr"] == pytest.approx(0.4)

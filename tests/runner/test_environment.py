@@ -2,39 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
-import numpy as np
 import pytest
 import torch
 
 from lazyengine import dist
-from lazyengine.runner.environment import choose_device, collect_env, set_determinism
+from lazyengine.runner.environment import choose_device, set_determinism
 
 from .toy import toy_runner
-
-
-def git(folder, *args: str) -> None:
-    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
-    subprocess.run(["git", "-C", str(folder), *identity, *args], check=True, capture_output=True)
-
-
-def test_versions_devices_command_line_and_git_state(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    env = collect_env(torch.device("cpu"))
-    assert env["command"] == sys.orig_argv
-    assert (env["torch"], env["numpy"], env["device"]) == (torch.__version__, np.__version__, "cpu")
-    assert env["packages"]["numpy"] == np.__version__
-    assert env["git"] is None  # no repository
-    git(tmp_path, "init")
-    (tmp_path / "code.py").write_text("a = 1\n")
-    git(tmp_path, "add", "code.py")
-    git(tmp_path, "commit", "-m", "first")
-    clean = collect_env(torch.device("cpu"))["git"]
-    assert (len(clean["commit"]), clean["dirty"]) == (40, False)
-    (tmp_path / "code.py").write_text("a = 2\n")
-    assert collect_env(torch.device("cpu"))["git"] == {**clean, "dirty": True}
 
 
 @pytest.mark.parametrize("log_all_ranks", [False, True])

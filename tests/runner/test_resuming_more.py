@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 
@@ -218,13 +219,37 @@ def test_a_validation_that_was_interrupted_leaves_nothing_to_the_next(tmp_path):
     assert runner.val() == expected
 
 
-def test_options_that_a_resume_sets_aside_are_told(tmp_path, capsys):
+def test_options_that_the_user_changes_with_a_resume_are_in_force_and_recorded(tmp_path, capsys):
     with pytest.raises(InterruptedError):
         toy_runner(str(tmp_path), hooks={"checkpoint": saving(), "stop": StopAt(3)}).train()
     resumed = toy_runner(str(tmp_path), hooks={"checkpoint": saving()}, resume=True)
     resumed._parts["optim_wrapper"].optimizer.param_groups[0]["weight_decay"] = 0.5
     resumed.train()
-    assert "stays in force: weight_decay=0.01 rather than 0.5 (group 0)" in capsys.readouterr().out
+    assert "group 0: weight_decay=0.5 (was 0.01) is in force from here" in capsys.readouterr().out
+    assert resumed.optim_wrapper.param_groups[0]["weight_decay"] == 0.5
+    (change,) = json.loads((tmp_path / "run.json").read_text())["starts"][-1]["changes"]
+    assert (change["path"], change["was"], change["is"]) == ("optimizer.param_groups[0].weight_decay", 0.01, 0.5)
+    assert (change["effect"], change["from_iter"]) == ("in force", 3)
+
+
+@pytest.mark.parametrize("with_schedules", [True, False])
+def test_a_rate_that_the_user_changes_is_that_of_a_run_that_had_it_from_the_start(tmp_path, with_schedules):
+    def build(folder, lr, **options):
+        runner = toy_runner(str(folder), hooks={"checkpoint": saving(), **options.pop("hooks", {})}, **options)
+        optimizer = torch.optim.AdamW(runner.model.parameters(), lr=lr)
+        runner.optim_wrapper = runner._parts["optim_wrapper"] = OptimWrapper(optimizer)
+        chain = [LinearLR(optimizer, start_factor=0.1, end=4, by_epoch=False)] if with_schedules else None
+        runner._parts["param_schedulers"] = chain
+        return runner
+
+    with pytest.raises(InterruptedError):
+        build(tmp_path / "run", 0.01, hooks={"stop": StopAt(4)}).train()
+    resumed = build(tmp_path / "run", 0.05, resume=True)
+    resumed.train()
+    whole = build(tmp_path / "whole", 0.05)
+    whole.train()
+    assert resumed.optim_wrapper.get_lr() == whole.optim_wrapper.get_lr()
+    assert resumed.optim_wrapper.get_lr()["lr"][0] == pytest.approx(0.05)
 
 
 def test_a_tilde_is_the_home_folder_for_everything(tmp_path, monkeypatch):
@@ -259,7 +284,7 @@ def test_beginning_anew_where_another_run_has_saved_is_told(tmp_path, capsys):
     toy_runner(str(tmp_path), max_epochs=1).train()
     assert "of an earlier run" not in capsys.readouterr().out
     toy_runner(str(tmp_path), max_epochs=1).train()
-    assert "holds checkpoints of an earlier run (epoch_1.pth), and this one begins anew" in capsys.readouterr().out
+    assert "holds the checkpoints of an earlier run, and this one begins anew" in capsys.readouterr().out
 
 
 def test_schedules_and_the_average_of_several_optimizers_follow_each_its_own(tmp_path):
@@ -271,9 +296,10 @@ def test_schedules_and_the_average_of_several_optimizers_follow_each_its_own(tmp
         for name, wrapper in wrappers.items()
     }
     runner.train()
-    assert [wrapper.num_optimizer_steps for wrapper in wrappers.values()] == [5, 5]
-    assert [runner.param_schedulers[name][0].last_step for name in ("first", "second")] == [5, 5]
-    assert ema.ema_model.steps == 10
+    # The first is called in 11 of the iterations, two of which make a step: what is left over is a step as well.
+    assert [wrapper.num_optimizer_steps for wrapper in wrappers.values()] == [6, 5]
+    assert [runner.param_schedulers[name][0].last_step for name in ("first", "second")] == [6, 5]
+    assert ema.ema_model.steps == 10  # both of the last iteration are one update
 
 
 def test_a_pass_of_another_length_is_refused(tmp_path):
@@ -281,7 +307,7 @@ def test_a_pass_of_another_length_is_refused(tmp_path):
         by_hand(tmp_path, Rarely, 1, hooks={"stop": StopAt(3)}).train()
     longer = by_hand(tmp_path, Rarely, 1, resume=True)
     longer.train_loop = IterBasedTrainLoop(DataLoader(ToyData(24), 4, shuffle=True), 11)
-    with pytest.raises(RuntimeError, match="at batch 3 of a pass of 5 batches, and a pass now has 6"):
+    with pytest.raises(RuntimeError, match="at batch 3 of epoch 0, whose length was 5, but an epoch now has 6 batches"):
         longer.train()
 
 
@@ -289,16 +315,16 @@ def test_a_best_file_that_is_not_there_is_not_published(tmp_path, capsys):
     def hook():
         return CheckpointHook(save_best="error", rule="less", published_keys=["meta", "state_dict"])
 
-    runner = toy_runner(str(tmp_path / "a"), max_epochs=2, hooks={"checkpoint": hook(), "stop": StopAt(7)})
+    runner = toy_runner(str(tmp_path / "a"), max_epochs=3, hooks={"checkpoint": hook(), "stop": StopAt(12)})
     runner._parts["val_loop"] = ValLoop(DataLoader(ToyData(), 4), TwoErrors())
     with pytest.raises(InterruptedError):
         runner.train()
-    path = str(tmp_path / "a" / "best_error_epoch_1.pth")
-    again = toy_runner(str(tmp_path / "b"), max_epochs=2, hooks={"checkpoint": hook()}, resume=path)
+    path = str(tmp_path / "a" / "epoch_2.pth")
+    again = toy_runner(str(tmp_path / "b"), max_epochs=3, hooks={"checkpoint": hook()}, resume=path)
     again._parts["val_loop"] = ValLoop(DataLoader(ToyData(), 4), Worse())
     again.train()
     assert "best_error_epoch_1.pth is not there, and so not published" in capsys.readouterr().out
-    assert len(list((tmp_path / "b").glob("epoch_2-*.pth"))) == 1
+    assert len(list((tmp_path / "b").glob("epoch_3-*.pth"))) == 1
 
 
 class Worse(TwoErrors):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 
 import pytest
 import torch
 
-from lazyengine.checkpoint import CheckpointError, read_checkpoint
-from lazyengine.hooks import CheckpointHook, Hook, LoggerHook
+from lazyengine.checkpoint import CheckpointError, mark_latest_checkpoint, read_checkpoint, save_checkpoint
+from lazyengine.hooks import CheckpointHook, Hook
 from lazyengine.runner import EpochBasedTrainLoop, LoadFrom, Runner
 
 from .toy import StopAt, ToyData, toy_runner
@@ -79,7 +78,9 @@ def test_resume_at_any_iteration_repeats_the_uninterrupted_run(tmp_path, stop):
     cut = toy_runner(str(tmp_path / "cut"), hooks={**hooks, "stop": StopAt(stop)})
     with pytest.raises(InterruptedError):
         cut.train()
-    resumed = toy_runner(str(tmp_path / "cut"), hooks={"checkpoint": CheckpointHook(by_epoch=False)}, resume=True)
+    resumed = toy_runner(
+        str(tmp_path / "cut"), hooks={"checkpoint": CheckpointHook(interval=1, by_epoch=False)}, resume=True
+    )
     assert_same(_train(resumed), expected)
     assert cut.model.batches + resumed.model.batches == whole.model.batches
     assert whole.optim_wrapper.state_dict()["param_groups"] == resumed.optim_wrapper.state_dict()["param_groups"]
@@ -99,7 +100,7 @@ def test_iteration_based_resume_is_exact(tmp_path, stop):
         str(tmp_path / "cut"),
         max_iters=12,
         val_interval=4,
-        hooks={"checkpoint": CheckpointHook(by_epoch=False)},
+        hooks={"checkpoint": CheckpointHook(interval=1, by_epoch=False)},
         resume="auto",
     )
     assert_same(_train(resumed), expected)
@@ -174,23 +175,16 @@ def test_evaluating_a_checkpoint_gives_the_metric_of_training(tmp_path):
 
 
 def test_the_best_of_a_folder_is_that_of_its_newest_run(tmp_path):
-    for second, name in enumerate(["best_error_epoch_9.pth", "best_error_epoch_3.pth", "epoch_4.pth"]):
-        (tmp_path / name).touch()
-        os.utime(tmp_path / name, (second, second))
+    for n, name in enumerate(["best_error_epoch_9.pth", "best_error_epoch_3.pth", "epoch_4.pth"]):
+        meta = {"iter": 9 - n, "run_id": "old" if n == 0 else "new"}
+        save_checkpoint({"meta": meta, "train_loop": {}}, tmp_path / name)
+    mark_latest_checkpoint(tmp_path / "epoch_4.pth")
     runner = toy_runner(str(tmp_path))
     runner.set_checkpoint("best")
     assert runner.load_from.path == str(tmp_path / "best_error_epoch_3.pth")
-    (tmp_path / "best_top1_epoch_3.pth").touch()
+    save_checkpoint({"meta": {"iter": 7, "run_id": "new"}}, tmp_path / "best_top1_epoch_3.pth")
     with pytest.raises(ValueError, match=r"best checkpoints of several metrics, name one: .*best_error.*best_top1"):
         runner.set_checkpoint("best")
-
-
-def test_saving_by_epoch_in_a_loop_without_epochs_says_so_and_saves_the_end(tmp_path, capsys):
-    toy_runner(str(tmp_path), max_iters=7, hooks={"checkpoint": CheckpointHook(), "logger": LoggerHook()}).train()
-    assert sorted(p.name for p in tmp_path.glob("*.pth")) == ["iter_7.pth"]
-    out = capsys.readouterr().out
-    assert out.count("set by_epoch=False and interval to a number of iterations") == 1
-    assert re.search(r"trained +7 iterations\n", out)
 
 
 def test_retention_keeps_the_newest(tmp_path):
@@ -288,9 +282,11 @@ def test_an_error_in_the_step_names_iteration_and_batch(tmp_path):
 
 
 def test_a_plain_loader_cannot_resume_in_mid_epoch(tmp_path):
+    runner = toy_runner(str(tmp_path))
     loop = EpochBasedTrainLoop(torch.utils.data.DataLoader(ToyData(), 4), 2)
+    loop.position.batch = 3
     with pytest.raises(RuntimeError, match=r"cannot resume exactly.*at batch 3.*lazyengine.dataset.DataLoader"):
-        loop.skip_to(3)
+        loop.begin_pass(runner)
 
 
 def test_bad_arguments_of_loops_echo_the_value():

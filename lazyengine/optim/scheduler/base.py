@@ -5,13 +5,16 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, TypeAlias, TypedDict, Unpack
 
 from torch import Tensor
-from torch.optim import Optimizer
 
-from lazyengine.logging import print_log
+from ...errors import UsageKeyError, UsageTypeError
+from ...logging import print_log
+from ...nesting import map_leaves
+from ...text import did_you_mean, listed
+from .._checks import require
 
 INF = int(1e9)
 """The ``end`` of a schedule that was given none."""
@@ -20,8 +23,21 @@ OptimizerLike: TypeAlias = Any
 """A `torch.optim.Optimizer` or an `OptimWrapper`: anything with ``param_groups`` (a list of dicts)."""
 
 
+class SchedulerOptions(TypedDict, total=False):
+    """What every scheduler takes by name; the meaning of each is that of the argument of `_ParamScheduler`."""
+
+    begin: float
+    end: float
+    last_step: int
+    by_epoch: bool
+    verbose: bool
+    convert_to_iter_based: bool
+    epoch_length: float | None
+    count_iters: bool
+
+
 class _ParamScheduler:
-    r"""Write one option of every parameter group (``lr``, ``momentum``, …) as training advances.
+    """Write one option of every parameter group (``lr``, ``momentum``, …) as training advances.
 
     The semantics are mmengine's. A scheduler counts its ``step()`` calls; the first happens at construction. While
     the count (starting from 0) is in ``[begin, end)`` it advances ``last_step`` and asks `_get_value` for new values;
@@ -48,9 +64,9 @@ class _ParamScheduler:
             gradient accumulation, where mmengine's schedule runs ahead of the updates.
 
     Raises:
-        TypeError: ``optimizer`` has no list of parameter groups.
-        ValueError: ``begin``/``end``/``last_step`` out of range, or the conversion lacks ``epoch_length``.
-        KeyError: A group lacks ``param_name``, or ``last_step`` is given and a group lacks the initial value.
+        UsageTypeError: ``optimizer`` has no list of parameter groups.
+        UsageValueError: ``begin``/``end``/``last_step`` out of range, or the conversion lacks ``epoch_length``.
+        UsageKeyError: A group lacks ``param_name``, or ``last_step`` is given and a group lacks the initial value.
     """
 
     param_name: str
@@ -75,21 +91,24 @@ class _ParamScheduler:
         epoch_length: float | None = None,
         count_iters: bool = False,
     ) -> None:
-        self.optimizer = _check_optimizer(optimizer, type(self).__name__)
-        self.param_name = param_name
+        if not isinstance(getattr(optimizer, "param_groups", None), list):
+            got = type(optimizer).__name__ + (" · give a dict of lists" if hasattr(optimizer, "items") else "")
+            raise UsageTypeError(f"{type(self).__name__} takes an OptimWrapper or a torch.optim.Optimizer, got {got}")
+        self.optimizer, self.param_name = optimizer, param_name
         self.begin, self.end = begin, end
         self.by_epoch, self.count_iters, self.verbose = by_epoch, count_iters, verbose
         if convert_to_iter_based:
             self._convert_to_iters(epoch_length)
-        elif by_epoch and count_iters:
-            raise ValueError(f"{type(self).__name__}: count_iters=True needs by_epoch=False, got by_epoch=True")
-        _check_range(type(self).__name__, self.begin, self.end, last_step)
+        else:
+            self._require(not (by_epoch and count_iters), "count_iters=True needs by_epoch=False, got by_epoch=True")
+        self._require(0 <= self.begin < self.end, f"needs 0 <= begin < end, got begin={self.begin}, end={self.end}")
+        is_step = isinstance(last_step, int) and last_step >= -1
+        self._require(is_step, f"last_step must be an int of at least -1, got {last_step!r}")
         self._use_betas = param_name == "momentum" and all("betas" in group for group in optimizer.param_groups)
         self._prepare()
         self.base_values = self._record_initial_values(resumed=last_step != -1)
         self._start_values = self._snapshot()
-        self._first_step = last_step
-        self._num_steps_at_start, self._idle_watch = _watch_steps(optimizer)
+        self.last_step = self._first_step = last_step
         self._start()
 
     @classmethod
@@ -102,15 +121,17 @@ class _ParamScheduler:
             **kwargs: Passed to the class.
 
         Raises:
-            ValueError: ``epoch_length`` is missing or not positive, or ``by_epoch=False`` was given.
+            UsageValueError: ``epoch_length`` is missing or not positive, or ``by_epoch=False`` was given.
         """
         return cls(*args, convert_to_iter_based=True, epoch_length=epoch_length, **kwargs)
 
     def step(self) -> None:
         """Advance by one epoch, optimizer step or iteration, and set the groups' values."""
-        if self._global_step == 0 and not self.count_iters:
-            self._warn_if_optimizer_idle()
-        self._advance()
+        self._global_step += 1
+        if self.begin <= self._global_step < self.end:
+            self.last_step += 1
+            self._act()
+        self._last_value = self._snapshot()
 
     def get_last_value(self) -> list[float]:
         """Return every group's value as it was after this scheduler's last step."""
@@ -119,15 +140,32 @@ class _ParamScheduler:
     def state_dict(self) -> dict[str, Any]:
         """Return position and shape in plain types, without the optimizer."""
         state: dict[str, Any] = {"class_name": type(self).__name__, **self._shape()}
-        for name in self._position_names:
-            state[name] = _plain(getattr(self, name))
-        return state
+        return {**state, **{name: _plain(getattr(self, name)) for name in self._position_names}}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> list[str]:
-        """Take the position from a saved state and keep the own shape.
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore position and shape from a saved state, as torch and mmengine do.
 
-        The values in the optimizer's groups are left as they are: they belong to the optimizer's state. After a changed
-        schedule use `resume_param_schedulers`, which moves a whole chain onto its new curve.
+        The values in the optimizer's groups are left as they are: they belong to the optimizer's state. To resume with
+        a schedule that may have been changed use `resume_param_schedulers`.
+
+        Args:
+            state_dict: What `state_dict` returned, also mmengine's.
+
+        Raises:
+            UsageValueError: The state is that of another class.
+        """
+        saved_class = state_dict.get("class_name", type(self).__name__)
+        self._require(saved_class == type(self).__name__, f"the state is that of a {saved_class}")
+        for key in [*self._shape(), *self._position_names]:
+            if key in state_dict:
+                setattr(self, key, _plain(state_dict[key]))
+        self._prepare()
+
+    def load_position(self, state_dict: Mapping[str, Any]) -> list[str]:
+        """Load the position from a saved state and keep the own shape.
+
+        Like `load_state_dict` it leaves the groups' values. `resume_param_schedulers` calls it, and moves a whole chain
+        onto its new curve where the schedule was changed.
 
         Args:
             state_dict: What `state_dict` returned, also mmengine's.
@@ -137,8 +175,7 @@ class _ParamScheduler:
         """
         for name in self._position_names:
             if name in state_dict:
-                value = state_dict[name]
-                setattr(self, name, list(value) if isinstance(value, list | tuple) else value)
+                setattr(self, name, _plain(state_dict[name]))
         changes = self.changes_from(state_dict)
         moved = any(change.partition(".")[2].startswith(("begin:", "end:")) for change in changes)
         if moved and not self.need_val_args:
@@ -146,34 +183,20 @@ class _ParamScheduler:
             self.last_step = self._first_step + max(done + 1, 0)
         return changes
 
-    def changes_from(self, state_dict: dict[str, Any]) -> list[str]:
-        """List the differences between a saved state's shape and this scheduler's, without loading anything."""
+    def changes_from(self, state_dict: Mapping[str, Any]) -> list[str]:
+        """Return the differences between a saved state's shape and this scheduler's, without loading anything."""
         name = type(self).__name__
         saved_class = state_dict.get("class_name", name)
         if saved_class != name:
             return [f"{saved_class} -> {name}"]
-        shape = self._shape()
-        return [
-            f"{name}.{key}: {_plain(state_dict[key])} -> {value}"
-            for key, value in shape.items()
-            if key in state_dict and _plain(state_dict[key]) != value
-        ]
-
-    def print_value(self, is_verbose: bool, group: int, value: float) -> None:
-        """Log the value that a group gets, when asked to.
-
-        Args:
-            is_verbose: Whether to log.
-            group: Index of the parameter group.
-            value: The new value.
-        """
-        if is_verbose:
-            print_log(f"{type(self).__name__}: group {group} gets {self.param_name}={value:.4e}", logger="current")
+        shape = {key: value for key, value in self._shape().items() if key in state_dict}
+        saved = {key: _plain(state_dict[key]) for key in shape}
+        return [f"{name}.{key}: {saved[key]} -> {value}" for key, value in shape.items() if saved[key] != value]
 
     # -- for subclasses
 
     def _prepare(self) -> None:
-        """Derive what depends on ``begin`` and ``end``; called once, before the first step."""
+        """Derive what depends on the other attributes; called before the first step and when a state was loaded."""
 
     def _get_value(self) -> list[float] | None:
         """Return the new value of every group for ``self.last_step`` from the groups' current values.
@@ -183,24 +206,30 @@ class _ParamScheduler:
         raise NotImplementedError(f"{type(self).__name__} does not implement _get_value")
 
     def _current(self) -> list[Any]:
-        name = self.param_name
-        return [group[name] for group in self.optimizer.param_groups]
+        name, optimizer = self.param_name, self.optimizer
+        return [group[name] for group in getattr(optimizer, "optimizer", optimizer).param_groups]
+
+    def _require(self, holds: bool, refusal: str) -> None:
+        require(holds, f"{type(self).__name__}: {refusal}")
+
+    def _require_fraction(self, name: str) -> None:
+        value = getattr(self, name)
+        self._require(0 <= value <= 1, f"{name} must lie in [0, 1], got {value}")
+
+    def _for_each_group(self, name: str) -> list[float]:
+        """Return an argument that is one value, or one for each group, as a list."""
+        value, count = getattr(self, name), len(self.optimizer.param_groups)
+        values = value if isinstance(value, list) else [value] * count
+        self._require(len(values) == count, f"{name} needs one value for each of the {count} groups, got {len(values)}")
+        return values
 
     def _require_end(self, given: str = "end") -> None:
-        if self.end >= INF:
-            raise ValueError(
-                f"{type(self).__name__}: no {given} given, so the curve has no length · give it, or build the "
-                "schedulers with build_param_schedulers, which fills in the length of the run"
-            )
+        self._require(self.end < INF, f"no {given} given · give it, or let build_param_schedulers fill it in")
 
     def _warn_if_one_step(self) -> None:
         if self.end - self.begin == 1:
-            warnings.warn(
-                f"{type(self).__name__} acts for one step only (begin={self.begin}, end={self.end}), so the value "
-                "stays at the first factor; give it at least two steps, or convert_to_iter_based=True",
-                UserWarning,
-                stacklevel=5,
-            )
+            what = f"{type(self).__name__} acts for one step only (begin={self.begin}, end={self.end})"
+            warnings.warn(f"{what}: its first factor stays; give it at least two steps", UserWarning, stacklevel=4)
 
     # -- inside
 
@@ -213,27 +242,19 @@ class _ParamScheduler:
     def _start(self) -> None:
         self.last_step = self._first_step
         self._global_step = -1
-        self._advance()
+        self.step()
 
-    def _advance(self) -> None:
-        """Do one step without asking whether the optimizer has stepped."""
-        self._global_step += 1
-        if self.begin <= self._global_step < self.end:
-            self.last_step += 1
-            self._set_values(self._get_value())
-        self._last_value = self._snapshot()
-
-    def _set_values(self, values: Iterable[float] | None) -> None:
-        if values is None:
-            return
-        self._write(values)
-        if self.verbose:
-            for index, value in enumerate(self._current()):
-                self.print_value(True, index, float(value))
+    def _act(self) -> None:
+        values = self._get_value()
+        if values is not None:
+            self._write(values)
+            if self.verbose:
+                shown = ", ".join(f"{float(value):.4e}" for value in self._current())
+                print_log(f"{type(self).__name__}: the groups get {self.param_name}={shown}", logger="current")
 
     def _write(self, values: Iterable[float]) -> None:
-        name = self.param_name
-        for group, value in zip(self.optimizer.param_groups, values):
+        name, optimizer = self.param_name, self.optimizer
+        for group, value in zip(getattr(optimizer, "optimizer", optimizer).param_groups, values):
             if isinstance(group[name], Tensor):
                 group[name].fill_(value)
             else:
@@ -242,122 +263,82 @@ class _ParamScheduler:
                 group["betas"] = (value, *group["betas"][1:])
 
     def _snapshot(self) -> list[Any]:
-        return [value.clone() if isinstance(value, Tensor) else value for value in self._current()]
+        name, groups = self.param_name, self.optimizer.param_groups
+        return [value.clone() if isinstance(value := group[name], Tensor) else value for group in groups]
 
     def _record_initial_values(self, resumed: bool) -> list[float]:
         """Return the groups' initial values, recording the current ones where none are recorded yet."""
         name, initial = self.param_name, f"initial_{self.param_name}"
         for index, group in enumerate(self.optimizer.param_groups):
+            where = f"{type(self).__name__}: param_groups[{index}] has no"
             if self._use_betas:
                 group[name] = group["betas"][0]
             if name not in group:
                 options = sorted(key for key, value in group.items() if isinstance(value, int | float | Tensor))
-                raise KeyError(
-                    f"{type(self).__name__}: param_groups[{index}] of {type(_inner(self.optimizer)).__name__} has no "
-                    f"{name!r} to schedule · it has {options}"
-                )
+                raise UsageKeyError(f"{where} {name!r} to schedule · it has {options}")
+            self._require(group[name] is not None, f"the optimizer sets {name} itself ({name}=None in group {index})")
             if resumed and initial not in group:
-                raise KeyError(
-                    f"{type(self).__name__}: a last_step other than -1 resumes a schedule, but param_groups[{index}] "
-                    f"has no {initial!r} · use last_step=-1, or load the optimizer's state first"
-                )
-            group.setdefault(initial, _as_float(group[name]))
+                raise UsageKeyError(f"{where} {initial!r} to resume from · last_step=-1 begins anew")
+            group.setdefault(initial, _plain(group[name]))
         return [group[initial] for group in self.optimizer.param_groups]
 
     def _convert_to_iters(self, epoch_length: float | None) -> None:
-        name = type(self).__name__
-        if not self.by_epoch:
-            raise ValueError(f"{name}: convert_to_iter_based=True converts epochs, but by_epoch=False was given")
-        if epoch_length is None or epoch_length <= 0:
-            raise ValueError(f"{name}: convert_to_iter_based=True needs a positive epoch_length, got {epoch_length}")
+        given = "convert_to_iter_based=True"
+        self._require(self.by_epoch, f"{given} converts epochs, but by_epoch=False was given")
+        length = epoch_length or 0.0
+        self._require(length > 0, f"{given} needs a positive epoch_length, got {epoch_length}")
         self.by_epoch = False
-        self.begin = round(self.begin * epoch_length)
-        if self.end < INF:
-            self.end = round(self.end * epoch_length)
-        for argument in self._epoch_arguments:
+        for argument in ("begin", "end", *self._epoch_arguments):
             value = getattr(self, argument)
-            if isinstance(value, list | tuple):
-                setattr(self, argument, [round(item * epoch_length) for item in value])
-            elif value is not None:
-                setattr(self, argument, round(value * epoch_length))
+            if value not in (None, INF):
+                setattr(self, argument, map_leaves(lambda epochs: round(epochs * length), value))
 
     def _shape(self) -> dict[str, Any]:
         hidden = {"optimizer", "verbose", *self._position_names}
         return {k: _plain(v) for k, v in vars(self).items() if not k.startswith("_") and k not in hidden}
 
-    def _warn_if_optimizer_idle(self) -> None:
-        watch, self._idle_watch = self._idle_watch, None
-        if watch is not None:
-            watch.handle.remove()
-            has_stepped = watch.has_stepped
-        else:
-            has_stepped = self.optimizer.num_optimizer_steps != self._num_steps_at_start
-        if not has_stepped:
-            warnings.warn(
-                f"{type(self).__name__}.step() was called before the optimizer's first step, so the first value of the "
-                "schedule is skipped; call it after optimizer.step()",
-                UserWarning,
-                stacklevel=3,
-            )
+
+class Schedule(_ParamScheduler):
+    """A scheduler with a curve of its own: its class has its own arguments, then those of `SchedulerOptions` by name.
+
+    The class of a schedule writes the curve; for the options that it is used for it has subclasses,
+    ``class LinearLR(_Linear, param_name="lr")``, and one for any option, with `GeneralForm` before it among the bases.
+
+    Raises:
+        TypeError: A name is not known.
+    """
+
+    def __init_subclass__(cls, param_name: str | None = None) -> None:
+        super().__init_subclass__()
+        cls.__doc__ = cls.__doc__ or cls.__bases__[-1].__doc__
+        if param_name is not None:
+            cls.param_name = param_name
+
+    def __init__(self, optimizer: OptimizerLike, **options: Unpack[SchedulerOptions]) -> None:
+        unknown = sorted(options.keys() - SchedulerOptions.__annotations__.keys())
+        if unknown:
+            names = [name for name in inspect.signature(type(self)).parameters if name != "options"]
+            names += SchedulerOptions.__annotations__
+            hint = did_you_mean(unknown[0], names)
+            raise TypeError(f"{type(self).__name__} has no argument {unknown[0]!r}; it has {listed(names, 20)}.{hint}")
+        super().__init__(optimizer, self.param_name, **options)
 
 
-class GeneralForm(_ParamScheduler):
+class GeneralForm(Schedule):
     """Put ``param_name`` after ``optimizer`` in the signature, so that any option of the groups can be scheduled.
 
     It stands before the schedule among the bases: ``class LinearParamScheduler(GeneralForm, _Linear)``.
     """
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        parameters = list(inspect.signature(cls.__mro__[2]).parameters.values())
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        optimizer, *own = inspect.signature(cls.__bases__[-1], eval_str=True).parameters.values()
         name = inspect.Parameter("param_name", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=str)
-        cls.__signature__ = inspect.Signature([parameters[0], name, *parameters[1:]])
+        cls.__signature__ = inspect.Signature([optimizer, name, *own])
 
     def __init__(self, optimizer: OptimizerLike, param_name: str, *args: Any, **kwargs: Any) -> None:
         self.param_name = param_name
         super().__init__(optimizer, *args, **kwargs)
-
-
-class _StepWatch:
-    """Notices the first step of a bare torch optimizer through its official post-step hook."""
-
-    def __init__(self, optimizer: Optimizer) -> None:
-        self.has_stepped = False
-        self.handle = optimizer.register_step_post_hook(self._note)
-
-    def _note(self, *_: Any) -> None:
-        self.has_stepped = True
-
-
-def _watch_steps(optimizer: OptimizerLike) -> tuple[int, _StepWatch | None]:
-    count = getattr(optimizer, "num_optimizer_steps", None)
-    if count is not None:
-        return count, None
-    return 0, _StepWatch(_inner(optimizer))
-
-
-def _inner(optimizer: OptimizerLike) -> Any:
-    return getattr(optimizer, "optimizer", optimizer)
-
-
-def _check_optimizer(optimizer: OptimizerLike, name: str) -> OptimizerLike:
-    if isinstance(getattr(optimizer, "param_groups", None), list):
-        return optimizer
-    hint = " · give a dict of lists, one list for each optimizer" if hasattr(optimizer, "items") else ""
-    raise TypeError(
-        f"{name}: optimizer must be an OptimWrapper or a torch.optim.Optimizer, got {type(optimizer).__name__}{hint}"
-    )
-
-
-def _check_range(name: str, begin: float, end: float, last_step: int) -> None:
-    if begin < 0 or end <= begin:
-        raise ValueError(f"{name}: needs 0 <= begin < end, got begin={begin}, end={end}")
-    if not isinstance(last_step, int) or last_step < -1:
-        raise ValueError(f"{name}: last_step must be an int of at least -1, got {last_step!r}")
-
-
-def _as_float(value: Any) -> float:
-    return value.item() if isinstance(value, Tensor) else value
 
 
 def _plain(value: Any) -> Any:
@@ -366,4 +347,4 @@ def _plain(value: Any) -> Any:
         return sorted(value.elements())
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return _as_float(value)
+    return value.item() if isinstance(value, Tensor) else value

@@ -1,32 +1,36 @@
-"""Cosine annealing, with and without restarts, each for lr and momentum."""
+"""Curves along a cosine: annealing, with restarts, one cycle."""
+
+from __future__ import annotations
 
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Unpack
 
-from .base import INF, GeneralForm, OptimizerLike, _ParamScheduler
+from .base import GeneralForm, OptimizerLike, Schedule, SchedulerOptions
 
 
-class _CosineBase(_ParamScheduler):
+class _CosineBase(Schedule):
     """The lower bound that both cosine schedules share."""
 
-    eta_min: float | None
-    eta_min_ratio: float | None
+    def __init__(
+        self,
+        optimizer: OptimizerLike,
+        eta_min: float | None,
+        eta_min_ratio: float | None,
+        **options: Unpack[SchedulerOptions],
+    ) -> None:
+        got = f"got eta_min={eta_min}, eta_min_ratio={eta_min_ratio}"
+        self._require(None in (eta_min, eta_min_ratio), f"give eta_min or eta_min_ratio, not both; {got}")
+        self.eta_min = 0.0 if eta_min is None and eta_min_ratio is None else eta_min
+        self.eta_min_ratio = eta_min_ratio
+        super().__init__(optimizer, **options)
 
     def _lower_bounds(self) -> list[float]:
         if self.eta_min_ratio is None:
             return [self.eta_min or 0.0] * len(self.base_values)
         return [base * self.eta_min_ratio for base in self.base_values]
-
-    def _prepare_bounds(self, eta_min: float | None, eta_min_ratio: float | None) -> None:
-        if eta_min is not None and eta_min_ratio is not None:
-            raise ValueError(
-                f"{type(self).__name__}: give eta_min or eta_min_ratio, not both; got eta_min={eta_min}, "
-                f"eta_min_ratio={eta_min_ratio}"
-            )
-        self.eta_min = 0.0 if eta_min is None and eta_min_ratio is None else eta_min
-        self.eta_min_ratio = eta_min_ratio
 
     def _anneal(self, step: float, period: float) -> list[float]:
         ratio = (1 + math.cos(math.pi * step / period)) / (1 + math.cos(math.pi * (step - 1) / period))
@@ -46,11 +50,11 @@ class _CosineAnnealing(_CosineBase):
         optimizer: An `OptimWrapper` or a torch optimizer.
         T_max: Steps of the half cosine; ``end - begin`` if not given.
         eta_min: The lowest value; 0 if neither this nor ``eta_min_ratio`` is given.
-        begin: See `_ParamScheduler`, like all arguments that follow but the next.
         eta_min_ratio: The lowest value as a fraction of each group's initial value.
+        **options: See `SchedulerOptions`.
 
     Raises:
-        ValueError: Both bounds are given, ``T_max`` is not positive, or neither ``T_max`` nor ``end`` is known.
+        UsageValueError: Both bounds are given, ``T_max`` is not positive, or neither ``T_max`` nor ``end`` is known.
     """
 
     _epoch_arguments = ("T_max",)
@@ -60,25 +64,13 @@ class _CosineAnnealing(_CosineBase):
         optimizer: OptimizerLike,
         T_max: float | None = None,
         eta_min: float | None = None,
-        begin: float = 0,
-        end: float = INF,
-        last_step: int = -1,
-        by_epoch: bool = True,
-        verbose: bool = False,
-        eta_min_ratio: float | None = None,
         *,
-        convert_to_iter_based: bool = False,
-        epoch_length: float | None = None,
-        count_iters: bool = False,
+        eta_min_ratio: float | None = None,
+        **options: Unpack[SchedulerOptions],
     ) -> None:
-        if T_max is not None and T_max <= 0:
-            raise ValueError(f"{type(self).__name__}: T_max must be positive, got {T_max}")
+        self._require(T_max is None or T_max > 0, f"T_max must be positive, got {T_max}")
         self.T_max = T_max
-        self._prepare_bounds(eta_min, eta_min_ratio)
-        super().__init__(
-            optimizer, self.param_name, begin, end, last_step, by_epoch, verbose,
-            convert_to_iter_based=convert_to_iter_based, epoch_length=epoch_length, count_iters=count_iters,
-        )  # fmt: skip
+        super().__init__(optimizer, eta_min, eta_min_ratio, **options)
 
     def _prepare(self) -> None:
         if self.T_max is None:
@@ -97,18 +89,13 @@ class _CosineAnnealing(_CosineBase):
         return self._anneal(step, period)
 
 
-class CosineAnnealingLR(_CosineAnnealing):
-    __doc__ = _CosineAnnealing.__doc__
-    param_name = "lr"
+class CosineAnnealingLR(_CosineAnnealing, param_name="lr"): ...
 
 
-class CosineAnnealingMomentum(_CosineAnnealing):
-    __doc__ = _CosineAnnealing.__doc__
-    param_name = "momentum"
+class CosineAnnealingMomentum(_CosineAnnealing, param_name="momentum"): ...
 
 
-class CosineAnnealingParamScheduler(GeneralForm, _CosineAnnealing):
-    __doc__ = _CosineAnnealing.__doc__
+class CosineAnnealingParamScheduler(GeneralForm, _CosineAnnealing): ...
 
 
 class _CosineRestart(_CosineBase):
@@ -126,10 +113,10 @@ class _CosineRestart(_CosineBase):
         restart_weights: One factor for each period.
         eta_min: The lowest value; 0 if neither this nor ``eta_min_ratio`` is given.
         eta_min_ratio: The lowest value as a fraction of each group's initial value.
-        begin: See `_ParamScheduler`, like all arguments that follow.
+        **options: See `SchedulerOptions`.
 
     Raises:
-        ValueError: Both bounds are given, the lengths differ, or a period is not positive.
+        UsageValueError: Both bounds are given, the lengths differ, or a period is not positive.
     """
 
     _epoch_arguments = ("periods",)
@@ -141,29 +128,13 @@ class _CosineRestart(_CosineBase):
         restart_weights: Sequence[float] = (1,),
         eta_min: float | None = None,
         eta_min_ratio: float | None = None,
-        begin: float = 0,
-        end: float = INF,
-        last_step: int = -1,
-        by_epoch: bool = True,
-        verbose: bool = False,
-        *,
-        convert_to_iter_based: bool = False,
-        epoch_length: float | None = None,
-        count_iters: bool = False,
+        **options: Unpack[SchedulerOptions],
     ) -> None:
-        if len(periods) != len(restart_weights):
-            raise ValueError(
-                f"{type(self).__name__}: needs one restart weight for each period, got {len(periods)} periods and "
-                f"{len(restart_weights)} restart_weights"
-            )
-        if any(period <= 0 for period in periods):
-            raise ValueError(f"{type(self).__name__}: periods must be positive, got {list(periods)}")
+        got = f"got {len(periods)} periods and {len(restart_weights)} restart_weights"
+        self._require(len(periods) == len(restart_weights), f"needs one restart weight for each period, {got}")
+        self._require(all(p > 0 for p in periods), f"periods must be positive, got {list(periods)}")
         self.periods, self.restart_weights = list(periods), list(restart_weights)
-        self._prepare_bounds(eta_min, eta_min_ratio)
-        super().__init__(
-            optimizer, self.param_name, begin, end, last_step, by_epoch, verbose,
-            convert_to_iter_based=convert_to_iter_based, epoch_length=epoch_length, count_iters=count_iters,
-        )  # fmt: skip
+        super().__init__(optimizer, eta_min, eta_min_ratio, **options)
 
     def _prepare(self) -> None:
         self._cumulative_periods = list(accumulate(self.periods))
@@ -178,15 +149,98 @@ class _CosineRestart(_CosineBase):
         return self._anneal(step, self.periods[index])
 
 
-class CosineRestartLR(_CosineRestart):
-    __doc__ = _CosineRestart.__doc__
-    param_name = "lr"
+class CosineRestartLR(_CosineRestart, param_name="lr"): ...
 
 
-class CosineRestartMomentum(_CosineRestart):
-    __doc__ = _CosineRestart.__doc__
-    param_name = "momentum"
+class CosineRestartMomentum(_CosineRestart, param_name="momentum"): ...
 
 
-class CosineRestartParamScheduler(GeneralForm, _CosineRestart):
-    __doc__ = _CosineRestart.__doc__
+class CosineRestartParamScheduler(GeneralForm, _CosineRestart): ...
+
+
+class _OneCycle(Schedule):
+    """Raise the learning rate to ``eta_max``, then lower it to almost nothing.
+
+    With `low = eta_max / div_factor`, `floor = low / final_div_factor`, `N = total_steps`, `p = pct_start`, and
+    `anneal(a, b, x)` equal to `b + (a - b) * (1 + cos(pi * x)) / 2` or, linearly, `a + (b - a) * x`: two phases
+    `low -> eta_max` until `t = p * N - 1` and `eta_max -> floor` until `t = N - 1`; or, with ``three_phase``,
+    `low -> eta_max`, back to `low` at `t = 2 * p * N - 2`, then `low -> floor`. From `t = N - 1` on it stays there.
+    This schedule is absolute, not recursive: it overwrites what other schedulers did.
+    Source: Smith and Topin 2017, https://arxiv.org/abs/1708.07120; two phases as in fastai, phases as in
+    `torch.optim.lr_scheduler.OneCycleLR`.
+
+    Args:
+        optimizer: An `OptimWrapper` or a torch optimizer.
+        eta_max: The top, one value or one for each group.
+        total_steps: Steps of the cycle; ``end - begin`` if not given.
+        pct_start: Fraction of the cycle spent rising, in [0, 1].
+        anneal_strategy: ``"cos"`` or ``"linear"``.
+        div_factor: See the formula.
+        final_div_factor: See the formula.
+        three_phase: See the formula.
+        **options: See `SchedulerOptions`.
+
+    Raises:
+        UsageValueError: An argument is out of range, or neither ``total_steps`` nor ``end`` is known.
+    """
+
+    _epoch_arguments = ("total_steps",)
+
+    def __init__(
+        self,
+        optimizer: OptimizerLike,
+        eta_max: float | Sequence[float] = 0,
+        total_steps: int | None = None,
+        pct_start: float = 0.3,
+        anneal_strategy: str = "cos",
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        three_phase: bool = False,
+        **options: Unpack[SchedulerOptions],
+    ) -> None:
+        is_length = total_steps is None or (isinstance(total_steps, int) and total_steps > 0)
+        is_strategy = anneal_strategy in ("cos", "linear")
+        self._require(self.param_name == "lr", f"schedules the learning rate only, not {self.param_name!r}")
+        self._require(is_length, f"total_steps must be a positive int, got {total_steps!r}")
+        self._require(is_strategy, f"anneal_strategy must be 'cos' or 'linear', got {anneal_strategy!r}")
+        self.eta_max = list(eta_max) if isinstance(eta_max, Sequence) else eta_max
+        self.total_steps = total_steps
+        self.pct_start, self.anneal_strategy, self.three_phase = pct_start, anneal_strategy, three_phase
+        self.div_factor, self.final_div_factor = div_factor, final_div_factor
+        self._require_fraction("pct_start")
+        super().__init__(optimizer, **options)
+
+    def _prepare(self) -> None:
+        if self.total_steps is None:
+            self._require_end("end or total_steps")
+            self.total_steps = int(self.end - self.begin)
+        self._tops = self._for_each_group("eta_max")
+        low, floor = self.div_factor, self.div_factor * self.final_div_factor
+        rise_end, last = float(self.pct_start * self.total_steps) - 1, self.total_steps - 1
+        self._phases = [(0.0, rise_end, low, 1.0), (rise_end, last, 1.0, floor)]
+        if self.three_phase:
+            fall_end = float(2 * self.pct_start * self.total_steps) - 2
+            self._phases[1:] = [(rise_end, fall_end, 1.0, low), (fall_end, last, low, floor)]
+        self._phases.append((last, math.inf, floor, floor))
+
+    def _record_initial_values(self, resumed: bool) -> list[float]:
+        if not resumed:
+            for group, top in zip(self.optimizer.param_groups, self._tops):
+                group["initial_lr"] = top / self.div_factor
+        return super()._record_initial_values(resumed)
+
+    def _get_value(self) -> list[float]:
+        first, last, start, end = next(phase for phase in self._phases if self.last_step <= phase[1])
+        fraction = (self.last_step - first) / (last - first) if last != first else 1.0
+        return [self._anneal(top / start, top / end, fraction) for top in self._tops]
+
+    def _anneal(self, start: float, end: float, fraction: float) -> float:
+        if self.anneal_strategy == "linear":
+            return (end - start) * fraction + start
+        return end + (start - end) / 2.0 * (math.cos(math.pi * fraction) + 1)
+
+
+class OneCycleLR(_OneCycle, param_name="lr"): ...
+
+
+class OneCycleParamScheduler(GeneralForm, _OneCycle): ...

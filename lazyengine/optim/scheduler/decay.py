@@ -4,13 +4,16 @@ In every formula `t = 0, 1, …, n - 1` is the step inside the schedule, `n = en
 with `v0` the value that the group had when the schedule began. The code computes `v(t)` from `v(t - 1)`.
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Sequence
+from typing import Unpack
 
-from .base import INF, GeneralForm, OptimizerLike, _ParamScheduler
+from .base import GeneralForm, OptimizerLike, Schedule, SchedulerOptions
 
 
-class _Constant(_ParamScheduler):
+class _Constant(Schedule):
     """Hold the value at a fraction, then restore it.
 
     `v(t) = v0 * factor` for `t < n - 1`, and `v0` from `t = n - 1` on.
@@ -19,33 +22,16 @@ class _Constant(_ParamScheduler):
     Args:
         optimizer: An `OptimWrapper` or a torch optimizer.
         factor: In [0, 1]. With 0 the value is restored from the group's initial one.
-        begin: See `_ParamScheduler`, like all arguments that follow.
+        **options: See `SchedulerOptions`.
 
     Raises:
-        ValueError: ``factor`` is out of range.
+        UsageValueError: ``factor`` is out of range.
     """
 
-    def __init__(
-        self,
-        optimizer: OptimizerLike,
-        factor: float = 1.0 / 3,
-        begin: float = 0,
-        end: float = INF,
-        last_step: int = -1,
-        by_epoch: bool = True,
-        verbose: bool = False,
-        *,
-        convert_to_iter_based: bool = False,
-        epoch_length: float | None = None,
-        count_iters: bool = False,
-    ) -> None:
-        self.factor = _check_fraction(self, "factor", factor)
-        super().__init__(
-            optimizer, self.param_name, begin, end, last_step, by_epoch, verbose,
-            convert_to_iter_based=convert_to_iter_based, epoch_length=epoch_length, count_iters=count_iters,
-        )  # fmt: skip
-
-    def _prepare(self) -> None:
+    def __init__(self, optimizer: OptimizerLike, factor: float = 1.0 / 3, **options: Unpack[SchedulerOptions]) -> None:
+        self.factor = factor
+        self._require_fraction("factor")
+        super().__init__(optimizer, **options)
         self._warn_if_one_step()
 
     def _get_value(self) -> list[float] | None:
@@ -58,21 +44,16 @@ class _Constant(_ParamScheduler):
         return [value * (1.0 / self.factor) for value in self._current()]
 
 
-class ConstantLR(_Constant):
-    __doc__ = _Constant.__doc__
-    param_name = "lr"
+class ConstantLR(_Constant, param_name="lr"): ...
 
 
-class ConstantMomentum(_Constant):
-    __doc__ = _Constant.__doc__
-    param_name = "momentum"
+class ConstantMomentum(_Constant, param_name="momentum"): ...
 
 
-class ConstantParamScheduler(GeneralForm, _Constant):
-    __doc__ = _Constant.__doc__
+class ConstantParamScheduler(GeneralForm, _Constant): ...
 
 
-class _Linear(_ParamScheduler):
+class _Linear(Schedule):
     """Move the factor linearly from ``start_factor`` to ``end_factor``: the usual warm-up.
 
     `v(t) = v0 * (start_factor + (end_factor - start_factor) * t / (n - 1))`; ``end_factor`` is reached at `t = n - 1`,
@@ -84,10 +65,10 @@ class _Linear(_ParamScheduler):
         start_factor: In [0, 1]. After a factor of 0 the value is taken from the group's initial one, since nothing
             can be derived from zero.
         end_factor: In [0, 1].
-        begin: See `_ParamScheduler`, like all arguments that follow.
+        **options: See `SchedulerOptions`.
 
     Raises:
-        ValueError: A factor is out of range, or no ``end`` is known.
+        UsageValueError: A factor is out of range, or no ``end`` is known.
     """
 
     def __init__(
@@ -95,26 +76,16 @@ class _Linear(_ParamScheduler):
         optimizer: OptimizerLike,
         start_factor: float = 1.0 / 3,
         end_factor: float = 1.0,
-        begin: float = 0,
-        end: float = INF,
-        last_step: int = -1,
-        by_epoch: bool = True,
-        verbose: bool = False,
-        *,
-        convert_to_iter_based: bool = False,
-        epoch_length: float | None = None,
-        count_iters: bool = False,
+        **options: Unpack[SchedulerOptions],
     ) -> None:
-        self.start_factor = _check_fraction(self, "start_factor", start_factor)
-        self.end_factor = _check_fraction(self, "end_factor", end_factor)
-        super().__init__(
-            optimizer, self.param_name, begin, end, last_step, by_epoch, verbose,
-            convert_to_iter_based=convert_to_iter_based, epoch_length=epoch_length, count_iters=count_iters,
-        )  # fmt: skip
+        self.start_factor, self.end_factor = start_factor, end_factor
+        self._require_fraction("start_factor")
+        self._require_fraction("end_factor")
+        super().__init__(optimizer, **options)
+        self._warn_if_one_step()
 
     def _prepare(self) -> None:
         self._require_end()
-        self._warn_if_one_step()
 
     def _get_value(self) -> list[float] | None:
         if self.last_step == 0:
@@ -128,21 +99,16 @@ class _Linear(_ParamScheduler):
         return [value * ratio for value in self._current()]
 
 
-class LinearLR(_Linear):
-    __doc__ = _Linear.__doc__
-    param_name = "lr"
+class LinearLR(_Linear, param_name="lr"): ...
 
 
-class LinearMomentum(_Linear):
-    __doc__ = _Linear.__doc__
-    param_name = "momentum"
+class LinearMomentum(_Linear, param_name="momentum"): ...
 
 
-class LinearParamScheduler(GeneralForm, _Linear):
-    __doc__ = _Linear.__doc__
+class LinearParamScheduler(GeneralForm, _Linear): ...
 
 
-class _Exponential(_ParamScheduler):
+class _Exponential(Schedule):
     """Multiply by ``gamma`` at every step.
 
     `v(t) = v0 * gamma ** t`. Source: `torch.optim.lr_scheduler.ExponentialLR`.
@@ -150,28 +116,12 @@ class _Exponential(_ParamScheduler):
     Args:
         optimizer: An `OptimWrapper` or a torch optimizer.
         gamma: The factor. ``convert_to_iter_based`` leaves it as it is, as in mmengine: it then acts at every step.
-        begin: See `_ParamScheduler`, like all arguments that follow.
+        **options: See `SchedulerOptions`.
     """
 
-    def __init__(
-        self,
-        optimizer: OptimizerLike,
-        gamma: float,
-        begin: float = 0,
-        end: float = INF,
-        last_step: int = -1,
-        by_epoch: bool = True,
-        verbose: bool = False,
-        *,
-        convert_to_iter_based: bool = False,
-        epoch_length: float | None = None,
-        count_iters: bool = False,
-    ) -> None:
+    def __init__(self, optimizer: OptimizerLike, gamma: float, **options: Unpack[SchedulerOptions]) -> None:
         self.gamma = gamma
-        super().__init__(
-            optimizer, self.param_name, begin, end, last_step, by_epoch, verbose,
-            convert_to_iter_based=convert_to_iter_based, epoch_length=epoch_length, count_iters=count_iters,
-        )  # fmt: skip
+        super().__init__(optimizer, **options)
 
     def _get_value(self) -> list[float] | None:
         if self.last_step == 0:
@@ -179,21 +129,16 @@ class _Exponential(_ParamScheduler):
         return [value * self.gamma for value in self._current()]
 
 
-class ExponentialLR(_Exponential):
-    __doc__ = _Exponential.__doc__
-    param_name = "lr"
+class ExponentialLR(_Exponential, param_name="lr"): ...
 
 
-class ExponentialMomentum(_Exponential):
-    __doc__ = _Exponential.__doc__
-    param_name = "momentum"
+class ExponentialMomentum(_Exponential, param_name="momentum"): ...
 
 
-class ExponentialParamScheduler(GeneralForm, _Exponential):
-    __doc__ = _Exponential.__doc__
+class ExponentialParamScheduler(GeneralForm, _Exponential): ...
 
 
-class _Step(_ParamScheduler):
+class _Step(Schedule):
     """Multiply by ``gamma`` every ``step_size`` steps.
 
     `v(t) = v0 * gamma ** floor(t / step_size)`. Source: `torch.optim.lr_scheduler.StepLR`.
@@ -202,36 +147,20 @@ class _Step(_ParamScheduler):
         optimizer: An `OptimWrapper` or a torch optimizer.
         step_size: Steps between two decays, at least 1.
         gamma: The factor.
-        begin: See `_ParamScheduler`, like all arguments that follow.
+        **options: See `SchedulerOptions`.
 
     Raises:
-        ValueError: ``step_size`` is not positive.
+        UsageValueError: ``step_size`` is not positive.
     """
 
     _epoch_arguments = ("step_size",)
 
     def __init__(
-        self,
-        optimizer: OptimizerLike,
-        step_size: float,
-        gamma: float = 0.1,
-        begin: float = 0,
-        end: float = INF,
-        last_step: int = -1,
-        by_epoch: bool = True,
-        verbose: bool = False,
-        *,
-        convert_to_iter_based: bool = False,
-        epoch_length: float | None = None,
-        count_iters: bool = False,
+        self, optimizer: OptimizerLike, step_size: float, gamma: float = 0.1, **options: Unpack[SchedulerOptions]
     ) -> None:
-        if step_size <= 0:
-            raise ValueError(f"{type(self).__name__}: step_size must be positive, got {step_size}")
+        self._require(step_size > 0, f"step_size must be positive, got {step_size}")
         self.step_size, self.gamma = step_size, gamma
-        super().__init__(
-            optimizer, self.param_name, begin, end, last_step, by_epoch, verbose,
-            convert_to_iter_based=convert_to_iter_based, epoch_length=epoch_length, count_iters=count_iters,
-        )  # fmt: skip
+        super().__init__(optimizer, **options)
 
     def _get_value(self) -> list[float] | None:
         if self.last_step == 0 or self.last_step % self.step_size != 0:
@@ -239,21 +168,16 @@ class _Step(_ParamScheduler):
         return [value * self.gamma for value in self._current()]
 
 
-class StepLR(_Step):
-    __doc__ = _Step.__doc__
-    param_name = "lr"
+class StepLR(_Step, param_name="lr"): ...
 
 
-class StepMomentum(_Step):
-    __doc__ = _Step.__doc__
-    param_name = "momentum"
+class StepMomentum(_Step, param_name="momentum"): ...
 
 
-class StepParamScheduler(GeneralForm, _Step):
-    __doc__ = _Step.__doc__
+class StepParamScheduler(GeneralForm, _Step): ...
 
 
-class _MultiStep(_ParamScheduler):
+class _MultiStep(Schedule):
     """Multiply by ``gamma`` at every milestone.
 
     `v(t) = v0 * gamma ** (number of milestones <= t)`; a milestone given twice counts twice, and one at `t = 0` acts at
@@ -263,7 +187,7 @@ class _MultiStep(_ParamScheduler):
         optimizer: An `OptimWrapper` or a torch optimizer.
         milestones: Steps counted from ``begin``.
         gamma: The factor.
-        last_step: See `_ParamScheduler`, like all arguments that follow.
+        **options: See `SchedulerOptions`.
     """
 
     _epoch_arguments = ("milestones",)
@@ -273,22 +197,11 @@ class _MultiStep(_ParamScheduler):
         optimizer: OptimizerLike,
         milestones: Sequence[float],
         gamma: float = 0.1,
-        last_step: int = -1,
-        begin: float = 0,
-        end: float = INF,
-        by_epoch: bool = True,
-        verbose: bool = False,
-        *,
-        convert_to_iter_based: bool = False,
-        epoch_length: float | None = None,
-        count_iters: bool = False,
+        **options: Unpack[SchedulerOptions],
     ) -> None:
         self.milestones = sorted(milestones)
         self.gamma = gamma
-        super().__init__(
-            optimizer, self.param_name, begin, end, last_step, by_epoch, verbose,
-            convert_to_iter_based=convert_to_iter_based, epoch_length=epoch_length, count_iters=count_iters,
-        )  # fmt: skip
+        super().__init__(optimizer, **options)
 
     def _prepare(self) -> None:
         self._milestone_counts = Counter(self.milestones)
@@ -301,21 +214,16 @@ class _MultiStep(_ParamScheduler):
         return [value * factor for value in self._current()]
 
 
-class MultiStepLR(_MultiStep):
-    __doc__ = _MultiStep.__doc__
-    param_name = "lr"
+class MultiStepLR(_MultiStep, param_name="lr"): ...
 
 
-class MultiStepMomentum(_MultiStep):
-    __doc__ = _MultiStep.__doc__
-    param_name = "momentum"
+class MultiStepMomentum(_MultiStep, param_name="momentum"): ...
 
 
-class MultiStepParamScheduler(GeneralForm, _MultiStep):
-    __doc__ = _MultiStep.__doc__
+class MultiStepParamScheduler(GeneralForm, _MultiStep): ...
 
 
-class _Poly(_ParamScheduler):
+class _Poly(Schedule):
     """Decay by a polynomial to ``eta_min``.
 
     `v(t) = eta_min + (v0 - eta_min) * (1 - t / (n - 1)) ** power`, so ``eta_min`` is reached at the last step before
@@ -326,32 +234,17 @@ class _Poly(_ParamScheduler):
         optimizer: An `OptimWrapper` or a torch optimizer.
         eta_min: The final value.
         power: The exponent.
-        begin: See `_ParamScheduler`, like all arguments that follow.
+        **options: See `SchedulerOptions`.
 
     Raises:
-        ValueError: No ``end`` is known.
+        UsageValueError: No ``end`` is known.
     """
 
     def __init__(
-        self,
-        optimizer: OptimizerLike,
-        eta_min: float = 0,
-        power: float = 1.0,
-        begin: float = 0,
-        end: float = INF,
-        last_step: int = -1,
-        by_epoch: bool = True,
-        verbose: bool = False,
-        *,
-        convert_to_iter_based: bool = False,
-        epoch_length: float | None = None,
-        count_iters: bool = False,
+        self, optimizer: OptimizerLike, eta_min: float = 0, power: float = 1.0, **options: Unpack[SchedulerOptions]
     ) -> None:
         self.eta_min, self.power = eta_min, power
-        super().__init__(
-            optimizer, self.param_name, begin, end, last_step, by_epoch, verbose,
-            convert_to_iter_based=convert_to_iter_based, epoch_length=epoch_length, count_iters=count_iters,
-        )  # fmt: skip
+        super().__init__(optimizer, **options)
 
     def _prepare(self) -> None:
         self._require_end()
@@ -364,21 +257,10 @@ class _Poly(_ParamScheduler):
         return [(value - eta_min) * ratio + eta_min for value in self._current()]
 
 
-class PolyLR(_Poly):
-    __doc__ = _Poly.__doc__
-    param_name = "lr"
+class PolyLR(_Poly, param_name="lr"): ...
 
 
-class PolyMomentum(_Poly):
-    __doc__ = _Poly.__doc__
-    param_name = "momentum"
+class PolyMomentum(_Poly, param_name="momentum"): ...
 
 
-class PolyParamScheduler(GeneralForm, _Poly):
-    __doc__ = _Poly.__doc__
-
-
-def _check_fraction(scheduler: _ParamScheduler, name: str, value: float) -> float:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{type(scheduler).__name__}: {name} must lie in [0, 1], got {value}")
-    return value
+class PolyParamScheduler(GeneralForm, _Poly): ...

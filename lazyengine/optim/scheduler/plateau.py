@@ -1,21 +1,24 @@
 """Reduce a value when a validation metric stops improving."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
-from typing import Any
+from typing import Any, Unpack
 
-from .base import INF, GeneralForm, OptimizerLike, _ParamScheduler
+from ...evaluator import Rule, is_better, rule_of
+from ...text import did_you_mean
+from .base import GeneralForm, OptimizerLike, Schedule, SchedulerOptions
 
 
-class _ReduceOnPlateau(_ParamScheduler):
+class _ReduceOnPlateau(Schedule):
     """Multiply by ``factor`` after ``patience`` validations without improvement.
 
     With `best` the best metric so far, a metric `m` improves when `m < best * (1 - threshold)` (``"less"``, ``"rel"``),
     `m < best - threshold` (``"less"``, ``"abs"``), `m > best * (1 + threshold)` (``"greater"``, ``"rel"``) or
-    `m > best + threshold` (``"greater"``, ``"abs"``). After more than ``patience`` validations without
-    improvement every group gets `max(v * factor, min_value)`, unless that changes it by at most ``eps``; then
-    ``cooldown`` validations are not counted.
+    `m > best + threshold` (``"greater"``, ``"abs"``); an infinite one never does. After more than ``patience``
+    validations without improvement every group gets `max(v * factor, min_value)`, unless that changes it by at most
+    ``eps``; then ``cooldown`` validations are not counted.
     Source: `torch.optim.lr_scheduler.ReduceLROnPlateau`.
 
     `step()` without metrics counts the epoch; `step(metrics)` after a validation decides. Construction sets nothing.
@@ -23,7 +26,7 @@ class _ReduceOnPlateau(_ParamScheduler):
     Args:
         optimizer: An `OptimWrapper` or a torch optimizer.
         monitor: Name of the metric, with or without its prefix.
-        rule: ``"less"`` when smaller is better, ``"greater"`` when larger is.
+        rule: ``"less"`` when smaller is better, ``"greater"`` when larger is; None decides by the metric's name.
         factor: In (0, 1).
         patience: Validations without improvement that are let pass.
         threshold: Least improvement that counts, at least 0.
@@ -31,26 +34,20 @@ class _ReduceOnPlateau(_ParamScheduler):
         cooldown: Validations to let pass after a reduction.
         min_value: Lower bound, one value or one for each group.
         eps: Smallest change that is made.
-        begin: See `_ParamScheduler`, like all arguments that follow.
+        **options: See `SchedulerOptions`.
 
     Raises:
-        ValueError: An argument is out of range.
+        UsageValueError: An argument is out of range.
     """
 
     need_val_args = True
-    _position_names = (
-        *_ParamScheduler._position_names,
-        "best",
-        "num_bad_epochs",
-        "cooldown_counter",
-        "reductions",
-    )
+    _position_names = (*Schedule._position_names, "best", "num_bad_epochs", "cooldown_counter", "reductions")
 
     def __init__(
         self,
         optimizer: OptimizerLike,
         monitor: str = "loss",
-        rule: str = "less",
+        rule: Rule | None = None,
         factor: float = 0.1,
         patience: int = 10,
         threshold: float = 1e-4,
@@ -58,47 +55,29 @@ class _ReduceOnPlateau(_ParamScheduler):
         cooldown: int = 0,
         min_value: float | Sequence[float] = 0.0,
         eps: float = 1e-8,
-        begin: float = 0,
-        end: float = INF,
-        last_step: int = -1,
-        by_epoch: bool = True,
-        verbose: bool = False,
-        *,
-        count_iters: bool = False,
+        **options: Unpack[SchedulerOptions],
     ) -> None:
-        name = type(self).__name__
-        if not 0 < factor < 1:
-            raise ValueError(f"{name}: factor must lie in (0, 1), got {factor}")
-        if threshold < 0:
-            raise ValueError(f"{name}: threshold must be at least 0, got {threshold}")
-        if rule not in ("less", "greater"):
-            raise ValueError(f"{name}: rule must be 'less' or 'greater', got {rule!r}")
-        if threshold_rule not in ("rel", "abs"):
-            raise ValueError(f"{name}: threshold_rule must be 'rel' or 'abs', got {threshold_rule!r}")
-        self.monitor, self.rule, self.factor = monitor, rule, factor
+        is_rule, is_threshold_rule = rule in (None, "less", "greater"), threshold_rule in ("rel", "abs")
+        self._require(0 < factor < 1, f"factor must lie in (0, 1), got {factor}")
+        self._require(threshold >= 0, f"threshold must be at least 0, got {threshold}")
+        self._require(is_rule, f"rule must be 'less' or 'greater', got {rule!r}")
+        self._require(is_threshold_rule, f"threshold_rule must be 'rel' or 'abs', got {threshold_rule!r}")
+        self.rule: Rule = rule or rule_of(monitor)
+        self.monitor, self.factor = monitor, factor
         self.patience, self.cooldown, self.eps = patience, cooldown, eps
         self.threshold, self.threshold_rule = threshold, threshold_rule
         self.min_value = list(min_value) if isinstance(min_value, Sequence) else min_value
-        super().__init__(
-            optimizer, self.param_name, begin, end, last_step, by_epoch, verbose, count_iters=count_iters
-        )  # fmt: skip
-
-    def _prepare(self) -> None:
-        num_groups = len(self.optimizer.param_groups)
-        if isinstance(self.min_value, list) and len(self.min_value) != num_groups:
-            raise ValueError(
-                f"{type(self).__name__}: min_value needs one value for each of the {num_groups} groups, "
-                f"got {len(self.min_value)}"
-            )
-
-    def _start(self) -> None:
-        self.last_step = self._first_step
-        self._global_step = 0
         self.best = math.inf if self.rule == "less" else -math.inf
-        self.num_bad_epochs = 0
-        self.cooldown_counter = 0
+        self.num_bad_epochs = self.cooldown_counter = 0
         self.reductions: list[int] = []
         """The value of the step count at every reduction; a replay needs them, since metrics are not kept."""
+        super().__init__(optimizer, **options)
+
+    def _prepare(self) -> None:
+        self._floors = self._for_each_group("min_value")
+
+    def _start(self) -> None:
+        self._global_step = 0
         self._last_value = self._snapshot()
 
     def step(self, metrics: Mapping[str, Any] | None = None) -> None:
@@ -112,7 +91,7 @@ class _ReduceOnPlateau(_ParamScheduler):
             KeyError: The monitored metric is not among them, or several match.
         """
         if metrics is None:
-            self._advance()
+            self._global_step += 1
             return
         if not isinstance(metrics, Mapping):
             raise TypeError(f"{type(self).__name__}.step: metrics must be a dict, got {type(metrics).__name__}")
@@ -120,9 +99,6 @@ class _ReduceOnPlateau(_ParamScheduler):
             self.last_step += 1
             self._judge(float(self._monitored(metrics)))
         self._last_value = self._snapshot()
-
-    def _advance(self) -> None:
-        self._global_step += 1
 
     def _judge(self, metric: float) -> None:
         if self._is_better(metric):
@@ -135,14 +111,13 @@ class _ReduceOnPlateau(_ParamScheduler):
             self.num_bad_epochs = 0
         if self.num_bad_epochs > self.patience:
             self.reductions.append(self._global_step)
-            self._set_values(self._get_value())
+            self._act()
             self.cooldown_counter = self.cooldown
             self.num_bad_epochs = 0
 
     def _get_value(self) -> list[float]:
         current = [float(value) for value in self._current()]
-        floors = self.min_value if isinstance(self.min_value, list) else [self.min_value] * len(current)
-        reduced = [max(value * self.factor, floor) for value, floor in zip(current, floors)]
+        reduced = [max(value * self.factor, floor) for value, floor in zip(current, self._floors)]
         return [new if old - new > self.eps else old for old, new in zip(current, reduced)]
 
     def _is_better(self, metric: float) -> bool:
@@ -151,7 +126,7 @@ class _ReduceOnPlateau(_ParamScheduler):
             bar = self.best * (1.0 + sign * self.threshold)
         else:
             bar = self.best + sign * self.threshold
-        return metric < bar if self.rule == "less" else metric > bar
+        return is_better(metric, bar, self.rule)
 
     def _monitored(self, metrics: Mapping[str, Any]) -> Any:
         if self.monitor in metrics:
@@ -159,22 +134,14 @@ class _ReduceOnPlateau(_ParamScheduler):
         matches = [key for key in metrics if key.rpartition("/")[2] == self.monitor]
         if len(matches) == 1:
             return metrics[matches[0]]
-        near = matches or get_close_matches(self.monitor, list(metrics), n=3)
-        raise KeyError(
-            f"{type(self).__name__}: monitor={self.monitor!r} matches {len(matches)} of the metrics "
-            f"{list(metrics)}" + (f" · did you mean {' or '.join(map(repr, near))}?" if near else "")
-        )
+        which = f"monitor={self.monitor!r} matches {len(matches)} of the metrics {list(metrics)}"
+        raise KeyError(f"{type(self).__name__}: {which}.{did_you_mean(self.monitor, metrics)}")
 
 
-class ReduceOnPlateauLR(_ReduceOnPlateau):
-    __doc__ = _ReduceOnPlateau.__doc__
-    param_name = "lr"
+class ReduceOnPlateauLR(_ReduceOnPlateau, param_name="lr"): ...
 
 
-class ReduceOnPlateauMomentum(_ReduceOnPlateau):
-    __doc__ = _ReduceOnPlateau.__doc__
-    param_name = "momentum"
+class ReduceOnPlateauMomentum(_ReduceOnPlateau, param_name="momentum"): ...
 
 
-class ReduceOnPlateauParamScheduler(GeneralForm, _ReduceOnPlateau):
-    __doc__ = _ReduceOnPlateau.__doc__
+class ReduceOnPlateauParamScheduler(GeneralForm, _ReduceOnPlateau): ...

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lazyengine.logging import print_log
-
+from ...logging import print_log
+from .._checks import require
 from .base import _ParamScheduler
 from .build import accumulative_counts
 
@@ -41,7 +41,8 @@ def resume_param_schedulers(
         schedulers: Built schedulers, a list or a dict of lists.
         states: What `param_schedulers_state_dict` returned (or mmengine's list of states).
         num_epochs: Epochs completed; read from the states if not given, like the next two.
-        num_optimizer_steps: Optimizer steps done; otherwise derived from ``num_iters`` where the states do not say.
+        num_optimizer_steps: Optimizer steps done, where the position was translated; otherwise derived from
+            ``num_iters`` where the states do not say.
         num_iters: Training iterations done.
         epoch_length: Iterations in one epoch, for the order of the steps when a chain mixes epochs and steps.
 
@@ -49,39 +50,33 @@ def resume_param_schedulers(
         What changed, one line each; empty when nothing did.
 
     Raises:
-        ValueError: States and schedulers are not of the same kind, or a position is nowhere to be found.
+        UsageValueError: States and schedulers are not of the same kind, or a position is nowhere to be found.
     """
-    if isinstance(schedulers, Mapping) != isinstance(states, Mapping):
-        raise ValueError(
-            f"cannot resume schedulers given as a {type(schedulers).__name__} from states saved as a "
-            f"{type(states).__name__} · the number of optimizers was changed"
-        )
+    is_alike = isinstance(schedulers, Mapping) == isinstance(states, Mapping)
+    what = f"cannot resume a {type(schedulers).__name__} of schedulers from a {type(states).__name__}"
+    require(is_alike, f"{what} · the number of optimizers was changed")
     chains = schedulers if isinstance(schedulers, Mapping) else {"": schedulers}
     saved = states if isinstance(states, Mapping) else {"": states}
+    counts = {"epoch": num_epochs, "step": num_optimizer_steps, "iter": num_iters}
     changes: list[str] = []
     for name, chain in chains.items():
-        chain_states = list(saved.get(name, []))
+        chain_states = saved.get(name, [])
         chain_changes = _chain_changes(chain, chain_states)
-        if not chain_changes:
-            for scheduler, state in zip(chain, chain_states):
-                scheduler.load_state_dict(state)
-            continue
-        reductions = _reductions(chain, chain_states)
-        position = _saved_position(chain_states)
-        for unit, count in (("epoch", num_epochs), ("step", num_optimizer_steps), ("iter", num_iters)):
-            if count is not None:
-                position[unit] = count
-        if "iter" in position and chain:
-            position.setdefault("step", position["iter"] // accumulative_counts(chain[0].optimizer))
-        replay_param_schedulers(chain, position, epoch_length=epoch_length, reductions=reductions)
-        _restore_plateaus(chain, chain_states)
+        has_moved = bool(chain_changes) or num_optimizer_steps is not None
+        for scheduler, state in zip(chain, chain_states):
+            # What a replay cannot find of a plateau: its reductions, the best value, the patience that was used.
+            if not has_moved or (scheduler.need_val_args and "reductions" in state):
+                scheduler.load_position(state)
+        if has_moved:
+            position = _saved_position(chain_states)
+            position.update({unit: count for unit, count in counts.items() if count is not None})
+            if "iter" in position and chain:
+                position.setdefault("step", position["iter"] // accumulative_counts(chain[0].optimizer))
+            replay_param_schedulers(chain, position, epoch_length=epoch_length)
         changes += [f"{name}: {change}" if name else change for change in chain_changes]
     if changes:
-        print_log(
-            "The schedule was changed: the position is kept and the new shape taken.\n  " + "\n  ".join(changes),
-            logger="current",
-            level=logging.WARNING,
-        )
+        text = "\n  ".join(["The schedule was changed: the position is kept and the new shape taken.", *changes])
+        print_log(text, logger="current", level=logging.WARNING)
     return changes
 
 
@@ -90,49 +85,44 @@ def replay_param_schedulers(
     position: Mapping[str, int],
     *,
     epoch_length: int | None = None,
-    reductions: Mapping[int, Sequence[int]] | None = None,
 ) -> None:
     """Put a chain of schedulers and its optimizer's values where a run would have them at a position.
+
+    A plateau scheduler, whose metrics nobody keeps, reduces the value where it did so before.
 
     Args:
         chain: The schedulers of one optimizer, in their order.
         position: Counts done, by unit: ``"epoch"``, ``"step"`` (of the optimizer), ``"iter"``.
         epoch_length: Iterations in one epoch.
-        reductions: For a plateau scheduler's index in the chain, the counts at which it reduced the value.
 
     Raises:
-        ValueError: The position of a unit that the chain counts is not given.
+        UsageValueError: The position of a unit that the chain counts is not given.
     """
-    missing = sorted({_unit_of(scheduler) for scheduler in chain} - set(position))
-    if missing:
-        raise ValueError(
-            f"cannot place the changed schedule: the checkpoint says nothing of the number of {missing[0]}s done · "
-            "pass num_epochs, num_optimizer_steps and num_iters"
-        )
+    for scheduler in chain:
+        unit = _unit_of(vars(scheduler))
+        what = f"cannot place the changed schedule: the checkpoint says nothing of the number of {unit}s done"
+        require(unit in position, f"{what} · pass num_epochs, num_optimizer_steps and num_iters")
     for scheduler in reversed(chain):
         scheduler._reset_groups()
     for scheduler in chain:
         scheduler._start()
-    due = {index: sorted(counts) for index, counts in (reductions or {}).items()}
+    walk = [(scheduler, _unit_of(vars(scheduler)), sorted(getattr(scheduler, "reductions", ()))) for scheduler in chain]
+    walk.sort(key=lambda each: each[1] == "epoch")  # which are stepped last in an iteration
     for targets in _ticks(position, epoch_length):
-        for units in (("step", "iter"), ("epoch",)):
-            for index, scheduler in enumerate(chain):
-                unit = _unit_of(scheduler)
-                if unit not in units:
-                    continue
-                while scheduler._global_step < targets[unit]:
-                    scheduler._advance()
-                while index in due and due[index] and due[index][0] <= scheduler._global_step:
-                    due[index].pop(0)
-                    scheduler._set_values(scheduler._get_value())
+        for scheduler, unit, reductions in walk:
+            while scheduler._global_step < targets[unit]:
+                scheduler.step()
+            while reductions and reductions[0] <= scheduler._global_step:
+                reductions.pop(0)
+                scheduler._act()
     for scheduler in chain:
         scheduler._last_value = scheduler._snapshot()
 
 
-def _unit_of(scheduler: _ParamScheduler) -> str:
-    if scheduler.by_epoch:
+def _unit_of(state: Mapping[str, Any]) -> str:
+    if state.get("by_epoch", True):
         return "epoch"
-    return "iter" if scheduler.count_iters else "step"
+    return "iter" if state.get("count_iters") else "step"
 
 
 def _ticks(position: Mapping[str, int], epoch_length: int | None) -> Iterator[dict[str, int]]:
@@ -148,7 +138,7 @@ def _ticks(position: Mapping[str, int], epoch_length: int | None) -> Iterator[di
 
 
 def _chain_changes(chain: Sequence[_ParamScheduler], states: Sequence[Mapping[str, Any]]) -> list[str]:
-    changes = [change for s, state in zip(chain, states) for change in s.changes_from(dict(state))]
+    changes = [change for s, state in zip(chain, states) for change in s.changes_from(state)]
     changes += [f"added {type(s).__name__}" for s in chain[len(states) :]]
     changes += [f"removed {state.get('class_name', 'a scheduler')}" for state in states[len(chain) :]]
     return changes
@@ -157,23 +147,6 @@ def _chain_changes(chain: Sequence[_ParamScheduler], states: Sequence[Mapping[st
 def _saved_position(states: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     position: dict[str, int] = {}
     for state in states:
-        unit = "epoch" if state.get("by_epoch", True) else "iter" if state.get("count_iters") else "step"
+        unit = _unit_of(state)
         position[unit] = max(position.get(unit, 0), state["_global_step"])
     return position
-
-
-def _reductions(chain: Sequence[_ParamScheduler], states: Sequence[Mapping[str, Any]]) -> dict[int, Sequence[int]]:
-    found = {}
-    for index, (scheduler, state) in enumerate(zip(chain, states)):
-        if scheduler.need_val_args and "reductions" in state:
-            found[index] = state["reductions"]
-    return found
-
-
-def _restore_plateaus(chain: Sequence[_ParamScheduler], states: Sequence[Mapping[str, Any]]) -> None:
-    """Give plateau schedulers back what they have seen (best value, patience used), which no replay can find."""
-    for scheduler, state in zip(chain, states):
-        if scheduler.need_val_args and "reductions" in state:
-            count, values = scheduler._global_step, scheduler._last_value
-            scheduler.load_state_dict(dict(state))
-            scheduler._global_step, scheduler._last_value = count, values

@@ -203,7 +203,7 @@ def test_loading_one_state_keeps_the_own_shape_and_lists_the_differences():
     old = LinearLR(optimizer, 0.1, begin=0, end=20, by_epoch=False)
     advance(optimizer, [old], 8)
     new = LinearLR(adamw(), 0.1, begin=5, end=30, by_epoch=False)
-    assert new.load_state_dict(old.state_dict()) == ["LinearLR.begin: 0 -> 5", "LinearLR.end: 20 -> 30"]
+    assert new.load_position(old.state_dict()) == ["LinearLR.begin: 0 -> 5", "LinearLR.end: 20 -> 30"]
     assert (new._global_step, new.last_step, new.begin, new.end) == (8, 3, 5, 30)
     assert "optimizer" not in old.state_dict()
 
@@ -218,7 +218,7 @@ def test_a_state_of_mmengine_is_read():
     }  # fmt: skip
     optimizer = adamw()
     scheduler = MultiStepLR(optimizer, [30, 60, 60], end=100)
-    assert scheduler.load_state_dict(state) == []
+    assert scheduler.load_position(state) == []
     assert scheduler.last_step == 31
     assert scheduler.get_last_value() == [0.01, 0.002]
 
@@ -257,3 +257,54 @@ def test_replay_places_a_fresh_chain():
     replay_param_schedulers(chain, {"epoch": 4, "step": 45}, epoch_length=10)
     assert [(g["lr"], g["betas"][0]) for g in optimizer.param_groups] == expected
     assert param_schedulers_state_dict(chain) == param_schedulers_state_dict(reference_chain)
+
+
+def test_loading_a_state_restores_the_shape_too_as_torch_and_mmengine_do():
+    saved = json.loads(json.dumps([s.state_dict() for s in mixed(adamw())]))
+    optimizer = adamw(0.5, 0.5)
+    others = [LinearLR(optimizer, 0.5, end=7), CosineAnnealingLR(optimizer, end=3), MultiStepLR(optimizer, [9])]
+    for scheduler, state in zip(others, saved):
+        assert scheduler.load_state_dict(state) is None
+        assert scheduler.state_dict() == state
+    reference = adamw()
+    expected = advance(reference, mixed(reference), 80)
+    optimizer.load_state_dict(adamw().state_dict())
+    fresh = mixed(adamw())  # the optimizer's values are its own state's
+    for ours, theirs in zip(optimizer.param_groups, fresh[0].optimizer.param_groups):
+        ours.update({key: value for key, value in theirs.items() if key != "params"})
+    assert advance(optimizer, others, 80) == expected
+    with pytest.raises(ValueError, match="StepLR: the state is that of a LinearLR"):
+        StepLR(adamw(), 3).load_state_dict(saved[0])
+
+
+def test_a_plateau_with_another_patience_beside_a_changed_cosine():
+    def build(optimizer, end, patience):
+        return [CosineAnnealingLR(optimizer, end=end), ReduceOnPlateauLR(optimizer, patience=patience, factor=0.5)]
+
+    def epochs(chain, count):
+        for _ in range(count):
+            for scheduler in chain:
+                scheduler.step()
+                if scheduler.need_val_args:
+                    scheduler.step({"loss": 1.0})
+
+    optimizer = adamw(1.0)
+    chain = build(optimizer, 20, 3)
+    epochs(chain, 6)
+    assert chain[1].reductions == [5]
+    resumed = adamw(1.0)
+    new = build(resumed, 30, 1)
+    resumed.load_state_dict(optimizer.state_dict())
+    changes = resume_param_schedulers(new, param_schedulers_state_dict(chain), num_epochs=6)
+    assert changes == [
+        "CosineAnnealingLR.T_max: 20 -> 30",
+        "CosineAnnealingLR.end: 20 -> 30",
+        "ReduceOnPlateauLR.patience: 3 -> 1",
+    ]
+    assert (new[1].patience, new[1].reductions, new[1].num_bad_epochs) == (1, [5], 1)
+    undamped = CosineAnnealingLR(adamw(1.0), end=30)
+    for _ in range(6):
+        undamped.step()
+    assert resumed.param_groups[0]["lr"] == pytest.approx(0.5 * undamped.get_last_value()[0])
+    epochs(new, 1)
+    assert new[1].reductions == [5, 7]

@@ -4,7 +4,7 @@ import copy
 import inspect
 import math
 import pickle
-from types import SimpleNamespace
+from typing import Unpack
 
 import pytest
 import torch
@@ -24,6 +24,7 @@ from lazyengine.optim.scheduler import (
     OneCycleParamScheduler,
     PolyLR,
     ReduceOnPlateauLR,
+    SchedulerOptions,
     StepLR,
     _ParamScheduler,
 )
@@ -183,23 +184,29 @@ def test_a_subclass_needs_only_get_value():
 # ---- signatures and checks
 
 
-def test_signatures_are_explicit_and_mmengines():
-    names = list(inspect.signature(CosineAnnealingLR).parameters)
-    assert names[:10] == [
+def test_signatures_have_mmengines_order_and_options_by_name():
+    assert list(inspect.signature(CosineAnnealingLR).parameters) == [
         "optimizer",
         "T_max",
         "eta_min",
-        "begin",
-        "end",
-        "last_step",
-        "by_epoch",
-        "verbose",
         "eta_min_ratio",
-        "convert_to_iter_based",
+        "options",
     ]
     general = list(inspect.signature(LinearParamScheduler).parameters)
-    assert general[:4] == ["optimizer", "param_name", "start_factor", "end_factor"]
-    assert inspect.signature(MultiStepLR).parameters["end"].default == 10**9
+    assert general == ["optimizer", "param_name", "start_factor", "end_factor", "options"]
+    for signature in (inspect.signature(LinearLR, eval_str=True), inspect.signature(LinearParamScheduler)):
+        assert signature.parameters["options"].annotation == Unpack[SchedulerOptions]
+    shared = set(inspect.signature(_ParamScheduler).parameters) - {"optimizer", "param_name"}
+    assert set(SchedulerOptions.__annotations__) == shared
+    assert LinearLR.__doc__ == LinearParamScheduler.__doc__
+    assert "warm-up" in LinearLR.__doc__
+
+
+@pytest.mark.parametrize(("name", "near"), [("edn", "end"), ("start_facto", "start_factor"), ("by_epochs", "by_epoch")])
+def test_a_name_that_is_not_known_is_refused_with_the_near_one(name, near):
+    for build in (LinearLR, lambda o, **k: LinearParamScheduler(o, "lr", **k)):
+        with pytest.raises(TypeError, match=rf"has no argument '{name}'.*Did you mean '{near}'\?"):
+            build(sgd(), end=5, **{name: 1})
 
 
 @pytest.mark.parametrize(
@@ -275,29 +282,6 @@ def test_conversion_rounds_fractions_of_an_epoch():
     assert (scheduler.begin, scheduler.end, scheduler.step_size, scheduler.by_epoch) == (29, 200, 150, False)
 
 
-# ---- the optimizer must have stepped
-
-
-def test_warns_when_the_optimizer_has_not_stepped():
-    optimizer = sgd()
-    scheduler = StepLR(optimizer, 3)
-    with pytest.warns(UserWarning, match=r"StepLR.step\(\) was called before the optimizer's first step"):
-        scheduler.step()
-    scheduler.step()  # says it once
-
-
-def test_an_optim_wrapper_is_asked_for_its_count():
-    inner = sgd()
-    wrapper = SimpleNamespace(param_groups=inner.param_groups, optimizer=inner, num_optimizer_steps=7)
-    scheduler = StepLR(wrapper, 3)
-    with pytest.warns(UserWarning, match="before the optimizer's first step"):
-        scheduler.step()
-    scheduler = StepLR(wrapper, 3)
-    wrapper.num_optimizer_steps = 8
-    scheduler.step()
-    assert not inner._optimizer_step_post_hooks
-
-
 def test_the_optimizer_stays_picklable_and_unpatched():
     optimizer = sgd()
     step = type(optimizer).step
@@ -318,7 +302,7 @@ def test_the_optimizer_stays_picklable_and_unpatched():
 def test_plateau_names_the_metric_that_is_missing():
     optimizer = sgd()
     scheduler = ReduceOnPlateauLR(optimizer, monitor="acuracy", rule="greater")
-    with pytest.raises(KeyError, match="did you mean 'accuracy'"):
+    with pytest.raises(KeyError, match="Did you mean 'accuracy'"):
         scheduler.step({"accuracy": 1.0, "loss": 2.0})
     scheduler = ReduceOnPlateauLR(optimizer, monitor="top1", rule="greater")
     with pytest.raises(KeyError, match="matches 2 of the metrics"):
@@ -336,3 +320,20 @@ def test_plateau_acts_between_begin_and_end_only():
         values.append(optimizer.param_groups[0]["lr"])
         scheduler.step()
     assert values == [1.0, 1.0, 1.0, 0.5, 0.5, 0.5]
+
+
+def test_plateau_knows_the_rule_by_the_name_of_the_metric():
+    for monitor, rule in {"loss": "less", "val/accuracy": "greater", "mIoU": "greater"}.items():
+        assert ReduceOnPlateauLR(sgd(), monitor=monitor).rule == rule
+    assert ReduceOnPlateauLR(sgd(), monitor="accuracy", rule="less").rule == "less"
+    with pytest.raises(ValueError, match="set rule="):
+        ReduceOnPlateauLR(sgd(), monitor="value")
+
+
+@pytest.mark.parametrize(("monitor", "value"), [("accuracy", math.inf), ("loss", -math.inf), ("loss", math.nan)])
+def test_plateau_takes_no_infinite_metric_for_the_best(monitor, value):
+    scheduler = ReduceOnPlateauLR(sgd(1.0), monitor=monitor, patience=1, factor=0.5)
+    for metric in (0.5, value, 0.4, 0.6):
+        scheduler.step({monitor: metric})
+    assert math.isfinite(scheduler.best)
+    assert scheduler.best == (0.6 if monitor == "accuracy" else 0.4)

@@ -1,0 +1,40 @@
+"""Adds the pages that stand beside the code to the site, and mends the links between both kinds."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[1]
+_LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)")
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add every page below lazyengine/ and projects/, and the pictures there, under their paths in the repository."""
+    for folder in ("lazyengine", "projects"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in (".md", ".png") and "templates" not in path.parts:
+                files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """Point links to where the site has the page; of a link to a file that is no page its text is left."""
+    here = page.file.src_uri
+    folder = posixpath.dirname(here)
+    at = folder if here.startswith(("lazyengine/", "projects/")) else posixpath.join("docs", folder)
+
+    def mended(match: re.Match[str]) -> str:
+        text, target, anchor = match[1], match[2], match[3] or ""
+        path = posixpath.normpath(posixpath.join(at, target)).removeprefix("docs/")
+        if files.get_file_from_path(path) is None:
+            return text
+        return f"[{text}]({posixpath.relpath(path, folder or '.')}{anchor})"
+
+    parts = re.split(r"(```.*?```)", markdown, flags=re.DOTALL)
+    parts[::2] = [_LINK.sub(mended, part) for part in parts[::2]]
+    return "".join(parts)

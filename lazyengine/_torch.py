@@ -1,0 +1,249 @@
+"""Everything that leans on private parts of torch, each with the public way beside it as the fallback.
+
+The rest of the package uses torch's public API only. `PRIVATE` is looked at on every use, so that a test, or a user
+whose torch has moved a private part, can switch to the public ways: they do the same and cost a little more.
+"""
+
+# pyright: reportPossiblyUnboundVariable=false
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, get_worker_info
+
+try:
+    from torch.nn.modules.batchnorm import _BatchNorm
+    from torch.nn.modules.instancenorm import _InstanceNorm
+    from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+    _foreach_norm: Any = getattr(torch, "_foreach_norm")  # noqa: B009
+    _foreach_mul: Any = getattr(torch, "_foreach_mul_")  # noqa: B009
+    _check_and_unscale: Any = getattr(torch, "_amp_foreach_non_finite_check_and_unscale_")  # noqa: B009
+    _STEP_WRAPPER: Any = Optimizer.profile_hook_step(lambda: None).__code__  # around the step of every optimizer class
+    PRIVATE = True
+except (ImportError, AttributeError):
+    PRIVATE = False
+
+
+def profiler_is_running() -> bool:
+    """Return whether a profiler records at the moment; True where that cannot be known."""
+    return not PRIVATE or torch.autograd._profiler_enabled()  # pyright: ignore[reportPrivateImportUsage]
+
+
+def profiler_range(name: str) -> contextlib.AbstractContextManager[Any]:
+    """Return a range of the profiler, or nothing while none runs: a range costs as much as reading a small batch."""
+    return torch.profiler.record_function(name) if profiler_is_running() else contextlib.nullcontext()
+
+
+def step_of(optimizer: Optimizer) -> Callable[..., Any]:
+    """Return ``optimizer.step``; while no profiler runs and it has no hooks, without torch's wrapper for these.
+
+    The wrapper's profiler range costs more than the step of a small model. The public way is ``optimizer.step``.
+    """
+    step: Any = type(optimizer).step
+    if (
+        not PRIVATE
+        or getattr(step, "__code__", None) is not _STEP_WRAPPER
+        or "step" in optimizer.__dict__
+        or optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or _global_optimizer_pre_hooks  # pyright: ignore[reportPossiblyUnboundVariable]
+        or _global_optimizer_post_hooks  # pyright: ignore[reportPossiblyUnboundVariable]
+        or profiler_is_running()
+    ):
+        return optimizer.step
+    return step.__wrapped__.__get__(optimizer)
+
+
+def can_be_stopped_by_a_flag(optimizer: Optimizer) -> bool:
+    """Return whether a flag on the device can turn the optimizer's step into nothing (``fused=True``)."""
+    return PRIVATE and bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def let_a_flag_stop(optimizer: Optimizer, can_be_stopped: bool) -> None:
+    """Set what `can_be_stopped_by_a_flag` returns of an optimizer of one's own."""
+    optimizer._step_supports_amp_scaling = can_be_stopped  # type: ignore[attr-defined]
+
+
+def start_workers(loader: DataLoader[Any]) -> tuple[Iterator[Any], list[BaseProcess]]:
+    """Return torch's iterator over a loader with workers, and these.
+
+    The public way takes all processes that this one has started meanwhile for workers.
+    """
+    before = {child.pid for child in multiprocessing.active_children()}
+    iterator: Any = iter(loader)
+    if PRIVATE and hasattr(iterator, "_workers"):
+        return iterator, iterator._workers
+    return iterator, [child for child in multiprocessing.active_children() if child.pid not in before]
+
+
+def handle_dying_workers(advise: Callable[[Exception], None]) -> None:
+    """Let torch's handler of SIGCHLD, which raises at whatever the main thread does when a worker dies, say what to do.
+
+    Only the main thread can set a handler; torch sets its own once in a process, with the first loader that has
+    workers, and so does this.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        return
+    torch_handler = signal.getsignal(signal.SIGCHLD)
+    if not callable(torch_handler) or hasattr(torch_handler, "gives_advice"):
+        return
+
+    def handler(number: int, frame: Any) -> None:
+        try:
+            torch_handler(number, frame)
+        except RuntimeError as error:
+            advise(error)
+            raise
+
+    handler.gives_advice = True  # type: ignore[attr-defined]
+    signal.signal(signal.SIGCHLD, handler)
+
+
+def show_dataset(dataset: Any) -> None:
+    """In a worker: let `get_worker_info().dataset` be this one; torch forbids the plain assignment."""
+    object.__setattr__(get_worker_info(), "dataset", dataset)
+
+
+def end_workers(iterator: Iterator[Any], workers: list[BaseProcess]) -> None:
+    """End the workers of a loader before the interpreter ends.
+
+    The public way kills them, after it has silenced torch's handler, which would raise an error for each.
+    """
+    shut_down = getattr(iterator, "_shutdown_workers", None)
+    if PRIVATE and shut_down is not None:
+        shut_down()
+        return
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for worker in workers:
+        worker.kill()
+
+
+def let_workers_start_anew(loader: Any) -> bool:
+    """Let the next pass over a loader of torch's start new workers, instead of those that stay between passes.
+
+    Returns:
+        Whether that was possible. There is no public way.
+    """
+    if PRIVATE and hasattr(loader, "_iterator"):
+        loader._iterator = None
+        return True
+    return False
+
+
+def multiply(tensors: list[Tensor], factor: float) -> None:
+    """Multiply tensors by a number in place; at once, or one after the other."""
+    if PRIVATE and tensors:
+        _foreach_mul(tensors, factor)
+        return
+    for tensor in tensors:
+        tensor.mul_(factor)
+
+
+def batch_norms() -> tuple[type[_BatchNorm], ...]:
+    """Return the classes that all of torch's batch norms are of, for `isinstance`."""
+    return (_BatchNorm,) if PRIVATE else (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def instance_norms() -> tuple[type[_InstanceNorm], ...]:
+    """Return the classes that all of torch's instance norms are of, for `isinstance`."""
+    return (_InstanceNorm,) if PRIVATE else (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+
+
+def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy each source into its target, in one call where that is possible."""
+    if PRIVATE:
+        torch._foreach_copy_(targets, sources)  # pyright: ignore[reportPrivateImportUsage]
+        return
+    for target, source in zip(targets, sources, strict=True):
+        target.copy_(source)
+
+
+def lerp_all(targets: list[Tensor], sources: list[Tensor], weight: float) -> None:
+    """Move each target towards its source by a part of the way, in one call where that is possible."""
+    if PRIVATE:
+        torch._foreach_lerp_(targets, sources, weight)  # pyright: ignore[reportPrivateImportUsage]
+        return
+    for target, source in zip(targets, sources, strict=True):
+        target.lerp_(source, weight)
+
+
+def holds_other_tensors(tensor: Tensor) -> bool:
+    """Return whether a tensor is of a subclass that wraps others, such as a quantized or a sharded one."""
+    return is_traceable_wrapper_subclass(tensor) if PRIVATE else hasattr(type(tensor), "__tensor_flatten__")
+
+
+def keep_value(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor of shape ``()`` that will hold the present value, without its graph and without waiting for it.
+
+    Args:
+        tensor: One element, on any device.
+    """
+    if tensor.__class__ is not torch.Tensor:
+        if hasattr(tensor, "full_tensor"):  # a DTensor, as FSDP2 makes them
+            tensor = tensor.full_tensor()  # type: ignore[attr-defined]
+        tensor = tensor.detach().clone()  # a Parameter will change in place
+    tensor = tensor.detach().reshape(())
+    # A fresh result is not written to again. One that was written to in place may be a buffer of the model.
+    is_fresh = PRIVATE and not tensor.is_inference() and not tensor._version
+    return tensor if is_fresh else tensor.clone()
+
+
+def take_step(optimizer: Optimizer, flag: Tensor | None = None, **kwargs: Any) -> None:
+    """Step an optimizer; a flag on its device that is 1.0 turns the step into nothing (see above), as GradScaler does.
+
+    Args:
+        optimizer: The optimizer.
+        flag: The flag, shape `()`; None where the step is not to be stopped, which is the public way.
+        **kwargs: Arguments of its `step`.
+    """
+    if flag is None:
+        step_of(optimizer)(**kwargs)
+        return
+    stopped: Any = optimizer
+    stopped.grad_scale, stopped.found_inf = None, flag
+    try:
+        optimizer.step(**kwargs)
+    finally:
+        del stopped.grad_scale, stopped.found_inf
+
+
+def overflow_flags(scaler: torch.amp.GradScaler, optimizer: Optimizer) -> list[Tensor] | None:
+    """Return the flags of the scaler, one a device, that are 1.0 where `unscale_` met an overflow.
+
+    None without the private part: the caller looks at the gradients, and sets the scale itself on a rank that had none.
+    """
+    return list(scaler._found_inf_per_device(optimizer).values()) if PRIVATE else None
+
+
+def norms_of(tensors: list[Tensor], norm_type: float) -> list[Tensor]:
+    """Return the norm of each tensor, shape `()`; all of one device and dtype."""
+    if PRIVATE:
+        return _foreach_norm(tensors, norm_type)
+    return [torch.linalg.vector_norm(tensor, norm_type) for tensor in tensors]
+
+
+def set_where_nonfinite(found: Tensor, tensors: list[Tensor], one: Tensor) -> bool:
+    """Set `found` to 1.0 where an element of the tensors is not finite; return False where that cannot be done so.
+
+    The kernel of torch's GradScaler, whose multiplication by `one` leaves the tensors as they are. It takes no sparse,
+    sharded or complex tensors; the public way is `torch.isfinite` on each.
+    """
+    if not PRIVATE:
+        return False
+    try:
+        _check_and_unscale(tensors, found, one)
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,77 @@
+"""The command line that deletes checkpoints of old runs: ``lazyengine clean``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+
+from ..runs import Cleaned, clean
+from ..text import listed, table
+from .mistakes import as_json, refuse, tell
+
+_DESCRIPTION = """\
+Delete checkpoints of old runs below a folder. Records, logs, configs, code and copies under other names stay, and so
+does what another run below that folder went on from.
+"""
+_EPILOG = """\
+examples:
+  %(prog)s work_dirs --dry-run
+  %(prog)s work_dirs --keep best --older 7d
+
+exit codes: 0 done; 2 a mistake in the command line.
+"""
+_UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    parser = argparse.ArgumentParser(
+        description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("root", metavar="ROOT", help="a run folder, or a folder of run folders at any depth")
+    parser.add_argument(
+        "--keep", default="best,last", metavar="WHAT", help="what stays of each run: best, last or best,last (default)"
+    )
+    parser.add_argument(
+        "--older",
+        type=_seconds,
+        default=_UNITS["d"] * 30,
+        metavar="TIME",
+        help="leave folders alone in which something was written within this time: 12h, 30d, 8w (default 30d)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="delete nothing, print what would be deleted")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, for other programs")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code (see ``--help``).
+
+    Args:
+        argv: Arguments without the program's name; None for those of the process.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        cleaned = clean(args.root, keep=args.keep.split(","), older_s=args.older, dry_run=args.dry_run)
+    except Exception as error:
+        return refuse(error)
+    tell(as_json([each.as_json() for each in cleaned]) if args.json else _describe(cleaned, args.dry_run))
+    return 0
+
+
+def _describe(cleaned: Sequence[Cleaned], is_dry_run: bool) -> str:
+    word = "would be deleted" if is_dry_run else "deleted"
+    rows = [["folder", word, "MB", "stays"]]
+    for each in cleaned:
+        deleted = f"nothing: {each.reason}" if each.reason else listed(each.deleted, 4)
+        rows.append([each.folder, deleted, f"{each.num_bytes / 1e6:.1f}", listed(each.kept, 4)])
+    total = sum(each.num_bytes for each in cleaned) / 1e6
+    return f"{table(rows)}\n{total:.1f} MB {word}"
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number with a unit, m, h, d or w, such as 30d")
+    return float(found[1]) * _UNITS[found[2]]

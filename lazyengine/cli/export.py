@@ -1,0 +1,146 @@
+"""The command line that exports the model of a run: ``lazyengine export``."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import itertools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import ConfigError, arguments_of, instantiate
+from ..errors import UsageValueError
+from ..model import move_data
+from ..nesting import iter_leaves
+from ..runner.loops import loaders_of
+from ..runs import Loaded, load
+from ..text import listed
+from .checkpoint import export_safetensors
+from .mistakes import refuse
+
+_DESCRIPTION = """\
+Write the model of a run for use without its training: its weights, or its computation. What was written is read again
+and compared: it must give the same for a batch of the validation data.
+"""
+_EPILOG = """\
+examples:
+  %(prog)s work_dirs/digits                                      work_dirs/digits/export/model.safetensors
+  %(prog)s work_dirs/digits --format torch-export --fields image   model.pt2, for torch.export.load
+
+exit codes: 0 written, and the outputs are equal; 1 the outputs differ; 2 a mistake in the command line.
+"""
+_FILES = {"safetensors": "model.safetensors", "torch-export": "model.pt2"}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    parser = argparse.ArgumentParser(
+        description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", metavar="RUN", help="the run folder")
+    parser.add_argument("--format", choices=_FILES, default="safetensors", help="default: safetensors")
+    parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), latest or a path")
+    parser.add_argument("--fields", nargs="+", metavar="NAME", help="inputs of the model (default: all of a batch)")
+    parser.add_argument("--output", metavar="FILE", help="where to write (default: in RUN/export)")
+    parser.add_argument("--tolerance", type=float, default=1e-5, metavar="T", help="relative, of outputs (1e-5)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code (see ``--help``).
+
+    Args:
+        argv: Arguments without the program's name; None for those of the process.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        loaded = load(args.folder, args.checkpoint)
+        path = args.output or os.path.join(args.folder, "export", _FILES[args.format])
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        inputs = example_inputs(loaded, args.fields)
+        again = (_write_weights if args.format == "safetensors" else _write_program)(loaded, inputs, path)
+        difference = largest_difference(Tensors(loaded.model, list(inputs)), again, inputs)
+    except Exception as error:
+        return refuse(error)
+    is_equal = difference <= args.tolerance
+    print(f"written: {path}, {os.path.getsize(path):,} bytes, from {loaded.checkpoint}")
+    print(f"inputs: {listed(f'{name} {tuple(value.shape)}' for name, value in inputs.items())}")
+    print(f"outputs {'equal' if is_equal else 'DIFFER'}: largest relative difference {difference:.1e}")
+    return 0 if is_equal else 1
+
+
+class Tensors(nn.Module):
+    """A model in its mode ``"tensor"``, where it has modes, called with fields of a batch, in the order of `names`."""
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.names = list(names)
+        self.options = {"mode": "tensor"} if "mode" in inspect.signature(model.forward).parameters else {}
+
+    def forward(self, *fields: Tensor) -> Any:
+        """Return what the model returns."""
+        return self.model(**dict(zip(self.names, fields)), **self.options)
+
+
+def example_inputs(loaded: Loaded, fields: Sequence[str] | None) -> dict[str, Tensor]:
+    """Return three samples of the validation data, as the model's forward gets them; no training data is built.
+
+    Raises:
+        UsageValueError: There is no validation, its batches are no dicts of tensors, or lack one of the `fields`.
+    """
+    runner = arguments_of(loaded.config.runner)
+    loop = runner.get("val_loop") or runner.get("test_loop")
+    if loop is None:
+        raise UsageValueError("the config has no val_loop and no test_loop, of which a batch could be taken.")
+    loader = next(iter(loaders_of(instantiate(arguments_of(loop)["dataloader"])).values()))
+    batch = next(iter(loader))
+    prepare = getattr(loaded.model, "data_preprocessor", None)
+    batch = move_data(batch, torch.device("cpu")) if prepare is None else prepare(batch, False)
+    if not isinstance(batch, dict):
+        raise UsageValueError(f"a batch is a {type(batch).__name__}; expected a dict of tensors.")
+    names = inspect.signature(loaded.model.forward).parameters
+    found = {name: value[:3] for name, value in batch.items() if isinstance(value, Tensor) and name in names}
+    if missing := [name for name in fields or () if name not in found]:
+        raise UsageValueError(f"--fields {' '.join(missing)}: the model's inputs of a batch are {listed(found)}.")
+    needed = [
+        name for name, p in names.items() if p.default is p.empty and name in found and name not in (fields or found)
+    ]
+    if needed:
+        raise UsageValueError(f"--fields: the model's forward needs {listed(needed)} too: give it a default there.")
+    return {name: found[name] for name in fields or found}
+
+
+def largest_difference(model: nn.Module, other: nn.Module, inputs: dict[str, Tensor]) -> float:
+    """Return the largest difference of two models' outputs, over the largest value of the output it is in."""
+    with torch.no_grad():
+        outputs = [[leaf for _, leaf in iter_leaves(each(*inputs.values()))] for each in (model, other)]
+    pairs = [(a, b) for a, b in itertools.zip_longest(*outputs) if isinstance(a, Tensor)]
+    if any(not isinstance(b, Tensor) or a.shape != b.shape for a, b in pairs):
+        return float("inf")
+    numbers = [(a.double(), b.double()) for a, b in pairs if a.numel()]
+    return max((((a - b).abs().max() / a.abs().max().clamp(min=1e-12)).item() for a, b in numbers), default=0.0)
+
+
+def _write_weights(loaded: Loaded, inputs: dict[str, Tensor], path: str) -> nn.Module:
+    export_safetensors(loaded.model.state_dict(), path)
+    from safetensors.torch import load_file  # pyright: ignore[reportMissingImports]
+
+    again = instantiate(arguments_of(loaded.config.runner)["model"])
+    again.load_state_dict(load_file(path), strict=True)
+    return Tensors(again.eval(), list(inputs))
+
+
+def _write_program(loaded: Loaded, inputs: dict[str, Tensor], path: str) -> nn.Module:
+    if not path.endswith(".pt2"):
+        raise ConfigError(f"--output {path}: a program of torch.export is a file that ends in .pt2")
+    batch = torch.export.Dim("batch")
+    shapes = {"fields": tuple({0: batch} for _ in inputs)}
+    two = tuple(value[:2] for value in inputs.values())  # the comparison has three: any number must do
+    program = torch.export.export(Tensors(loaded.model, list(inputs)), two, dynamic_shapes=shapes)
+    torch.export.save(program, path)
+    return torch.export.load(path).module()

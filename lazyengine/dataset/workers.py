@@ -1,0 +1,128 @@
+"""torch's iterator over worker processes: they end with it and at exit, and their deaths come with advice."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import multiprocessing
+import pickle
+import signal
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import resource_tracker
+from typing import Any
+
+from torch.utils.data import DataLoader as TorchDataLoader
+from torch.utils.data import get_worker_info
+
+from .. import _torch
+from ..dist import STOP_SIGNALS
+from .batches import BatchReader
+
+_ADVICE = (
+    "To find the cause, run with num_workers=0. A killed worker is often out of memory (use fewer, or a smaller "
+    "prefetch_factor); a timeout may be slow storage (raise `timeout`); workers started by spawn or forkserver need "
+    'the script\'s entry below `if __name__ == "__main__":`'
+)
+
+
+class WorkersPass:
+    """One pass over a loader of torch's that has workers.
+
+    Args:
+        loader: The loader; where its workers stay, no other pass over it may be open.
+
+    Attributes:
+        is_open: Whether the workers may still have a batch to hand over.
+    """
+
+    def __init__(self, loader: TorchDataLoader[Any]) -> None:
+        self.is_open = True
+        self._position = 0
+        if (loader.multiprocessing_context or multiprocessing).get_start_method() != "fork":
+            resource_tracker.ensure_running()  # starting it inside the block would unblock SIGTERM
+        try:
+            with _blocked(STOP_SIGNALS), self._advised():  # workers hold them back until they ignore them
+                self._iterator, workers = _torch.start_workers(loader)
+                _torch.handle_dying_workers(_advise)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            if "pickle" in str(error).lower():
+                error.add_note(
+                    "the dataset, its pipeline, the collate_fn and the worker_init_fn are pickled to start workers: "
+                    "define functions and classes at the top level of a module"
+                )
+            raise
+        for worker in workers:
+            worker.terminate = worker.kill  # type: ignore[method-assign] - they ignore SIGTERM
+        _running[self._iterator] = workers
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        with self._advised():
+            try:
+                batch = next(self._iterator)
+            except StopIteration:
+                self.is_open = False
+                raise
+        self._position += 1
+        return batch
+
+    @contextlib.contextmanager
+    def _advised(self) -> Iterator[None]:
+        """Add advice to the error of a worker that dies or hangs; those that a worker itself reports are left alone."""
+        try:
+            yield
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            is_of_torch = "DataLoader" in str(error) or not isinstance(error, RuntimeError)
+            if not is_of_torch or str(error).startswith("Caught "):  # the sampler's, or what a worker reports
+                raise
+            found = error
+            if not isinstance(error, RuntimeError):  # it died while it was handing over a tensor
+                found = RuntimeError("a DataLoader worker exited unexpectedly")
+            _advise(found, f"while waiting for batch {self._position} of this iteration")
+            if found is error:
+                raise
+            raise found from error
+
+
+_running: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+@atexit.register
+def _end_workers() -> None:
+    """End the workers that are left, which torch would leave to multiprocessing's SIGTERM."""
+    for iterator, workers in list(_running.items()):
+        _torch.end_workers(iterator, workers)
+
+
+@contextlib.contextmanager
+def _blocked(signals: Iterable[signal.Signals]) -> Iterator[None]:
+    """Hold signals back in this thread, and in the processes that it starts meanwhile."""
+    set_mask: Any = getattr(signal, "pthread_sigmask", None)  # not on every system
+    former = set_mask and set_mask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        if set_mask:
+            set_mask(signal.SIG_SETMASK, former)
+
+
+def _advise(error: Exception, *where: str) -> None:
+    for note in (*where, _ADVICE):
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+
+
+def start_worker(init_fn: Callable[[int], None] | None, worker_id: int) -> None:
+    """In a worker: let `get_worker_info().dataset` be the user's dataset, then call the user's function."""
+    dataset = get_worker_info().dataset  # type: ignore[union-attr]
+    if isinstance(dataset, BatchReader):
+        _torch.show_dataset(dataset.dataset)
+    for number in STOP_SIGNALS:  # sent to all processes of a run, which still needs its workers to come to an end
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    if init_fn is not None:
+        init_fn(worker_id)

@@ -1,0 +1,95 @@
+"""What an optimizer's saved state has to fit: the same groups of the same parameters, and which options differ."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ..errors import UsageValueError
+from ..logging import print_log
+from ..text import listed
+from ._checks import require
+from .param_groups import NOT_OPTIONS
+
+_NEED_STATE = {"amsgrad", "centered"}  # options that need a state from the first step on
+
+
+def options_as_built(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the plain options of each parameter group, with the initial value where a schedule has begun."""
+    found = []
+    for group in groups:
+        options = {key: group.get(f"initial_{key}", value) for key, value in group.items() if key not in NOT_OPTIONS}
+        if "betas" in group and "initial_momentum" in group:
+            options["betas"] = (group["initial_momentum"], *group["betas"][1:])
+        numbers = {key: v.item() for key, v in options.items() if isinstance(v, Tensor) and v.numel() == 1}
+        found.append({**{key: v for key, v in options.items() if not isinstance(v, Tensor)}, **numbers})
+    return found
+
+
+def check_same_groups(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+    """Check that a saved state has the groups, and in them the parameters, of an optimizer.
+
+    Raises:
+        UsageValueError: If it has not.
+    """
+    for key in ("state", "param_groups"):
+        names = listed(sorted(map(str, state_dict)))
+        require(key in state_dict, f"not an optimizer's state: no key {key!r}; it has {names}")
+    saved, present = state_dict["param_groups"], optimizer.param_groups
+    saved_sizes, sizes = [len(g["params"]) for g in saved], [len(g["params"]) for g in present]
+    was = f"the saved optimizer has {len(saved_sizes)} parameter groups of sizes [{listed(saved_sizes, 8)}]"
+    now = f"this one {len(sizes)} of sizes [{listed(sizes, 8)}]. Build it with the same model, freezing and groups"
+    advice = 'of mmengine with paramwise_cfg, param_groups(..., group_by="param")'
+    require(saved_sizes == sizes, f"{was}, {now}; {advice}")
+    for index, (old, new) in enumerate(zip(saved, present)):
+        for was, now in zip(old.get("param_names") or (), new.get("param_names") or ()):
+            what = f"parameter group {index}: the saved optimizer has {was!r} where this one has {now!r}"
+            require(was == now, f"{what}. Build it with the same model and param_groups options")
+
+
+def option_changes(saved_as_built: list[dict[str, Any]], as_built: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return which options were built with another value than those of a saved state were.
+
+    What was built alike is no change, whatever a hook or a schedule has made of it since.
+
+    Returns:
+        For each its ``group`` (the number), ``option``, ``was`` and ``is``.
+    """
+    return [
+        {"group": index, "option": option, "was": old[option], "is": now}
+        for index, (old, new) in enumerate(zip(saved_as_built, as_built))
+        for option, now in new.items()
+        if option in old and old[option] != now
+    ]
+
+
+def apply_changes(optimizer: Optimizer, changes: list[dict[str, Any]]) -> None:
+    """Set options that were changed by the user in the groups of an optimizer whose state was loaded.
+
+    Raises:
+        UsageValueError: If an option needs a state that the loaded optimizer has not kept.
+    """
+    for change in changes:
+        group, option, value = optimizer.param_groups[change["group"]], change["option"], change["is"]
+        if value and option in _NEED_STATE:
+            raise UsageValueError(
+                f"parameter group {change['group']}: {option}={value!r} needs a state that the saved optimizer, which "
+                f"had {option}={change['was']!r}, has not kept: leave it, or begin anew from the weights (load_from)."
+            )
+        if isinstance(group[option], Tensor):
+            group[option].fill_(value)
+        else:
+            group[option] = value
+        if f"initial_{option}" in group:  # a schedule begins from it, and is replayed
+            group[f"initial_{option}"] = value
+
+
+def log_changes(name: str, changes: list[dict[str, Any]], *, are_in_force: bool) -> None:
+    """Log options of an optimizer that differ from the saved ones, and which are in force."""
+    effect = "is in force from here" if are_in_force else "has no effect: the saved value stays"
+    for change in changes:
+        where = f"{name}, group {change['group']}: {change['option']}={change['is']!r} (was {change['was']!r})"
+        print_log(f"{where} {effect}", "current", logging.WARNING)

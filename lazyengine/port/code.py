@@ -1,0 +1,463 @@
+"""Port code: imports, registries, children of models, initializers, loops and hooks, by rewriting the syntax tree.
+
+What is not recognised stays as it is. What is recognised and cannot be ported gets a `# TODO port:` above its
+statement, with the reason.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import libcst as cst
+import libcst.matchers as m
+
+from .classes import RENAMED, ClassTable
+from .expressions import Call, Missing, Symbol, Writer
+from .mmengine_configs import Translator
+
+_TABLE = Path(__file__).resolve().parents[1] / "PORTING.md"
+_REGISTRY_MODULES = re.compile(r"(^|\.)(registry|builder)$")
+_LOOPS = {"BaseLoop", "EpochBasedTrainLoop", "IterBasedTrainLoop", "ValLoop", "TestLoop"}
+_RUNNER_GONE = {
+    "cfg": "the runner keeps no config; give the hook what it needs as an argument",
+    "register_hooks": "hooks are given to the runner in the config",
+    "register_default_hooks": "hooks are given to the runner in the config",
+    "register_custom_hooks": "hooks are given to the runner in the config",
+    "wrap_model": "a ModelSetup wraps the model",
+}
+_TORCH_NAMES = {
+    "trunc_normal_": "torch.nn.init.trunc_normal_",
+    "_BatchNorm": "torch.nn.modules.batchnorm._BatchNorm",
+    "_InstanceNorm": "torch.nn.modules.instancenorm._InstanceNorm",
+    "SyncBatchNorm": "torch.nn.SyncBatchNorm",
+}
+_CHANGES_DICT = {"update", "setdefault", "pop", "merge", "get", "items", "keys", "copy"}
+
+
+@dataclass(frozen=True)
+class _Row:
+    kind: str
+    text: str
+
+
+@functools.lru_cache
+def name_table() -> dict[str, _Row]:
+    """Return what PORTING.md says of each public name of mmengine."""
+    rows: dict[str, _Row] = {}
+    text = _TABLE.read_text(encoding="utf-8").partition("## Every public name")[2]
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
+        if line.startswith("| `") and len(cells) == 3 and cells[1] in ("same", "changed", "other", "renamed", "gone"):
+            for name in re.findall(r"`(\w+)`", cells[0]):
+                rows.setdefault(name, _Row(cells[1], cells[2]))
+    return rows
+
+
+@dataclass
+class _Notes:
+    """What is to be put above the statement that is being left."""
+
+    pending: list[str] = field(default_factory=list)
+
+    def add(self, reason: str) -> None:
+        if reason not in self.pending:
+            self.pending.append(reason)
+
+
+def port_code(text: str, module: str, table: ClassTable) -> str:
+    """Return the ported text of a code file.
+
+    Args:
+        text: The old text.
+        module: Its dotted name.
+        table: The classes of the project.
+    """
+    tree = cst.parse_module(text)
+    port = _Port(module, table, text)
+    changed = tree.visit(port)
+    return _with_imports(changed, port).code
+
+
+class _Port(cst.CSTTransformer):
+    def __init__(self, module: str, table: ClassTable, text: str):
+        super().__init__()
+        self.table, self.module = table, module
+        self.translator = Translator(table, module.partition(".")[0])
+        self.translator._scope = self.translator.scope
+        self.writer = Writer(_bound_names(text))
+        self.registries = _registries(text)
+        self.notes = _Notes()
+        self._functions: list[_Function] = []
+        self._loops: list[bool] = []
+
+    # ----------------------------------------------------------------------------------------------- imports
+    def leave_ImportFrom(self, original_node: cst.ImportFrom, updated_node: cst.ImportFrom) -> Any:
+        module = _dotted(original_node.module) if original_node.module is not None else ""
+        if isinstance(original_node.names, cst.ImportStar):
+            if module.partition(".")[0] == "mmengine":
+                self.notes.add(f"from {module} import *: name what is used")
+            return updated_node
+        kept = [
+            alias for alias in original_node.names if not self._is_moved(alias, module, bool(original_node.relative))
+        ]
+        if len(kept) == len(original_node.names):
+            return updated_node
+        if not kept:
+            return cst.RemoveFromParent()
+        kept[-1] = kept[-1].with_changes(comma=cst.MaybeSentinel.DEFAULT)
+        return updated_node.with_changes(names=kept)
+
+    def _is_moved(self, alias: cst.ImportAlias, module: str, is_relative: bool) -> bool:
+        """Return whether an imported name goes from its line; its new import is noted."""
+        name = _dotted(alias.name)
+        if name in self.registries and (_REGISTRY_MODULES.search(module) or module.partition(".")[0] == "mmengine"):
+            return True
+        if is_relative or module.partition(".")[0] != "mmengine":
+            return False
+        bound = alias.asname.name.value if alias.asname else name  # type: ignore[union-attr]
+        if name in ("build_from_cfg", "is_model_wrapper", "read_base", "Registry"):
+            return True
+        if name == "Config":
+            self.writer.imports.setdefault("lazyengine.config", {})["LazyConfig"] = "LazyConfig"
+            return True
+        row = name_table().get(name)
+        own = RENAMED.get(name, name)
+        if own in self.table.own and (row is None or row.kind in ("same", "changed", "renamed")):
+            self.writer.imports.setdefault(self.table.own[own], {})[own] = bound
+            return True
+        found = re.search(r"`((?:lazyengine|torch)\.[\w.]+)`", row.text) if row and row.kind == "renamed" else None
+        target = found[1] if found else _TORCH_NAMES.get(name)
+        if target:
+            place, _, last = target.rpartition(".")
+            self.writer.imports.setdefault(place, {})[last] = bound
+            return True
+        reason = row.text if row else "no such name in PORTING.md's table"
+        self.notes.add(f"mmengine's {name}: {reason}")
+        return False
+
+    def leave_Import(self, original_node: cst.Import, updated_node: cst.Import) -> Any:
+        for alias in original_node.names:
+            if _dotted(alias.name).partition(".")[0] == "mmengine":
+                self.notes.add(f"import {_dotted(alias.name)}: import names, from where PORTING.md says they are")
+        return updated_node
+
+    # -------------------------------------------------------------------------------------------- registries
+    def leave_Decorator(self, original_node: cst.Decorator, updated_node: cst.Decorator) -> Any:
+        return cst.RemoveFromParent() if _is_registration(original_node.decorator) else updated_node
+
+    def leave_Expr(self, original_node: cst.Expr, updated_node: cst.Expr) -> Any:
+        return cst.RemoveFromParent() if _is_registration(original_node.value) else updated_node
+
+    def leave_Assign(self, original_node: cst.Assign, updated_node: cst.Assign) -> Any:
+        value, target = updated_node.value, updated_node.targets[0].target
+        if m.matches(original_node.value, m.Call(func=m.Name("Registry"))):
+            return cst.RemoveFromParent()
+        if len(updated_node.targets) == 1 and value.deep_equals(target) and not original_node.value.deep_equals(target):
+            return cst.RemoveFromParent()  # a = REGISTRY.build(a)
+        return updated_node
+
+    # ---------------------------------------------------------------------------------------------- children
+    def leave_Call(self, original_node: cst.Call, updated_node: cst.Call) -> Any:
+        name = _dotted(updated_node.func)
+        last = name.rpartition(".")[2]
+        if name == "Config.fromfile":
+            keep = [a for a in updated_node.args if a.keyword is None or a.keyword.value == "filename"][:1]
+            plain = [a.with_changes(keyword=None, comma=cst.MaybeSentinel.DEFAULT) for a in keep]
+            return updated_node.with_changes(func=cst.parse_expression("LazyConfig.load"), args=plain)
+        if last == "is_model_wrapper" and len(updated_node.args) == 1:
+            return cst.Name("False")
+        if self._is_build(original_node):
+            return self._built(updated_node)
+        if self._loops and self._loops[-1] and self._functions:
+            return self._loop_call(updated_node, name)
+        return updated_node
+
+    def _is_build(self, call: cst.Call) -> bool:
+        name = _dotted(call.func)
+        owner, _, last = name.rpartition(".")
+        return (last == "build" and owner.rpartition(".")[2] in self.registries) or last == "build_from_cfg"
+
+    def _built(self, call: cst.Call) -> cst.BaseExpression:
+        """Return what stands for a call that built an object from a dict."""
+        first = next((a.value for a in call.args if a.keyword is None or a.keyword.value == "cfg"), None)
+        extra = [a for a in call.args if a.keyword is not None and a.keyword.value == "default_args"]
+        if first is None or extra:
+            self.notes.add("a registry built this with arguments of its own (default_args); give them to the class")
+            return call
+        literal = self._literal(first)
+        if literal is not None:
+            return literal
+        if not m.matches(first, m.Name() | m.Attribute() | m.Subscript()):
+            self.notes.add("a registry built this from a dict that is computed here; call the class")
+            return call
+        name = _dotted(first)
+        if self._functions and name in self._functions[-1].changed:
+            self.notes.add(f"the dict {name} is read or changed before it is built; what comes in is the object now")
+        return first
+
+    def _literal(self, node: cst.BaseExpression) -> cst.BaseExpression | None:
+        """Return the call for a literal dict with a type, or None where it is none."""
+        try:
+            value = _literal_value(cst.Module([]).code_for_node(node))
+        except ValueError:
+            return None
+        if not isinstance(value, dict) or "type" not in value:
+            return None
+        return self._object(self.translator.value(value))
+
+    def _object(self, value: Any) -> cst.BaseExpression:
+        """Return the expression that makes an object where a config would have a node."""
+        return cst.parse_expression(self._object_text(value))
+
+    def _object_text(self, value: Any) -> str:
+        if isinstance(value, Missing):
+            self.notes.add(value.reason)
+            return self._object_text(value.value)
+        if isinstance(value, Call):
+            target = Symbol(*value.target.split(":")) if isinstance(value.target, str) else value.target
+            is_here = target.module in (self.module, "unknown")
+            inner = ", ".join(f"{k}={self._object_text(v)}" for k, v in value.arguments.items())
+            return f"{target.name if is_here else self.writer.name(target)}({inner})"
+        if isinstance(value, dict):
+            return "{" + ", ".join(f"{k!r}: {self._object_text(v)}" for k, v in value.items()) + "}"
+        if isinstance(value, list | tuple):
+            inner = ", ".join(map(self._object_text, value)) + ("," if type(value) is tuple and len(value) == 1 else "")
+            return f"[{inner}]" if isinstance(value, list) else f"({inner})"
+        return self.writer.text(value)
+
+    def leave_IfExp(self, original_node: cst.IfExp, updated_node: cst.IfExp) -> Any:
+        name = _dotted(updated_node.body)
+        if updated_node.body.deep_equals(original_node.body) or not name:
+            return updated_node
+        test = cst.Module([]).code_for_node(updated_node.test)
+        is_none = m.matches(updated_node.orelse, m.Name("None"))
+        return updated_node.body if is_none and test in (f"{name} is not None", name) else updated_node
+
+    def leave_If(self, original_node: cst.If, updated_node: cst.If) -> Any:
+        if m.matches(updated_node.test, m.Name("False")) and not m.matches(original_node.test, m.Name("False")):
+            rest = updated_node.orelse
+            if rest is None:
+                return cst.RemoveFromParent()
+            return cst.FlattenSentinel(rest.body.body) if isinstance(rest, cst.Else) else rest
+        if not updated_node.body.body and original_node.body.body:
+            if updated_node.orelse is None:
+                return cst.RemoveFromParent()
+            return updated_node.with_changes(body=cst.IndentedBlock([cst.parse_statement("pass")]))
+        return updated_node
+
+    # ----------------------------------------------------------------------------------- functions and classes
+    def visit_FunctionDef(self, node: cst.FunctionDef) -> None:
+        self._functions.append(_Function(node, self))
+
+    def leave_FunctionDef(self, original_node: cst.FunctionDef, updated_node: cst.FunctionDef) -> Any:
+        function = self._functions.pop()
+        if not updated_node.body.body:
+            updated_node = updated_node.with_changes(body=cst.IndentedBlock([cst.parse_statement("pass")]))
+        if self._loops and self._loops[-1]:
+            updated_node = self._loop_method(updated_node)
+        return self._with_defaults(updated_node, function)
+
+    def _with_defaults(self, node: cst.FunctionDef, function: _Function) -> cst.FunctionDef:
+        """Return a function whose dict defaults are made in its body."""
+        first: list[cst.BaseStatement] = []
+
+        def without(parameter: cst.Param) -> cst.Param:
+            name = parameter.name.value
+            if parameter.default is None or name not in function.built | {"init_cfg"}:
+                return parameter
+            made = self._initializer(parameter.default) if name == "init_cfg" else self._literal(parameter.default)
+            if made is None:
+                return parameter
+            text = cst.Module([]).code_for_node(made)
+            first.append(cst.parse_statement(f"{name} = {name} if {name} is not None else {text}"))
+            return parameter.with_changes(default=cst.Name("None"))
+
+        parameters = node.params.with_changes(
+            params=[without(p) for p in node.params.params],
+            kwonly_params=[without(p) for p in node.params.kwonly_params],
+        )
+        if not first:
+            return node
+        body = list(node.body.body)
+        at = 1 if body and _is_docstring(body[0]) else 0
+        return node.with_changes(params=parameters, body=node.body.with_changes(body=[*body[:at], *first, *body[at:]]))
+
+    def leave_Arg(self, original_node: cst.Arg, updated_node: cst.Arg) -> cst.Arg:
+        if updated_node.keyword is not None and updated_node.keyword.value == "init_cfg":
+            made = self._initializer(updated_node.value)
+            return updated_node if made is None else updated_node.with_changes(value=made)
+        return updated_node
+
+    def _initializer(self, node: cst.BaseExpression) -> cst.BaseExpression | None:
+        try:
+            value = _literal_value(cst.Module([]).code_for_node(node))
+        except ValueError:
+            if m.findall(node, m.Call(func=m.Name("dict"))):
+                self.notes.add("init_cfg is computed here; make an initializer of lazyengine.model")
+            return None
+        if not isinstance(value, dict | list) or not value:
+            return None
+        return self._object(self.translator.initializer(value))
+
+    def visit_ClassDef(self, node: cst.ClassDef) -> None:
+        bases = {_dotted(base.value).rpartition(".")[2] for base in node.bases}
+        self._loops.append(bool(bases & _LOOPS))
+        if elements := bases & {"BaseDataElement", "InstanceData", "PixelData", "LabelData"}:
+            self.notes.add(f"{', '.join(elements)} is a dataclass or a dict here; see PORTING.md on data elements")
+
+    def leave_ClassDef(self, original_node: cst.ClassDef, updated_node: cst.ClassDef) -> cst.ClassDef:
+        self._loops.pop()
+        if not updated_node.body.body:
+            return updated_node.with_changes(body=cst.IndentedBlock([cst.parse_statement("pass")]))
+        return updated_node
+
+    def _loop_method(self, node: cst.FunctionDef) -> cst.FunctionDef:
+        """Return a method of a loop: `__init__` without the runner, the others with it."""
+        parameters = list(node.params.params)
+        names = [p.name.value for p in parameters]
+        if node.name.value == "__init__" and "runner" in names:
+            del parameters[names.index("runner")]
+        elif node.name.value in ("run", "run_epoch", "run_iter") and "runner" not in names:
+            parameters.insert(1, cst.Param(cst.Name("runner")))
+            parameters[0] = parameters[0].with_changes(comma=cst.MaybeSentinel.DEFAULT)
+        return node.with_changes(params=node.params.with_changes(params=parameters))
+
+    def _loop_call(self, call: cst.Call, name: str) -> cst.Call:
+        if name.endswith(".__init__") and call.args and _dotted(call.args[0].value) == "runner":
+            return call.with_changes(args=call.args[1:])
+        if name in ("self.run_epoch", "self.run_iter"):
+            return call.with_changes(args=[cst.Arg(cst.Name("runner")), *call.args])
+        return call
+
+    def leave_Attribute(self, original_node: cst.Attribute, updated_node: cst.Attribute) -> Any:
+        name = _dotted(original_node)
+        if self._loops and self._loops[-1] and name in ("self.runner", "self._runner"):
+            if self._functions and self._functions[-1].name not in ("run", "run_epoch", "run_iter"):
+                self.notes.add("a loop gets its runner in run(runner); give it to this method")
+            return cst.Name("runner")
+        if name.endswith("runner.model.module"):
+            return updated_node.value
+        owner, _, last = name.rpartition(".")
+        if owner.rpartition(".")[2] == "runner":
+            if last in _RUNNER_GONE:
+                self.notes.add(f"runner.{last}: {_RUNNER_GONE[last]}")
+            elif last.startswith("build_"):
+                self.notes.add(f"runner.{last}: the parts are built by the config")
+        return updated_node
+
+    # ------------------------------------------------------------------------------------------------- notes
+    def leave_SimpleStatementLine(self, original_node: Any, updated_node: cst.SimpleStatementLine) -> Any:
+        return self._noted(updated_node)
+
+    def on_leave(self, original_node: Any, updated_node: Any) -> Any:
+        result = super().on_leave(original_node, updated_node)
+        is_block = isinstance(result, cst.ClassDef | cst.If | cst.For | cst.With)
+        return self._noted(result) if is_block and self.notes.pending else result
+
+    def _noted(self, node: Any) -> Any:
+        """Return a statement with what is to be done about it above; an empty one leaves its notes to the next."""
+        if isinstance(node, cst.SimpleStatementLine) and not node.body:
+            return node
+        lines = [cst.EmptyLine(comment=cst.Comment(f"# TODO port: {reason}")) for reason in self.notes.pending]
+        self.notes.pending = []
+        return node.with_changes(leading_lines=[*node.leading_lines, *lines]) if lines else node
+
+
+class _Function:
+    """What a function does with the dicts that it builds."""
+
+    def __init__(self, node: cst.FunctionDef, port: _Port):
+        self.name = node.name.value
+        calls = m.findall(node.body, m.Call())
+        self.built = {
+            _dotted(call.args[0].value)
+            for call in calls
+            if isinstance(call, cst.Call) and call.args and port._is_build(call)
+        }
+        self.changed = set()
+        for call in calls:
+            owner, _, last = _dotted(call.func).rpartition(".")  # type: ignore[attr-defined]
+            if owner in self.built and last in _CHANGES_DICT:
+                self.changed.add(owner)
+        for part in m.findall(node.body, m.Subscript()):
+            if (owner := _dotted(part.value)) in self.built:  # type: ignore[attr-defined]
+                self.changed.add(owner)
+
+
+def _registries(text: str) -> set[str]:
+    """Return the names that are registries in a file: imported from a registry module, or made there."""
+    found = set(re.findall(r"^(\w+)\s*=\s*Registry\(", text, re.M))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and _REGISTRY_MODULES.search(node.module or ""):
+            found |= {alias.asname or alias.name for alias in node.names if alias.name.isupper()}
+    return found
+
+
+def _is_registration(node: cst.BaseExpression) -> bool:
+    is_call = isinstance(node, cst.Call)
+    return is_call and _dotted(node.func).rpartition(".")[2] == "register_module"  # type: ignore[union-attr]
+
+
+def _dotted(node: Any) -> str:
+    if isinstance(node, cst.Name):
+        return node.value
+    if isinstance(node, cst.Attribute):
+        outer = _dotted(node.value)
+        return f"{outer}.{node.attr.value}" if outer else ""
+    if isinstance(node, cst.Call):  # super().__init__
+        return f"{_dotted(node.func)}()"
+    return ""
+
+
+def _is_docstring(node: Any) -> bool:
+    return m.matches(node, m.SimpleStatementLine(body=[m.Expr(m.SimpleString() | m.ConcatenatedString())]))
+
+
+def _bound_names(text: str) -> set[str]:
+    tree = ast.parse(text)
+    return {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+
+
+def _literal_value(text: str) -> Any:
+    """Return the value of a literal in which `dict(a=1)` may stand for a dict.
+
+    Raises:
+        ValueError: It is no literal.
+    """
+
+    def value(node: Any) -> Any:
+        is_dict = isinstance(node, ast.Call) and ast.unparse(node.func) == "dict" and not node.args
+        if is_dict and all(k.arg for k in node.keywords):
+            return {str(k.arg): value(k.value) for k in node.keywords}
+        if isinstance(node, ast.Dict) and all(node.keys):
+            return {value(k): value(v) for k, v in zip(node.keys, node.values) if k is not None}
+        if isinstance(node, ast.List | ast.Tuple):
+            items = [value(item) for item in node.elts]
+            return items if isinstance(node, ast.List) else tuple(items)
+        return ast.literal_eval(node)
+
+    return value(ast.parse(text.strip(), mode="eval").body)
+
+
+def _with_imports(tree: cst.Module, port: _Port) -> cst.Module:
+    """Return a module with the new imports below its own."""
+    lines = port.writer.import_lines()
+    if not lines:
+        return tree
+    body = list(tree.body)
+    at = 0
+    for i, node in enumerate(body):
+        if m.matches(node, m.SimpleStatementLine(body=[m.Import() | m.ImportFrom()])):
+            at = i + 1
+        elif at or not _is_docstring(node):
+            break
+        else:
+            at = i + 1
+    new: Sequence[Any] = cst.parse_module("\n".join(lines) + "\n").body
+    return tree.with_changes(body=[*body[:at], *new, *body[at:]])

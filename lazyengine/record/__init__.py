@@ -1,0 +1,39 @@
+"""What is kept of the code, the environment and the data that a run was made with. See README.md."""
+
+from __future__ import annotations
+
+from .changes import changed_code, changes
+from .code import CodeRecord, collect_code, load_code, save_code
+from .data import changed_data, fingerprint
+from .environment import collect_env, write_env
+from .experiment import as_line, built_values, changed_lines, changed_values, flat_config
+from .recorder import CODE_FOLDER, Recorder
+from .run_file import ENV_FILE, FORMAT, RUN_FILE, START_FILE, read_run_file
+
+__all__ = [  # noqa: RUF022 - in reading order
+    "Recorder",
+    "CODE_FOLDER",
+    # code
+    "CodeRecord",
+    "collect_code",
+    "save_code",
+    "load_code",
+    "changes",
+    "changed_code",
+    # environment and data
+    "collect_env",
+    "write_env",
+    "fingerprint",
+    "changed_data",
+    "RUN_FILE",
+    "START_FILE",
+    "ENV_FILE",
+    "FORMAT",
+    "read_run_file",
+    # the experiment
+    "flat_config",
+    "built_values",
+    "changed_values",
+    "changed_lines",
+    "as_line",
+]

@@ -1,0 +1,47 @@
+"""``run.json`` of a run folder, as the engine and those who look at runs read it; the runner alone writes it."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from ..errors import UsageValueError
+
+RUN_FILE = "run.json"
+START_FILE = "start.json"
+"""In the folder of a start that evaluates: what ``run.json`` says of those that train."""
+ENV_FILE = "env.json"
+"""In the folder of every start, from its beginning."""
+FORMAT = 1
+"""The newest version of ``run.json`` that is read; folders of version 0.1 have none."""
+
+
+def read_run_file(folder: str | os.PathLike[str], advice: str) -> dict[str, Any]:
+    """Return the content of ``run.json`` of a folder; nothing where there is none.
+
+    Args:
+        folder: The run folder.
+        advice: What to do about a damaged one; ends its error.
+
+    Raises:
+        UsageValueError: It is damaged, or of a later version.
+    """
+    file = os.path.join(folder, RUN_FILE)
+    if not os.path.isfile(file):
+        return {}
+    try:
+        with open(file, encoding="utf-8") as opened:
+            content = json.load(opened)
+        version, starts = content["format"], content["starts"]
+        if not isinstance(version, int) or not all(isinstance(start["start"], int) for start in starts):
+            raise TypeError("not of the form that lazyengine writes")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageValueError(f"{file} is damaged: {type(error).__name__}: {error}. {advice}") from error
+    if version > FORMAT:
+        raise UsageValueError(f"{file} has format {version}, this lazyengine reads up to {FORMAT}; update lazyengine.")
+    for start in starts:
+        name = str(start.get("folder", ""))
+        if name in ("", ".", "..") or os.path.basename(name) != name or "\0" in name:
+            raise UsageValueError(f"{file}: {name!r} is not the name of a folder of a start.")
+    return content

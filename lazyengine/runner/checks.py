@@ -1,0 +1,108 @@
+"""Whether the parts of a training go together: asked once, before anything is trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..dataset import settle_generators
+from ..errors import UsageRuntimeError, UsageTypeError, UsageValueError
+from ..hooks import CheckpointHook
+from ..model import unwrap
+from ..nesting import iter_leaves
+from ..text import listed
+from .loops import BaseTrainLoop, why_not_exact
+
+if TYPE_CHECKING:
+    from .runner import Runner
+
+
+def check_training(runner: Runner) -> None:
+    """Refuse parts whose absence would decide the result in silence; warn of what may be meant.
+
+    Raises:
+        ValueError: When schedulers are there and no hook that steps them, or something follows a metric and nothing
+            ever validates.
+        RuntimeError: When the precision of the validation is not known.
+    """
+    hooks = list(runner.hooks)
+    schedulers = [leaf for _, leaf in iter_leaves(runner.param_schedulers or [])]
+    if schedulers and not any(hook.steps_schedulers for hook in hooks):
+        names = ", ".join(sorted({type(scheduler).__name__ for scheduler in schedulers}))
+        raise UsageValueError(
+            f"param_schedulers: nothing steps {names}: no hook among {', '.join(runner.hooks.keys()) or 'none'} does. "
+            "Add ParamSchedulerHook(), or set steps_schedulers = True on the class of the hook that does it."
+        )
+    validates = runner.has("val_loop") and runner.train_loop.validates()
+    if not validates and not any(hook.evaluates for hook in hooks):
+        followers = [f"{type(hook).__name__} ({hook.describe_interval()})" for hook in hooks if hook.needs_validation]
+        for what in followers + [type(s).__name__ for s in schedulers if getattr(s, "need_val_args", False)]:
+            has = "a val_loop that is never due (val_interval, val_begin)" if runner.has("val_loop") else "no val_loop"
+            raise UsageValueError(
+                f"{what} follows a metric, and nothing ever validates: the runner has {has}. Give it one, or set "
+                "evaluates = True on the class of the hook that validates."
+            )
+        for hook in hooks:
+            if isinstance(hook, CheckpointHook) and hook.best is not None:
+                runner.logger.warning("save_best='auto' of CheckpointHook: nothing validates, so no best file is kept")
+    if validates:
+        runner.precision_of(runner.val_loop)
+    check_train_data(runner)
+    if not any(isinstance(hook, CheckpointHook) and hook.saves for hook in hooks):
+        runner.logger.warning("no hook saves a checkpoint: what is trained here is lost, unless a hook of yours does")
+
+
+def check_loop(loop: Any) -> None:
+    """Refuse a train loop of one's own that lacks what the runner, hooks and checkpoints ask of it.
+
+    Raises:
+        TypeError: When it does; names all of it.
+    """
+    lacks: list[str] = []
+    if not isinstance(loop, BaseTrainLoop):
+        lacks.append("the base class BaseTrainLoop")
+    else:
+        if not hasattr(loop, "position"):
+            lacks.append("position (call super().__init__() first)")
+        if type(loop).run is BaseTrainLoop.run:
+            lacks.append("run(runner), which trains")
+        lacks += [
+            f"{name} ({what})"
+            for name, what in (
+                ("max_iters", "iterations to train"),
+                ("max_epochs", "None without epochs"),
+                ("epoch_length", "batches of a pass over the loader, None where it does not end"),
+            )
+            if not hasattr(loop, name)
+        ]
+    if lacks:
+        raise UsageTypeError(f"train_loop: {type(loop).__name__} lacks {listed(lacks)}. See LOOPS.md of the runner.")
+
+
+def check_train_data(runner: Runner) -> None:
+    """Log what becomes of random generators inside the train loader, and what keeps a resume from being exact."""
+    loader, loop = runner.train_dataloader, runner.train_loop
+    if loader is None:  # the loop makes its batches
+        return
+    shared_with = {"model": runner.model, "hooks": list(runner.hooks)}
+    for line in settle_generators(loader, shared_with, runner._state.generators.values()):
+        runner.logger.info("data of training: %s", line)
+    if reason := why_not_exact(loader):
+        becomes = "begins the epoch's data anew" if loop.allow_inexact_resume else "is refused"
+        runner.logger.warning("a resume in the middle of an epoch is not exact, and %s: %s", becomes, reason)
+
+
+def check_parameters(runner: Runner) -> None:
+    """Refuse an optimizer that was built over another model than the runner's.
+
+    Raises:
+        RuntimeError: When there are such parameters.
+    """
+    own = {id(p) for p in runner.model.parameters()} | {id(p) for p in unwrap(runner.forward).parameters()}
+    groups = [group for wrapper in runner.optim_wrapper.named().values() for group in wrapper.param_groups]
+    foreign = sum(id(p) not in own for group in groups for p in group["params"])
+    if foreign:
+        raise UsageRuntimeError(
+            f"{foreign} of the optimizer's parameters are not the model's: it was built over a second model. In a "
+            "config, let the optimizer refer to the very node that the runner has (params=L(param_groups)(model="
+            "model)); by hand, build the optimizer over the model object that you pass."
+        )

@@ -1,0 +1,380 @@
+"""The run folder: whose it is, what each of its starts did, and what an earlier run left in it.
+
+``run.json`` holds the identity of the run whose weights are in the folder and a record of every start. It is replaced
+as a whole. A run that begins anew in a used folder leaves everything as it is until its first checkpoint is complete;
+then what the earlier run left is moved into the folder of that run's last start, by a journal in ``run.json`` that the
+next start finishes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import platform
+import re
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .. import __version__, dist
+from ..checkpoint import POINTER, CheckpointError, list_checkpoints, mark_latest_checkpoint, summary_of
+from ..checkpoint.finding import EXTENSIONS
+from ..checkpoint.shards import shards_of
+from ..config import LazyConfig, set_argument, sources_of
+from ..config.graph import display_path
+from ..errors import UsageOSError
+from ..fileio import atomic_write
+from ..record import ENV_FILE, FORMAT, RUN_FILE, START_FILE, read_run_file, write_env
+from .lock import FolderBusyError, FolderLock
+
+CONFIGS = ("config.py", "config.json")
+EARLIER = "earlier"
+"""Where the files of a run go that has no folder of a start."""
+
+
+def settle_work_dir(cfg: Any) -> str | None:
+    """Let a config that lies in a run folder mean that folder, wherever it is now: a copied run is the copy's.
+
+    What was set from outside of its file (``--work-dir``, an override, code) stays.
+
+    Args:
+        cfg: A loaded config; its ``runner.work_dir`` is set.
+
+    Returns:
+        The run folder that the config lies in and means from now on; None for any other config.
+    """
+    file = str(getattr(cfg, "__file__", ""))
+    at = os.path.dirname(file)
+    if os.path.basename(file) != CONFIGS[0]:
+        return None
+    if any(os.path.isfile(os.path.join(at, name)) for name in (RUN_FILE, POINTER)):
+        folder = at
+    elif os.path.isfile(os.path.join(at, ENV_FILE)):  # of a start
+        folder = os.path.normpath(os.path.join(at, ".."))
+    else:
+        return None
+    sources = sources_of(cfg.runner, "work_dir")
+    if sources and sources[-1].rpartition(":")[0] != display_path(file):
+        return None
+    folder = display_path(folder)
+    set_argument(cfg.runner, "work_dir", folder, source="the run folder that the config lies in")
+    return folder
+
+
+class RunFolder:
+    """The folder of a run, with one folder inside for each start.
+
+    Args:
+        path: The run folder; made by `begin`.
+
+    Attributes:
+        timestamp: Name of this start's folder; empty before `begin`.
+        run_id: The run that this start belongs to; empty in an evaluation.
+        start: The number of this start in the folder, from 1; orders starts without a clock.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.timestamp = ""
+        self.run_id = ""
+        self.start = 0
+        self._lock: FolderLock | None = None
+        self._is_settled = False
+
+    @property
+    def log_dir(self) -> str:
+        """Path of this start's folder."""
+        return os.path.join(self.path, self.timestamp)
+
+    @property
+    def log_file(self) -> str:
+        """Path of this start's log."""
+        return os.path.join(self.log_dir, f"{self.timestamp}.log")
+
+    # ------------------------------------------------------------------ a start
+    def begin(self, cfg: Any, device: torch.device) -> None:
+        """Make the folder of this start and write what it is about into it. Collective: every rank must call."""
+        names = [""]
+        if dist.is_main_process():
+            names[0] = self._make_start()
+        dist.broadcast_object_list(names)
+        self.timestamp = names[0]
+        if dist.is_main_process():
+            write_env(os.path.join(self.log_dir, ENV_FILE), device)
+            if cfg is not None:
+                for name in CONFIGS:
+                    LazyConfig.save(cfg, os.path.join(self.log_dir, name))
+
+    def take(self) -> str | None:
+        """Hold the folder for one training, and finish a move that a kill cut off. For the main process.
+
+        Returns:
+            Whose lock was taken over, or None.
+
+        Raises:
+            FolderBusyError: When another training is at work in it.
+        """
+        self._lock = FolderLock(self.path)
+        former = self._lock.acquire()
+        try:
+            self._finish_move()
+        except BaseException:
+            self.leave()
+            raise
+        return former
+
+    def leave(self) -> None:
+        """Release the folder; `take` is called again before another training."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def record_start(
+        self,
+        source: dict[str, Any] | None,
+        changes: Sequence[dict[str, Any]] = (),
+        *,
+        is_fork: bool = False,
+    ) -> None:
+        """Write this start, which trains, into ``run.json``. For the main process.
+
+        Args:
+            source: The checkpoint that it goes on from (``run_id``, ``path``, ``iter``, ``epoch``, ``hash``), or None.
+            changes: What differs from that checkpoint's experiment, and what becomes of it.
+            is_fork: Whether that checkpoint lies elsewhere: then this is another run, with an identity of its own.
+        """
+        record = self.read()
+        self.start = 1 + max((each.get("start", 0) for each in record["starts"]), default=0)
+        continued = None if source is None or is_fork else source["run_id"]
+        self.run_id = continued or self.run_id or os.urandom(8).hex()
+        entry = self._entry("train", source)
+        record["starts"].append({**entry, "code": None, "changes": list(changes), "ended": None})
+        self._write(record)
+
+    def record_evaluation(self, source: dict[str, Any] | None) -> None:
+        """Write into this start's own folder that it evaluates: it needs no lock, so ``run.json`` is not its to write.
+
+        Args:
+            source: The checkpoint of its weights, as in `record_start`; None for those that the model has.
+        """
+        with atomic_write(os.path.join(self.log_dir, START_FILE), "w", encoding="utf-8") as file:
+            json.dump(self._entry("evaluate", source), file, indent=1)
+
+    def _entry(self, kind: str, source: dict[str, Any] | None) -> dict[str, Any]:
+        """Return what is recorded of each start."""
+        return {
+            "start": self.start,
+            "kind": kind,
+            "run_id": self.run_id,
+            "folder": self.timestamp,
+            "time_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "command": sys.orig_argv,
+            "versions": {
+                "lazyengine": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+            "from": source,
+        }
+
+    def code_of(self, run_id: str | None) -> str | None:
+        """Return the hash of the code with which a run was started here last, None where none was kept."""
+        found = [each.get("code") for each in self.read()["starts"] if run_id and each.get("run_id") == run_id]
+        return next((code for code in reversed(found) if code), None)
+
+    def record_end(self, how: str, iteration: int, reason: str = "", code: str | None = None) -> None:
+        """Write into ``run.json`` how this start ended: ``finished``, ``stopped`` or ``failed``. Main process."""
+        record = self.read()
+        for each in record["starts"]:
+            if each["start"] == self.start and each["folder"] == self.timestamp:
+                each["ended"] = {"how": how, "iter": iteration, "reason": reason}
+                each["code"] = code
+                # a full disk is no reason to hide why the run ended, and another one's folder keeps its record
+                with contextlib.suppress(OSError, FolderBusyError):
+                    self._write(record)
+
+    def read(self) -> dict[str, Any]:
+        """Return the content of ``run.json``; of a folder without one, an empty record.
+
+        Raises:
+            UsageValueError: It is damaged, or of a later version. It is never written over.
+        """
+        advice = (
+            "It says whose the files of the folder are, so nothing is trained here: restore it, or move it away, and "
+            "the checkpoints say it themselves."
+        )
+        record = read_run_file(self.path, advice)
+        return {"format": FORMAT, "run_id": "", **record, "starts": list(record.get("starts", []))}
+
+    # ------------------------------------------------------------------ what lies in the folder
+    def make_room(self, draft: str, path: str) -> None:
+        """Prepare for the first checkpoint of this start, now that it is complete. For the main process.
+
+        Writes down what is going to happen, and moves what an earlier run left. Called before each rename of a
+        checkpoint; makes sure that the folder is still this process's.
+
+        Args:
+            draft: The complete file, under its temporary name.
+            path: The name that it gets.
+
+        Raises:
+            FolderBusyError: When another process has taken the folder over.
+        """
+        self._check_lock()
+        if self._is_settled:
+            return
+        record, folder = self.read(), os.path.dirname(path)
+        record["moving"] = {
+            "start": self.start,
+            "from": os.path.relpath(folder, self.path),
+            "to": self._last_start_of(record),
+            "names": self._left_by_others(folder, record["run_id"]),
+            "draft": os.path.basename(draft),
+            "name": os.path.basename(path),
+        }
+        self._write(record)
+        self._move(record["moving"])
+
+    def settle(self) -> None:
+        """Make the folder this run's, with the first checkpoint of this start: identity and config. Main process."""
+        if not self._is_settled:
+            self._adopt(self.read())
+            self._is_settled = True
+
+    def moved(self, path: str, folders: Sequence[str]) -> str:
+        """Return where a file of one of `folders` is now that an earlier run was moved; other paths as they are."""
+        at, name = os.path.split(path)
+        if os.path.exists(path) or os.path.realpath(at) not in map(os.path.realpath, folders):
+            return path
+        found = [os.path.join(at, start, name) for start in reversed(self._names_of_starts())]
+        return next((each for each in found if os.path.isfile(each)), path)
+
+    def sizes_in_starts(self, folders: Sequence[str]) -> list[int]:
+        """Return the bytes of each checkpoint, moved from an earlier run, and dump in the folders of earlier starts."""
+        names = (*self._names_of_starts(), EARLIER)
+        places = {os.path.realpath(os.path.join(folder, name)) for folder in folders for name in names if name}
+        entries = (entry for place in places if os.path.isdir(place) for entry in os.scandir(place))
+        return [entry.stat().st_size for entry in entries if entry.name.endswith(EXTENSIONS) and entry.is_file()]
+
+    def _names_of_starts(self) -> list[str]:
+        return [os.path.basename(each["folder"]) for each in self.read()["starts"]]
+
+    def holds(self, path: str, folders: Sequence[str]) -> bool:
+        """Return whether a checkpoint is one of this folder's runs: in one of `folders`, or moved into a start's."""
+        starts = ["", *self._names_of_starts()]
+        own = {os.path.realpath(os.path.join(folder, start)) for folder in folders for start in starts}
+        return os.path.realpath(os.path.dirname(path)) in own
+
+    def first_start(self, recorded: str | None) -> str:
+        """Return the start whose curves a resumed run goes on with: the recorded one, where it is still there."""
+        name = os.path.basename(recorded or "")
+        is_there = bool(name) and name == recorded and os.path.isdir(os.path.join(self.path, name))
+        return name if is_there else self.timestamp
+
+    def earlier_run(self, folders: Sequence[str]) -> list[str]:
+        """Return the folders to which files of an earlier run that lie in `folders` would be moved."""
+        record = self.read()
+        used = [folder for folder in folders if self._left_by_others(folder, record["run_id"])]
+        return [os.path.join(folder, self._last_start_of(record)) for folder in used]
+
+    # ------------------------------------------------------------------ inside
+    def _left_by_others(self, folder: str, run_id: str) -> list[str]:
+        """Return what belongs to the run that holds the folder now: its checkpoints and shards, pointer and config.
+
+        A file without a run's mark belongs to it where its name is one that this engine gives; copies stay.
+        """
+        names = []
+        for path in list_checkpoints(folder):
+            with contextlib.suppress(CheckpointError, OSError):  # what cannot be read stays
+                summary, name = summary_of(path), os.path.basename(path)
+                number = re.search(r"(\d+)\.\w+$", name)
+                is_copy = number is not None and int(number[1]) not in (summary.epoch, summary.iter)
+                if not is_copy and summary.run_id != self.run_id and summary.run_id == (run_id or summary.run_id):
+                    own = [os.path.basename(shards) for shards in shards_of(path)]
+                    names += [name, *(shards for shards in own if shards == summary.shards)]
+        if names:
+            names += [name for name in (POINTER, *CONFIGS) if os.path.isfile(os.path.join(folder, name))]
+        return names
+
+    def _last_start_of(self, record: dict[str, Any]) -> str:
+        """Return the folder of the last start of the run that holds the folder now; of version 0.1, the last one."""
+        starts = [each["folder"] for each in record["starts"] if each.get("run_id") == record["run_id"]]
+        if not starts:
+            folders = [entry.name for entry in os.scandir(self.path) if entry.is_dir() and entry.name[:8].isdigit()]
+            starts = sorted(name for name in folders if name != self.timestamp)
+        known = [name for name in starts if name == os.path.basename(name) and name != self.timestamp]
+        return known[-1] if known else EARLIER
+
+    def _finish_move(self) -> None:
+        """Finish what a kill cut off between a complete first checkpoint and the settling of its start."""
+        record = self.read()
+        moving = record.get("moving")
+        if moving is None:
+            return
+        self._move(moving)
+        folder = os.path.normpath(os.path.join(self.path, str(moving["from"])))
+        draft, name = (os.path.join(folder, os.path.basename(str(moving[key]))) for key in ("draft", "name"))
+        if os.path.isfile(draft):
+            os.replace(draft, name)
+        mark_latest_checkpoint(name)
+        self._adopt(record)
+
+    def _move(self, moving: dict[str, Any]) -> None:
+        """Move files into the folder of an earlier start, those that are still there; never onto another one."""
+        folder = os.path.normpath(os.path.join(self.path, str(moving["from"])))
+        target = os.path.join(folder, os.path.basename(str(moving["to"])))
+        names = [os.path.basename(str(name)) for name in moving["names"]]
+        if names:
+            os.makedirs(target, exist_ok=True)
+        for name in names:
+            source, to = os.path.join(folder, name), os.path.join(target, name)
+            if os.path.exists(source):
+                os.rename(source, f"{to}.{os.urandom(4).hex()}" if os.path.exists(to) else to)
+
+    def _adopt(self, record: dict[str, Any]) -> None:
+        """Let the folder be of the start that the journal names: its identity, and the config that it began with."""
+        moving = record.pop("moving", {"start": self.start})
+        start = next((each for each in record["starts"] if each["start"] == moving["start"]), None)
+        if start is not None:
+            record["run_id"] = start["run_id"]
+            for name in CONFIGS:
+                own = os.path.join(self.path, os.path.basename(start["folder"]), name)
+                if os.path.isfile(own):
+                    target = os.path.join(self.path, name)
+                    with open(own, "rb") as source, atomic_write(target, ready=self._check_lock) as file:
+                        file.write(source.read())
+        self._write(record)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        file = os.path.join(self.path, RUN_FILE)
+        with atomic_write(file, "w", ready=self._check_lock, encoding="utf-8") as opened:
+            json.dump(record, opened, indent=1)
+
+    def _check_lock(self, _: str = "") -> None:
+        """Make sure, before a file gets its name, that a folder that was held is still this process's."""
+        if self._lock is not None:
+            self._lock.check()
+
+    def _make_start(self) -> str:
+        """Make a folder named after the time; a second start in one second gets a number."""
+        try:
+            os.makedirs(self.path, exist_ok=True)
+            stamp = time.strftime("%Y%m%d_%H%M%S")
+            for number in itertools.count(1):
+                name = stamp if number == 1 else f"{stamp}_{number}"
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(os.path.join(self.path, name))
+                    return name
+        except OSError as error:
+            raise UsageOSError(
+                f"the run folder {self.path} cannot be used: {error}; set work_dir to a writable folder."
+            ) from error
+        raise AssertionError("the loop above returns")

@@ -1,0 +1,167 @@
+"""One training at a time in a run folder: who holds it stands in a file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from typing import Any
+
+from ..errors import UsageRuntimeError
+from ..fileio import atomic_write
+
+NAME = "lock.json"
+BEAT_S = 10.0
+"""Seconds between two changes of the counter that says that the owner lives."""
+SILENT_S = 60.0
+"""Seconds without a change after which another host's owner counts as dead, by the clock of who waits."""
+
+
+class FolderBusyError(UsageRuntimeError):
+    """Another training is at work in the run folder. Exit code 75: try again later."""
+
+    exit_code = 75
+
+
+class FolderLock:
+    """Holds a run folder for one process.
+
+    The file names host, process and when that process was started, so that a process number that was given out again,
+    and a forked worker, own nothing. On the same host a dead owner is known at once; of another host, by a counter that
+    does not move. Clocks of two hosts are never compared.
+
+    Args:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.path = os.path.join(folder, NAME)
+        self._own = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+        self._ended = threading.Event()
+        self._count = 0
+
+    def acquire(self) -> str | None:
+        """Take the folder, and return whose lock was taken over, or None. Waits for what another host may hold.
+
+        Raises:
+            FolderBusyError: When its owner lives; says who it is.
+        """
+        former = None
+        while (owner := read_lock(self.path)) is not None and not self._is_own(owner):
+            self._wait_while_alive(owner)
+            former = f"process {owner.get('pid')} on {owner.get('host')}"
+            stale = f"{self.path}.{os.urandom(4).hex()}"
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(self.path, stale)  # of two that take it over, one finds it gone
+                if read_lock(stale) != owner:  # and it was the stale one
+                    with contextlib.suppress(OSError):
+                        os.link(stale, self.path)
+                os.remove(stale)
+            if self._create():
+                break
+        else:
+            if owner is None and not self._create():
+                return self.acquire()
+        threading.Thread(target=self._beat, name="run-folder-lock", daemon=True).start()
+        return former
+
+    def check(self, _: str = "") -> None:
+        """Make sure that the folder is still this process's, before a file in it (the argument) is replaced.
+
+        Raises:
+            FolderBusyError: When another process has taken it over, as after this one was stopped for long.
+        """
+        owner = read_lock(self.path)
+        if owner is None or not self._is_own(owner):
+            raise FolderBusyError(
+                f"{os.path.dirname(self.path)} was taken over by {_describe(owner)} while this process stood still; "
+                "nothing more is written here."
+            )
+
+    def release(self) -> None:
+        """Give the folder back."""
+        self._ended.set()
+        owner = read_lock(self.path)
+        if owner is not None and self._is_own(owner):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(self.path)
+
+    def _create(self) -> bool:
+        try:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            return False
+        with open(descriptor, "w", encoding="utf-8") as file:
+            json.dump({**self._own, "count": 0}, file)
+        return True
+
+    def _is_own(self, owner: dict[str, Any]) -> bool:
+        return os.getpid() == self._own["pid"] and all(owner.get(key) == value for key, value in self._own.items())
+
+    def _wait_while_alive(self, owner: dict[str, Any]) -> None:
+        if owner.get("host") == self._own["host"]:
+            if lives_here(owner):
+                raise self._busy(owner)
+            return
+        end = time.monotonic() + SILENT_S
+        while time.monotonic() < end:
+            if self._ended.wait(min(1.0, SILENT_S / 10)):
+                return
+            now = read_lock(self.path)
+            if now is None:
+                return
+            if now != owner:
+                raise self._busy(now)
+
+    def _busy(self, owner: dict[str, Any]) -> FolderBusyError:
+        return FolderBusyError(
+            f"{os.path.dirname(self.path)} is in use: {_describe(owner)} trains in it. Wait for its end, stop it, or "
+            "use another work_dir."
+        )
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT_S):
+            owner = read_lock(self.path)
+            if owner is None or not self._is_own(owner):
+                return
+            self._count += 1
+            renewing = atomic_write(self.path, "w", ready=self.check, encoding="utf-8")
+            with contextlib.suppress(OSError, FolderBusyError), renewing as file:
+                json.dump({**self._own, "count": self._count}, file)
+
+
+def read_lock(path: str) -> dict[str, Any] | None:
+    """Return what a lock says; an empty dict for one that is being written, None where there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+
+
+def _describe(owner: dict[str, Any] | None) -> str:
+    return f"process {owner.get('pid')} on {owner.get('host')}" if owner else "nobody known"
+
+
+def lives_here(owner: dict[str, Any]) -> bool:
+    """Return whether an owner on this host is at work: its process, and not another one that got its number."""
+    started = _started(int(owner.get("pid") or 0))
+    return started is not None and started == owner.get("started")
+
+
+def _started(pid: int) -> str | None:
+    """Return when a process of this host was started, in the system's ticks; None where it is dead or a zombie."""
+    with contextlib.suppress(OSError, IndexError), open(f"/proc/{pid}/stat", "rb") as file:
+        fields = file.read().decode(errors="replace").rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else fields[19]
+    if os.path.isdir("/proc/self"):
+        return None
+    with contextlib.suppress(OSError):  # systems without /proc: whether it lives is all that can be known
+        os.kill(pid, 0)
+        return "alive"
+    return None

@@ -1,0 +1,91 @@
+"""The process that `rerun` and `replay` start: trains a saved config, up to an iteration. Run by ``python -m``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .. import dist
+from ..checkpoint import list_checkpoints, summary_of
+from ..config import LazyConfig
+from ..runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from ..runner.state import PREEMPTED
+from .probing import Probe, look_up
+
+
+def main() -> None:
+    """Train as the arguments say."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", required=True, help="the saved config of the start")
+    parser.add_argument("--work-dir", required=True, help="the new run folder")
+    parser.add_argument("--resume", help="the checkpoint to go on from")
+    parser.add_argument("--weights", help="the weights to begin with, instead of the config's")
+    parser.add_argument("--stop", type=int, help="the number of iterations after which to save and stop")
+    parser.add_argument("--run-id", help="the run that it goes on being, instead of one of its own")
+    parser.add_argument("--probe", metavar="FILE", help="look at iterations, as the JSON says; see `probing.Probe`")
+    parser.add_argument("--samples", metavar="FILE", help="only find out the samples of these iterations")
+    parser.add_argument("overrides", nargs="*", help="changes to the config")
+    args = parser.parse_intermixed_args()
+    cfg: Any = LazyConfig.load(args.config)
+    LazyConfig.apply_overrides(cfg, args.overrides)
+    cfg.runner.work_dir = args.work_dir
+    if args.stop is not None:
+        stop_at(args.stop)
+    runner = Runner.from_cfg(cfg, resume=args.resume or False)
+    runner.folder.run_id = args.run_id or ""
+    if args.weights is not None:
+        runner.set_checkpoint(args.weights)
+    if args.samples is not None:
+        spec = read_spec(args.samples)
+        look_up(runner, spec["iterations"], args.resume, spec["folder"])
+    elif args.probe is not None:
+        train_and_look(runner, Probe(**read_spec(args.probe)))
+    else:
+        runner.train()
+
+
+def read_spec(path: str) -> dict[str, Any]:
+    """Return what a JSON file says."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def train_and_look(runner: Runner, probe: Probe) -> None:
+    """Train as far as a probe wants, and write what it saw, also where training fails."""
+    probe.install()
+    try:
+        runner.train()
+    finally:
+        probe.write()
+
+
+def stop_at(iteration: int) -> None:
+    """Let training stop before its next iteration once so many are done, with a checkpoint of that position."""
+    for loop in (EpochBasedTrainLoop, IterBasedTrainLoop):  # this process does nothing else
+        loop.run_iter = _stopping(loop.run_iter, iteration)
+
+
+def _stopping(run_iter: Callable[..., None], iteration: int) -> Callable[..., None]:
+    def run_or_stop(self: Any, runner: Runner, batch_idx: int, data_batch: Any) -> None:
+        if self.position.iter == iteration:
+            leave(runner)
+        run_iter(self, runner, batch_idx, data_batch)
+
+    return run_or_stop
+
+
+def leave(runner: Runner) -> NoReturn:
+    """Save where no checkpoint of this position is, and exit. Collective: every rank must call."""
+    runner.wait_for_checkpoints()
+    folder, iteration = runner.work_dir, runner.num_iters_completed
+    is_saved = [any(summary_of(path).iter == iteration for path in list_checkpoints(folder))]
+    dist.broadcast_object_list(is_saved)
+    if not is_saved[0] and runner.optim_wrapper.can_be_saved:
+        runner.save_checkpoint(PREEMPTED)
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""The starts of a run, in the order in which they were made: from ``run.json``, or from the names of their folders."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..logging import METRICS_FILE
+from ..record import ENV_FILE, START_FILE, read_run_file
+
+_ADVICE = "Restore it, or move it away: the starts are then ordered by the names of their folders."
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a run.
+
+    Attributes:
+        number: Its place in the order of starts, from 1; those of version 0.1 beside a ``run.json`` come before.
+        kind: ``"train"``, or ``"evaluate"`` where it only evaluated.
+        folder: Its folder.
+        run_id: The run that it belongs to; empty in folders without ``run.json``.
+        origin: The checkpoint that it went on from (``run_id``, ``path``, ``iter``, ``epoch``, ``hash``), or None.
+        changes: What was changed there: ``path``, ``was``, ``is``, ``effect``, ``from_iter``, ``why``.
+        code: The version of the code, as ``code/<hash>.zip``, or None.
+        ended: How it ended (``how``, ``iter``, ``reason``); None while it runs, after a kill, and where nobody knows.
+        about: What ``run.json`` holds besides: time, host, process, command, versions.
+    """
+
+    number: int
+    kind: str
+    folder: Path
+    run_id: str = ""
+    origin: dict[str, Any] | None = None
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    code: str | None = None
+    ended: dict[str, Any] | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_fork(self) -> bool:
+        """Whether it went on from a checkpoint of another run."""
+        return self.origin is not None and self.origin.get("run_id") not in (None, self.run_id)
+
+    @property
+    def metrics(self) -> Path:
+        """The file of its records; it may not be there."""
+        return self.folder if self.folder.is_file() else self.folder / METRICS_FILE
+
+    def env(self) -> dict[str, Any]:
+        """Return the content of ``env.json``; empty where there is none, or a damaged one."""
+        try:
+            return json.loads((self.folder / ENV_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+
+def read_starts(path: Path) -> list[Start]:
+    """Return the starts of the run that a folder holds now, in the order of their counter.
+
+    Starts of runs that began there earlier are left out. Where there is no ``run.json``, folders are ordered by their
+    names, which are times; one that recorded evaluations alone, beside others that trained, is an evaluation.
+
+    Args:
+        path: A run folder, the folder of one start, or a ``metrics.jsonl``.
+
+    Raises:
+        ValueError: ``run.json`` is damaged, or of a later version.
+    """
+    if path.is_file():
+        return [_unlisted(1, path)]
+    content = read_run_file(path, _ADVICE)
+    listed = _listed(path, content)
+    known = {start.folder for start in listed}
+    files = [file for file in (*path.glob(METRICS_FILE), *path.glob(f"*/{METRICS_FILE}")) if file.parent not in known]
+    files.sort(key=lambda file: [(int(n or -1), text) for n, text in re.findall(r"(\d+)|(\D+)", str(file.parent))])
+    newest = next((start.run_id for start in reversed(listed) if start.kind == "train"), "")
+    own = [start for start in listed if start.run_id == (content.get("run_id") or newest)]  # before a first checkpoint
+    trained = [start for start in own if start.kind == "train"]
+    if trained and trained[0].origin is None:
+        return own  # what is not listed is of version 0.1, and this run began after it
+    first = 1 - len(files) if own else 1
+    return [*(_unlisted(number, file.parent) for number, file in enumerate(files, first)), *own]
+
+
+def _listed(path: Path, content: dict[str, Any]) -> list[Start]:
+    """Return the starts that ``run.json`` lists, of all runs."""
+    starts = []
+    for entry in sorted(content.get("starts", ()), key=lambda entry: entry["start"]):
+        name = str(entry["folder"])
+        known = {"start", "kind", "folder", "run_id", "from", "changes", "code", "ended"}
+        recorded = Start(0, "train", path / name).env().get("code", {})  # run.json may have been written before
+        starts.append(
+            Start(
+                number=entry["start"],
+                kind=entry.get("kind", "train"),
+                folder=path / name,
+                run_id=str(entry.get("run_id") or content.get("run_id", "")),
+                origin=entry.get("from"),
+                changes=entry.get("changes") or [],
+                code=entry.get("code") or recorded.get("hash"),
+                ended=entry.get("ended"),
+                about={key: value for key, value in entry.items() if key not in known},
+            )
+        )
+    return starts
+
+
+def _unlisted(number: int, folder: Path) -> Start:
+    """Return a start that only its folder tells of."""
+    start = Start(number, "evaluate", folder)
+    with contextlib.suppress(OSError, ValueError, KeyError):  # of a start that evaluated, what run.json does not hold
+        about = json.loads((folder / START_FILE).read_text(encoding="utf-8"))
+        return dataclasses.replace(start, run_id=str(about["run_id"]), origin=about["from"], about=about)
+    modes, step = set(), None
+    with open(start.metrics, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            mode = re.search(r'"mode": ?"(\w+)"', line)
+            modes.add(mode[1] if mode else "")
+            if mode and mode[1] == "resume" and step is None:
+                step = int(re.search(r'"step": ?(\d+)', line)[1])  # pyright: ignore[reportOptionalSubscript]
+    kind = "evaluate" if modes <= {"val", "test", ""} else "train"
+    origin = None if step is None else {"run_id": None, "path": None, "iter": step, "epoch": None, "hash": None}
+    return Start(number, kind, folder, origin=origin, code=start.env().get("code", {}).get("hash"))

@@ -1,0 +1,315 @@
+"""Inside the process that makes a part of a run again: what is looked at in the iterations that somebody asks about."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pdb
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import ConcatDataset, Subset
+
+from .. import dist
+from ..checkpoint import read_checkpoint
+from ..errors import UsageValueError
+from ..nesting import iter_leaves, map_leaves
+from ..plain import NotPlainError, to_plain
+from ..runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, loops
+from ..runner.batch import describe_batch
+from ..text import did_you_mean, listed
+from .verifying import hash_of
+
+NOT_FINITE = "nonfinite"
+"""In the place of a module's name: the first one that makes something that is not finite of what is."""
+_SHOWN_SAMPLES = 10_000
+
+
+@dataclass
+class Probe:
+    """Looks at iterations and stops training behind the last one that matters.
+
+    Args:
+        iterations: Those that are looked at, counted from 0 as errors and hooks count them.
+        until: Leave when so many iterations are done.
+        folder: Where the captures are written, a file for each rank.
+        trace: Hash everything that happens in an iteration, in order; else only what shows that it is another one.
+        keep: Keep the batch, the outputs and the gradients themselves.
+        anomaly: Switch torch's anomaly detection on.
+        debug: Stop in the debugger before the step.
+        at: A module, in whose forward the debugger stops instead.
+    """
+
+    iterations: Sequence[int]
+    until: int
+    folder: str
+    trace: bool = False
+    keep: bool = False
+    anomaly: bool = False
+    debug: bool = False
+    at: str | None = None
+    captures: list[dict[str, Any]] = field(default_factory=list)
+    _runner: Any = None
+
+    def install(self) -> None:
+        """Let the train loops of this process, which does nothing else, be looked at."""
+        for loop in (EpochBasedTrainLoop, IterBasedTrainLoop):
+            loop.run_iter = self._looking(loop.run_iter)
+        step = loops.train_step
+        loops.train_step = lambda *args, **kwargs: self._step(step, *args, **kwargs)
+
+    def _looking(self, run_iter: Any) -> Any:
+        def run_and_look(loop: Any, runner: Runner, batch_idx: int, data_batch: Any) -> None:
+            position, self._runner = loop.position, runner
+            number = position.iter
+            if number in self.iterations:
+                where = {"iter": number, "epoch": position.epoch, "batch": position.batch, "rank": dist.get_rank()}
+                self.captures.append(where)
+            run_iter(loop, runner, batch_idx, data_batch)
+            if position.iter >= self.until:
+                raise SystemExit(0)
+
+        return run_and_look
+
+    def _step(self, train_step: Any, model: nn.Module, data: Any, wrapper: Any, **kwargs: Any) -> Any:
+        capture = self.captures[-1] if self.captures else {}
+        if capture.get("iter") != self._runner.num_iters_completed:
+            return train_step(model, data, wrapper, **kwargs)
+        capture.update(shapes=describe_batch(data), batch_hash=hash_of(data), lr=_numbers(wrapper.get_lr()))
+        entries: list[tuple[str, str, str]] = [
+            ("batch", *each) for each in _hashes(dict(iter_leaves(data)), self.trace)
+        ]
+        entries += self._state(model, wrapper)
+        kept: dict[str, Any] = {"batch": map_leaves(_copied, data), "outputs": {}, "gradients": {}} if self.keep else {}
+        steps = _steps(wrapper)
+        with contextlib.ExitStack() as stack:
+            if self.trace or self.keep:
+                stack.enter_context(self._watching(model, entries, kept))
+            if self.anomaly:
+                stack.enter_context(torch.autograd.detect_anomaly())
+            debugged = stack.enter_context(self._debugging(model)) if self.debug else None
+            try:
+                if debugged is not None and self.at is None:
+                    print(f"before the step of iteration {capture['iter']}: model, data, optim_wrapper are at hand")
+                    outputs = debugged.runcall(train_step, model, data, wrapper, **kwargs)
+                else:
+                    outputs = train_step(model, data, wrapper, **kwargs)
+            except Exception as error:
+                capture.update(error=f"{type(error).__name__}: {error}", trace=entries, kept=_as_plain(kept))
+                raise
+        values = _numbers(dict(outputs or {}))
+        entries += [("loss", name, repr(value)) for name, value in values.items()]
+        if self.trace:
+            entries += [("update", name, hash_of(value)) for name, value in model.named_parameters()]
+        entries += [("random streams", *each) for each in _hashes(_streams(), True)]
+        norms = [key for key in self._runner.message_hub.log_scalars if key.endswith("grad_norm")]
+        stepped = _steps(wrapper) != steps
+        scalars = {key: float(self._runner.message_hub.get_scalar(key).current()) for key in norms if stepped}
+        kept.setdefault("outputs", {})["step"] = values
+        capture.update(values=values, norms=scalars, stepped=stepped, trace=entries)
+        if self.keep:
+            capture["kept"] = _as_plain(kept)
+        return outputs
+
+    def _state(self, model: nn.Module, wrapper: Any) -> list[tuple[str, str, str]]:
+        states = {
+            "parameters": dict(model.named_parameters()),
+            "buffers": dict(model.named_buffers()),
+            "state of the optimizer": wrapper.state_dict() if self.trace else {},
+        }
+        return [
+            (name, *each)
+            for name, state in states.items()
+            for each in _hashes(state if name != "state of the optimizer" else dict(iter_leaves(state)), self.trace)
+        ]
+
+    @contextlib.contextmanager
+    def _watching(self, model: nn.Module, entries: list[Any], kept: dict[str, Any]) -> Iterator[None]:
+        """Note what modules make and what gradients arrive, in the order in which they do."""
+        handles = []
+
+        def made(name: str, output: Any) -> None:
+            entries.append(("output", name or "the model", hash_of(output)))
+            if kept:
+                kept["outputs"][name or "the model"] = map_leaves(_copied, output)
+            if not all(_is_finite(leaf) for _, leaf in iter_leaves(output)):
+                entries.append(("not finite", f"the output of {name or 'the model'}", ""))
+
+        def arrived(name: str, gradient: torch.Tensor | None) -> None:
+            if gradient is not None:
+                entries.append(("gradient", name, hash_of(gradient)))
+                if kept:
+                    kept["gradients"][name] = _copied(gradient)
+                if not _is_finite(gradient):
+                    entries.append(("not finite", f"the gradient of {name}", ""))
+
+        for name, module in model.named_modules():
+            handles.append(module.register_forward_hook(lambda _m, _i, output, name=name: made(name, output)))
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                hook = parameter.register_post_accumulate_grad_hook
+                handles.append(hook(lambda each, name=name: arrived(name, each.grad)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextlib.contextmanager
+    def _debugging(self, model: nn.Module) -> Iterator[pdb.Pdb]:
+        """Yield a debugger, which a module enters where one was named."""
+        debugger, modules = pdb.Pdb(nosigint=True), dict(model.named_modules())
+        handles: list[Any] = []
+        if self.at == NOT_FINITE:
+
+            def stop(module: nn.Module, inputs: Any, output: Any) -> None:
+                was_finite = all(_is_finite(leaf) for _, leaf in iter_leaves(inputs))
+                if was_finite and not all(_is_finite(leaf) for _, leaf in iter_leaves(output)):
+                    name = next(name for name, each in modules.items() if each is module)
+                    print(f"not finite: the output of {name or 'the model'}; module, inputs, output are at hand")
+                    debugger.set_trace(sys._getframe())
+
+            handles = [module.register_forward_hook(stop) for module in modules.values()]
+        elif self.at is not None:
+            if self.at not in modules:
+                names = [name for name in modules if name]
+                hint = did_you_mean(self.at, names) or f" There are: {listed(names, 30)}."
+                raise UsageValueError(f"the model has no module {self.at!r}.{hint}")
+            module = modules[self.at]
+            forward = module.forward
+            module.forward = lambda *args, **kwargs: debugger.runcall(forward, *args, **kwargs)
+        try:
+            yield debugger
+        finally:
+            for handle in handles:
+                handle.remove()
+            if self.at in modules:
+                modules[self.at].__dict__.pop("forward", None)
+
+    def write(self) -> None:
+        """Write what was found, with the samples of the batches."""
+        for capture in self.captures:
+            samples = samples_of(self._runner.train_loop.dataloader, capture["epoch"], capture["batch"])
+            capture["samples"] = samples
+        torch.save(self.captures, os.path.join(self.folder, f"probe_{dist.get_rank()}.pt"))
+
+
+# ------------------------------------------------------------------------------------------------------------- samples
+def look_up(runner: Runner, iterations: Sequence[int], checkpoint: str | None, folder: str) -> None:
+    """Write which samples iterations have, without a model. Collective: every rank must call.
+
+    Args:
+        runner: The runner, of which only the train loop is built.
+        iterations: The iterations, counted from 0.
+        checkpoint: One at or before them, whose position is counted on from; None counts from the begin.
+        folder: Where the file of each rank is written.
+    """
+    launcher = runner.launcher or dist.infer_launcher()
+    if launcher != "none":
+        dist.init_dist(launcher)
+    loop = runner.train_loop
+    saved = {} if checkpoint is None else read_checkpoint(checkpoint)["train_loop"]
+    length, found = loop.epoch_length, []
+    for iteration in iterations:
+        epoch, batch = saved.get("epoch", 0), saved.get("batch", 0) + iteration - saved.get("iter", 0)
+        if length:
+            epoch, batch = epoch + batch // length, batch % length
+        where = {"iter": iteration, "epoch": epoch, "batch": batch, "rank": dist.get_rank()}
+        found.append({**where, "samples": samples_of(loop.dataloader, epoch, batch)})
+    torch.save(found, os.path.join(folder, f"probe_{dist.get_rank()}.pt"))
+
+
+def samples_of(loader: Any, epoch: int, batch: int) -> dict[str, Any]:
+    """Return the indices of a batch's samples and where they come from, by loader; or why nobody knows them.
+
+    Returns:
+        For each loader (a single one is called ``""``) ``{"indices": [...], "from": [...]}`` or ``{"unknown": why}``.
+    """
+    return {name: _samples_of(each, epoch, batch) for name, each in getattr(loader, "loaders", {"": loader}).items()}
+
+
+def _samples_of(loader: Any, epoch: int, batch: int) -> dict[str, Any]:
+    source = getattr(loader, "_batches", None)
+    if source is None or loader._parts is not None:
+        kind = "a stream has no indices" if source is not None else f"{type(loader).__name__} does not say"
+        return {"unknown": kind}
+    if loader._seed_follower is not None:
+        loader._seed_follower.seed = loader.seed
+    former = source.epoch
+    loader._set_epoch_of_order(epoch + loader._epoch_offset)
+    key = next(source.keys(loader.seed or 0, batch, None, 0), None)
+    loader._set_epoch_of_order(former)
+    if key is None:
+        return {"unknown": f"epoch {epoch} has no batch {batch}"}
+    indices = key[-1] if isinstance(key[-1], list) else [key[-1]]
+    shown = indices[:_SHOWN_SAMPLES]
+    return {"indices": [_plain_index(each) for each in shown], "from": [source_of(loader.dataset, i) for i in shown]}
+
+
+def _plain_index(index: Any) -> Any:
+    return index if isinstance(index, int | str) else repr(index)
+
+
+def source_of(dataset: Any, index: Any) -> str:
+    """Return where a sample comes from: the dataset inside all wrappers, the index there, and the file it names."""
+    while True:
+        if hasattr(dataset, "_find"):
+            dataset, index = dataset._find(index)
+        elif isinstance(dataset, Subset):
+            dataset, index = dataset.dataset, dataset.indices[index]
+        elif isinstance(dataset, ConcatDataset):
+            number = int(np.searchsorted(dataset.cumulative_sizes, index, side="right"))
+            before = dataset.cumulative_sizes[number - 1] if number else 0
+            dataset, index = dataset.datasets[number], index - before
+        else:
+            break
+    info = dataset.get_data_info(index) if hasattr(dataset, "get_data_info") else {}
+    files = [value for key, value in info.items() if isinstance(value, str) and str(key).endswith(("path", "file"))]
+    return " ".join([f"{type(dataset).__name__}[{index}]", *files])
+
+
+# -------------------------------------------------------------------------------------------------------------- values
+def _hashes(state: dict[str, Any], each: bool) -> list[tuple[str, str]]:
+    return [(name, hash_of(value)) for name, value in state.items()] if each else [("", hash_of(state))]
+
+
+def _numbers(values: Any) -> dict[str, Any]:
+    """Return what of logged values or learning rates is a number."""
+    found = {path.replace("['", "").replace("']", ""): leaf for path, leaf in iter_leaves(values)}
+    return {
+        name: float(v) for name, v in found.items() if isinstance(v, int | float) or getattr(v, "numel", int)() == 1
+    }
+
+
+def _steps(wrapper: Any) -> list[int]:
+    return [each.num_optimizer_steps for each in wrapper.named().values()]
+
+
+def _copied(leaf: Any) -> Any:
+    return leaf.detach().cpu().clone() if isinstance(leaf, torch.Tensor) else leaf
+
+
+def _is_finite(leaf: Any) -> bool:
+    is_number = isinstance(leaf, torch.Tensor) and (leaf.is_floating_point() or leaf.is_complex())
+    return not is_number or bool(torch.isfinite(leaf).all())
+
+
+def _as_plain(value: Any) -> Any:
+    def plain(leaf: Any) -> Any:
+        try:
+            return to_plain(leaf)
+        except NotPlainError:
+            return repr(leaf)
+
+    return map_leaves(plain, value)
+
+
+def _streams() -> dict[str, Any]:
+    states = {"torch": torch.get_rng_state(), "numpy": np.random.get_state(), "python": random.getstate()}
+    return {**states, "cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else states

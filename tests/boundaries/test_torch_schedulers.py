@@ -1,0 +1,157 @@
+"""Schedulers of torch and transformers in a node that says their unit: stepped, saved, resumed, compared."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch.optim import lr_scheduler as torchs
+
+from lazyengine.config import Lazy, instantiate
+from lazyengine.config import LazyCall as L
+from lazyengine.errors import UsageTypeError, UsageValueError
+from lazyengine.optim import (
+    OptimWrapper,
+    TorchScheduler,
+    build_param_schedulers,
+    param_schedulers_state_dict,
+    resume_param_schedulers,
+)
+
+LENGTHS: Any = {"max_epochs": 5, "max_iters": 20, "epoch_length": 4}
+
+
+def _lazy(target: Any, **arguments: Any) -> Any:
+    """Return a recipe as a built config holds it."""
+
+    class Holder:
+        def __init__(self, part: Lazy[Any]) -> None:
+            self.part = part
+
+    return instantiate(L(Holder)(part=L(target)(**arguments))).part
+
+
+def sgd(lr: float = 0.1) -> torch.optim.SGD:
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(2))], "lr": factor * lr} for factor in (1, 0.2)]
+    return torch.optim.SGD(groups, lr=lr, momentum=0.9)
+
+
+def halves(step: int) -> float:
+    return 0.5**step
+
+
+def sequence(optimizer: torch.optim.Optimizer, milestone: int) -> torchs.SequentialLR:
+    parts = [torchs.ConstantLR(optimizer, 0.1, milestone), torchs.ExponentialLR(optimizer, 0.9)]
+    return torchs.SequentialLR(optimizer, parts, [milestone])
+
+
+CASES: list[tuple[Any, dict[str, Any], dict[str, Any]]] = [
+    (torchs.CosineAnnealingLR, {"T_max": 20}, {"T_max": 30}),
+    (torchs.StepLR, {"step_size": 3}, {"step_size": 4, "gamma": 0.3}),
+    (torchs.MultiStepLR, {"milestones": [2, 6]}, {"milestones": [3, 5, 9]}),
+    (torchs.OneCycleLR, {"max_lr": 0.5, "total_steps": 30}, {"max_lr": 0.7, "total_steps": 30}),
+    (torchs.LambdaLR, {"lr_lambda": halves}, {"lr_lambda": abs}),
+    (sequence, {"milestone": 3}, {"milestone": 8}),
+]
+
+
+def advance(optimizer: Any, scheduler: TorchScheduler | Any, steps: int) -> list[list[float]]:
+    curve = []
+    for _ in range(steps):
+        optimizer.step()
+        scheduler.step()
+        curve.append([group["lr"] for group in optimizer.param_groups])
+    return curve
+
+
+def on_disk(scheduler: TorchScheduler, tmp_path: Any) -> Any:
+    path = tmp_path / "state.pth"
+    torch.save(param_schedulers_state_dict([scheduler]), path)
+    return torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize(("make", "arguments", "changed"), CASES)
+def test_its_values_are_those_of_the_bare_one_also_after_a_resume(make, arguments, changed, tmp_path):
+    bare = sgd()
+    expected = advance(bare, make(bare, **arguments), 16)
+    optimizer = sgd()
+    scheduler = TorchScheduler(optimizer, make, by="step", **arguments)
+    assert advance(optimizer, scheduler, 7) == expected[:7]
+    states, groups = on_disk(scheduler, tmp_path), optimizer.state_dict()
+
+    resumed = sgd()
+    chain = [TorchScheduler(resumed, make, by="step", **arguments)]
+    resumed.load_state_dict(groups)
+    assert resume_param_schedulers(chain, states) == []
+    assert advance(resumed, chain[0], 9) == expected[7:]
+
+    other = sgd()
+    expected = advance(other, make(other, **changed), 16)
+    resumed = sgd()
+    chain = [TorchScheduler(resumed, make, by="step", **changed)]
+    resumed.load_state_dict(groups)
+    assert "arguments" in resume_param_schedulers(chain, states)[0]
+    assert [group["lr"] for group in resumed.param_groups] == expected[6]
+    assert advance(resumed, chain[0], 9) == expected[7:]
+
+
+def test_another_initial_rate_moves_the_whole_schedule(tmp_path):
+    optimizer = sgd()
+    scheduler = TorchScheduler(optimizer, torchs.CosineAnnealingLR, by="step", T_max=20)
+    advance(optimizer, scheduler, 5)
+    resumed = OptimWrapper(sgd(0.2))
+    chain = [TorchScheduler(resumed, torchs.CosineAnnealingLR, by="step", T_max=20)]
+    assert "base_values" in resume_param_schedulers(chain, on_disk(scheduler, tmp_path))[0]
+    other = sgd(0.2)
+    expected = advance(other, torchs.CosineAnnealingLR(other, T_max=20), 5)[-1]
+    assert resumed.get_lr()["lr"] == expected
+
+
+def test_what_cannot_be_compared_stays_as_saved_and_is_named(tmp_path, capsys):
+    optimizer = sgd()
+    scheduler = TorchScheduler(optimizer, torchs.LambdaLR, by="step", lr_lambda=lambda step: 0.5**step)
+    advance(optimizer, scheduler, 3)
+    resumed = sgd()
+    chain = [TorchScheduler(resumed, torchs.LambdaLR, by="step", lr_lambda=lambda step: 0.5**step)]
+    resumed.load_state_dict(optimizer.state_dict())
+    assert resume_param_schedulers(chain, on_disk(scheduler, tmp_path)) == []
+    assert "lr_lambda cannot be compared" in "".join(capsys.readouterr())
+    assert advance(resumed, chain[0], 2) == advance(optimizer, scheduler, 2)
+
+
+def test_schedules_of_transformers():
+    transformers = pytest.importorskip("transformers")
+    make, arguments = transformers.get_cosine_schedule_with_warmup, {"num_warmup_steps": 3, "num_training_steps": 20}
+    bare, optimizer = sgd(), sgd()
+    expected = advance(bare, make(bare, **arguments), 12)
+    scheduler = TorchScheduler(optimizer, make, by="step", **arguments)
+    assert advance(optimizer, scheduler, 12) == expected
+    assert json.loads(json.dumps(scheduler.state_dict()))["arguments"] == arguments
+
+
+def test_a_recipe_gets_the_optimizer_and_a_bare_scheduler_is_refused_with_both_spellings():
+    wrapper = OptimWrapper(sgd())
+    built: Any
+    (built,) = build_param_schedulers(
+        [_lazy(TorchScheduler, make=torchs.StepLR, by="epoch", step_size=1)],
+        wrapper,
+        **LENGTHS,
+    )
+    assert (built.by_epoch, built.scheduler.optimizer) == (True, wrapper.optimizer)
+    spellings = (
+        r"write L\(TorchScheduler\)\(make=StepLR, by='epoch', ...\) or L\(TorchScheduler\)\(make=StepLR, by='step'"
+    )
+    with pytest.raises(UsageTypeError, match=spellings):
+        build_param_schedulers([_lazy(torchs.StepLR, step_size=1)], wrapper, **LENGTHS)
+    with pytest.raises(UsageTypeError, match=spellings):
+        build_param_schedulers([torchs.StepLR(wrapper.optimizer, 1)], wrapper, **LENGTHS)
+    with pytest.raises(UsageValueError, match="by must be 'epoch' or 'step', got 'iter'"):
+        TorchScheduler(wrapper, torchs.StepLR, by="iter", step_size=1)  # type: ignore[arg-type]
+    with pytest.raises(UsageTypeError, match="use ReduceOnPlateauLR"):
+        TorchScheduler(wrapper, torchs.ReduceLROnPlateau, by="epoch")
+    with pytest.raises(UsageValueError, match="by='epoch', but the run counts iterations"):
+        build_param_schedulers(
+            [_lazy(TorchScheduler, make=torchs.StepLR, by="epoch", step_size=1)],
+            wrapper,
+            **{**LENGTHS, "max_epochs": None},
+        )

@@ -1,0 +1,109 @@
+"""The model of a run, loaded for inference and exported, with its outputs compared."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch.optim import AdamW
+
+from lazyengine.checkpoint import read_checkpoint
+from lazyengine.cli import export, train
+from lazyengine.runs import load
+
+DIGITS = str(Path(__file__).resolve().parents[2] / "projects/digits/config.py")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A short training of the digits."""
+    folder = tmp_path_factory.mktemp("run")
+    short = ["--limit", "train=10", "val=1", "model.width=4", "train_loop.max_epochs=2"]
+    assert train.main([DIGITS, "--work-dir", str(folder), *short]) == 0
+    return folder
+
+
+def test_a_loaded_model_is_that_of_the_checkpoint_in_eval_mode(run, monkeypatch):
+    monkeypatch.setattr(AdamW, "__init__", None)  # nothing of the training is built
+    loaded = load(run)
+    model, config, meta, checkpoint = loaded
+    assert not model.training
+    assert (config.model.width, config.val_loop.limit) == (4, 1)
+    assert meta["epoch"] in (1, 2)
+    assert Path(checkpoint).name == f"best_accuracy_top1_epoch_{meta['epoch']}.pth"
+    for key, value in read_checkpoint(checkpoint)["state_dict"].items():
+        assert torch.equal(value, model.state_dict()[key])
+    scores = model(torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.int64))
+    assert scores.shape == (1, 10)
+
+
+def test_other_checkpoints_can_be_named(run):
+    assert load(run, "latest").meta["epoch"] == 2
+    assert load(run, "epoch_1.pth").meta["epoch"] == 1
+    assert load(run, str(run / "epoch_1.pth")).meta["epoch"] == 1
+
+
+def test_loading_writes_nothing_and_needs_no_training_data(run, monkeypatch):
+    before = sorted(run.rglob("*"))
+    from projects.digits.digits import Digits
+
+    monkeypatch.setattr(Digits, "__init__", None)
+    load(run)
+    assert sorted(run.rglob("*")) == before
+
+
+def test_what_is_no_run_has_no_model(run, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"is no run folder: it has no config\.py"):
+        load(tmp_path)
+    shutil.copy(run / "config.py", tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no best checkpoint in"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "torch-export"])
+def test_an_export_gives_the_same_outputs(run, tmp_path, capsys, kind):
+    pytest.importorskip("safetensors")
+    name = {"safetensors": "model.safetensors", "torch-export": "model.pt2"}[kind]
+    assert export.main([str(run), "--format", kind, "--output", str(tmp_path / name)]) == 0
+    out = capsys.readouterr().out
+    assert f"written: {tmp_path / name}" in out
+    assert "outputs equal" in out
+    if kind == "torch-export":
+        program = torch.export.load(tmp_path / name).module()
+        image, label = torch.rand(5, 1, 8, 8), torch.zeros(5, dtype=torch.int64)
+        torch.testing.assert_close(program(image, label), load(run).model(image, label))
+
+
+def test_an_export_that_gives_something_else_is_found(run, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("safetensors")
+
+    def damaged(state, path):
+        write({name: value + 1 if value.is_floating_point() else value for name, value in state.items()}, path)
+
+    write = export.export_safetensors
+    monkeypatch.setattr(export, "export_safetensors", damaged)
+    assert export.main([str(run), "--output", str(tmp_path / "model.safetensors")]) == 1
+    assert "outputs DIFFER" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--fields", "imagee"], "--fields imagee: the model's inputs of a batch are image, label"),
+        (["--fields", "image"], "--fields: the model's forward needs label too: give it a default there"),
+        (["--format", "torch-export", "--output", "model.onnx"], "is a file that ends in .pt2"),
+        (["--checkpoint", "epoch_7.pth"], "epoch_7.pth"),
+    ],
+)
+def test_mistakes(run, capsys, options, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert export.main([str(run), *options]) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_it_says_what_to_install(run, capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)
+    assert export.main([str(run)]) == 2
+    assert "pip install 'lazyengine[export]'" in capsys.readouterr().err

@@ -1,0 +1,202 @@
+"""A value that a config or a command line sets reaches the experiment, or the load says that it does not."""
+
+import warnings
+
+import pytest
+
+from lazyengine.config import ConfigWarning, LazyConfig, OverrideError, SharingError, instantiate
+
+BASE = "lr = 0.1\nepochs = 3\nopt = L(Opt)(lr=lr)\nrunner = L(Run)(opt=opt, epochs=epochs)\n"  # lines 3 to 6
+
+
+# ------------------------------------------------------------------------------- a child that rebinds a plain value
+@pytest.mark.parametrize(
+    "change",
+    ["lr = 0.05", "lr = lr / 2", "lr: float = 0.05", "lr = 0.1\nlr *= 3", "for lr in (1, 2): ...", "(lr := 0.7)"],
+)
+@pytest.mark.parametrize("imports", ["*", "lr, opt, runner", "runner, lr"])
+def test_a_rebound_value_that_the_base_has_read_is_an_error(project, change, imports):
+    with pytest.raises(SharingError, match=r"main\.py:\d+: 'lr' .*base\.py:5.*opt\.lr"):
+        project.load(f"from .base import {imports}\n{change}\n", base=BASE)
+
+
+def test_a_rebound_value_under_another_name_or_over_two_files_is_an_error(project):
+    project.write(base=BASE, middle="from .base import *\n", values="lr = 0.1\n")
+    with pytest.raises(SharingError, match=r"main\.py:4: 'rate'"):
+        project.load("from .base import runner, lr as rate\nrate = 3\n")
+    with pytest.raises(SharingError, match=r"main\.py:4: 'lr' .*base\.py:5"):
+        project.load("from .middle import *\nlr = 3\n")
+    project.write(base="from .values import lr\nopt = L(Opt)(lr=lr)\n")
+    with pytest.raises(SharingError, match=r"main\.py:4: 'lr' .*base\.py:4"):
+        project.load("from .base import *\nlr = 3\n")
+
+
+@pytest.mark.parametrize(
+    "child",
+    [
+        "lr = 0.05\nopt.lr = lr",
+        "opt.lr = 0.05\nlr = 0.05",
+        "lr = 0.05\nrunner.opt = replace(opt, L(Opt)(lr=lr))",
+        "lr = 0.1",  # the same value
+        "epochs = 5\nrunner.epochs = epochs",
+    ],
+)
+def test_a_rebound_value_that_the_child_passes_on_is_good_style(project, child):
+    project.load(f"from .base import *\n{child}\n", base=BASE)
+
+
+def test_a_value_that_no_python_has_read_may_be_rebound(project):
+    base = "lr = 0.1\nseed = 0\nopt = L(Opt)(lr=ref('lr'))\nrunner = L(Run)(opt=opt)\n"
+    cfg = project.load("from .base import *\nlr = 0.05\nseed = 1\n", base=base)
+    assert instantiate(cfg.runner).parts["opt"].lr == 0.05
+
+
+def test_what_still_follows_the_old_value_is_noted(project):
+    base = BASE + "runner.half = L(Opt)(lr=lr / 2)\n"
+    with pytest.warns(ConfigWarning, match=r"main\.py:4: 'lr' .*runner\.half\.lr \(base\.py:7\)"):
+        project.load("from .base import *\nlr = 0.05\nopt.lr = lr\n", base=base)
+
+
+# -------------------------------------------------------------------------- reads that an override would not reach
+READS = {
+    "function": "def make():\n    return L(Opt)(lr=lr)\nopt = make()",
+    "default": "def make(lr=lr):\n    return L(Opt)(lr=lr)\nopt = make()",
+    "lambda": "opt = (lambda: L(Opt)(lr=lr))()",
+    "comprehension": "opt = [L(Opt)(lr=lr * i) for i in range(2)]",
+    "nested": "opt = [[lr for _ in [1]] for _ in [1]]",
+    "class": "class Values:\n    rate = lr\nopt = L(Opt)(lr=Values.rate)",
+    "text": "opt = L(Opt)(lr=float(f'{lr}'))",
+    "alias": "rate = lr\nopt = L(Opt)(lr=rate)",
+    "condition": "opt = L(Opt)(lr=1 if lr else 2)",
+    "global": "def make():\n    global lr\n    return L(Opt)(lr=lr)\nopt = make()",
+    "match": "match lr:\n    case 0.1:\n        opt = L(Opt)(lr=1)",
+}
+
+
+@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize("place", ["here", "star", "name", "other name", "module", "module by another name"])
+def test_one_rule_for_reads(project, read, place):
+    text = f"{READS[read]}\nrunner = L(Run)(opt=opt)\n"
+    lines = {"here": f"lr = 0.1\n{text}", "star": "from .base import *\n", "name": "from .base import lr, runner\n"}
+    lines["other name"] = "from .base import runner, lr as rate\n"
+    lines["module"] = "from . import base\nlr = base.lr\nrunner = base.runner\n"
+    lines["module by another name"] = "import a.base as b\nlr, runner = b.lr, b.runner\n"
+    project.write(base=f"lr = 0.1\n{text}")
+    cfg = project.load(lines[place])
+    name = "rate" if place == "other name" else "lr"
+    with pytest.raises(OverrideError, match=r"Python has read .* already"):
+        LazyConfig.apply_overrides(cfg, [f"{name}=3"])
+
+
+def test_names_of_inner_scopes_are_others(project):
+    cfg = project.load(
+        "lr = 0.1\nopt = [L(Opt)(lr=lr) for lr in (1, 2)]\n"
+        "def make(lr):\n    return L(Opt)(lr=lr)\nrunner = L(Run)(opt=[opt, make(3)], lr=ref('lr'))\n"
+    )
+    cfg = LazyConfig.apply_overrides(cfg, ["lr=5"])
+    assert instantiate(cfg.runner).parts["lr"] == 5
+
+
+def test_what_was_read_before_the_last_assignment_is_another_value(project):
+    cfg = project.load("n = 5\nm = n * 2\nn = 6\n")
+    LazyConfig.apply_overrides(cfg, ["n=7"])
+
+
+@pytest.mark.parametrize(
+    "imports", ["from .consts import LR", "import a.consts as c\nLR = c.LR", "from .consts import *"]
+)
+@pytest.mark.parametrize("read", ["L(Opt)(lr=LR)", "make()"])
+def test_constants_of_real_modules(project, imports, read):
+    consts = "LR = 0.1\ndef make():\n    return L(Opt)(lr=LR)\n"
+    more = "" if "*" in imports else "\nfrom .consts import make"
+    cfg = project.load(f"{imports}{more}\nopt = {read}\nrunner = L(Run)(opt=opt)\n", consts=consts)
+    with pytest.raises(OverrideError, match="Python has read"):
+        LazyConfig.apply_overrides(cfg, ["LR=0.2"])
+
+
+@pytest.mark.parametrize(
+    "read",
+    ["d['lr']", "d.get('lr')", "[*d.values()][0]", "dict(d)['lr']", "sum(v for v in d.values())", "take(d)"],
+)
+def test_items_of_plain_containers(project, read):
+    head = "d = {'lr': 0.1, 'x': 1}\ndef take(d):\n    return d['lr']\n"
+    cfg = project.load(f"{head}opt = L(Opt)(lr={read})\nrunner = L(Run)(opt=opt)\n")
+    for override in ("d.lr=0.2", "d={lr: 3}", "~d.lr"):
+        with pytest.raises(OverrideError, match="Python has read"):
+            LazyConfig.apply_overrides(cfg, [override])
+
+
+def test_containers_that_nodes_hold_are_changed_there(project):
+    cfg = project.load("d = {'lr': 0.1}\nd['x'] = 2\nd.update(y=3)\nrunner = L(Run)(d=d, e=[d])\n", "d.lr=0.2", "d.x=5")
+    assert cfg.runner.e[0] is cfg.runner.d
+    assert cfg.runner.d == {"lr": 0.2, "x": 5, "y": 3}
+
+
+def test_a_path_that_a_ref_follows_may_be_changed(project):
+    text = "d = {'lr': 0.1, 'x': 1}\nhalf = d['lr'] / 2\nrunner = L(Run)(lr=ref('d.lr'))\n"
+    assert instantiate(project.load(text, "d.lr=0.2").runner).parts["lr"] == 0.2
+    with pytest.raises(OverrideError, match="Python has read"):
+        project.load(text, "d.x=0.2")
+
+
+# --------------------------------------------------------------------------------- overrides of what nothing uses
+@pytest.mark.parametrize(
+    ("text", "override", "match"),
+    [
+        ("opt = L(Opt)(lr=1)\nrunner = L(Run)(opt=clone(opt))\n", "opt.lr=2", r"opt\.lr.*runner\.opt\.lr"),
+        ("opt = L(Opt)(net=L(Net)())\nrunner = L(Run)(net=clone(opt.net))\n", "opt.net.width=2", r"runner\.net\.width"),
+        ("runner = L(Run)()\n", "+max_iters=3", r"max_iters"),
+        ("seed = 1\nrunner = L(Run)(seed=2)\n", "seed=3", r"runner\.seed"),
+        ("hooks = [1]\nrunner = L(Run)(hooks=list(range(3)))\n", "+hooks[1]=3", r"hooks"),
+        ("net = L(Net)()\nrunner = L(Run)(width=ref('net.width'))\nnet.width = 3\n", "net.rate=3", r"net\.rate"),
+        ("opt = L(Opt)(lr=ref('lr'))\nlr = 1\nrunner = L(Run)()\n", "lr=3", r"lr"),
+        ("opt = L(Opt)(lr=1)\nrunner = L(Run)()\n", "opt=null", r"opt"),
+        ("opt = L(Opt)(lr=1)\nrunner = L(Run)()\n", "~opt.lr", r"opt\.lr"),
+    ],
+)
+def test_an_override_that_nothing_uses_is_said(project, text, override, match):
+    cfg = project.load(text)
+    with pytest.warns(ConfigWarning, match=match):
+        LazyConfig.apply_overrides(cfg, [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "override"),
+    [
+        ("opt = L(Opt)(lr=1)\nrunner = L(Run)(opt=[opt])\n", "opt.lr=2"),
+        ("opt = L(Opt)(lr=1)\nrunner = L(Run)(opt={1: opt})\n", "opt=null"),
+        ("opt = L(Opt)(lr=1)\nrunner = L(Run)(lr=ref('opt.lr'))\n", "opt.lr=2"),
+        ("opt = L(Opt)(lr=1)\nrunner = L(Run)(opt=ref('opt'))\n", "opt.lr=2"),
+        ("d = {'a': {'b': 1}}\nrunner = L(Run)(lr=ref('d.a'))\n", "d.a.b=2"),
+        ("x = 1\ny = ref('x')\nrunner = L(Run)(lr=ref('y'))\n", "x=2"),
+        ("hooks = [1]\nrunner = L(Run)(hooks=hooks)\n", "+hooks[1]=3"),
+        ("hooks = [1]\nrunner = L(Run)(hooks=hooks)\n", "~hooks[0]"),
+        ("runner = L(Run)(x=1)\n", "+runner.y=3"),
+        ("seed = 1\nopt = L(Opt)()\n", "seed=3"),  # no runner: what loads it decides what it uses
+        ("seed = 1\nopt = L(Opt)()\n", "+more=3"),
+    ],
+)
+def test_an_override_that_is_used_is_not_warned_about(project, text, override):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        project.load(text, override)
+
+
+@pytest.mark.parametrize("change", ["base.lr = 3", "setattr(base, 'lr', 3)", "base.opt = L(Opt)(lr=3)"])
+def test_a_name_of_a_base_that_is_bound_anew_through_its_module(project, change):
+    project.write(base="lr = 1\nfree = 2\nopt = L(Opt)(lr=lr)\nrunner = L(Run)(opt=opt, free=ref('free'))\n")
+    with pytest.raises(SharingError, match=r"main\.py:4: '(lr|opt)' of base\.py is bound anew.*base\.py:[56]"):
+        project.load(f"from . import base\n{change}\nfrom .base import *\n")
+    cfg = project.load("from . import base\nbase.free = 5\nbase.new = 1\nfrom .base import *\n")
+    assert instantiate(cfg.runner).parts["free"] == 5
+
+
+@pytest.mark.parametrize("change", ["d['lr'] = 3", "d.update(lr=3)", "del d['lr']"])
+def test_an_item_that_was_read_before_another_file_changed_it(project, change):
+    project.write(base="d = {'lr': 1, 'more': 2}\nopt = L(Opt)(lr=d['lr'])\nrunner = L(Run)(opt=opt)\n")
+    with pytest.warns(ConfigWarning, match=r"main\.py changes 'd' of base\.py.*opt\.lr \(base\.py:4\) still follow"):
+        project.load(f"from .base import *\n{change}\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        project.load(f"from .base import *\n{change}\nopt.lr = 3\n")
+        project.load("from .base import *\nd['more'] = 3\nd['new'] = 1\n")

@@ -1,0 +1,226 @@
+"""Small projects on mmengine, written for these tests, ported by the command and trained."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lazyengine.cli.main import main
+from lazyengine.port import PortError, port_path
+
+FIXTURES = Path(__file__).parent / "fixtures"
+PROJECT = FIXTURES / "mm_project"
+GOLDEN = json.loads(
+    (FIXTURES / "mm_project_golden.json").read_text()
+)  # what mmengine 0.10.7 trained, on one CPU thread
+CONFIGS = list(GOLDEN)
+TRAIN = """
+import sys
+sys.path.insert(0, ".")
+from lazyengine.config import LazyConfig
+from lazyengine.runner import Runner
+cfg = LazyConfig.load(sys.argv[1])
+cfg.runner.work_dir = "run"
+Runner.from_cfg(cfg).train()
+"""
+
+
+def run(script: str, *args: str, cwd: Path) -> str:
+    env = {**os.environ, "BLOBS_RECORD": str(cwd / "record.json"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", script, *args], cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    pytest.importorskip("libcst")
+    target = tmp_path_factory.mktemp("whole")
+    ported, kinds = port_path(PROJECT, target)
+    assert {kind: len(files) for kind, files in kinds.items() if kind != "other"} == {
+        "mmengine config": 8,
+        "mmengine code": 5,
+    }
+    assert not ported.failed
+    assert not ported.todos
+    return target
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_ported_project_trains_to_the_numbers_of_mmengine(whole, name):
+    run(TRAIN, f"{name.replace('-', '_')}.py", cwd=whole)
+    rows = [row[:2] for row in json.loads((whole / "record.json").read_text())]
+    assert len(rows) == len(GOLDEN[name])
+    for row, expected in zip(rows, GOLDEN[name]):
+        assert row == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_ported_configs_say_what_the_old_ones_said(tmp_path, capsys, flat):
+    code = main(["port", str(PROJECT / "configs"), "--to", str(tmp_path), "--prove", *(["--flat"] if flat else [])])
+    out = capsys.readouterr().out
+    assert code == 0, out
+    assert out.count(" equal") == 6
+
+
+def test_a_base_config_stays_a_file_of_its_own(tmp_path):
+    port_path(PROJECT / "configs" / "blobs-adam_accumulated.py", tmp_path)
+    text = (tmp_path / "blobs_adam_accumulated.py").read_text()
+    assert "from .blobs_sgd import *" in text
+    assert "train_loop = L(IterBasedTrainLoop)(dataloader=train_dataloader, max_iters=12, val_interval=6)" in text
+    assert 'default_hooks["checkpoint"].interval = 6' in text
+    assert "model=REQUIRED" in (tmp_path / "_base_" / "schedule.py").read_text()
+
+
+def test_flat_is_one_file(tmp_path):
+    port_path(PROJECT / "configs" / "blobs-adam_accumulated.py", tmp_path, flat=True)
+    assert [path.name for path in tmp_path.rglob("*.py")] == ["blobs_adam_accumulated.py"]
+    assert "import *" not in (tmp_path / "blobs_adam_accumulated.py").read_text()
+
+
+def test_a_part_that_changes_another_part_stands_alone(tmp_path):
+    """It would change nodes that the leaf later puts into other parts, which configs refuse."""
+    source = tmp_path / "old"
+    source.mkdir()
+    (source / "model.py").write_text('model = dict(type="Sequential", depth=1)\n')
+    (source / "larger.py").write_text('_base_ = "./model.py"\nmodel = dict(depth=2)\n')
+    (source / "schedule.py").write_text('optim_wrapper = dict(optimizer=dict(type="SGD", lr=0.1))\n')
+    (source / "leaf.py").write_text('_base_ = ["./larger.py", "./schedule.py"]\n')
+    port_path(source, tmp_path / "new")
+    assert "import *" not in (tmp_path / "new" / "larger.py").read_text()
+    assert "optimizer.params.model = model" in (tmp_path / "new" / "leaf.py").read_text()
+
+
+def port_text(tmp_path: Path, text: str, name: str = "old.py") -> tuple[str, list[str]]:
+    source = tmp_path / "source"
+    source.mkdir(exist_ok=True)
+    (source / name).write_text(text)
+    ported, _ = port_path(source / name, tmp_path / "new")
+    return (tmp_path / "new" / name).read_text(), [todo.reason for todo in ported.todos]
+
+
+def test_an_unknown_class_is_a_todo_with_its_line_and_exit_code_1(tmp_path, capsys):
+    (tmp_path / "old.py").write_text('model = dict(type="Nowhere", depth=3)\n')
+    assert main(["port", str(tmp_path / "old.py"), "--to", str(tmp_path / "new")]) == 1
+    lines = (tmp_path / "new" / "old.py").read_text().splitlines()
+    number = next(i for i, line in enumerate(lines, 1) if line.startswith("# TODO port: model: no class is registered"))
+    assert (
+        f"{tmp_path / 'new' / 'old.py'}:{number}: model: no class is registered as 'Nowhere'" in capsys.readouterr().out
+    )
+    assert 'L("unknown:Nowhere")(depth=3)' in lines[number]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('optim_wrapper = dict(type="AmpOptimWrapper", optimizer=dict(type="Adam", lr=0.1))', "L(AmpOptimWrapper)"),
+        ("train_cfg = dict(by_epoch=False, max_iters=9)", "L(IterBasedTrainLoop)(dataloader=REQUIRED, max_iters=9)"),
+        ("val_cfg = dict(fp16=True)", 'precision="float16"'),
+        ('custom_hooks = [dict(type="EMAHook", momentum=0.1)]', "ema=L(EMAHook)(momentum=0.1, strict_load=False)"),
+        ('custom_hooks = [dict(type="EarlyStoppingHook", monitor="a")]', 'monitor="a", min_delta=0.1'),
+        (
+            'custom_hooks = [dict(type="EMAHook", ema_type="StochasticWeightAverage")]',
+            "ema_type=StochasticWeightAverage",
+        ),
+        ('default_hooks = dict(checkpoint=dict(type="CheckpointHook", out_dir="a"))', 'out_dir="a"'),
+        ("randomness = dict(seed=5, deterministic=True)\nmodel = dict()", 'deterministic = "warn"'),
+        (
+            "auto_scale_lr = dict(enable=True, base_batch_size=8)\n"
+            'optim_wrapper = dict(accumulative_counts=2, optimizer=dict(type="SGD", lr=1))',
+            "auto_scale_lr = 16",
+        ),
+        (
+            'train_dataloader = dict(batch_size=2, dataset=dict(type="ConcatDataset", datasets=[]),'
+            'sampler=dict(type="InfiniteSampler"))',
+            "collate_fn=pseudo_collate",
+        ),
+        ("find_unused_parameters = True\nmodel = dict()", "wrapper=L(DDP)(find_unused_parameters=True)"),
+        ('optim_wrapper = dict(optimizer=dict(type="SGD", lr=1), constructor="Own")', "# TODO port:"),
+        ("work_dir = 'a/{{ fileBasenameNoExtension }}'\nmodel = dict()", 'work_dir = "a/old"'),
+    ],
+)
+def test_each_rule(tmp_path, old, new):
+    assert new in port_text(tmp_path, old)[0]
+
+
+def test_what_a_class_does_not_accept_is_a_note_and_not_an_error(tmp_path):
+    text, todos = port_text(tmp_path, 'optim_wrapper = dict(optimizer=dict(type="SGD", lr=1, foo=2))')
+    assert todos == ["optimizer: SGD has no foo=2"]
+    assert text.count("foo") == 1
+
+
+def test_a_folder_without_old_files_is_refused(tmp_path):
+    (tmp_path / "a.py").write_text("print(1)\n")
+    with pytest.raises(PortError, match="no config and no code"):
+        port_path(tmp_path, tmp_path / "new")
+    assert main(["port", str(tmp_path / "missing")]) == 2
+
+
+CODE = """
+from mmengine.config import Config
+from mmengine.fileio import join_path, load
+from mmengine.hooks import Hook
+from mmengine.model import BaseModule, is_model_wrapper
+from mmengine.runner import EpochBasedTrainLoop
+from mmengine.registry import HOOKS, MODELS
+
+
+@HOOKS.register_module()
+class Mine(Hook):
+    def before_train(self, runner):
+        if is_model_wrapper(runner.model):
+            model = runner.model.module
+        else:
+            model = runner.model
+        self.rank, self.cfg = runner.rank, runner.cfg
+
+
+@MODELS.register_module()
+class Net(BaseModule):
+    def __init__(self, part=dict(type="Net"), other=None, third=None):
+        super().__init__(init_cfg=[dict(type="Kaiming", layer="Conv2d"), dict(type="Pretrained", checkpoint="a.pth")])
+        self.part = MODELS.build(part)
+        if isinstance(other, dict):
+            other = MODELS.build(other)
+        third.setdefault("width", 3)
+        self.third = MODELS.build(third)
+
+
+class Loop(EpochBasedTrainLoop):
+    def __init__(self, runner, dataloader, max_epochs, extra=1):
+        super().__init__(runner, dataloader, max_epochs)
+        self.extra = extra
+
+    def run_iter(self, idx, data_batch):
+        self.runner.call_hook("before_train_iter", batch_idx=idx)
+
+
+cfg = Config.fromfile("a.py", lazy_import=False)
+"""
+
+
+def test_code(tmp_path):
+    pytest.importorskip("libcst")
+    text, todos = port_text(tmp_path, CODE)
+    assert "register_module" not in text
+    assert "MODELS" not in text
+    assert "from lazyengine.fileio import join as join_path" in text
+    assert "model = runner.model\n" in text
+    assert "is_model_wrapper" not in text
+    assert "part = part if part is not None else Net()" in text
+    assert 'init_cfg=[KaimingInit(layer="Conv2d"), PretrainedInit(checkpoint="a.pth")]' in text
+    assert "isinstance(other, dict)" not in text
+    assert "def __init__(self, dataloader, max_epochs, extra=1)" in text
+    assert "super().__init__(dataloader, max_epochs)" in text
+    assert "def run_iter(self, runner, idx, data_batch)" in text
+    assert 'cfg = LazyConfig.load("a.py")' in text
+    assert [todo.partition(":")[0] for todo in todos] == [
+        "mmengine's load",
+        "runner.cfg",
+        "the dict third is read or changed before it is built; what comes in is the object now",
+    ]

@@ -1,0 +1,220 @@
+"""What a start keeps of its code and environment, seen from processes that import projects."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from lazyengine.record import changed_code, collect_code, collect_env, load_code, save_code
+
+from .project import commit, git, record_in, write
+
+CONFIG = """
+    from argparse import Namespace
+    from lazyengine.config import LazyCall as L
+    from .net import Net
+    from .common import width
+    model = L(Net)(width=width)
+"""
+FILES = {
+    "pkg/__init__.py": "",
+    "pkg/net.py": "class Net:\n    def __init__(self, width):\n        self.width = width\n",
+    "pkg/common.py": "width = 3\n",
+    "pkg/config.py": CONFIG,
+    "pkg/never.py": "secret = 1\n",
+    "pkg/late.py": "x = 1\n",
+    "pkg/table.csv": "1,2\n",
+    "pkg/.env": "PASSWORD=1\n",
+    "pkg/credentials.json": "{}",
+    "pkg/train.log": "1",
+    "pkg/large.txt": "x" * 200_001,
+    "other/lib.py": "y = 1\n",
+}
+LOAD = """
+    from lazyengine.config import LazyConfig, instantiate
+    cfg = LazyConfig.load("pkg/config.py")
+    instantiate(cfg.model)
+"""
+
+
+def test_the_project_its_configs_and_the_data_beside_are_kept(tmp_path):
+    write(tmp_path / "a", {**FILES, "pyproject.toml": ""})
+    found = record_in(tmp_path / "a", LOAD, "from pkg import late")
+    kept = {
+        "main.py",
+        "pkg/__init__.py",
+        "pkg/net.py",
+        "pkg/common.py",
+        "pkg/config.py",
+        "pkg/late.py",
+        "pkg/table.csv",
+    }
+    assert {*found["files"]} == {*kept, "pyproject.toml"}
+    assert found["configs"] == ["pkg/config.py", "pkg/common.py"]
+    assert found["paths"] == ["."]
+    assert found["not_contained"] == {
+        "pkg/credentials.json": "may be a secret",
+        "pkg/large.txt": "200,001 bytes; up to 200,000 are kept, more with record=[...]",
+    }
+    assert (found["edited"], found["lines"]) == ([], [])
+    assert found["env"]["code"]["hash"] == found["hash"]
+    (archive,) = (tmp_path / "a" / "run" / "code").glob("*.zip")  # that of the beginning gave way to the whole one
+    assert archive.stem == found["hash"]
+    assert {*zipfile.ZipFile(archive).namelist()} == {*found["files"], "manifest.json"}
+    assert load_code(archive).hash == found["hash"]
+
+
+def test_the_same_code_in_another_folder_is_kept_once_and_has_the_same_hash(tmp_path):
+    hashes = set()
+    for name in ("a", "b"):
+        write(tmp_path / name, FILES)
+        hashes |= {record_in(tmp_path / name, LOAD)["hash"] for _ in range(2)}
+    assert len(hashes) == 1
+    archives = [archive.read_bytes() for archive in tmp_path.glob("*/run/code/*.zip")]
+    assert len(archives) == 2
+    assert archives[0] == archives[1]
+    assert sum(len(archive) for archive in archives) < 10_000
+
+
+def test_a_project_on_the_import_path_and_globs(tmp_path):
+    """As editable installs are: outside of site-packages, on the path."""
+    write(tmp_path / "lib", FILES)
+    write(tmp_path / "app", {"data/a.bin": "x" * 300_000, "data/b.bin": "x" * 1_200_000, "data/x.env": "1"})
+    body = 'import lib\nrecord = ["data/*"]'
+    found = record_in(tmp_path / "app", body, PYTHONPATH=str(tmp_path / "lib" / "other"))
+    assert {"data/a.bin", "main.py", "@1/lib.py"} <= {*found["files"]}
+    assert [*found["by_hash"]] == ["data/b.bin"]
+    assert found["paths"] == [".", "@1"]
+
+
+def test_beside_a_script_of_no_project_only_what_it_names_is_kept(tmp_path):
+    write(tmp_path, {"table.csv": "1", "notes.txt": "1"})
+    found = record_in(tmp_path, 'open("table.csv").close()')
+    assert found["files"] == ["main.py", "table.csv"]
+    assert found["not_contained"] == {"notes.txt": "the code does not name it"}
+
+
+def test_a_file_changed_after_its_import_is_named(tmp_path):
+    write(tmp_path, FILES)
+    edit = 'open("pkg/net.py", "a").write("class More: pass\\n")\n'
+    found = record_in(tmp_path, textwrap.dedent(LOAD) + edit)
+    assert found["edited"] == ["pkg/net.py"]
+    assert "pkg/net.py was changed after it had been imported" in found["lines"][0]
+    found = record_in(
+        tmp_path, 'open("pkg/net.py", "a").write("class Again: pass\\n")\n' + LOAD.replace("\n    ", "\n")
+    )
+    assert found["edited"] == []  # before its import, though the process was there
+
+
+def test_a_file_changed_during_the_training_is_kept_as_it_was_at_the_beginning(tmp_path):
+    write(tmp_path, FILES)
+    edit = 'from pkg import late\nopen("pkg/net.py", "w").write("class Net: pass\\n")\n'
+    found = record_in(tmp_path, LOAD, edit)
+    kept = load_code(tmp_path / "run" / "code" / f"{found['hash']}.zip").files
+    assert kept["pkg/net.py"].decode() == FILES["pkg/net.py"]
+    assert kept["pkg/late.py"].decode() == FILES["pkg/late.py"]
+    assert found["env"]["code"]["edited"] == []
+
+
+def test_cells_of_a_notebook_are_kept(tmp_path):
+    body = """
+        import linecache
+        for number, text in enumerate(["class Net:\\n    depth = 3\\n", "net = Net()\\n"]):
+            name = f"/tmp/ipykernel_1/{number}.py"  # as a kernel runs them
+            linecache.cache[name] = (len(text), None, text.splitlines(True), name)
+            exec(compile(text, name, "exec"))
+    """
+    found = record_in(tmp_path, body)
+    assert {"__notebook__/cell_0.py", "__notebook__/cell_1.py"} <= {*found["files"]}
+
+
+def test_the_repository_of_the_config_file_and_what_differs_from_its_commit(tmp_path):
+    home, elsewhere = write(tmp_path / "home", FILES), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    first = commit(home)
+    (home / "pkg" / "never.py").write_text("what was not imported does not count\n")
+    load = LOAD.replace("pkg/config.py", str(home / "pkg" / "config.py"))
+    state = record_in(elsewhere, load)["env"]["git"]
+    assert (state["commit"], state["branch"], state["dirty"], state["patch"]) == (first, "trunk", False, "")
+    (home / "pkg" / "net.py").write_text(FILES["pkg/net.py"] + "# more\n")
+    git(home, "rm", "-q", "--cached", "pkg/common.py")
+    git(home, "commit", "-q", "-m", "common.py is not tracked any more")
+    state = record_in(elsewhere, load)["env"]["git"]
+    assert (state["dirty"], state["differs"], state["untracked"]) == (True, ["pkg/net.py"], ["pkg/common.py"])
+    patch = (elsewhere / "run" / state["patch"]).read_text()
+    assert "+# more" in patch
+    assert "never" not in patch
+
+
+def test_versions_settings_and_variables_without_secrets(monkeypatch):
+    monkeypatch.setenv("OMP_SCHEDULE", "static")
+    monkeypatch.setenv("TORCH_API_TOKEN", "secret")
+    env = collect_env(torch.device("cpu"))
+    assert env["command"] == sys.orig_argv
+    assert (env["torch"], env["numpy"], env["device"]) == (torch.__version__, np.__version__, "cpu")
+    assert env["packages"]["numpy"] == np.__version__
+    assert env["variables"]["OMP_SCHEDULE"] == "static"
+    assert "TORCH_API_TOKEN" not in env["variables"]
+    assert env["cpu"]["capability"] == torch.backends.cpu.get_cpu_capability()
+
+
+def test_the_engine_is_recorded_by_its_hash(tmp_path):
+    env = record_in(tmp_path, "pass")["env"]
+    assert len(env["engine"]["hash"]) == 16
+    assert not any(name.startswith("lazyengine") for name in env["code"]["not_contained"])
+
+
+def test_a_record_that_leads_out_of_its_folder_is_refused(tmp_path):
+    record = collect_code()
+    record.files = {"../evil.py": b""}
+    with pytest.raises(ValueError, match="leads out of it"):
+        load_code(save_code(record, tmp_path))
+    with pytest.raises(FileNotFoundError, match="never kept"):
+        load_code(tmp_path / "none.zip")
+
+
+def test_a_full_disk_stops_nothing(tmp_path):
+    write(tmp_path, {"run/code": "a file in the way", "run/start/env.json": "{}"})
+    found = record_in(tmp_path, "pass")
+    assert "the code of this start was not kept" in found["lines"][0]
+
+
+def test_a_disk_that_fills_meanwhile_loses_nothing_that_was_kept(tmp_path):
+    late = """
+    import lazyengine.record.recorder as module
+    save_code = module.save_code
+    def save_or_fail(code, folder):
+        if "late.py" in code.files:
+            raise OSError(28, "No space left on device")
+        return save_code(code, folder)
+    module.save_code = save_or_fail
+    import late
+    """
+    write(tmp_path, {"pyproject.toml": "", "late.py": "x = 1\n"})
+    found = record_in(tmp_path, "pass", late)
+    assert "No space left" in found["lines"][-1]
+    assert "late.py" in found["files"]
+    assert found["env"]["code"]["hash"] == found["hash"]
+    assert "main.py" in load_code(tmp_path / "run" / "code" / f"{found['hash']}.zip").files
+
+
+def test_fingerprints_of_the_data_are_written(tmp_path):
+    found = record_in(tmp_path, "import numpy\ndatasets = {'train': numpy.ones(3)}")
+    assert found["env"]["data"]["train"]["length"] == 3
+
+
+def test_what_changed_since_a_kept_version(tmp_path):
+    write(tmp_path, FILES)
+    first = record_in(tmp_path, LOAD)["hash"]
+    (tmp_path / "pkg" / "net.py").write_text(FILES["pkg/net.py"].replace("= width", "= 2 * width"))
+    second = record_in(tmp_path, LOAD, f"lines += recorder.changed_code('run/code/{first}.zip')")
+    assert [line for line in second["lines"] if not line.startswith("main.py")] == ["pkg/net.py: Net.__init__"]
+    folder = tmp_path / "run" / "code"
+    lines = changed_code(*(load_code(folder / f"{each}.zip") for each in (first, second["hash"])))
+    assert lines == second["lines"]
+    assert len([*folder.glob("*.zip")]) == 2

@@ -1,0 +1,105 @@
+"""A resume says what is another than in the checkpoint, what becomes of it, and keeps that in the record."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lazyengine.config import LazyConfig
+from lazyengine.runner import Runner
+from lazyengine.runs import compare_runs, read_run
+
+from ..runs.toy import make_project
+from ..runs.training import start
+from .toy import StopAt, ToyData, toy_runner
+
+
+def changes_of(folder):
+    return {change["path"]: change for change in json.loads((folder / "run.json").read_text())["starts"][-1]["changes"]}
+
+
+def begun(folder):
+    with pytest.raises(InterruptedError):
+        toy_runner(str(folder), hooks={"stop": StopAt(7)}).train()
+
+
+def test_the_same_experiment_has_no_changes(tmp_path):
+    begun(tmp_path)
+    toy_runner(str(tmp_path), resume=True).train()
+    assert changes_of(tmp_path) == {}
+
+
+def test_a_run_built_by_hand_says_what_changed(tmp_path):
+    begun(tmp_path)
+    runner = toy_runner(str(tmp_path), resume=True)
+    runner._parts["param_schedulers"][1].T_max = 9
+    for group in runner.optim_wrapper.optimizer.param_groups:
+        group["weight_decay"] = 0.5
+    runner.train_loop.dataloader.dataset.x[3] = 1.0
+    runner.train()
+    found = changes_of(tmp_path)
+    assert found["optimizer.param_groups[0].weight_decay"]["is"] == 0.5
+    assert found["param_schedulers[1].T_max"] == {
+        "path": "param_schedulers[1].T_max",
+        "was": "8",
+        "is": "9",
+        "effect": "in force",
+        "why": "",
+        "from_iter": 5,
+    }
+    (data,) = [change for change in found.values() if change["why"] == "data"]
+    assert data["path"].startswith("train: the data are other ones")
+    assert len(found) == 3
+
+
+def test_another_dataset_is_named_by_its_length(tmp_path):
+    begun(tmp_path)
+    runner = toy_runner(str(tmp_path), resume=True)
+    runner.train_loop.allow_inexact_resume = True
+    data = ToyData(24)
+    data.x = data.x[:20]
+    runner.train_loop.dataloader.dataset.x = data.x
+    runner.train()
+    assert [change["why"] for change in changes_of(tmp_path).values()] == ["data"]
+
+
+def test_every_value_of_a_config_is_compared_and_compare_shows_it(tmp_path, monkeypatch):
+    config = make_project(tmp_path, "toy_changes")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def train(*overrides, resume=False):
+        cfg = LazyConfig.load(str(config))
+        LazyConfig.apply_overrides(cfg, ["runner.work_dir=" + str(tmp_path / "run"), *overrides])
+        Runner.from_cfg(cfg, resume=resume).train()
+
+    train("train_loop.max_epochs=1")
+    train(
+        *("train_loop.max_epochs=2", "optimizer.weight_decay=0.5", "+runner.load_from=/nowhere.pth"),
+        "runner.hooks.logger.interval=2",
+        resume=True,
+    )
+    found = {path: (c["was"], c["is"], c["effect"], c["from_iter"]) for path, c in changes_of(tmp_path / "run").items()}
+    assert found == {
+        "train_loop.max_epochs": ("1", "2", "in force", 5),
+        "optimizer.weight_decay": (None, "0.5", "in force", 5),
+        "runner.load_from": (None, '"/nowhere.pth"', "without effect", 5),
+        "runner.hooks.logger.interval": ("1", "2", "in force", 5),
+    }
+    run = read_run(tmp_path / "run")
+    assert compare_runs([run], ["val/error"]).config["train_loop.max_epochs"] == ["1 -> 2 @ 5"]
+    assert "changed since the checkpoint: train_loop.max_epochs: 1 -> 2: in force from iteration 5" in "".join(
+        path.read_text() for path in (tmp_path / "run").glob("*/*.log")
+    )
+
+
+def test_a_fork_compares_its_code_with_what_its_parent_kept(tmp_path):
+    config = make_project(tmp_path, "toy_fork")
+    start(config, tmp_path / "parent", "train_loop.max_epochs=1", cwd=tmp_path)
+    net = config.parent / "net.py"
+    net.write_text(net.read_text().replace("(out - y).square()", "2 * (out - y).square()"))
+    checkpoint = tmp_path / "parent" / "epoch_1.pth"
+    start(config, tmp_path / "fork", "train_loop.max_epochs=2", f"--resume={checkpoint}", cwd=tmp_path)
+    found = changes_of(tmp_path / "fork")
+    assert [path for path, change in found.items() if change["why"] == "code"] == ["toy_fork/net.py: Net.forward"]
+    assert found["train_loop.max_epochs"]["effect"] == "in force"

@@ -1,0 +1,75 @@
+"""An evaluation knows its weights, says which, and leaves the record of training alone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from lazyengine.checkpoint import find_checkpoint
+from lazyengine.cli import train as command
+from lazyengine.hooks import CheckpointHook, EMAHook
+from lazyengine.runs import compare_runs, read_run
+
+from .toy import toy_runner
+
+
+def trained(folder, **hooks):
+    hooks = {"checkpoint": CheckpointHook(save_best="error", rule="less"), **hooks}
+    runner = toy_runner(str(folder), hooks=hooks)
+    runner.train()
+    return runner
+
+
+def test_a_checkpoint_is_found_by_name_or_iteration(tmp_path):
+    runner = trained(tmp_path)
+    assert find_checkpoint(tmp_path) == find_checkpoint(str(tmp_path), "latest")
+    assert find_checkpoint(tmp_path, "best") == str(tmp_path / runner.hooks["checkpoint"].best_names["error"])
+    assert find_checkpoint(tmp_path, 10).startswith(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint of iteration 7 in .*epoch_1.pth"):
+        find_checkpoint(tmp_path, 7)
+    with pytest.raises(ValueError, match="expected 'best', 'latest' or a number of iterations"):
+        find_checkpoint(tmp_path, "newest")
+
+
+@pytest.mark.parametrize("hooks", [{}, {"ema": EMAHook(momentum=0.5)}], ids=["plain", "ema"])
+def test_another_checkpoint_is_evaluated_after_training_and_training_keeps_its_weights(tmp_path, hooks):
+    runner = trained(tmp_path, **hooks)
+    best, own = runner.hooks["checkpoint"].best.scores["error"], runner.val()
+    before = {key: value.clone() for key, value in runner.model.state_dict().items()}
+    assert runner.test(checkpoint="best") == {"error": best}
+    first = runner.val(checkpoint=5)
+    assert first == toy_runner(str(tmp_path)).test(checkpoint=5) != own
+    assert all(torch.equal(before[key], value) for key, value in runner.model.state_dict().items())
+    assert runner.val() == own
+
+
+def test_an_evaluation_writes_into_its_own_folder_and_leaves_the_record(tmp_path):
+    trained(tmp_path)
+    record, run = (tmp_path / "run.json").read_bytes(), read_run(tmp_path)
+    runner = toy_runner(str(tmp_path))
+    runner.test(checkpoint="best")
+    assert (tmp_path / "run.json").read_bytes() == record
+    said = json.loads((tmp_path / runner.timestamp / "start.json").read_text())
+    assert said["kind"] == "evaluate"
+    assert said["from"]["path"] == find_checkpoint(tmp_path, "best")
+    assert said["from"]["run_id"] == json.loads(record)["run_id"]
+    after = read_run(tmp_path)
+    assert (after.curves, after.records) == (run.curves, run.records)
+    keys = ["val/error"]
+    assert compare_runs([after], keys).as_text() == compare_runs([run], keys).as_text()
+
+
+def test_a_damaged_run_record_is_refused_and_kept(tmp_path):
+    trained(tmp_path)
+    for content in ('{"format": 1, "starts": [', "[]", '{"format": 1, "starts": [{}]}', '{"format": 99, "starts": []}'):
+        (tmp_path / "run.json").write_text(content)
+        for resume in (False, True):
+            with pytest.raises(ValueError, match=r"run.json (is damaged|has format 99)") as refused:
+                toy_runner(str(tmp_path), resume=resume).train()
+            assert command.refuse(refused.value) == 2
+        assert (tmp_path / "run.json").read_text() == content
+        assert not (tmp_path / "lock.json").exists()
+    (tmp_path / "run.json").unlink()
+    toy_runner(str(tmp_path), resume=True).train()

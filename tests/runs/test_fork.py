@@ -1,0 +1,94 @@
+"""A run is branched at any iteration: as if it had had the changes from there on, computed once for all branches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lazyengine.checkpoint import summary_of
+from lazyengine.cli import fork as command
+from lazyengine.runs import fork, prepare_fork, read_run, split_name
+from lazyengine.runs.verifying import checkpoints_of, hash_of_state
+
+from .toy import make_project
+from .training import start
+
+KEPT = "runner.hooks.checkpoint.max_keep_ckpts=100"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("fork")
+    start(make_project(folder / "home"), folder / "run", KEPT)
+    return folder / "run"
+
+
+def last_state(folder: Path) -> str:
+    return hash_of_state(checkpoints_of([folder])[0][0])
+
+
+def test_a_fork_in_the_middle_of_an_epoch_is_computed_once_and_ends_as_the_run_did(run, tmp_path):
+    path = prepare_fork(read_run(run), 7)
+    assert Path(path) == run / "prefix" / "iter_7.pth"
+    summary, written = summary_of(path), Path(path).stat().st_mtime_ns
+    assert (summary.iter, summary.run_id) == (7, read_run(run).starts[0].run_id)
+    start(Path(f"{run}@7"), tmp_path / "new", program=_PROGRAM)
+    assert Path(path).stat().st_mtime_ns == written
+    assert last_state(tmp_path / "new") == last_state(run)
+    record = json.loads((tmp_path / "new" / "run.json").read_text())
+    (only,) = record["starts"]
+    assert only["run_id"] != summary.run_id
+    assert (only["from"]["run_id"], only["from"]["iter"]) == (summary.run_id, 7)
+    assert [each["step"] for each in read_run(tmp_path / "new").records if each["mode"] == "train"] == [*range(8, 16)]
+
+
+_PROGRAM = """\
+    import sys
+    from lazyengine.cli.fork import main
+    run, new, *overrides = sys.argv[1:]
+    sys.exit(main([run, "--work-dir", new, *overrides]))
+"""
+
+
+def test_changes_are_recorded_as_those_of_a_resume(run, tmp_path):
+    start(Path(f"{run}@10"), tmp_path / "new", "optimizer.weight_decay=0.5", program=_PROGRAM)
+    (change,) = json.loads((tmp_path / "new" / "run.json").read_text())["starts"][0]["changes"]
+    assert (change["path"], change["is"], change["effect"]) == ("optimizer.weight_decay", "0.5", "in force")
+    assert not (run / "prefix" / "iter_10.pth").exists()  # a checkpoint stands there
+
+
+def test_what_makes_no_sense_is_refused(run, tmp_path, capsys):
+    assert split_name("runs/a@700") == ("runs/a", 700)
+    assert split_name("runs/a") == ("runs/a", None)
+    for args, message in (
+        ([f"{run}@x", "--work-dir", "new"], "expected RUN@ITER with a number of iterations"),
+        ([f"{run}@7"], "name its folder by --work-dir"),
+        ([f"{run}@99", "--work-dir", str(tmp_path / "new")], "has the iterations 0 to 14"),
+        ([f"{run}@0", "--work-dir", str(tmp_path / "new")], "expected 1 or more"),
+        ([f"{run}@7", "--work-dir", str(tmp_path)], "is there already"),
+    ):
+        assert command.main(args) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(ValueError, match="is there already"):
+        fork(run, 7, tmp_path)
+
+
+@pytest.mark.suite
+@pytest.mark.timeout(1500)
+def test_eight_cooldowns_of_one_run_are_the_runs_that_had_those_schedules(tmp_path):
+    """They compute at most 45 % of the iterations of eight separate runs."""
+    config = make_project(tmp_path / "home")
+    schedule = [f"runner.param_schedulers[0].{value}" for value in ("begin=10", "end=15", "start_factor=1.0")]
+    start(config, tmp_path / "base", KEPT, *schedule, "train_loop.max_epochs=2")
+    num_iterations = {"forked": 10, "separate": 0}
+    for number in range(8):
+        cooldown = f"+runner.param_schedulers[0].end_factor={number / 8}"
+        forked, separate = tmp_path / f"fork{number}", tmp_path / f"separate{number}"
+        start(Path(f"{tmp_path / 'base'}@10"), forked, cooldown, "train_loop.max_epochs=3", program=_PROGRAM)
+        start(config, separate, KEPT, *schedule, cooldown)
+        assert last_state(forked) == last_state(separate)
+        for name, folder in (("forked", forked), ("separate", separate)):
+            num_iterations[name] += sum(each["mode"] == "train" for each in read_run(folder).records)
+    assert num_iterations["forked"] <= 0.45 * num_iterations["separate"]

@@ -1,0 +1,115 @@
+"""Row 2: a part that acts through another one is refused where that one is missing, or never acts."""
+
+from __future__ import annotations
+
+import pytest
+
+from lazyengine.errors import UsageError
+from lazyengine.hooks import CheckpointHook, EarlyStoppingHook, Hook, ParamSchedulerHook
+from lazyengine.optim import LinearLR, OptimWrapperDict, ReduceOnPlateauLR
+
+from ..runner.toy import toy_runner
+
+LOOPS = [pytest.param({}, id="epoch"), pytest.param({"max_iters": 10, "val_interval": 5}, id="iteration")]
+
+
+def with_hooks(tmp_path, hooks, **kwargs):
+    """Return a runner with these hooks and no others."""
+    runner = toy_runner(str(tmp_path), **kwargs)
+    runner._parts["hooks"] = hooks
+    return runner
+
+
+@pytest.mark.seam(2, "epoch", "iteration", "single")
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("hooks", [{}, {"checkpoint": CheckpointHook()}, [CheckpointHook()]])
+def test_schedules_that_nothing_steps_are_refused(tmp_path, loop, hooks):
+    runner = with_hooks(tmp_path, hooks, **loop)
+    with pytest.raises(UsageError, match=r"nothing steps CosineAnnealingLR, LinearLR.*Add ParamSchedulerHook\(\)") as e:
+        runner.train()
+    assert isinstance(e.value, ValueError)
+    assert runner.num_iters_completed == 0
+
+
+@pytest.mark.seam(2, "epoch", "several")
+def test_of_several_optimizers_too(tmp_path):
+    runner = toy_runner(str(tmp_path))
+    wrapper = runner.optim_wrapper
+    runner._parts["hooks"] = {}
+    runner.optim_wrapper = OptimWrapperDict(net=wrapper)
+    runner._parts["param_schedulers"] = {"net": [LinearLR(wrapper.optimizer, end=4, by_epoch=False)]}
+    with pytest.raises(UsageError, match="nothing steps LinearLR"):
+        runner.train()
+
+
+@pytest.mark.seam(2, "epoch", "single")
+def test_a_hook_that_says_so_may_step_them(tmp_path):
+    class Own(Hook):
+        steps_schedulers = True
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            for scheduler in runner.param_schedulers:
+                scheduler.step()
+
+    runner = with_hooks(tmp_path, {"own": Own()}, max_epochs=1)
+    runner.train()
+    assert runner.param_schedulers[0].state_dict()["_global_step"] == 5
+
+
+FOLLOWERS = {
+    "best": (lambda: {"checkpoint": CheckpointHook(save_best="error")}, r"CheckpointHook \(.*best error"),
+    "early": (lambda: {"early": EarlyStoppingHook("error")}, r"EarlyStoppingHook \(watches error"),
+}
+
+
+@pytest.mark.seam(2, "epoch", "iteration", "no val_loop", "val_interval=0")
+@pytest.mark.parametrize("follower", FOLLOWERS)
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("how", ["no loop", "never due", "begins too late"])
+def test_what_follows_a_metric_without_a_validation_is_refused(tmp_path, follower, loop, how):
+    make, message = FOLLOWERS[follower]
+    runner = with_hooks(tmp_path, {**make(), "step": ParamSchedulerHook()}, **loop)
+    if how == "no loop":
+        runner._parts["val_loop"] = None
+        runner.__dict__.pop("val_loop", None)
+    elif how == "never due":
+        runner.train_loop.val_interval = 0
+    else:
+        runner.train_loop.val_begin = 1000
+    with pytest.raises(UsageError, match=message + ".*nothing ever validates"):
+        runner.train()
+
+
+@pytest.mark.seam(2, "epoch", "iteration", "plateau")
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_plateau_without_a_validation_is_refused(tmp_path, loop):
+    runner = toy_runner(str(tmp_path), **loop)
+    runner._parts["val_loop"] = None
+    runner._parts["param_schedulers"] = [ReduceOnPlateauLR(runner.optim_wrapper, monitor="loss")]
+    with pytest.raises(UsageError, match="ReduceOnPlateauLR follows a metric"):
+        runner.train()
+
+
+@pytest.mark.seam(2, "epoch", "own hook")
+def test_a_hook_that_evaluates_by_itself_counts(tmp_path):
+    class Validates(Hook):
+        evaluates = True
+
+    hooks = {"early": EarlyStoppingHook("error"), "own": Validates(), "step": ParamSchedulerHook()}
+    runner = with_hooks(tmp_path, hooks, max_epochs=1)
+    runner._parts["val_loop"] = None
+    runner.train()
+    assert runner.num_iters_completed == 5
+
+
+@pytest.mark.seam(2, "epoch", "log")
+def test_the_automatic_best_is_one_line_and_a_run_that_saves_nothing_is_warned_of(tmp_path):
+    runner = with_hooks(tmp_path, {"checkpoint": CheckpointHook(save_best="auto"), "step": ParamSchedulerHook()})
+    runner._parts["val_loop"] = None
+    runner.train()
+    text = next(tmp_path.glob("*/*.log")).read_text()
+    assert text.count("save_best='auto' of CheckpointHook: nothing validates") == 1
+    other = tmp_path / "other"
+    runner = with_hooks(other, {"step": ParamSchedulerHook()}, max_epochs=1)
+    runner.train()
+    assert "no hook saves a checkpoint" in next(other.glob("*/*.log")).read_text()

@@ -1,0 +1,224 @@
+"""Rows 7, 8 and 9: the running runner is current, training again continues, signals are answered soon."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from lazyengine.config import LazyCall as L
+from lazyengine.config import instantiate
+from lazyengine.dataset import DataLoader
+from lazyengine.hooks import CheckpointHook, Hook, ParamSchedulerHook
+from lazyengine.logging import MessageHub, MMLogger, print_log
+from lazyengine.optim import CosineAnnealingLR, OptimWrapper, param_groups
+from lazyengine.runner import EpochBasedTrainLoop, Runner
+
+from ..runner.toy import ToyData, ToyModel, toy_runner
+
+LOOPS = [
+    pytest.param({"max_epochs": 3}, id="epoch"),
+    pytest.param({"max_iters": 15, "val_interval": 5}, id="iteration"),
+]
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard():
+    """Python's own handler, which a process in the background of a shell does not have."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+class SendAt(Hook):
+    """Sends a signal to this process at an iteration, as Ctrl-C or a scheduler does."""
+
+    def __init__(self, iteration: int, number: int, times: int = 1) -> None:
+        self.iteration, self.number, self.times = iteration, number, times
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.iteration:
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
+
+
+def equal(a, b) -> bool:
+    states = a.model.state_dict(), b.model.state_dict()
+    return all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+@pytest.mark.seam(8, "epoch", "iteration", "accumulation", "auto_scale_lr", "Ctrl-C")
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("accumulative_counts", [1, 2])
+def test_training_goes_on_after_ctrl_c(tmp_path, loop, accumulative_counts, capfd):
+    options = {"accumulative_counts": accumulative_counts, **loop}
+    whole = toy_runner(str(tmp_path / "whole"), **options)
+    whole.train()
+    runner = toy_runner(str(tmp_path / "again"), hooks={"ctrl_c": SendAt(6, signal.SIGINT)}, **options)
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert "Ctrl-C again stops now" in capfd.readouterr().err
+    assert runner.num_iters_completed in (7, 8)  # with accumulation, at the next optimizer step
+    runner.train()
+    assert runner.num_iters_completed == 15
+    assert equal(whole, runner)
+    assert [s.state_dict() for s in whole.param_schedulers] == [s.state_dict() for s in runner.param_schedulers]
+    assert whole.optim_wrapper.num_optimizer_steps == runner.optim_wrapper.num_optimizer_steps
+    runner.train()  # nothing is left
+    assert equal(whole, runner)
+
+
+@pytest.mark.seam(8, "epoch", "recipes", "auto_scale_lr")
+def test_recipes_are_built_and_rates_scaled_once(tmp_path):
+    def build(name, **hooks):
+        model, data = L(ToyModel)(), L(ToyData)()
+        optimizer = L(torch.optim.SGD)(params=L(param_groups)(model=model), lr=0.01)
+        return instantiate(
+            L(Runner)(
+                model=model,
+                train_loop=L(EpochBasedTrainLoop)(dataloader=L(DataLoader)(dataset=data, batch_size=4), max_epochs=3),
+                optim_wrapper=L(OptimWrapper)(optimizer=optimizer),
+                param_schedulers=[L(CosineAnnealingLR)(T_max=15, by_epoch=False)],
+                hooks={"step": ParamSchedulerHook(), **hooks},
+                auto_scale_lr=2,
+                work_dir=str(tmp_path / name),
+            )
+        )
+
+    whole = build("whole")
+    whole.train()
+    runner = build("again", ctrl_c=SendAt(6, signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    runner.train()
+    assert runner.optim_wrapper.get_lr() == whole.optim_wrapper.get_lr()
+    assert equal(whole, runner)
+
+
+@pytest.mark.seam(8, "epoch", "second Ctrl-C")
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    runner = toy_runner(str(tmp_path), hooks={"ctrl_c": SendAt(6, signal.SIGINT, times=2)})
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert runner.num_iters_completed == 6
+
+
+@pytest.mark.seam(8, "epoch", "before the first iteration")
+def test_before_the_first_iteration_ctrl_c_stops_at_once(tmp_path):
+    runner = toy_runner(str(tmp_path), hooks={"ctrl_c": SendAt(0, signal.SIGINT)})
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert runner.num_iters_completed == 0
+
+
+@pytest.mark.seam(8, "epoch", "command line")
+def test_ctrl_c_may_save_and_exit(tmp_path):
+    runner = toy_runner(str(tmp_path), hooks={"ctrl_c": SendAt(6, signal.SIGINT)})
+    runner.interrupt_saves = True
+    with pytest.raises(SystemExit) as stop:
+        runner.train()
+    assert stop.value.code == 130
+    whole = toy_runner(str(tmp_path / "whole"))
+    whole.train()
+    resumed = toy_runner(str(tmp_path), resume=True)
+    resumed.train()
+    assert equal(whole, resumed)
+
+
+class StopInVal(Hook):
+    """Sends a signal at a batch of a validation and counts the batches of each validation."""
+
+    def __init__(self, number: int, validation: int = 2, batch: int = 1) -> None:
+        self.number, self.at, self.counts = number, (validation, batch), []
+
+    def before_val_epoch(self, runner):
+        self.counts.append(0)
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.counts[-1] += 1
+        if (len(self.counts), batch_idx) == self.at:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.seam(9, "epoch", "iteration", "SIGTERM", "SIGUSR1", "SIGINT")
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_in_a_validation_is_answered_between_two_batches(tmp_path, loop, number):
+    best = {"checkpoint": CheckpointHook(save_best="error", rule="less")}
+    whole = toy_runner(str(tmp_path / "whole"), hooks=best, **loop)
+    whole.train()
+    hooks = {"checkpoint": CheckpointHook(save_best="error", rule="less"), "stop": StopInVal(number)}
+    killed = toy_runner(str(tmp_path / "killed"), hooks=hooks, **loop)
+    killed.interrupt_saves = True
+    with pytest.raises(SystemExit) as stop:
+        killed.train()
+    assert stop.value.code == (130 if number == signal.SIGINT else 143)
+    assert killed.hooks["stop"].counts == [5, 2]
+    assert killed.num_iters_completed == 10
+    hooks = {"checkpoint": CheckpointHook(save_best="error", rule="less"), "stop": StopInVal(number, 99)}
+    resumed = toy_runner(str(tmp_path / "killed"), hooks=hooks, resume=True, **loop)
+    resumed.train()
+    assert resumed.hooks["stop"].counts == [5, 5]  # the one that was cut off, and the last
+    assert equal(whole, resumed)
+    assert whole.hooks["checkpoint"].best.scores == resumed.hooks["checkpoint"].best.scores
+
+
+class Talk(Hook):
+    """Logs through the current logger, and lets another runner train meanwhile."""
+
+    def __init__(self, name: str, other=None) -> None:
+        self.name, self.other = name, other
+
+    def after_train_epoch(self, runner):
+        print_log(f"{self.name} speaks", "current")
+        if self.other is not None:
+            self.other.train()
+        print_log(f"{self.name} spoke", "current")
+        MessageHub.get_current_instance().update_info("speaker", self.name)
+
+
+def text_of(folder: Path) -> str:
+    return next(folder.glob("*/*.log")).read_text()
+
+
+@pytest.mark.seam(7, "nested runner", "clipping", "log", "hub")
+def test_each_runner_writes_into_its_own_log_and_hub(tmp_path):
+    def build(name, other=None):
+        runner = toy_runner(str(tmp_path / name), max_epochs=1, hooks={"talk": Talk(name, other)})
+        wrapper = type(runner.optim_wrapper)(
+            torch.optim.SGD(runner.model.parameters(), lr=0.01), clip_grad={"max_norm": 0.5 if other else 5.0}
+        )
+        runner.optim_wrapper, runner._parts["param_schedulers"] = wrapper, None
+        return runner
+
+    inner = build("inner")
+    inner.setup()  # made first, or last: neither counts
+    outer = build("outer", inner)
+    outer.train()
+    assert "inner" not in text_of(tmp_path / "outer").replace("inner/", "")
+    assert "inner speaks" in text_of(tmp_path / "inner")
+    assert "inner spoke" in text_of(tmp_path / "inner")
+    assert "outer spoke" in text_of(tmp_path / "outer")
+    assert "outer sp" not in text_of(tmp_path / "inner")
+    assert (outer.message_hub.get_info("speaker"), inner.message_hub.get_info("speaker")) == ("outer", "inner")
+    norms = [runner.message_hub.get_scalar("train/grad_norm").data[1].sum() for runner in (outer, inner)]
+    assert all(norm == 5 for norm in norms)  # five updates each
+
+
+@pytest.mark.seam(7, "many runs", "val")
+def test_runs_leave_no_files_open(tmp_path):
+    def run(i: int) -> None:
+        runner = toy_runner(str(tmp_path / str(i)), max_epochs=1)
+        runner.train()
+        runner.val()
+
+    run(0)
+    num_open = len(os.listdir("/proc/self/fd"))
+    instances = len(MMLogger._instances), len(MessageHub._instances)
+    for i in range(1, 8):
+        run(i)
+    assert len(os.listdir("/proc/self/fd")) == num_open
+    assert (len(MMLogger._instances), len(MessageHub._instances)) == instances

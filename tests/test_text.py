@@ -1,0 +1,36 @@
+"""Text for people."""
+
+from __future__ import annotations
+
+from lazyengine.text import did_you_mean, listed, near, short, table
+
+
+class Rude:
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
+
+
+def test_columns_are_aligned_and_nothing_trails():
+    assert table([("a", "long"), ("bbb", 1), ("c",)]) == "a    long\nbbb  1\nc"
+    assert table([("a", "b")], indent="  ", gap=" | ") == "  a | b"
+    assert table([]) == ""
+
+
+def test_the_near_name_is_found_or_none():
+    assert near("shufle", ["shuffle", "size"]) == "shuffle"
+    assert near(3, ["shuffle"]) is None
+    assert did_you_mean("shufle", ["shuffle"]) == " Did you mean 'shuffle'?"
+    assert did_you_mean("xyz", ["shuffle"]) == ""
+
+
+def test_lists_are_cut_and_say_so():
+    assert listed([1, 2]) == "1, 2"
+    assert listed([]) == "none"
+    assert listed(range(12), 2) == "0, 1, … (12 in all)"
+
+
+def test_values_are_cut_to_a_line():
+    assert short([1, 2]) == "[1, 2]"
+    assert short("x" * 100, 10) == "'xxxxxx..."
+    assert short("a\nb") == r"'a\nb'"
+    assert short(Rude()) == "<Rude, whose repr raised ZeroDivisionError>"
