@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -51,14 +52,17 @@ def describe_repository(top: str, files: Sequence[str]) -> dict[str, Any]:
 
 
 def _git(top: str, *args: str) -> str:
-    """Return what git prints. Files take it, not pipes: a worker forked meanwhile would keep a pipe open."""
+    """Return what git prints, without a pipe anywhere, since a worker forked meanwhile would keep its other end open.
+
+    Files take what is printed; with a whole path and `close_fds=False`, `subprocess` starts by `posix_spawn`, which
+    needs no pipe for the child's errors either (Python's own files are not inherited in any case).
+    """
     options = ("-c", "core.quotepath=off", "-c", "core.fsmonitor=false")
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        command = ["git", "--literal-pathspecs", *options, "-C", top, *args]
+        command = [shutil.which("git") or "git", "--literal-pathspecs", *options, "-C", top, *args]
         environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
-        code = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=TIMEOUT_S, env=environment, check=False
-        ).returncode
+        streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err, "close_fds": False}
+        code = subprocess.run(command, **streams, timeout=TIMEOUT_S, env=environment, check=False).returncode
         texts = []
         for file in (out, err):
             file.seek(0)

@@ -39,7 +39,7 @@ class FolderLock:
 
     def __init__(self, folder: str) -> None:
         self.path = os.path.join(folder, NAME)
-        self._own = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+        self._own = {"host": socket.gethostname(), "pid": os.getpid(), "started": started_at(os.getpid())}
         self._ended = threading.Event()
         self._count = 0
 
@@ -150,11 +150,11 @@ def _describe(owner: dict[str, Any] | None) -> str:
 
 def lives_here(owner: dict[str, Any]) -> bool:
     """Return whether an owner on this host is at work: its process, and not another one that got its number."""
-    started = _started(int(owner.get("pid") or 0))
+    started = started_at(int(owner.get("pid") or 0))
     return started is not None and started == owner.get("started")
 
 
-def _started(pid: int) -> str | None:
+def started_at(pid: int) -> str | None:
     """Return when a process of this host was started, in the system's ticks; None where it is dead or a zombie."""
     with contextlib.suppress(OSError, IndexError), open(f"/proc/{pid}/stat", "rb") as file:
         fields = file.read().decode(errors="replace").rpartition(")")[2].split()

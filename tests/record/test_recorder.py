@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 import zipfile
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from lazyengine.record import changed_code, collect_code, collect_env, load_code, save_code
+from lazyengine.record.repository import describe_repository
 
 from .project import commit, git, record_in, write
 
@@ -218,3 +220,15 @@ def test_what_changed_since_a_kept_version(tmp_path):
     lines = changed_code(*(load_code(folder / f"{each}.zip") for each in (first, second["hash"])))
     assert lines == second["lines"]
     assert len([*folder.glob("*.zip")]) == 2
+
+
+def test_git_is_asked_without_a_pipe_that_a_worker_forked_meanwhile_would_keep_open(tmp_path, monkeypatch):
+    """Whoever reads the other end would wait as long as that worker lives: the loop stood still at a checkpoint."""
+    write(tmp_path, {"net.py": "width = 3\n"})
+    expected = commit(tmp_path)
+
+    def no_pipe(*_):
+        raise AssertionError("a pipe was opened")
+
+    monkeypatch.setattr(os, "pipe", no_pipe)
+    assert describe_repository(str(tmp_path), [str(tmp_path / "net.py")])["commit"] == expected
