@@ -248,8 +248,6 @@ def run(runner: Runner, cfg: Any, args: argparse.Namespace) -> int:
             metrics = runner.test()
         if dist.is_main_process() and args.json:
             print(as_json(metrics))
-        elif dist.is_main_process():
-            print(*(f"{name}: {value}" for name, value in metrics.items()), sep="\n")
         return 0
     runner.interrupt_saves = True
     runner.train()

@@ -155,7 +155,7 @@ class LogProcessor:
     # ---------------------------------------------------------------- text
     def _progress(self, runner: Any, done: int, mode: str) -> str:
         if mode == "train" and not self.by_epoch:
-            position, total = str(runner.num_iters_completed), str(runner.max_iters)
+            position, total = str(runner.num_iters_completed), str(runner.max_iters or "?")
             return f"Iter(train) [{position.rjust(len(total))}/{total}]"
         total = str(runner.num_batches(mode) or "?")
         position = f"[{str(done).rjust(len(total))}/{total}]"

@@ -64,7 +64,7 @@ def back(value, tmp_path):
 def test_values_are_written_as_calls(value, shown, tmp_path):
     text, again = back(value, tmp_path)
     assert shown in text
-    assert "b64decode" not in text
+    assert "unpickle" not in text
     assert type(again) is type(value)
 
 

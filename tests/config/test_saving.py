@@ -254,6 +254,31 @@ def test_what_no_import_gives_is_pickled_and_listed(tmp_path):
     assert instantiate(again.b).x == 2
 
 
+def test_saving_leaves_the_classes_of_a_config_file_as_they_are(tmp_path):
+    """What is read back to compare it gave their methods copies, with globals of their own and without file and line."""
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from lazyengine.config import LazyCall\n"
+        "seen = []\n"
+        "class Net:\n    def see(self, x):\n        seen.append(x)\n        return seen\n"
+        "class Wide(Net):\n    pass\n"
+        "net = LazyCall(Wide)()\nother = LazyCall(Net)()\n"
+    )
+    cfg = LazyConfig.load(file)
+    with pytest.warns(ConfigWarning, match="pickled"):
+        LazyConfig.save(cfg, tmp_path / "saved.py")
+    one, other = instantiate(cfg.net), instantiate(cfg.other)
+    one.see(1)
+    assert other.see(2) == [1, 2]
+    assert type(other).see.__code__.co_filename == str(file)
+    code = (
+        "import sys; from lazyengine.config import LazyConfig, instantiate\n"
+        "cfg = LazyConfig.load(sys.argv[1]); instantiate(cfg.net).see(1); print(instantiate(cfg.net).see(2))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "saved.py")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True, cwd="/").stdout == "[1, 2]\n"
+
+
 def test_what_cannot_be_pickled_is_named(tmp_path):
     import threading
 
