@@ -151,15 +151,18 @@ def _check_imports(file: str, root: str | None) -> None:
             )
 
 
-@functools.cache  # holds the folder, which is removed when the process ends
-def _unpacked(archive: str, mtime_ns: int) -> Any:
-    """Unpack an archive into a temporary folder, whose path is its ``name``."""
+@functools.cache
+def _unpacked(archive: str, mtime_ns: int) -> str:
+    """Unpack an archive into a temporary folder, which is removed when the process ends."""
+    import atexit
+    import shutil
     import tempfile
     import zipfile
 
-    folder = tempfile.TemporaryDirectory(prefix="lazyengine-code-")
+    folder = tempfile.mkdtemp(prefix="lazyengine-code-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with zipfile.ZipFile(archive) as file:
-        file.extractall(folder.name)
+        file.extractall(folder)
     return folder
 
 
@@ -181,7 +184,7 @@ def kept_code(config_file: str, name: str) -> str | None:
         for entry in entries:
             top, below = entry.split("/", 1) if entry.startswith("@") and "/" in entry else ("", entry)
             if below in wanted:
-                return os.path.join(_unpacked(archive, os.stat(archive).st_mtime_ns).name, top)
+                return os.path.join(_unpacked(archive, os.stat(archive).st_mtime_ns), top)
     return None
 
 
