@@ -1,0 +1,360 @@
+"""Where jobs run: processes here, Slurm, or Ray. The same jobs on each."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from ..errors import UsageRuntimeError, UsageValueError
+from ..text import listed
+from .job import Job, Outcome
+from .supervising import Supervised
+
+LAUNCHERS = ("local", "slurm", "ray")
+_POLL_S = 0.1
+_PORT = 29_400  # of the first machine's meeting point, beside which the number of the job is added
+
+
+class Launched(Protocol):
+    """A job that was handed to a launcher."""
+
+    def poll(self) -> Outcome | None:
+        """Return how it ended, None while it has not."""
+        ...
+
+    def stop(self) -> None:
+        """Ask it to save and end."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once."""
+        ...
+
+
+class Launcher(Protocol):
+    """Runs jobs. `capacity` says how many at once."""
+
+    capacity: int
+
+    def launch(self, jobs: Sequence[Job]) -> list[Launched]:
+        """Start jobs, or queue them."""
+        ...
+
+
+class LocalLauncher:
+    """Processes on this machine, as many at once as fit: each has its GPUs, or its share of the cores.
+
+    Args:
+        num_ranks: Processes of each job.
+        capacity: Jobs at once; None for as many as there are GPUs, or cores, for their processes.
+        report: Called with a line about each decision.
+    """
+
+    def __init__(
+        self, num_ranks: int = 1, capacity: int | None = None, report: Callable[[str], object] = lambda line: None
+    ) -> None:
+        self._gpus = _visible_gpus()
+        num_places = len(self._gpus) or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        if capacity is None and len(self._gpus) and num_ranks > len(self._gpus):
+            raise UsageValueError(f"{num_ranks} processes for each run, and {len(self._gpus)} GPUs are here.")
+        self.capacity = capacity or max(1, num_places // num_ranks)
+        self._num_ranks, self._report = num_ranks, report
+        self._running: dict[int, Supervised] = {}
+
+    def launch(self, jobs: Sequence[Job]) -> list[Launched]:
+        """Start jobs, each on GPUs that no other one has."""
+        return [self._launch(job) for job in jobs]
+
+    def _launch(self, job: Job) -> Supervised:
+        place = next(place for place in range(len(self._running) + 1) if place not in self._running)
+        env = {}
+        if self._gpus:
+            first = place * self._num_ranks % len(self._gpus)
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(self._gpus[first : first + self._num_ranks])
+        elif "OMP_NUM_THREADS" not in os.environ:
+            env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // (self.capacity * self._num_ranks)))
+        run = Supervised(replace(job, env={**job.env, **env}), self._report)
+        self._running[place] = run
+        run.then = lambda: self._running.pop(place, None)
+        return run
+
+
+class SlurmLauncher:
+    """Jobs of Slurm by submitit, several at once as an array.
+
+    A job whose time ends saves and is queued again, and goes on; so is one that is preempted.
+
+    Args:
+        folder: Where submitit keeps scripts, pickles and output; every machine must see it.
+        timeout_min: The time limit of a job.
+        num_nodes: Machines of each job.
+        num_ranks: Processes on each machine.
+        gpus: GPUs on each machine.
+        cpus: Cores on each machine.
+        capacity: Jobs of an array at once.
+        options: Further parameters of sbatch, such as ``partition``; their values as text.
+        cluster: ``"slurm"``, or submitit's ``"local"``, which runs the same jobs here.
+
+    Raises:
+        UsageRuntimeError: submitit is missing, or there is no Slurm here.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        *,
+        timeout_min: int = 60,
+        num_nodes: int = 1,
+        num_ranks: int = 1,
+        gpus: int = 0,
+        cpus: int | None = None,
+        capacity: int = 1000,
+        options: dict[str, Any] | None = None,
+        cluster: str = "slurm",
+    ) -> None:
+        submitit = _import("submitit", "slurm", "Slurm")
+        self.capacity = capacity
+        try:
+            self._executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=1000)
+        except RuntimeError as error:
+            raise UsageRuntimeError(f"--on slurm: {error} Run it where sbatch and srun are.") from error
+        resources = {"nodes": num_nodes, "tasks_per_node": 1, "gpus_per_node": gpus, "cpus_per_task": cpus or num_ranks}
+        if cluster == "slurm":
+            resources |= {"slurm_signal_delay_s": 120, "slurm_array_parallelism": capacity}
+            resources |= {f"slurm_{name}": value for name, value in (options or {}).items()}
+        try:
+            self._executor.update_parameters(timeout_min=timeout_min, **resources)
+        except (ValueError, NameError) as error:
+            raise UsageValueError(f"--slurm: {error}") from None
+
+    def launch(self, jobs: Sequence[Job]) -> list[Launched]:
+        """Queue jobs, several as one array."""
+        for job in jobs:
+            job.write()
+        tasks = [SlurmTask(job) for job in jobs]
+        if len(tasks) == 1:
+            return [SlurmJob(self._executor.submit(tasks[0]), jobs[0])]
+        with self._executor.batch():
+            queued = [self._executor.submit(task) for task in tasks]
+        return [SlurmJob(each, job) for each, job in zip(queued, jobs)]
+
+
+class SlurmTask:
+    """What runs inside a job of Slurm: the supervisor, on each of its machines.
+
+    Args:
+        job: The run.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._run: Supervised | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"job": self.job, "_run": None}
+
+    def __call__(self) -> Outcome:
+        """Run the job to its end."""
+        env = importlib.import_module("submitit").JobEnvironment()
+        signal.signal(signal.SIGTERM, lambda *_: self._stop())
+        number = int("".join(filter(str.isdigit, str(env.job_id))) or 0)
+        address = f"{env.hostnames[0]}:{_PORT + number % 10_000}"
+        first = 1000 * int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        self._run = Supervised(self.job, print, node=env.node, address=address, first_attempt=first)
+        return wait(self._run)
+
+    def checkpoint(self) -> Any:
+        """Save, end, and return what the job goes on with when it is queued again; submitit calls it."""
+        self._stop()
+        if self._run is not None:
+            wait(self._run)
+        return importlib.import_module("submitit").helpers.DelayedSubmission(SlurmTask(replace(self.job, resume=True)))
+
+    def _stop(self) -> None:
+        if self._run is not None:
+            self._run.stop()
+
+
+class SlurmJob:
+    """A job that is queued, or at work.
+
+    Args:
+        queued: What submitit returned.
+        job: The run.
+    """
+
+    def __init__(self, queued: Any, job: Job) -> None:
+        self._queued, self._job = queued, job
+        self.id = queued.job_id
+
+    def poll(self) -> Outcome | None:
+        """Return how it ended, None while it has not."""
+        if not self._queued.done():
+            return None
+        try:
+            return self._queued.result()
+        except Exception as error:  # the job is gone without a result: what Slurm says of it
+            state = self._queued.state
+            how = "stopped" if state in ("TIMEOUT", "PREEMPTED", "NODE_FAIL") or "CANCELLED" in state else "failed"
+            reason = f"job {self.id} ended as {state}: {str(error).strip().splitlines()[-1]}"
+            return Outcome(how, reason, 143 if how == "stopped" else 1)
+
+    def stop(self) -> None:
+        """Ask it to save and end."""
+        self._queued.cancel(check=False)
+
+    kill = stop
+
+
+class RayLauncher:
+    """Tasks of a Ray cluster, each with its resources; the folders must be seen by all machines.
+
+    Args:
+        address: Of the cluster; None starts one on this machine, or joins the one that is there.
+        num_ranks: Processes of each job.
+        gpus: GPUs of each job.
+        capacity: Jobs at once; those for which there is no room wait in Ray's queue.
+
+    Raises:
+        UsageRuntimeError: ray is missing.
+    """
+
+    def __init__(self, address: str | None = None, *, num_ranks: int = 1, gpus: int = 0, capacity: int = 1000) -> None:
+        self._ray = _import("ray", "ray", "a Ray cluster")
+        self.capacity = capacity
+        if not self._ray.is_initialized():
+            self._ray.init(address=address, log_to_driver=False, include_dashboard=False, configure_logging=False)
+        self._task = self._ray.remote(num_cpus=num_ranks, num_gpus=gpus, max_retries=3)(_run_in_ray)
+
+    def launch(self, jobs: Sequence[Job]) -> list[Launched]:
+        """Hand jobs to the cluster."""
+        here = os.getcwd()
+        path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")]))
+        found: list[Launched] = []
+        for job in jobs:
+            job = replace(job, work_dir=os.path.abspath(job.work_dir), env={"PYTHONPATH": path, **job.env})
+            job.write()
+            found.append(RayJob(self._ray, self._task.remote(job, here), job))
+        return found
+
+
+class RayJob:
+    """A job that was handed to Ray.
+
+    Args:
+        ray: The module.
+        task: What Ray returned.
+        job: The run.
+    """
+
+    def __init__(self, ray: Any, task: Any, job: Job) -> None:
+        self._ray, self._task, self._job = ray, task, job
+
+    def poll(self) -> Outcome | None:
+        """Return how it ended, None while it has not."""
+        ready, _ = self._ray.wait([self._task], timeout=0)
+        if not ready:
+            return None
+        try:
+            return self._ray.get(self._task)
+        except self._ray.exceptions.RayError as error:
+            is_lost = isinstance(
+                error, self._ray.exceptions.WorkerCrashedError | self._ray.exceptions.TaskCancelledError
+            )
+            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
+            return Outcome("stopped" if is_lost else "failed", reason, 143 if is_lost else 1)
+
+    def stop(self) -> None:
+        """Ask it to save and end."""
+        (self._job.folder / STOP_FILE).touch()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._ray.cancel(self._task, force=True)
+
+
+STOP_FILE = "stop"
+"""In the folder of a job whose supervisor no signal reaches: asks it to stop."""
+
+
+def _run_in_ray(job: Job, cwd: str) -> Outcome:
+    os.chdir(cwd)
+    stop_file = job.folder / STOP_FILE
+    stop_file.unlink(missing_ok=True)
+    return wait(Supervised(job, print), lambda: stop_file.exists())
+
+
+def wait(run: Launched, is_asked_to_stop: Callable[[], bool] = lambda: False) -> Outcome:
+    """Wait until a job has ended and return how; stop it when that is asked for."""
+    has_stopped = False
+    while (outcome := run.poll()) is None:
+        if not has_stopped and is_asked_to_stop():
+            has_stopped = True
+            run.stop()
+        time.sleep(_POLL_S)
+    return outcome
+
+
+def make_launcher(on: str, folder: str, **options: Any) -> Launcher:
+    """Return the launcher of a name.
+
+    Args:
+        on: ``"local"``, ``"slurm"`` or ``"ray"``.
+        folder: Where it may keep files.
+        **options: Of the launcher's class; those that are None are left out.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if on == "local":
+        return LocalLauncher(**given)
+    if on == "slurm":
+        return SlurmLauncher(str(Path(folder) / "slurm"), **given)
+    if on == "ray":
+        return RayLauncher(**given)
+    raise UsageValueError(f"--on {on}: expected one of {listed(LAUNCHERS)}.")
+
+
+@dataclass
+class Stopping:
+    """Notes SIGTERM and Ctrl-C while it is entered, so that jobs can be asked to save.
+
+    Attributes:
+        number: The signal; 0 before.
+        count: How many have arrived; the second one ends everything at once.
+    """
+
+    number: int = 0
+    count: int = 0
+
+    def __enter__(self) -> Stopping:
+        self._former = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.number = number
+        self.count += 1
+
+
+def _visible_gpus() -> list[str]:
+    if not torch.cuda.is_available():
+        return []
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return given.split(",") if given else [str(i) for i in range(torch.cuda.device_count())]
+
+
+def _import(name: str, extra: str, what: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UsageRuntimeError(f"{what} needs {name}: pip install 'lazyengine[{extra}]'.") from error
