@@ -62,11 +62,11 @@ class LocalLauncher:
         self, num_ranks: int = 1, capacity: int | None = None, report: Callable[[str], object] = lambda line: None
     ) -> None:
         self._gpus = _visible_gpus()
-        num_places = len(self._gpus) or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if capacity is None and len(self._gpus) and num_ranks > len(self._gpus):
-            raise UsageValueError(f"{num_ranks} processes for each run, and {len(self._gpus)} GPUs are here.")
-        self.capacity = capacity or max(1, num_places // num_ranks)
-        self._num_ranks, self._report = num_ranks, report
+            raise UsageValueError(f"{num_ranks} processes for each run, and {len(self._gpus)} GPUs are here; use fewer.")
+        self.capacity = capacity or max(1, (len(self._gpus) or cores) // num_ranks)
+        self._num_ranks, self._report, self._cores = num_ranks, report, cores
         self._running: dict[int, Supervised] = {}
 
     def launch(self, jobs: Sequence[Job]) -> list[Launched]:
@@ -80,7 +80,7 @@ class LocalLauncher:
             first = place * self._num_ranks % len(self._gpus)
             env["CUDA_VISIBLE_DEVICES"] = ",".join(self._gpus[first : first + self._num_ranks])
         elif "OMP_NUM_THREADS" not in os.environ:
-            env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // (self.capacity * self._num_ranks)))
+            env["OMP_NUM_THREADS"] = str(max(1, self._cores // (self.capacity * self._num_ranks)))
         run = Supervised(replace(job, env={**job.env, **env}), self._report)
         self._running[place] = run
         run.then = lambda: self._running.pop(place, None)
