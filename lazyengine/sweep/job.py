@@ -73,6 +73,11 @@ class Job:
         """There when the run was pruned."""
         return self.folder / "pruned.json"
 
+    @property
+    def stop_file(self) -> Path:
+        """Asks its supervisor, which no signal reaches from elsewhere, to stop."""
+        return self.folder / "stop"
+
     def beat_file(self, rank: int) -> Path:
         """Where a rank writes how many iterations are done."""
         return self.folder / f"beat.{rank}"

@@ -16,10 +16,13 @@ import torch
 from ..errors import UsageRuntimeError, UsageValueError
 from ..text import listed
 from .job import Job, Outcome
-from .supervising import Supervised
+from .supervising import Supervised, is_own_checkpoint
 
 LAUNCHERS = ("local", "slurm", "ray")
 _POLL_S = 0.1
+_SLURM_ID = "slurm_id"
+_GONE = ("TIMEOUT", "PREEMPTED", "NODE_FAIL", "CANCELLED")
+_PREEMPTION_S = 120.0
 _PORT = 29_400  # of the first machine's meeting point, beside which the number of the job is added
 
 
@@ -121,7 +124,7 @@ class SlurmLauncher:
         cluster: str = "slurm",
     ) -> None:
         submitit = _import("submitit", "slurm", "Slurm")
-        self.capacity = capacity
+        self.capacity, self._cluster = capacity, cluster
         try:
             self._executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=1000)
         except RuntimeError as error:
@@ -137,14 +140,26 @@ class SlurmLauncher:
 
     def launch(self, jobs: Sequence[Job]) -> list[Launched]:
         """Queue jobs, several as one array."""
-        for job in jobs:
+        found = [self._queued_before(job) for job in jobs]
+        fresh = [job for job, queued in zip(jobs, found) if queued is None]
+        for job in fresh:
             job.write()
-        tasks = [SlurmTask(job) for job in jobs]
-        if len(tasks) == 1:
-            return [SlurmJob(self._executor.submit(tasks[0]), jobs[0])]
-        with self._executor.batch():
-            queued = [self._executor.submit(task) for task in tasks]
-        return [SlurmJob(each, job) for each, job in zip(queued, jobs)]
+            job.stop_file.unlink(missing_ok=True)
+        queued = [self._executor.submit(SlurmTask(job)) for job in fresh[:1]] if len(fresh) == 1 else []
+        if len(fresh) > 1:
+            with self._executor.batch():
+                queued = [self._executor.submit(SlurmTask(job)) for job in fresh]
+        waiting = iter(queued)
+        return [SlurmJob(each or next(waiting), job) for each, job in zip(found, jobs)]
+
+    def _queued_before(self, job: Job) -> Any:
+        """Return the job of submitit's that an earlier call has queued and that has not ended; None for none."""
+        file = job.folder / _SLURM_ID
+        if not file.exists() or self._cluster != "slurm":
+            return None
+        number = file.read_text(encoding="utf-8")
+        former = importlib.import_module("submitit").SlurmJob(folder=self._executor.folder, job_id=number)
+        return None if former.done(force_check=True) or former.state == "UNKNOWN" else former
 
 
 class SlurmTask:
@@ -164,23 +179,32 @@ class SlurmTask:
     def __call__(self) -> Outcome:
         """Run the job to its end."""
         env = importlib.import_module("submitit").JobEnvironment()
-        signal.signal(signal.SIGTERM, lambda *_: self._stop())
         number = int("".join(filter(str.isdigit, str(env.job_id))) or 0)
         address = f"{env.hostnames[0]}:{_PORT + number % 10_000}"
-        first = 1000 * int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        self._run = Supervised(self.job, print, node=env.node, address=address, first_attempt=first)
-        return wait(self._run)
+        times = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        if times and not self.job.resume:  # Slurm itself has queued it again
+            self.job.resume = is_own_checkpoint(self.job.work_dir)
+        self._run = Supervised(self.job, print, node=env.node, address=address, first_attempt=1000 * times)
+        outcome = wait(self._run, self.job.stop_file.exists)
+        if outcome.how == "stopped" and not self.job.stop_file.exists():
+            _wait_for_preemption()
+        return outcome
 
     def checkpoint(self) -> Any:
         """Save, end, and return what the job goes on with when it is queued again; submitit calls it."""
-        self._stop()
-        if self._run is not None:
-            wait(self._run)
-        return importlib.import_module("submitit").helpers.DelayedSubmission(SlurmTask(replace(self.job, resume=True)))
-
-    def _stop(self) -> None:
         if self._run is not None:
             self._run.stop()
+            while self._run.is_at_work:
+                time.sleep(_POLL_S)
+        again = replace(self.job, resume=self.job.resume or is_own_checkpoint(self.job.work_dir))
+        return importlib.import_module("submitit").helpers.DelayedSubmission(SlurmTask(again))
+
+
+def _wait_for_preemption() -> None:
+    """Let a signal come that queues the job again: the one that the run had was the first of two."""
+    end = time.monotonic() + _PREEMPTION_S
+    while time.monotonic() < end:
+        time.sleep(_POLL_S)
 
 
 class SlurmJob:
@@ -194,24 +218,29 @@ class SlurmJob:
     def __init__(self, queued: Any, job: Job) -> None:
         self._queued, self._job = queued, job
         self.id = queued.job_id
+        (job.folder / _SLURM_ID).write_text(str(self.id), encoding="utf-8")
 
     def poll(self) -> Outcome | None:
         """Return how it ended, None while it has not."""
         if not self._queued.done():
             return None
         try:
-            return self._queued.result()
+            return self._queued.results()[0]
         except Exception as error:  # the job is gone without a result: what Slurm says of it
             state = self._queued.state
-            how = "stopped" if state in ("TIMEOUT", "PREEMPTED", "NODE_FAIL") or "CANCELLED" in state else "failed"
+            how = "stopped" if state.startswith(_GONE) else "failed"
             reason = f"job {self.id} ended as {state}: {str(error).strip().splitlines()[-1]}"
             return Outcome(how, reason, 143 if how == "stopped" else 1)
 
     def stop(self) -> None:
         """Ask it to save and end."""
-        self._queued.cancel(check=False)
+        self._job.stop_file.touch()
+        if self._queued.state == "PENDING":
+            self.kill()
 
-    kill = stop
+    def kill(self) -> None:
+        """End it at once."""
+        self._queued.cancel(check=False)
 
 
 class RayLauncher:
@@ -242,6 +271,7 @@ class RayLauncher:
         for job in jobs:
             job = replace(job, work_dir=os.path.abspath(job.work_dir), env={"PYTHONPATH": path, **job.env})
             job.write()
+            job.stop_file.unlink(missing_ok=True)
             found.append(RayJob(self._ray, self._task.remote(job, here), job))
         return found
 
@@ -274,22 +304,16 @@ class RayJob:
 
     def stop(self) -> None:
         """Ask it to save and end."""
-        (self._job.folder / STOP_FILE).touch()
+        self._job.stop_file.touch()
 
     def kill(self) -> None:
         """End it at once."""
         self._ray.cancel(self._task, force=True)
 
 
-STOP_FILE = "stop"
-"""In the folder of a job whose supervisor no signal reaches: asks it to stop."""
-
-
 def _run_in_ray(job: Job, cwd: str) -> Outcome:
     os.chdir(cwd)
-    stop_file = job.folder / STOP_FILE
-    stop_file.unlink(missing_ok=True)
-    return wait(Supervised(job, print), lambda: stop_file.exists())
+    return wait(Supervised(job, print), job.stop_file.exists)
 
 
 def wait(run: Launched, is_asked_to_stop: Callable[[], bool] = lambda: False) -> Outcome:

@@ -20,6 +20,9 @@ from .faults import ERROR, FULL_DISK, HANG, LOST_NODE, MISTAKE, OUT_OF_MEMORY, F
 from .job import Job, Outcome
 
 BUSY = 75
+_NO_USR2 = ("sh", "-c", 'trap "" USR2; exec "$@"', "sh")  # which Slurm sends to all processes, for the supervisor
+_OF_A_RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS", "OMPI_COMM_WORLD_LOCAL_RANK")
+"""Variables by which a process would take itself for a rank: those of the supervisor, which is none of the run's."""
 _LOOK_S = 1.0  # between two looks at the processes below the run's
 _END_S = 5.0  # for a process that was asked to write its stacks and end
 _ADVICE = "Restore it, or move it away."
@@ -83,10 +86,15 @@ class Supervised:
         self._process = None
         return self._judge(code)
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether its processes run."""
+        return self._process is not None and self._process.poll() is None
+
     def stop(self) -> None:
         """Ask the run to save and end; `poll` goes on to be called until it has."""
         self._is_stopping = True
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self.is_at_work:
             self._process.terminate()
 
     def kill(self) -> None:
@@ -119,10 +127,11 @@ class Supervised:
         self._attempt += 1
         self._num_starts, self._num_seen = len(self._starts()), len(self._decisions())
         self._num_kills = _num_memory_kills()
-        env = {**os.environ, **job.env, "PYTHONFAULTHANDLER": "1", "PYTHONUNBUFFERED": "1"}
+        inherited = {name: value for name, value in os.environ.items() if name not in _OF_A_RANK}
+        env = {**inherited, **job.env, "PYTHONFAULTHANDLER": "1", "PYTHONUNBUFFERED": "1"}
         with open(job.output, "ab") as out:
             self._process = subprocess.Popen(
-                job.command(self._node, self._address),
+                [*_NO_USR2, *job.command(self._node, self._address)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,

@@ -56,6 +56,9 @@ TROUBLE = '''
                 os.kill(os.getpid(), signal.SIGKILL)
             if is_due(self.plan, "hang", done):
                 wait_for_ever()
+            if is_due(self.plan, "wait to be stopped", done):
+                while not runner._preemption.is_requested:
+                    time.sleep(0.01)
 
 
     def wait_for_ever():
@@ -112,6 +115,8 @@ def make_project(folder: Path) -> str:
 def plan(folder: Path, *faults: tuple[Any, ...]) -> str:
     """Write what is to happen, and return the override that lets it."""
     path = folder / "plan.json"
+    for done in folder.glob("plan.json.*"):
+        done.unlink()
     path.write_text(json.dumps(faults))
     return f"runner.hooks.trouble.plan={path}"
 
