@@ -28,6 +28,7 @@ LAYERS = [
     "runner",
     "analysis",
     "runs",
+    "sweep",
     "port",
     "cli",
     "__main__",

@@ -21,6 +21,8 @@ COMMANDS: dict[str, tuple[str, list[str], str]] = {
     "rerun": ("rerun", [], "make a run again from what its folder keeps; --verify compares every record"),
     "replay": ("replay", [], "make one iteration of a run again and look at it: samples, loss, gradients, debugger"),
     "bisect": ("bisect", [], "find the first iteration, and the first thing in it, in which two runs differ"),
+    "sweep": ("sweep", [], "run an experiment with many values, here or on a cluster; goes on when called again"),
+    "submit": ("submit", [], "train under a supervisor, here or on a cluster: --on local, slurm, ray"),
     "fork": ("fork", [], "begin a new run as another one stood at an iteration: RUN@ITER"),
     "ps": ("ps", [], "show the runs in a folder: progress, speed, loss, how they ended"),
     "stop": ("stop", [], "ask a run to save and stop"),

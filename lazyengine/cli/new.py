@@ -22,6 +22,14 @@ TEMPLATES = {
     "gan": "Draws points with two networks against one another, two optimizers and a training step of its own",
     "plain": "Fits a curve with a network of plain torch",
 }
+OBJECTIVES = {
+    "classification": ("val/accuracy/top1", "maximize"),
+    "segmentation": ("val/mean_iou", "maximize"),
+    "language": ("val/bits", "minimize"),
+    "gan": ("val/near", "maximize"),
+    "plain": ("val/error", "minimize"),
+}
+"""What a search in each template looks for."""
 _EPILOG = """\
 examples:
   %(prog)s shapes
@@ -84,6 +92,7 @@ def make_project(folder: str | os.PathLike[str], template: str = "classification
     if find_spec(package) is not None:
         raise UsageValueError(f"a package {package!r} is installed already, and would be imported. Use another name.")
     values = {"__NAME__": name, "__PACKAGE__": package, "__WHAT__": TEMPLATES[template]}
+    values["__OBJECTIVE__"], values["__DIRECTION__"] = OBJECTIVES[template]
     texts: dict[str, str] = {}
     for root in (_TEMPLATES / _COMMON, _TEMPLATES / template):
         for source in root.rglob("*.in"):

@@ -153,6 +153,7 @@ class BatchReader:
     Attributes:
         told_epoch: The epoch that the dataset was told last in this process.
         left_alone: Paths of generators that are not seeded.
+        instead: Which index is read for one that is left out.
     """
 
     can_read_again: ClassVar[bool] = True
@@ -162,6 +163,7 @@ class BatchReader:
     seeds_generators: bool = False
     told_epoch: int | None = dataclasses.field(default=None, init=False)
     left_alone: Collection[str] = dataclasses.field(default=(), init=False)
+    instead: dict[int, int] = dataclasses.field(default_factory=dict, init=False)
     _pass: int | None = dataclasses.field(default=None, init=False)
     _generators: OwnGenerators = dataclasses.field(default_factory=lambda: OwnGenerators({}), init=False)
 
@@ -235,7 +237,7 @@ class BatchReader:
             else:
                 read = []
                 for index in indices:
-                    read.append(dataset[index])
+                    read.append(dataset[self.instead.get(index, index)] if self.instead else dataset[index])
                 samples = read
             return self.collate_fn(samples)
         except Exception as error:

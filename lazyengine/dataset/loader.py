@@ -170,6 +170,22 @@ class DataLoader(TorchDataLoader[Any]):
         self._reader.set_epoch(epoch)
         self._note_contents()
 
+    def leave_out(self, indices: Iterable[int]) -> None:
+        """Read the sample after it instead of each of these, which cannot be read; call it before the first batch.
+
+        Raises:
+            UsageRuntimeError: The dataset is a stream, or hands out whole batches, or no sample is left.
+        """
+        left_out = set(indices)
+        if self._parts is not None or hasattr(self.dataset, "__getitems__"):
+            raise UsageRuntimeError(f"leave_out: samples of {type(self.dataset).__name__} are not read one by one.")
+        length = len(self.dataset)  # pyright: ignore[reportArgumentType]
+        if len(left_out) >= length:
+            raise UsageRuntimeError(f"leave_out: no sample of {length} would be left.")
+        for index in left_out:
+            others = (each % length for each in range(index + 1, index + length))
+            self._reader.instead[index] = next(each for each in others if each not in left_out)
+
     def _set_epoch_of_order(self, epoch: int) -> None:
         self._batches.epoch = epoch
         tell_epoch(epoch, self, ORDER, told={id(self)})

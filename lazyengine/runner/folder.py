@@ -201,6 +201,20 @@ class RunFolder:
                 with contextlib.suppress(OSError, FolderBusyError):
                     self._write(record)
 
+    def record_decision(self, decision: dict[str, Any]) -> None:
+        """Write into ``run.json`` what a supervisor has decided, between two trainings.
+
+        Raises:
+            FolderBusyError: When a training is at work in it.
+        """
+        self.take()
+        try:
+            record = self.read()
+            record["decisions"] = [*record.get("decisions", ()), decision]
+            self._write(record)
+        finally:
+            self.leave()
+
     def read(self) -> dict[str, Any]:
         """Return the content of ``run.json``; of a folder without one, an empty record.
 

@@ -35,6 +35,7 @@ def test_each_project_has_its_files_and_its_configs_load(template, tmp_path):
     files = new.make_project(tmp_path / name, template)
     package = f"made_{template}"
     expected = {".gitignore", "README.md", "pyproject.toml", "configs/base.py", "configs/wide.py", "configs/runtime.py"}
+    expected.add("configs/sweep.py")
     expected |= {f"{package}/{file}.py" for file in ("__init__", "data", "metric", "model")}
     assert set(files) == expected | {"tests/test_experiments.py"}
     texts = {file: (tmp_path / name / file).read_text() for file in files}

@@ -1,0 +1,207 @@
+"""A search: which config, what is varied, what counts; read from a file or a command line, checked before it runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import runpy
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ..config import ConfigWarning, LazyConfig, arguments_of
+from ..config.saving import to_json
+from ..errors import UsageFileNotFoundError, UsageTypeError, UsageValueError
+from ..evaluator import rule_of
+from ..record import collect_code, flat_config
+from ..text import did_you_mean, listed
+from .spaces import Dimension, Paths, as_overrides, combinations, normal_space, parse_call, parse_dimension
+
+SAMPLERS = ("tpe", "random")
+PRUNERS = ("median", "asha", "hyperband")
+_NO_IDENTITY = ("runner.work_dir", "runner.experiment_name", "runner.resume", "runner.launcher")
+
+
+@dataclass
+class Search:
+    """What a sweep looks for.
+
+    Attributes:
+        config: The config file.
+        space: What is varied, by path: `uniform`, `log_uniform`, `choice`, `grid`, `zipped`, a ``range`` or one value.
+        objective: The recorded metric that counts, such as ``"val/accuracy/top1"``, in full or its end; of a run, its
+            best value.
+        direction: ``"maximize"`` or ``"minimize"``; None where its name tells.
+        trials: How many runs; None for every combination of the grids, where nothing is drawn.
+        conditional: A function of the values chosen so far, by path; returns a further space.
+        overrides: Changes that all trials have.
+        sampler: ``"tpe"`` or ``"random"``; both draw trial n from (seed, n).
+        pruner: None, ``"median"``, ``"asha"`` or ``"hyperband"``, with the arguments of Optuna's class, such as
+            ``"asha(reduction_factor=3)"``; its unit is a validation.
+        seed: Of what is drawn.
+    """
+
+    config: str
+    space: dict[Paths, Dimension]
+    objective: str = ""
+    direction: str | None = None
+    trials: int | None = None
+    conditional: Callable[[dict[Paths, Any]], Mapping[Paths, Any]] | None = None
+    overrides: list[str] = field(default_factory=list)
+    sampler: str = "tpe"
+    pruner: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.space = normal_space(self.space, "space")
+        if not self.objective:
+            raise UsageValueError("a search needs an objective: the metric that counts, such as val/accuracy/top1.")
+        if self.direction is None:
+            self.direction = "maximize" if rule_of(self.objective) == "greater" else "minimize"
+        _one_of("direction", self.direction, ("maximize", "minimize"))
+        _one_of("sampler", self.sampler, SAMPLERS)
+        if self.pruner is not None:
+            _one_of("pruner", self.pruner_call()[0], PRUNERS)
+        is_drawn = any(each.is_drawn for each in self.space.values())
+        if is_drawn and self.trials is None:
+            raise UsageValueError("something is drawn at random: say how many trials (--trials 20, or trials = 20).")
+        if self.trials is not None and self.trials < 1:
+            raise UsageValueError(f"trials={self.trials}: expected at least 1.")
+        self.grid = combinations(self.space)
+        if not is_drawn and self.conditional is not None:
+            self.grid = [more for row in self.grid for more in self._with_conditional_grid(row)]
+        self.is_drawn = is_drawn or any(each.is_drawn for row in self.grid for each in self.more(row).values())
+
+    def pruner_call(self) -> tuple[str, list[Any], dict[str, Any]]:
+        """Return name and arguments of the pruner."""
+        text = self.pruner or ""
+        return parse_call(text) or (text, [], {})
+
+    @property
+    def num_trials(self) -> int:
+        """How many runs it has."""
+        return (
+            len(self.grid)
+            if self.trials is None
+            else self.trials
+            if self.is_drawn
+            else min(self.trials, len(self.grid))
+        )
+
+    def more(self, values: dict[Paths, Any]) -> dict[Paths, Dimension]:
+        """Return the conditional part of the space, given the values so far."""
+        return {} if self.conditional is None else normal_space(self.conditional(dict(values)), "conditional()")
+
+    def _with_conditional_grid(self, row: dict[Paths, Any]) -> Iterator[dict[Paths, Any]]:
+        yield from ({**row, **each} for each in combinations(self.more(row)))
+
+    # ------------------------------------------------------------------ checked against the config
+    def load(self, overrides: Sequence[str] = ()) -> Any:
+        """Return the config of a trial.
+
+        Raises:
+            ConfigError: A path or a value is not accepted, or reaches nothing that the runner builds.
+        """
+        cfg = LazyConfig.load(self.config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ConfigWarning)
+            try:
+                LazyConfig.apply_overrides(cfg, [*self.overrides, *overrides])
+            except ConfigWarning as warning:
+                raise UsageValueError(str(warning)) from None
+        return cfg
+
+    def check(self) -> Any:
+        """Try every end and every value of the space on the config; return the config as it is without them.
+
+        Raises:
+            UsageError: The config has no runner, or no validation; a path or a value is not accepted.
+        """
+        cfg = self.load()
+        runner = arguments_of(cfg).get("runner")
+        if runner is None:
+            raise UsageValueError(f"{self.config} has no `runner`, so there is nothing to train.")
+        is_of_validation = not self.objective.startswith("train/")
+        if is_of_validation and arguments_of(runner).get("val_loop") is None:
+            raise UsageValueError(f"objective {self.objective!r}: {self.config} has no val_loop that could measure it.")
+        if self.pruner is not None and not is_of_validation:
+            raise UsageValueError(
+                f"pruner {self.pruner!r} acts at validations, the objective {self.objective!r} is none."
+            )
+        for values in self._probes():
+            self.load(as_overrides(values))
+        return cfg
+
+    def _probes(self) -> Iterator[dict[Paths, Any]]:
+        """Yield sets of values in which every value of every dimension occurs."""
+        for number in range(max((len(each.values) for each in self.space.values()), default=1)):
+            values = {paths: each.values[number % len(each.values)] for paths, each in self.space.items()}
+            more = self.more(values)
+            for inner in range(max((len(each.values) for each in more.values()), default=1)):
+                yield {**values, **{p: each.values[inner % len(each.values)] for p, each in more.items()}}
+
+    def key_of(self, overrides: Sequence[str]) -> str:
+        """Return what is equal for two trials that would be the same run: of the resolved config, seed and code."""
+        cfg = self.load(overrides)
+        values = {path: v for path, v in flat_config(to_json(cfg)).items() if not path.startswith(_NO_IDENTITY)}
+        code = collect_code(cfg.__record__.sources).hash
+        return hashlib.sha256(json.dumps([code, values], sort_keys=True).encode()).hexdigest()[:16]
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must not change while the sweep is in a folder."""
+        space = {str(paths): repr(each) for paths, each in self.space.items()}
+        own = ("objective", "direction", "sampler", "pruner", "seed", "overrides")
+        return {"config": os.path.abspath(self.config), "space": space, **{name: getattr(self, name) for name in own}}
+
+
+def read_search(path: str, words: Sequence[str] = (), **options: Any) -> Search:
+    """Return the search of a file and a command line.
+
+    Args:
+        path: A config; or a file that defines ``space``, whose other names are those of `Search`. Its ``config`` is
+            relative to its folder.
+        words: What the command line varies, such as ``optimizer.lr=log_uniform(1e-4,1e-1)``, and overrides.
+        **options: Attributes of the search, which win over the file's; None for what was not given.
+
+    Raises:
+        UsageError: Something in it is not accepted.
+    """
+    if not os.path.isfile(path):
+        raise UsageFileNotFoundError(f"{path} is no file; name a config, or a file with a search.")
+    given: dict[str, Any] = _read_file(path) or {"config": path, "space": {}}
+    dimensions = {word: parse_dimension(word) for word in words}
+    space = {**dict(given["space"]), **dict(each for each in dimensions.values() if each is not None)}
+    overrides = [*given.get("overrides", ()), *(word for word, each in dimensions.items() if each is None)]
+    chosen = {name: value for name, value in options.items() if value is not None}
+    return Search(**{**given, **chosen, "space": space, "overrides": overrides})
+
+
+def _read_file(path: str) -> dict[str, Any] | None:
+    """Return the names of a file with a search; None for a config.
+
+    Raises:
+        UsageValueError: It has names that a search does not know, or no config.
+    """
+    with open(path, encoding="utf-8") as file:
+        if not any(line.startswith(("space ", "space=", "space:", "def space")) for line in file):
+            return None
+    try:
+        found = runpy.run_path(path)
+    except Exception as error:
+        error.config_file = path  # type: ignore[attr-defined] - whose it is, see cli/mistakes.py
+        raise
+    known = [each.name for each in fields(Search)]
+    given = {name: found[name] for name in known if name in found}
+    if near := [name for name in found if name not in known and name[:1] != "_" and did_you_mean(name, known, 0.85)]:
+        raise UsageValueError(f"{path}: {near[0]} is no part of a search.{did_you_mean(near[0], known)}")
+    if not isinstance(given.get("config"), str):
+        raise UsageTypeError(f"{path}: it needs config = 'base.py', the file of the experiment, beside it.")
+    given["config"] = os.path.relpath(os.path.join(os.path.dirname(os.path.abspath(path)), given["config"]))
+    return given
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise UsageValueError(f"{name}={value!r}: expected one of {listed(known)}.{did_you_mean(value, known)}")

@@ -1,0 +1,123 @@
+"""What a search may say, what is refused before anything runs, and which trials it has."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from lazyengine.cli.main import main
+from lazyengine.errors import UsageError
+from lazyengine.sweep import Search, choice, grid, log_uniform, planned, read_search, uniform, zipped
+
+from .lab import make_project
+
+pytest.importorskip("optuna")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_project(tmp_path_factory.mktemp("search"))
+
+
+def search(config: str, space: dict, **options) -> Search:
+    return Search(config, space, objective="val/error", **options)
+
+
+def test_grids_are_crossed_and_drawn_values_are_shared_by_them(config):
+    space = {"optimizer.lr": log_uniform(1e-4, 1e-1), "runner.seed": range(3)}
+    trials = planned(search(config, space, trials=7))
+    assert [text for each in trials for text in each if "seed" in text] == [f"runner.seed={i % 3}" for i in range(7)]
+    rates = [next(text for text in each if "lr" in text) for each in trials]
+    assert Counter(Counter(rates).values()) == {3: 2, 1: 1}
+    assert all(1e-4 <= float(text.partition("=")[2]) <= 1e-1 for text in rates)
+
+
+def test_what_is_drawn_is_a_function_of_seed_and_number(config):
+    space = {"optimizer.lr": uniform(0.1, 0.2), "model.width": choice(4, 8, 16)}
+    few, many = (planned(search(config, space, trials=n, sampler="random")) for n in (3, 8))
+    assert many[:3] == few
+    assert planned(search(config, space, trials=3, sampler="random", seed=1)) != few
+
+
+def test_zipped_rows_belong_together(config):
+    space = {("optimizer.lr", "model.width"): zipped((0.1, 4), (0.2, 8)), "runner.seed": grid(1, 2)}
+    assert planned(search(config, space)) == [
+        [f"optimizer.lr={lr}", f"model.width={width}", f"runner.seed={seed}"]
+        for lr, width in ((0.1, 4), (0.2, 8))
+        for seed in (1, 2)
+    ]
+
+
+def test_a_function_makes_parts_conditional(config):
+    def conditional(values):
+        return {"+optimizer.amsgrad": grid(True, False)} if values["model.width"] == 8 else {"model.depth": 3}
+
+    trials = planned(search(config, {"model.width": grid(4, 8)}, conditional=conditional))
+    assert trials == [
+        ["model.width=4", "model.depth=3"],
+        ["model.width=8", "+optimizer.amsgrad=True"],
+        ["model.width=8", "+optimizer.amsgrad=False"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("space", "options", "said"),
+    [
+        ({"optimizer.lrr": grid(0.1)}, {}, "Did you mean 'lr'"),
+        ({"model.width": grid(4, "wide")}, {}, "accepts"),
+        ({"optimizer.lr": log_uniform(0.1, 0.2)}, {}, "how many trials"),
+        ({"optimizer.lr": grid(0.1)}, {"objective": "val/error", "pruner": "ashaa"}, "Did you mean 'asha'"),
+        ({"optimizer.lr": grid(0.1)}, {"objective": "val/goodness"}, "greater or a smaller"),
+        ({"optimizer.lr": grid(0.1)}, {"objective": "train/loss", "pruner": "median"}, "acts at validations"),
+        ({("optimizer.lr", "model.width"): zipped((0.1, 4), (0.2,))}, {}, "does not fit"),
+    ],
+)
+def test_mistakes_are_refused_before_anything_runs(config, space, options, said):
+    with pytest.raises(UsageError) as caught:
+        Search(config, space, **{"objective": "val/error", **options}).check()
+    assert said in str(caught.value)
+
+
+def test_ends_of_a_drawn_range_are_tried_on_the_config(config):
+    with pytest.raises(UsageError, match="momentumm"):
+        search(config, {"optimizer.momentumm": uniform(0, 1)}, trials=3).check()
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("optimizer.lr=log_unifrom(1e-4,1e-1)", "Did you mean 'log_uniform'"),
+        ("optimizer.lr=log_uniform(0,1)", "0 < low < high"),
+        ("optimizer.lr=grid(a,b)", "plain values"),
+        ("optimizer.lr=uniform(1)", "missing"),
+    ],
+)
+def test_the_command_line_names_what_it_does_not_know(config, word, said, capsys):
+    assert main(["sweep", config, word, "--objective", "error", "--trials", "2", "--dry-run"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_file_holds_a_search_and_the_command_line_wins(config, tmp_path, capsys):
+    file = Path(config).with_name("sweep.py")
+    file.write_text(
+        "from lazyengine.sweep import choice, log_uniform\n"
+        "config = 'config.py'\n"
+        "space = {'optimizer.lr': log_uniform(1e-4, 1e-1), 'model.width': choice(4, 8)}\n"
+        "objective = 'val/error'\n"
+        "trials = 3\n"
+    )
+    found = read_search(str(file), ["train_loop.max_epochs=1", "runner.seed=range(2)"], trials=4)
+    assert (found.num_trials, found.overrides, found.direction) == (4, ["train_loop.max_epochs=1"], "minimize")
+    assert main(["sweep", str(file), "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("optimizer.lr=") == 3
+    file.write_text(file.read_text() + "direktion = 'minimize'\n")
+    with pytest.raises(UsageError, match="Did you mean 'direction'"):
+        read_search(str(file))
+
+
+def test_the_policy_of_supervision_can_be_varied_like_any_other_value(config):
+    search(config, {"supervision.max_retries": grid(1, 2)}).check()
+    with pytest.raises(UsageError, match="Did you mean 'hang'"):
+        search(config, {"supervision.hank": grid("stop")}).check()

@@ -1,0 +1,197 @@
+"""A sweep goes on where it stood, whatever was killed; nothing runs twice; pruned trials are no errors."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lazyengine.checkpoint import find_latest_checkpoint
+from lazyengine.errors import UsageError
+from lazyengine.runs import read_run
+from lazyengine.runs.verifying import hash_of_state
+from lazyengine.runs.watching import owner_of
+from lazyengine.sweep import LocalLauncher, Search, choice, grid, read_search, sweep
+
+from .lab import make_project, plan, rows, run, start, starts, wait_until
+
+pytest.importorskip("optuna")
+GRID = ["optimizer.lr=grid(0.01,0.001)", "runner.seed=range(2)", "--objective", "val/error"]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lab")
+    make_project(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(lab: Path) -> str:
+    return str(lab / "lab" / "config.py")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(lab: Path, config: str) -> list:
+    return rows(lab / "undisturbed", config, *GRID, cwd=lab)
+
+
+def test_every_combination_is_an_ordinary_run(lab, config, undisturbed):
+    assert [how for _, how, _ in undisturbed] == ["finished"] * 4
+    curve = read_run(lab / "undisturbed" / "0001").curves["val/error"][1]
+    (value,) = (value for overrides, _, value in undisturbed if overrides == ["optimizer.lr=0.01", "runner.seed=1"])
+    assert value == min(curve)
+    run("train", config, "optimizer.lr=0.01", "runner.seed=1", "--work-dir", "alone", cwd=lab)
+    assert last_state(lab / "alone") == last_state(lab / "undisturbed" / "0001")
+
+
+def test_the_same_command_runs_nothing_again(lab, config, undisturbed):
+    before = [starts(lab / "undisturbed" / f"{n:04d}") for n in range(4)]
+    assert rows(lab / "undisturbed", config, *GRID, cwd=lab) == undisturbed
+    assert [starts(lab / "undisturbed" / f"{n:04d}") for n in range(4)] == before
+
+
+def test_another_search_is_refused_in_the_folder(lab, config, undisturbed):
+    search = read_search(config, ["optimizer.lr=grid(0.5)"], objective="val/error")
+    with pytest.raises(UsageError, match="has another search: space was"):
+        sweep(search, str(lab / "undisturbed"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_sweep_that_was_stopped_goes_on(lab, config, undisturbed, number):
+    folder = lab / f"stopped_{number}"
+    process = start("sweep", config, *GRID, "--work-dir", str(folder), "--jobs", "2", cwd=lab)
+    wait_until(lambda: len(list(folder.glob("*/epoch_*.pth"))) > 0, "a first checkpoint")
+    process.send_signal(number)
+    process.communicate(timeout=120)
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    assert rows(folder, config, *GRID, cwd=lab) == undisturbed
+
+
+def test_a_trial_that_was_killed_resumes(lab, config, undisturbed):
+    folder = lab / "killed_trial"
+    process = start("sweep", config, *GRID, "--work-dir", str(folder), "--jobs", "1", cwd=lab)
+    wait_until(lambda: (folder / "0001" / "last_checkpoint").exists(), "a checkpoint of the second trial")
+    if (owner := owner_of(folder / "0001")) is not None:
+        os.kill(owner["pid"], signal.SIGKILL)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    assert rows(folder, config, *GRID, cwd=lab) == undisturbed
+
+
+def test_the_same_run_is_found_and_not_made_again(lab, config):
+    search = Search(config, {"model.width": choice(4), "train_loop.max_epochs": 1}, objective="val/error", trials=3)
+    found = sweep(search, str(lab / "twice"))
+    assert [(each.how, each.same_as) for each in found.trials] == [("finished", None), ("finished", 0), ("finished", 0)]
+    assert len({each.value for each in found.trials}) == 1
+    assert sorted(path.name for path in (lab / "twice").glob("0*")) == ["0000"]
+
+
+def test_a_trial_that_fails_is_named_and_tried_again_by_the_next_call(lab, config):
+    broken = plan(lab, ("error", 3, "always"))
+    search = Search(config, {"runner.seed": grid(0)}, objective="val/error", overrides=[broken])
+    found = sweep(search, str(lab / "failing"))
+    assert (found.exit_code, found.trials[0].how) == (1, "failed")
+    assert "KeyError" in found.trials[0].reason
+    assert "it came back at iteration 3" in found.as_text()
+    plan(lab)
+    assert [each.how for each in sweep(search, str(lab / "failing")).trials] == ["finished"]
+
+
+def test_an_objective_that_no_run_records_ends_the_sweep_with_what_there_is(lab, config):
+    search = Search(config, {"train_loop.max_epochs": 1}, objective="val/accuracy")
+    with pytest.raises(UsageError, match=r"no curve is called 'val/accuracy'.*val/error"):
+        sweep(search, str(lab / "no_such"))
+
+
+def last_state(folder: Path) -> str:
+    """A hash of the weights and the optimizer at the end of a run."""
+    return hash_of_state(str(find_latest_checkpoint(folder)))
+
+
+def computed(diary: Path) -> collections.Counter[str]:
+    """How often each iteration of each trial was computed."""
+    return collections.Counter(diary.read_text().split("\n")[:-1])
+
+
+def asha(lab: Path, config: str, num_seeds: int, name: str):
+    diary = lab / f"{name}.diary"
+    overrides = [f"runner.hooks.diary.path={diary}", "train_loop.max_epochs=9"]
+    space = {"optimizer.lr": grid(1e-1, 1e-2, 1e-4), "runner.seed": range(num_seeds)}
+    search = Search(config, space, "val/error", overrides=overrides, pruner="asha(reduction_factor=3)")
+    return sweep(search, str(lab / name), LocalLauncher(capacity=2)), computed(diary)
+
+
+def check_asha(found, counts):
+    hows = collections.Counter(each.how for each in found.trials)
+    assert found.exit_code == 0
+    assert hows["finished"] >= 1
+    assert hows["pruned"] >= len(found.trials) // 2
+    assert set(counts.values()) == {1}
+    assert sum(counts.values()) < 0.7 * len(found.trials) * 45
+
+
+def test_successive_halving_computes_no_iteration_twice(lab, config):
+    found, counts = asha(lab, config, 2, "asha")
+    check_asha(found, counts)
+    assert (
+        json.loads((lab / "asha" / found.ranked()[-1].folder / "supervision" / "pruned.json").read_text())["iter"] < 45
+    )
+
+
+@pytest.mark.suite
+@pytest.mark.timeout(900)
+def test_asha_of_27_trials_computes_no_iteration_twice(lab, config):
+    check_asha(*asha(lab, config, 9, "asha_27"))
+
+
+def num_starts(folder: Path) -> int:
+    """How many starts of all trials have recorded something."""
+    return len(list(folder.glob("0*/*/metrics.jsonl")))
+
+
+def check_no_finished_trial_ran_again(folder: Path, finished: dict[str, int]) -> None:
+    """Compare the number of starts of each trial with what it was when the trial had finished."""
+    for path in folder.glob("0*/run.json"):
+        entries = json.loads(path.read_text())["starts"]
+        if entries and (entries[-1]["ended"] or {}).get("how") == "finished":
+            assert finished.setdefault(path.parent.name, len(entries)) == len(entries), f"{path} ran again"
+
+
+@pytest.mark.suite
+@pytest.mark.timeout(3600)
+def test_fifty_kills_change_nothing(lab, config):
+    words = ["optimizer.lr=grid(0.1,0.01,0.001)", "runner.seed=range(4)", "train_loop.max_epochs=6", *GRID[2:]]
+    quiet = rows(lab / "quiet", config, *words, cwd=lab)
+    folder, rng, num_kills = lab / "fifty", random.Random(0), 0
+    finished: dict[str, int] = {}
+    devnull = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = start("sweep", config, *words, "--work-dir", str(folder), cwd=lab, **devnull)
+    while num_kills < 50:
+        check_no_finished_trial_ran_again(folder, finished)
+        if process.poll() == 0:  # it is through: some of its trials once more
+            for name in rng.sample(sorted(finished), 4):
+                del finished[name]
+                shutil.rmtree(folder / name)
+            (folder / "study.journal").unlink()
+        if process.poll() is not None:
+            process = start("sweep", config, *words, "--work-dir", str(folder), cwd=lab, **devnull)
+        more, alive = num_starts(folder) + rng.randrange(1, 4), process
+        wait_until(lambda p=alive, n=more: p.poll() is not None or num_starts(folder) >= n, "more starts")
+        at_work = [owner["pid"] for path in folder.glob("0*") if (owner := owner_of(path)) is not None]
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim := rng.choice([process.pid, *at_work]), signal.SIGKILL)
+            num_kills += 1
+            if victim == process.pid:
+                process.wait()
+    process.wait(timeout=600)
+    check_no_finished_trial_ran_again(folder, finished)
+    assert rows(folder, config, *words, cwd=lab) == quiet
