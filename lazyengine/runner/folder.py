@@ -34,6 +34,8 @@ from ..record import ENV_FILE, FORMAT, RUN_FILE, START_FILE, read_run_file, writ
 from .lock import FolderBusyError, FolderLock
 
 CONFIGS = ("config.py", "config.json")
+TIME = "{time}"
+"""In the path of a run folder: the time of the start, so that each one has a folder of its own."""
 EARLIER = "earlier"
 """Where the files of a run go that has no folder of a start."""
 
@@ -71,9 +73,10 @@ class RunFolder:
     """The folder of a run, with one folder inside for each start.
 
     Args:
-        path: The run folder; made by `begin`.
+        path: The run folder; made by `begin`. ``{time}`` in it becomes the time of the start then.
 
     Attributes:
+        path: The run folder.
         timestamp: Name of this start's folder; empty before `begin`.
         run_id: The run that this start belongs to; empty in an evaluation.
         start: The number of this start in the folder, from 1; orders starts without a clock.
@@ -100,11 +103,14 @@ class RunFolder:
     # ------------------------------------------------------------------ a start
     def begin(self, cfg: Any, device: torch.device) -> None:
         """Make the folder of this start and write what it is about into it. Collective: every rank must call."""
-        names = [""]
+        names = ["", ""]
         if dist.is_main_process():
-            names[0] = self._make_start()
+            names = [*self._make_start()]
         dist.broadcast_object_list(names)
-        self.timestamp = names[0]
+        is_named_by_time = names[0] != self.path
+        self.path, self.timestamp = names
+        if is_named_by_time and cfg is not None:  # what is saved repeats the run where it is
+            set_argument(cfg.runner, "work_dir", self.path, source="the time of the start")
         if dist.is_main_process():
             write_env(os.path.join(self.log_dir, ENV_FILE), device)
             if cfg is not None:
@@ -363,16 +369,22 @@ class RunFolder:
         if self._lock is not None:
             self._lock.check()
 
-    def _make_start(self) -> str:
-        """Make a folder named after the time; a second start in one second gets a number."""
+    def _make_start(self) -> tuple[str, str]:
+        """Make a folder named after the time; a second start in one second gets a number.
+
+        Returns:
+            The path of the run folder, and the name of the start's.
+        """
         try:
-            os.makedirs(self.path, exist_ok=True)
             stamp = time.strftime("%Y%m%d_%H%M%S")
             for number in itertools.count(1):
                 name = stamp if number == 1 else f"{stamp}_{number}"
+                path = self.path.replace(TIME, name)
                 with contextlib.suppress(FileExistsError):
-                    os.mkdir(os.path.join(self.path, name))
-                    return name
+                    if path != self.path:
+                        os.makedirs(path)  # a folder of its own
+                    os.makedirs(os.path.join(path, name))
+                    return path, name
         except OSError as error:
             raise UsageOSError(
                 f"the run folder {self.path} cannot be used: {error}; set work_dir to a writable folder."

@@ -125,3 +125,9 @@ def test_a_new_beginning_moves_the_earlier_run_within_a_folder_of_checkpoints_to
     assert lab.run(work_dir=run, resume=old_path, checkpoint=spec) == [0], lab.log
     assert f"resumed from {moved / 'epoch_2.pth'}" in lab.log
     assert f"hold {len(names)} checkpoints of earlier runs, or dumps: {size / 1e6:.1f} MB" in lab.log
+
+
+def test_the_ranks_of_a_start_share_the_folder_that_is_named_by_its_time(lab, tmp_path):
+    assert lab.run(work_dir=tmp_path / "{time}", world=2) == [0, 0], lab.log
+    (run,) = tmp_path.iterdir()
+    assert "iter_6.pth" in visible(run)
