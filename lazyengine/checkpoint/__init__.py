@@ -12,6 +12,7 @@ from .finding import (
     list_checkpoints,
     summary_of,
 )
+from .form import FORMAT_VERSION, why_not_resumable
 from .frozen import FrozenWeights, complete, left_out_of
 from .loading import CheckpointLoader, LoadFrom, load_checkpoint, revise_state_dict, state_dict_of
 from .reading import SkippedObject, read_checkpoint, verify_checkpoint, verify_shards
@@ -50,6 +51,8 @@ __all__ = [  # noqa: RUF022 - in reading order
     "find_best_checkpoints",
     "list_checkpoints",
     "summary_of",
+    "why_not_resumable",
+    "FORMAT_VERSION",
     # delete
     "check_filename_template",
     "superseded_checkpoints",

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ..errors import UsageFileNotFoundError, UsageValueError
 from .errors import CheckpointError, UsageCheckpointError, damage_explained
+from .form import why_not_resumable
 from .reading import SkippedObject, verify_checkpoint
 from .saving import POINTER
 
@@ -33,6 +34,7 @@ class Summary(NamedTuple):
         start: How often that run had been resumed.
         time: When it was written, by the clock of then.
         keys: Its entries.
+        flaw: Why no run can be resumed from it, as far as its structure says; empty where nothing does.
         leaves_out: Whether it leaves frozen weights out.
         shards: Name of the folder beside it that holds its sharded tensors; empty where it has none.
     """
@@ -46,6 +48,7 @@ class Summary(NamedTuple):
     keys: tuple[str, ...] = ()
     leaves_out: bool = False
     shards: str = ""
+    flaw: str = ""
 
     def age(self) -> tuple[int, int, bool]:
         """Return what orders the checkpoints of a run; without its first number, the position."""
@@ -56,6 +59,8 @@ class _SummaryUnpickler(pickle.Unpickler):
     """Makes dicts, lists, numbers and texts, and nothing else; runs nothing."""
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
+        if (module_name, global_name) == ("_codecs", "encode"):  # how bytes are written
+            return lambda *_: b""
         return OrderedDict if (module_name, global_name) == ("collections", "OrderedDict") else SkippedObject
 
     def persistent_load(self, pid: Any) -> Any:
@@ -75,12 +80,24 @@ def summary_of(path: _Path) -> Summary:
 
 @functools.lru_cache(maxsize=4096)
 def _cached_summary(path: str, size: int, mtime_ns: int) -> Summary:
-    with damage_explained(path), zipfile.ZipFile(path) as archive:
+    with damage_explained(path):
+        try:
+            return _summary(_skeleton_of(path))
+        except MemoryError as error:  # a length that is none: nothing large is read here
+            raise ValueError("it asks for more memory than there is") from error
+
+
+def _skeleton_of(path: str) -> Any:
+    """Return the content of a checkpoint with stand-ins for its tensors."""
+    with zipfile.ZipFile(path) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
         if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
             raise ValueError("its records are compressed")
         with archive.open(name) as file:
-            content = _SummaryUnpickler(file).load()
+            return _SummaryUnpickler(file).load()
+
+
+def _summary(content: Any) -> Summary:
     meta, loop = _entry(content, "meta", {}), _entry(content, "train_loop", {})
     hub = _entry(_entry(content, "message_hub", {}), "runtime_info", {})
     ends_pass = 0 < _entry(loop, "batch", 0) == loop.get("epoch_length")  # the next pass has not begun
@@ -94,13 +111,14 @@ def _cached_summary(path: str, size: int, mtime_ns: int) -> Summary:
         keys=tuple(map(str, content)) if isinstance(content, dict) else (),
         leaves_out=bool(_entry(meta, "frozen", {})),
         shards=os.path.basename(_entry(_entry(content, "shards", {}), "folder", "")),
+        flaw=why_not_resumable(content) or "",
     )
 
 
 def _entry(value: Any, key: str, default: Any) -> Any:
     """Return an entry of a dict; the default where there is none, or one of another type."""
     found = value.get(key) if isinstance(value, dict) else None
-    return found if isinstance(found, type(default)) else default
+    return found if isinstance(found, type(default)) and not (isinstance(found, bool) and default == 0) else default
 
 
 def or_none(function: Callable[[_Path], Any], path: _Path) -> Any:
@@ -122,11 +140,10 @@ def find_latest_checkpoint(folder: _Path) -> str | None:
     """
     folder = os.path.expanduser(os.fspath(folder))
     pointer = os.path.join(folder, POINTER)
-    try:
-        with open(pointer, encoding="utf-8", errors="replace") as file:
-            name = file.read(4096).strip()
-    except (FileNotFoundError, NotADirectoryError):
+    if not os.path.isfile(pointer):  # nor does anybody wait at a pipe of that name
         return None
+    with open(pointer, encoding="utf-8", errors="replace") as file:
+        name = file.read(4096).strip()
     path = os.path.join(folder, name)  # mmengine writes an absolute path, which join keeps
     is_inside = "\0" not in name and os.path.dirname(os.path.realpath(path)) == os.path.realpath(folder)
     if not is_inside or not os.path.isfile(path):

@@ -34,6 +34,7 @@ from ..record import ENV_FILE, FORMAT, RUN_FILE, START_FILE, read_run_file, writ
 from .lock import FolderBusyError, FolderLock
 
 CONFIGS = ("config.py", "config.json")
+_START = re.compile(r"\d{8}_\d{6}(_\d+)?")
 TIME = "{time}"
 """In the path of a run folder: the time of the start, so that each one has a folder of its own."""
 EARLIER = "earlier"
@@ -279,11 +280,11 @@ class RunFolder:
         own = {os.path.realpath(os.path.join(folder, start)) for folder in folders for start in starts}
         return os.path.realpath(os.path.dirname(path)) in own
 
-    def first_start(self, recorded: str | None) -> str:
+    def first_start(self, recorded: Any) -> str:
         """Return the start whose curves a resumed run goes on with: the recorded one, where it is still there."""
-        name = os.path.basename(recorded or "")
-        is_there = bool(name) and name == recorded and os.path.isdir(os.path.join(self.path, name))
-        return name if is_there else self.timestamp
+        names = [*self._names_of_starts(), *self._unlisted_starts()]  # what a checkpoint says is no path
+        is_there = recorded in names and os.path.isdir(os.path.join(self.path, str(recorded)))
+        return str(recorded) if is_there else self.timestamp
 
     def earlier_run(self, folders: Sequence[str]) -> list[str]:
         """Return the folders to which files of an earlier run that lie in `folders` would be moved."""
@@ -313,11 +314,14 @@ class RunFolder:
     def _last_start_of(self, record: dict[str, Any]) -> str:
         """Return the folder of the last start of the run that holds the folder now; of version 0.1, the last one."""
         starts = [each["folder"] for each in record["starts"] if each.get("run_id") == record["run_id"]]
-        if not starts:
-            folders = [entry.name for entry in os.scandir(self.path) if entry.is_dir() and entry.name[:8].isdigit()]
-            starts = sorted(name for name in folders if name != self.timestamp)
+        starts = starts or self._unlisted_starts()
         known = [name for name in starts if name == os.path.basename(name) and name != self.timestamp]
         return known[-1] if known else EARLIER
+
+    def _unlisted_starts(self) -> list[str]:
+        """Return the folders that are called as those of starts, oldest first: version 0.1 kept no list."""
+        names = [entry.name for entry in os.scandir(self.path) if entry.is_dir(follow_symlinks=False)]
+        return sorted(name for name in names if _START.fullmatch(name) and name != self.timestamp)
 
     def _finish_move(self) -> None:
         """Finish what a kill cut off between a complete first checkpoint and the settling of its start."""
@@ -362,7 +366,7 @@ class RunFolder:
     def _write(self, record: dict[str, Any]) -> None:
         file = os.path.join(self.path, RUN_FILE)
         with atomic_write(file, "w", ready=self._check_lock, encoding="utf-8") as opened:
-            json.dump(record, opened, indent=1)
+            json.dump(record, opened, indent=1, default=str)
 
     def _check_lock(self, _: str = "") -> None:
         """Make sure, before a file gets its name, that a folder that was held is still this process's."""
