@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from ..errors import UsageFileNotFoundError, UsageValueError
 from .errors import CheckpointError, UsageCheckpointError, damage_explained
 from .form import why_not_resumable
+from .pending import Pending, pending_in
 from .reading import SkippedObject, verify_checkpoint
 from .saving import POINTER
 
@@ -132,6 +133,8 @@ def or_none(function: Callable[[_Path], Any], path: _Path) -> Any:
 def find_latest_checkpoint(folder: _Path) -> str | None:
     """Return the checkpoint that the file ``last_checkpoint`` in ``folder`` names.
 
+    Of a new beginning that a kill cut off it is the first checkpoint, whose pointer was not written any more.
+
     Returns:
         Its path, or None where there is no ``last_checkpoint``.
 
@@ -139,6 +142,9 @@ def find_latest_checkpoint(folder: _Path) -> str | None:
         CheckpointError: The name leads out of the folder, or the file does not exist.
     """
     folder = os.path.expanduser(os.fspath(folder))
+    pending = pending_in(folder)
+    if pending is not None and (path := pending_file(pending)) is not None and _is_in(path, folder):
+        return path
     pointer = os.path.join(folder, POINTER)
     if not os.path.isfile(pointer):  # nor does anybody wait at a pipe of that name
         return None
@@ -154,6 +160,18 @@ def find_latest_checkpoint(folder: _Path) -> str | None:
     return os.path.join(folder, os.path.basename(name))
 
 
+def _is_in(path: str, folder: str) -> bool:
+    return os.path.realpath(os.path.dirname(path)) == os.path.realpath(folder)
+
+
+def pending_file(pending: Pending) -> str | None:
+    """Return the first checkpoint of a new beginning, under either name; None where it is not there."""
+    if os.path.isfile(pending.draft):
+        return pending.draft
+    summary = or_none(summary_of, pending.path)
+    return pending.path if summary is not None and summary.run_id == pending.run_id else None
+
+
 def list_checkpoints(*folders: _Path) -> list[str]:
     """Return the checkpoint files in folders, newest first.
 
@@ -163,12 +181,18 @@ def list_checkpoints(*folders: _Path) -> list[str]:
     checkpoint further back, comes after that.
     """
     found: dict[str, Summary | None] = {}
-    for given in folders:
-        folder = os.path.expanduser(os.fspath(given))
-        for entry in os.scandir(folder) if os.path.isdir(folder) else ():
-            if not entry.name.startswith(".") and entry.name.endswith(EXTENSIONS) and entry.is_file():
+    places = [os.path.expanduser(os.fspath(given)) for given in folders]
+    pendings = [pending for place in places if (pending := pending_in(place)) is not None]
+    for place in places:
+        for entry in os.scandir(place) if os.path.isdir(place) else ():
+            is_checkpoint = not entry.name.startswith(".") and entry.name.endswith(EXTENSIONS) and entry.is_file()
+            if is_checkpoint and not any(pending.hides(entry.path) for pending in pendings):
                 found[entry.path] = or_none(summary_of, entry.path)
-    pointers = [or_none(find_latest_checkpoint, folder) for folder in folders]
+    first = [path for pending in pendings if (path := pending_file(pending)) is not None]
+    new = [path for path in first if any(_is_in(path, place) for place in places)]
+    found = {path: s for path, s in found.items() if not any(os.path.samefile(path, each) for each in new)}
+    found |= {path: or_none(summary_of, path) for path in new}
+    pointers = new or [or_none(find_latest_checkpoint, place) for place in places]
     pointed = [s for path in pointers if (s := found.get(path)) is not None]
     readable = [s for s in found.values() if s is not None]
     latest = max(pointed, key=Summary.age) if pointed else max(readable, key=lambda s: s.time, default=Summary())

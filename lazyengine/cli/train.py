@@ -58,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--work-dir",
         metavar="DIR",
-        help="the run folder (default: that of a config in one, else work_dirs/<experiment_name>); {config} in it stands "
-        "for the config's name, {time} for the time of the start",
+        help="the run folder (default: that of a config in one, else work_dirs/<experiment_name>); in it, {config} "
+        "stands for the config's name, {time} for the time of the start",
     )
     parser.add_argument(
         "--resume",

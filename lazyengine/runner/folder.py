@@ -9,11 +9,14 @@ next start finishes.
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import itertools
 import json
+import logging
 import os
 import platform
 import re
+import shutil
 import socket
 import sys
 import time
@@ -23,13 +26,23 @@ from typing import Any
 import torch
 
 from .. import __version__, dist
-from ..checkpoint import POINTER, CheckpointError, list_checkpoints, mark_latest_checkpoint, summary_of
-from ..checkpoint.finding import EXTENSIONS
+from ..checkpoint import (
+    POINTER,
+    CheckpointError,
+    Pending,
+    list_checkpoints,
+    mark_latest_checkpoint,
+    or_none,
+    pending_of,
+    summary_of,
+)
+from ..checkpoint.finding import EXTENSIONS, Summary
 from ..checkpoint.shards import shards_of
 from ..config import LazyConfig, set_argument, sources_of
 from ..config.graph import display_path
 from ..errors import UsageOSError
 from ..fileio import atomic_write
+from ..logging import print_log
 from ..record import ENV_FILE, FORMAT, RUN_FILE, START_FILE, read_run_file, write_env
 from .lock import FolderBusyError, FolderLock
 
@@ -38,7 +51,7 @@ _START = re.compile(r"\d{8}_\d{6}(_\d+)?")
 TIME = "{time}"
 """In the path of a run folder: the time of the start, so that each one has a folder of its own."""
 EARLIER = "earlier"
-"""Where the files of a run go that has no folder of a start."""
+"""Where the files of a run go that has no folder of a start, and those of others that are in the way."""
 
 
 def settle_work_dir(cfg: Any) -> str | None:
@@ -237,23 +250,30 @@ class RunFolder:
         """
         self._check_lock()
         if self._is_settled:
+            self._put_aside(path)
             return
         record, folder = self.read(), os.path.dirname(path)
-        record["moving"] = {
-            "start": self.start,
-            "from": os.path.relpath(folder, self.path),
-            "to": self._last_start_of(record),
-            "names": self._left_by_others(folder, record["run_id"]),
-            "draft": os.path.basename(draft),
-            "name": os.path.basename(path),
-        }
-        self._write(record)
-        self._move(record["moving"])
+        names = tuple(self._left_by_others(folder, record["run_id"]))
+        pending = Pending(self.start, self.run_id, folder, names, self._last_start_of(record), draft, path)
+        self._write({**record, "moving": pending.as_journal(self.path)})
+        try:
+            self._move(pending)
+            self._put_aside(path)
+        except BaseException:  # a full disk: the folder is the earlier run's again
+            self._move_back(pending)
+            self._write(record)
+            raise
 
-    def settle(self) -> None:
-        """Make the folder this run's, with the first checkpoint of this start: identity and config. Main process."""
+    def settle(self, path: str) -> None:
+        """Make the folder this run's, with the first checkpoint of this start. For the main process.
+
+        Pointer, config and identity are replaced, in this order: until the last of them, the journal says the same.
+
+        Args:
+            path: The checkpoint.
+        """
         if not self._is_settled:
-            self._adopt(self.read())
+            self._finish_adoption(self.read(), path)
             self._is_settled = True
 
     def moved(self, path: str, folders: Sequence[str]) -> str:
@@ -261,7 +281,7 @@ class RunFolder:
         at, name = os.path.split(path)
         if os.path.exists(path) or os.path.realpath(at) not in map(os.path.realpath, folders):
             return path
-        found = [os.path.join(at, start, name) for start in reversed(self._names_of_starts())]
+        found = [os.path.join(at, start, name) for start in (*reversed(self._names_of_starts()), EARLIER)]
         return next((each for each in found if os.path.isfile(each)), path)
 
     def sizes_in_starts(self, folders: Sequence[str]) -> list[int]:
@@ -276,7 +296,7 @@ class RunFolder:
 
     def holds(self, path: str, folders: Sequence[str]) -> bool:
         """Return whether a checkpoint is one of this folder's runs: in one of `folders`, or moved into a start's."""
-        starts = ["", *self._names_of_starts()]
+        starts = ["", EARLIER, *self._names_of_starts()]
         own = {os.path.realpath(os.path.join(folder, start)) for folder in folders for start in starts}
         return os.path.realpath(os.path.dirname(path)) in own
 
@@ -302,9 +322,8 @@ class RunFolder:
         for path in list_checkpoints(folder):
             with contextlib.suppress(CheckpointError, OSError):  # what cannot be read stays
                 summary, name = summary_of(path), os.path.basename(path)
-                number = re.search(r"(\d+)\.\w+$", name)
-                is_copy = number is not None and int(number[1]) not in (summary.epoch, summary.iter)
-                if not is_copy and summary.run_id != self.run_id and summary.run_id == (run_id or summary.run_id):
+                is_of_it = summary.run_id == (run_id or summary.run_id)
+                if is_of_it and summary.run_id != self.run_id and not _is_copy(path, summary):
                     own = [os.path.basename(shards) for shards in shards_of(path)]
                     names += [name, *(shards for shards in own if shards == summary.shards)]
         if names:
@@ -326,42 +345,75 @@ class RunFolder:
     def _finish_move(self) -> None:
         """Finish what a kill cut off between a complete first checkpoint and the settling of its start."""
         record = self.read()
-        moving = record.get("moving")
-        if moving is None:
+        if record.get("moving") is None:
             return
-        self._move(moving)
-        folder = os.path.normpath(os.path.join(self.path, str(moving["from"])))
-        draft, name = (os.path.join(folder, os.path.basename(str(moving[key]))) for key in ("draft", "name"))
-        if os.path.isfile(draft):
-            os.replace(draft, name)
-        mark_latest_checkpoint(name)
-        self._adopt(record)
+        pending = pending_of(record["moving"], self.path)
+        if os.path.isfile(pending.draft):
+            self._move(pending)
+            self._put_aside(pending.path)
+            os.replace(pending.draft, pending.path)
+        new = or_none(summary_of, pending.path)
+        if new is not None and new.run_id == pending.run_id:
+            self._finish_adoption(record, pending.path)
+        else:  # there is no such checkpoint any more
+            self._move_back(pending)
+            self._write({key: value for key, value in record.items() if key != "moving"})
 
-    def _move(self, moving: dict[str, Any]) -> None:
+    def _move(self, pending: Pending) -> None:
         """Move files into the folder of an earlier start, those that are still there; never onto another one."""
-        folder = os.path.normpath(os.path.join(self.path, str(moving["from"])))
-        target = os.path.join(folder, os.path.basename(str(moving["to"])))
-        names = [os.path.basename(str(name)) for name in moving["names"]]
-        if names:
-            os.makedirs(target, exist_ok=True)
-        for name in names:
-            source, to = os.path.join(folder, name), os.path.join(target, name)
-            if os.path.exists(source):
-                os.rename(source, f"{to}.{os.urandom(4).hex()}" if os.path.exists(to) else to)
+        for name in pending.names:
+            source, kept = os.path.join(pending.folder, name), os.path.join(pending.folder, pending.to, name)
+            if name in CONFIGS and os.path.isfile(source) and _are_equal(source, kept):
+                os.remove(source)  # the start began with it, and has it
+            elif os.path.lexists(source):
+                _move_into(source, os.path.dirname(kept))
 
-    def _adopt(self, record: dict[str, Any]) -> None:
-        """Let the folder be of the start that the journal names: its identity, and the config that it began with."""
-        moving = record.pop("moving", {"start": self.start})
-        start = next((each for each in record["starts"] if each["start"] == moving["start"]), None)
+    def _move_back(self, pending: Pending) -> None:
+        """Undo `_move`, as far as it came."""
+        for name in pending.names:
+            source, kept = os.path.join(pending.folder, name), os.path.join(pending.folder, pending.to, name)
+            if os.path.lexists(kept) and not os.path.lexists(source):
+                if name in CONFIGS:  # the start keeps its own
+                    shutil.copyfile(kept, source)
+                else:
+                    os.rename(kept, source)
+
+    def _put_aside(self, path: str) -> None:
+        """Move what is about to be replaced, and is not of this run, out of the way: nothing is written over."""
+        own = or_none(summary_of, path)
+        is_own = own is not None and own.run_id == self.run_id and not _is_copy(path, own)
+        if os.path.lexists(path) and not is_own:
+            self._put_into_earlier(path)
+
+    def _put_into_earlier(self, path: str) -> None:
+        to = _move_into(path, os.path.join(os.path.dirname(path), EARLIER))
+        print_log(f"{path} is not of this run; it was moved to {to}", logger="current", level=logging.WARNING)
+
+    def _finish_adoption(self, record: dict[str, Any], path: str) -> None:
+        """Let the folder be of the start that the journal names: its pointer, the config that it began with, its id."""
+        number = record.pop("moving", {"start": self.start})["start"]
+        pointer = os.path.join(os.path.dirname(path), POINTER)
+        if os.path.lexists(pointer) and not _names_same_run(pointer, path):
+            self._put_into_earlier(pointer)
+        mark_latest_checkpoint(path)
+        start = next((each for each in record["starts"] if each["start"] == number), None)
         if start is not None:
             record["run_id"] = start["run_id"]
             for name in CONFIGS:
-                own = os.path.join(self.path, os.path.basename(start["folder"]), name)
-                if os.path.isfile(own):
-                    target = os.path.join(self.path, name)
-                    with open(own, "rb") as source, atomic_write(target, ready=self._check_lock) as file:
-                        file.write(source.read())
+                self._take_config(name, start["folder"])
         self._write(record)
+
+    def _take_config(self, name: str, start: str) -> None:
+        """Replace a config of the folder by that of a start; what is nowhere else in the folder is moved away."""
+        target, own = os.path.join(self.path, name), os.path.join(self.path, start, name)
+        if not os.path.isfile(own) or _are_equal(own, target):
+            return
+        starts = [*self._names_of_starts(), *self._unlisted_starts()]
+        is_kept = any(_are_equal(target, os.path.join(self.path, each, name)) for each in starts)
+        if os.path.lexists(target) and not is_kept:
+            self._put_into_earlier(target)
+        with open(own, "rb") as source, atomic_write(target, ready=self._check_lock) as file:
+            file.write(source.read())
 
     def _write(self, record: dict[str, Any]) -> None:
         file = os.path.join(self.path, RUN_FILE)
@@ -394,3 +446,35 @@ class RunFolder:
                 f"the run folder {self.path} cannot be used: {error}; set work_dir to a writable folder."
             ) from error
         raise AssertionError("the loop above returns")
+
+
+def _is_copy(path: str, summary: Summary) -> bool:
+    """Return whether the number in the name of a checkpoint is not that of its position: somebody has renamed it."""
+    name = os.path.basename(path)
+    usual = re.search(r"(?:epoch|iter)_(\d+)\.\w+$", name)
+    numbers = [usual[1]] if usual else re.findall(r"\d+", os.path.splitext(name)[0])
+    return bool(numbers) and not {summary.epoch, summary.iter} & set(map(int, numbers))
+
+
+def _names_same_run(pointer: str, path: str) -> bool:
+    """Return whether a pointer names a checkpoint of the run that another one is of."""
+    with contextlib.suppress(OSError, CheckpointError), open(pointer, encoding="utf-8", errors="replace") as file:
+        named = os.path.join(os.path.dirname(path), os.path.basename(file.read(4096).strip()))
+        return summary_of(named).run_id == summary_of(path).run_id
+    return False
+
+
+def _are_equal(path: str, other: str) -> bool:
+    """Return whether two files have the same content; False where one is not there."""
+    with contextlib.suppress(OSError):
+        return os.path.getsize(path) == os.path.getsize(other) and filecmp.cmp(path, other, shallow=False)
+    return False
+
+
+def _move_into(path: str, folder: str) -> str:
+    """Move a file into a folder, onto no other one, and return where it is."""
+    os.makedirs(folder, exist_ok=True)
+    to = os.path.join(folder, os.path.basename(path))
+    to = f"{to}.{os.urandom(4).hex()}" if os.path.lexists(to) else to
+    os.rename(path, to)
+    return to

@@ -25,6 +25,7 @@ from ..checkpoint import (
     list_checkpoints,
     load_state_dict,
     mark_latest_checkpoint,
+    or_none,
     read_checkpoint,
     remove_checkpoint,
     remove_shards,
@@ -334,11 +335,12 @@ class RunState:
         if dist.is_main_process():
 
             def finish() -> None:
-                runner.folder.settle()
+                runner.folder.settle(path)
                 remove_shards(path, keep=checkpoint["shards"]["folder"] if tensors else None)
                 if is_latest:
                     mark_latest_checkpoint(path)
-                    if filename != PREEMPTED:
+                    stopped = or_none(summary_of, os.path.join(folder, PREEMPTED))
+                    if filename != PREEMPTED and stopped is not None and stopped.run_id == runner.folder.run_id:
                         remove_checkpoint(os.path.join(folder, PREEMPTED))
                 if then is not None:
                     then()
