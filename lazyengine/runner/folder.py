@@ -173,6 +173,7 @@ class RunFolder:
         self.start = 1 + max((each.get("start", 0) for each in record["starts"]), default=0)
         continued = None if source is None or is_fork else source["run_id"]
         self.run_id = continued or self.run_id or os.urandom(8).hex()
+        record["run_id"] = record["run_id"] or continued or ""  # of version 0.1, whose run goes on
         entry = self._entry("train", source)
         record["starts"].append({**entry, "code": None, "changes": list(changes), "ended": None})
         self._write(record)
@@ -393,9 +394,10 @@ class RunFolder:
         """Let the folder be of the start that the journal names: its pointer, the config that it began with, its id."""
         number = record.pop("moving", {"start": self.start})["start"]
         pointer = os.path.join(os.path.dirname(path), POINTER)
-        if os.path.lexists(pointer) and not _names_same_run(pointer, path):
-            self._put_into_earlier(pointer)
-        mark_latest_checkpoint(path)
+        if not _names_same_run(pointer, path):  # of a run that is resumed, it may stay where it is
+            if os.path.lexists(pointer):
+                self._put_into_earlier(pointer)
+            mark_latest_checkpoint(path)
         start = next((each for each in record["starts"] if each["start"] == number), None)
         if start is not None:
             record["run_id"] = start["run_id"]
