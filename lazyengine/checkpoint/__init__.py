@@ -10,10 +10,14 @@ from .finding import (
     find_latest_checkpoint,
     find_valid_checkpoint,
     list_checkpoints,
+    or_none,
+    pending_file,
     summary_of,
 )
+from .form import FORMAT_VERSION, why_not_resumable
 from .frozen import FrozenWeights, complete, left_out_of
 from .loading import CheckpointLoader, LoadFrom, load_checkpoint, revise_state_dict, state_dict_of
+from .pending import RUN_FILE, Pending, pending_in, pending_of
 from .reading import SkippedObject, read_checkpoint, verify_checkpoint, verify_shards
 from .retention import check_filename_template, superseded_checkpoints
 from .saving import POINTER, CheckpointWriter, mark_latest_checkpoint, publish_checkpoint, save_checkpoint
@@ -50,6 +54,14 @@ __all__ = [  # noqa: RUF022 - in reading order
     "find_best_checkpoints",
     "list_checkpoints",
     "summary_of",
+    "or_none",
+    "why_not_resumable",
+    "Pending",
+    "pending_in",
+    "pending_of",
+    "pending_file",
+    "RUN_FILE",
+    "FORMAT_VERSION",
     # delete
     "check_filename_template",
     "superseded_checkpoints",

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 from ..errors import UsageFileNotFoundError, UsageValueError
 from .errors import CheckpointError, UsageCheckpointError, damage_explained
+from .form import why_not_resumable
+from .pending import Pending, pending_in
 from .reading import SkippedObject, verify_checkpoint
 from .saving import POINTER
 
@@ -33,6 +35,7 @@ class Summary(NamedTuple):
         start: How often that run had been resumed.
         time: When it was written, by the clock of then.
         keys: Its entries.
+        flaw: Why no run can be resumed from it, as far as its structure says; empty where nothing does.
         leaves_out: Whether it leaves frozen weights out.
         shards: Name of the folder beside it that holds its sharded tensors; empty where it has none.
     """
@@ -46,6 +49,7 @@ class Summary(NamedTuple):
     keys: tuple[str, ...] = ()
     leaves_out: bool = False
     shards: str = ""
+    flaw: str = ""
 
     def age(self) -> tuple[int, int, bool]:
         """Return what orders the checkpoints of a run; without its first number, the position."""
@@ -56,6 +60,8 @@ class _SummaryUnpickler(pickle.Unpickler):
     """Makes dicts, lists, numbers and texts, and nothing else; runs nothing."""
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
+        if (module_name, global_name) == ("_codecs", "encode"):  # how bytes are written
+            return lambda *_: b""
         return OrderedDict if (module_name, global_name) == ("collections", "OrderedDict") else SkippedObject
 
     def persistent_load(self, pid: Any) -> Any:
@@ -75,12 +81,24 @@ def summary_of(path: _Path) -> Summary:
 
 @functools.lru_cache(maxsize=4096)
 def _cached_summary(path: str, size: int, mtime_ns: int) -> Summary:
-    with damage_explained(path), zipfile.ZipFile(path) as archive:
+    with damage_explained(path):
+        try:
+            return _summary(_skeleton_of(path))
+        except MemoryError as error:  # a length that is none: nothing large is read here
+            raise ValueError("it asks for more memory than there is") from error
+
+
+def _skeleton_of(path: str) -> Any:
+    """Return the content of a checkpoint with stand-ins for its tensors."""
+    with zipfile.ZipFile(path) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
         if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
             raise ValueError("its records are compressed")
         with archive.open(name) as file:
-            content = _SummaryUnpickler(file).load()
+            return _SummaryUnpickler(file).load()
+
+
+def _summary(content: Any) -> Summary:
     meta, loop = _entry(content, "meta", {}), _entry(content, "train_loop", {})
     hub = _entry(_entry(content, "message_hub", {}), "runtime_info", {})
     ends_pass = 0 < _entry(loop, "batch", 0) == loop.get("epoch_length")  # the next pass has not begun
@@ -94,13 +112,14 @@ def _cached_summary(path: str, size: int, mtime_ns: int) -> Summary:
         keys=tuple(map(str, content)) if isinstance(content, dict) else (),
         leaves_out=bool(_entry(meta, "frozen", {})),
         shards=os.path.basename(_entry(_entry(content, "shards", {}), "folder", "")),
+        flaw=why_not_resumable(content) or "",
     )
 
 
 def _entry(value: Any, key: str, default: Any) -> Any:
     """Return an entry of a dict; the default where there is none, or one of another type."""
     found = value.get(key) if isinstance(value, dict) else None
-    return found if isinstance(found, type(default)) else default
+    return found if isinstance(found, type(default)) and not (isinstance(found, bool) and default == 0) else default
 
 
 def or_none(function: Callable[[_Path], Any], path: _Path) -> Any:
@@ -114,6 +133,8 @@ def or_none(function: Callable[[_Path], Any], path: _Path) -> Any:
 def find_latest_checkpoint(folder: _Path) -> str | None:
     """Return the checkpoint that the file ``last_checkpoint`` in ``folder`` names.
 
+    Of a new beginning that a kill cut off it is the first checkpoint, whose pointer was not written any more.
+
     Returns:
         Its path, or None where there is no ``last_checkpoint``.
 
@@ -121,12 +142,14 @@ def find_latest_checkpoint(folder: _Path) -> str | None:
         CheckpointError: The name leads out of the folder, or the file does not exist.
     """
     folder = os.path.expanduser(os.fspath(folder))
+    pending = pending_in(folder)
+    if pending is not None and (path := pending_file(pending)) is not None and _is_in(path, folder):
+        return path
     pointer = os.path.join(folder, POINTER)
-    try:
-        with open(pointer, encoding="utf-8", errors="replace") as file:
-            name = file.read(4096).strip()
-    except (FileNotFoundError, NotADirectoryError):
+    if not os.path.isfile(pointer):  # nor does anybody wait at a pipe of that name
         return None
+    with open(pointer, encoding="utf-8", errors="replace") as file:
+        name = file.read(4096).strip()
     path = os.path.join(folder, name)  # mmengine writes an absolute path, which join keeps
     is_inside = "\0" not in name and os.path.dirname(os.path.realpath(path)) == os.path.realpath(folder)
     if not is_inside or not os.path.isfile(path):
@@ -135,6 +158,18 @@ def find_latest_checkpoint(folder: _Path) -> str | None:
             "loaded because of it. Give the path of the checkpoint itself."
         )
     return os.path.join(folder, os.path.basename(name))
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return os.path.realpath(os.path.dirname(path)) == os.path.realpath(folder)
+
+
+def pending_file(pending: Pending) -> str | None:
+    """Return the first checkpoint of a new beginning, under either name; None where it is not there."""
+    if os.path.isfile(pending.draft):
+        return pending.draft
+    summary = or_none(summary_of, pending.path)
+    return pending.path if summary is not None and summary.run_id == pending.run_id else None
 
 
 def list_checkpoints(*folders: _Path) -> list[str]:
@@ -146,12 +181,18 @@ def list_checkpoints(*folders: _Path) -> list[str]:
     checkpoint further back, comes after that.
     """
     found: dict[str, Summary | None] = {}
-    for given in folders:
-        folder = os.path.expanduser(os.fspath(given))
-        for entry in os.scandir(folder) if os.path.isdir(folder) else ():
-            if not entry.name.startswith(".") and entry.name.endswith(EXTENSIONS) and entry.is_file():
+    places = [os.path.expanduser(os.fspath(given)) for given in folders]
+    pendings = [pending for place in places if (pending := pending_in(place)) is not None]
+    for place in places:
+        for entry in os.scandir(place) if os.path.isdir(place) else ():
+            is_checkpoint = not entry.name.startswith(".") and entry.name.endswith(EXTENSIONS) and entry.is_file()
+            if is_checkpoint and not any(pending.hides(entry.path) for pending in pendings):
                 found[entry.path] = or_none(summary_of, entry.path)
-    pointers = [or_none(find_latest_checkpoint, folder) for folder in folders]
+    first = [path for pending in pendings if (path := pending_file(pending)) is not None]
+    new = [path for path in first if any(_is_in(path, place) for place in places)]
+    found = {path: s for path, s in found.items() if not any(os.path.samefile(path, each) for each in new)}
+    found |= {path: or_none(summary_of, path) for path in new}
+    pointers = new or [or_none(find_latest_checkpoint, place) for place in places]
     pointed = [s for path in pointers if (s := found.get(path)) is not None]
     readable = [s for s in found.values() if s is not None]
     latest = max(pointed, key=Summary.age) if pointed else max(readable, key=lambda s: s.time, default=Summary())

@@ -13,6 +13,7 @@ import contextlib
 import glob
 import os
 import pickle
+import re
 import shutil
 import sys
 import warnings
@@ -29,6 +30,7 @@ from ..plain import rebuild
 from .errors import UsageCheckpointError, damage_explained
 
 _MARK = "sharded_tensor"
+_NAME = re.compile(r"[^/\\]\.[0-9a-f]{8}\.shards$")
 _CHUNK = 1 << 20
 
 
@@ -172,15 +174,17 @@ def attach_shards(checkpoint: Any, path: str, *, verify: bool) -> Any:
     shards = checkpoint.get("shards") if isinstance(checkpoint, Mapping) else None
     if not isinstance(shards, Mapping) or not {"folder", "files"} <= shards.keys():
         return checkpoint
-    reader = _Folder(path, shards)
-    reader.verify(with_content=verify)
+    with damage_explained(path):
+        reader = _Folder(path, shards)
+        reader.verify(with_content=verify)
     whole = {key: value for key, value in checkpoint.items() if key != "shards"}
 
     def attach(value: Any, _: str) -> Any:
         is_mark = isinstance(value, dict) and value.keys() == {_MARK}
         return reader.tensor(value[_MARK]) if is_mark else value
 
-    return rebuild(whole, attach)
+    with damage_explained(path):
+        return rebuild(whole, attach)
 
 
 def make_whole(checkpoint: Any, device: Any = "cpu") -> Any:
@@ -190,7 +194,8 @@ def make_whole(checkpoint: Any, device: Any = "cpu") -> Any:
 
 def shards_of(path: str | os.PathLike[str]) -> list[str]:
     """Return the folders of shards of a checkpoint file."""
-    return glob.glob(f"{glob.escape(os.fspath(path))}.*.shards")
+    found = glob.glob(f"{glob.escape(os.fspath(path))}.*.shards")
+    return [folder for folder in found if _NAME.search(folder) and os.path.isdir(folder) and not os.path.islink(folder)]
 
 
 def remove_shards(path: str | os.PathLike[str], keep: str | None = None) -> None:
@@ -213,14 +218,16 @@ class _Folder:
 
     def __init__(self, path: str, shards: Mapping[str, Any]) -> None:
         name = str(shards["folder"])
-        if os.path.basename(name) != name:
+        if os.path.basename(name) != name or not _NAME.search(name):
             raise UsageCheckpointError(f"{path} names {name!r} as the folder of its shards, which is not beside it")
+        if strange := [file for file in shards["files"] if os.path.basename(file) != file or file in ("", ".", "..")]:
+            raise UsageCheckpointError(f"{path} names {strange[0]!r} as a file of its shards, which is not among them")
         self.path = os.path.join(os.path.dirname(path), name)
         self._file, self._files = path, shards["files"]
 
     def verify(self, with_content: bool) -> None:
         for name, expected in self._files.items():
-            file = os.path.join(self.path, os.path.basename(name))
+            file = os.path.join(self.path, name)
             if not os.path.isfile(file):
                 raise UsageCheckpointError(f"{self._file}: {file} is missing; the folder moves with the checkpoint.")
             found = _describe(file) if with_content else {"size": os.path.getsize(file)}

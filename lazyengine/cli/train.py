@@ -35,6 +35,7 @@ overrides:
 examples:
   %(prog)s projects/digits/config.py
   %(prog)s projects/digits/config.py --resume
+  %(prog)s projects/digits/config.py --work-dir 'work_dirs/{config}/{time}'
   %(prog)s projects/digits/config.py --eval-only --checkpoint best
   %(prog)s projects/digits/config.py --dry-run optimizer.lr=3e-4
   %(prog)s projects/digits/config.py --with ema.py bf16.py
@@ -57,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--work-dir",
         metavar="DIR",
-        help="the run folder (default: that of a config in one, else work_dirs/<experiment_name>)",
+        help="the run folder (default: that of a config in one, else work_dirs/<experiment_name>); in it, {config} "
+        "stands for the config's name, {time} for the time of the start",
     )
     parser.add_argument(
         "--resume",
@@ -188,9 +190,11 @@ def build_runner(cfg: Any, args: argparse.Namespace) -> Runner:
     """
     from ..runner import Runner
 
-    changes = {"--work-dir": ("work_dir", args.work_dir), "--seed": ("seed", args.seed)}
+    name = default_experiment_name(args.config)
+    work_dir = None if args.work_dir is None else args.work_dir.replace("{config}", name)
+    changes = {"--work-dir": ("work_dir", work_dir), "--seed": ("seed", args.seed)}
     if "experiment_name" not in arguments_of(cfg.runner):
-        changes["--config"] = ("experiment_name", default_experiment_name(args.config))
+        changes["--config"] = ("experiment_name", name)
     for option, (name, value) in changes.items():
         if value is not None:
             set_argument(cfg.runner, name, value, source=f"cli:{option}")

@@ -77,7 +77,7 @@ def fast_dev_run(args: argparse.Namespace, load: Callable[..., Any], build: Call
             runner = build(cfg, args)
             runner.train()
             done.append(what)
-            args.checkpoint = None
+            args.checkpoint, args.work_dir = None, runner.work_dir
             args.resume = find_latest_checkpoint(args.work_dir)
             if args.resume is None:
                 done.append("nothing was saved, since no hook saves, so nothing was resumed")

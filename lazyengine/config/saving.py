@@ -55,9 +55,9 @@ def save(cfg: Config, path: str) -> list[str]:
     writer = _Writer(cfg)
     text, pickled = (writer.text(), writer.pickled) if ending == ".py" else (to_json(cfg), [])
     folder, base = os.path.split(os.path.abspath(path))
-    temporary = os.path.join(folder, f"_{os.path.splitext(base)[0]}_{os.getpid()}_being_written{ending}")
+    temporary = os.path.join(folder, f"_{os.path.splitext(base)[0]}_{os.urandom(8).hex()}_being_written{ending}")
     try:  # half of a surrogate pair is spelled \\ud800, in both languages
-        with open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        with open(temporary, "x", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             file.write(text)
         if ending == ".py":
             _verify(writer.saved, temporary, path)

@@ -49,6 +49,10 @@ class QueuedFile:
         if time.monotonic() - self._last_write >= self.interval_s:
             self.flush()
 
+    def begin_interval(self) -> None:
+        """Let the interval begin now, so that the first record is not written at once."""
+        self._last_write = time.monotonic()
+
     def close(self) -> None:
         """Write what is queued. Writing again later is fine: no file is held open."""
         self.flush()

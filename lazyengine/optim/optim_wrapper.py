@@ -19,6 +19,7 @@ from ..dist import get_world_size
 from ..errors import UsageTypeError
 from ..logging import print_log
 from ..model import Weighted
+from ..text import listed
 from ._checks import require, require_int
 from ._counts import LossCount, over_all_ranks
 from ._gradients import FiniteScan, GradientClipping, average_over_ranks, total_norm
@@ -480,6 +481,8 @@ class OptimWrapper:
         saved_as_built = counters.get("as_built")  # not by version 0.1, nor by plain optimizers
         changes = option_changes(saved_as_built or options_as_built(state_dict["param_groups"]), self._built)
         self.optimizer.load_state_dict(shard_optimizer_state(state_dict, self.param_groups))
+        lacking = {option for group in self.param_groups for option in self.optimizer.defaults if option not in group}
+        require(not lacking, f"the saved {own_class} has no {listed(sorted(lacking))} in its parameter groups")
         if "training_weights" in counters:  # the model's own in the file are those to evaluate
             self._modes.set_weights(counters["training_weights"])
         self.changes = changes if saved_as_built else []

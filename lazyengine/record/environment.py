@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -53,6 +54,7 @@ def write_env(path: str | os.PathLike[str], device: torch.device, **more: Any) -
         json.dump({**collect_env(device), **more}, file, indent=1)
 
 
+@functools.cache
 def _cpu() -> dict[str, Any]:
     """Return what the last bits of a result depend on."""
     found: dict[str, Any] = {"machine": platform.machine(), "capability": torch.backends.cpu.get_cpu_capability()}
@@ -84,6 +86,7 @@ def _variables() -> dict[str, str]:
     return {name: os.environ[name] for name in names if not any(word in name for word in _LEFT_OUT)}
 
 
+@functools.cache
 def _installed_packages() -> dict[str, str]:
     """Return names and exact versions; of what was installed from a repository, its commit as well.
 

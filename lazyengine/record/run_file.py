@@ -6,9 +6,9 @@ import json
 import os
 from typing import Any
 
+from ..checkpoint import RUN_FILE, pending_of
 from ..errors import UsageValueError
 
-RUN_FILE = "run.json"
 START_FILE = "start.json"
 """In the folder of a start that evaluates: what ``run.json`` says of those that train."""
 ENV_FILE = "env.json"
@@ -36,6 +36,8 @@ def read_run_file(folder: str | os.PathLike[str], advice: str) -> dict[str, Any]
         version, starts = content["format"], content["starts"]
         if not isinstance(version, int) or not all(isinstance(start["start"], int) for start in starts):
             raise TypeError("not of the form that lazyengine writes")
+        if content.get("moving") is not None:
+            pending_of(content["moving"], os.fspath(folder))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageValueError(f"{file} is damaged: {type(error).__name__}: {error}. {advice}") from error
     if version > FORMAT:

@@ -9,11 +9,14 @@ next start finishes.
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import itertools
 import json
+import logging
 import os
 import platform
 import re
+import shutil
 import socket
 import sys
 import time
@@ -23,19 +26,32 @@ from typing import Any
 import torch
 
 from .. import __version__, dist
-from ..checkpoint import POINTER, CheckpointError, list_checkpoints, mark_latest_checkpoint, summary_of
-from ..checkpoint.finding import EXTENSIONS
+from ..checkpoint import (
+    POINTER,
+    CheckpointError,
+    Pending,
+    list_checkpoints,
+    mark_latest_checkpoint,
+    or_none,
+    pending_of,
+    summary_of,
+)
+from ..checkpoint.finding import EXTENSIONS, Summary
 from ..checkpoint.shards import shards_of
 from ..config import LazyConfig, set_argument, sources_of
 from ..config.graph import display_path
 from ..errors import UsageOSError
 from ..fileio import atomic_write
+from ..logging import print_log
 from ..record import ENV_FILE, FORMAT, RUN_FILE, START_FILE, read_run_file, write_env
 from .lock import FolderBusyError, FolderLock
 
 CONFIGS = ("config.py", "config.json")
+_START = re.compile(r"\d{8}_\d{6}(_\d+)?")
+TIME = "{time}"
+"""In the path of a run folder: the time of the start, so that each one has a folder of its own."""
 EARLIER = "earlier"
-"""Where the files of a run go that has no folder of a start."""
+"""Where the files of a run go that has no folder of a start, and those of others that are in the way."""
 
 
 def settle_work_dir(cfg: Any) -> str | None:
@@ -71,9 +87,10 @@ class RunFolder:
     """The folder of a run, with one folder inside for each start.
 
     Args:
-        path: The run folder; made by `begin`.
+        path: The run folder; made by `begin`. ``{time}`` in it becomes the time of the start then.
 
     Attributes:
+        path: The run folder.
         timestamp: Name of this start's folder; empty before `begin`.
         run_id: The run that this start belongs to; empty in an evaluation.
         start: The number of this start in the folder, from 1; orders starts without a clock.
@@ -100,11 +117,14 @@ class RunFolder:
     # ------------------------------------------------------------------ a start
     def begin(self, cfg: Any, device: torch.device) -> None:
         """Make the folder of this start and write what it is about into it. Collective: every rank must call."""
-        names = [""]
+        names = ["", ""]
         if dist.is_main_process():
-            names[0] = self._make_start()
+            names = [*self._make_start()]
         dist.broadcast_object_list(names)
-        self.timestamp = names[0]
+        is_named_by_time = names[0] != self.path
+        self.path, self.timestamp = names
+        if is_named_by_time and cfg is not None:  # what is saved repeats the run where it is
+            set_argument(cfg.runner, "work_dir", self.path, source="the time of the start")
         if dist.is_main_process():
             write_env(os.path.join(self.log_dir, ENV_FILE), device)
             if cfg is not None:
@@ -153,6 +173,7 @@ class RunFolder:
         self.start = 1 + max((each.get("start", 0) for each in record["starts"]), default=0)
         continued = None if source is None or is_fork else source["run_id"]
         self.run_id = continued or self.run_id or os.urandom(8).hex()
+        record["run_id"] = record["run_id"] or continued or ""  # of version 0.1, whose run goes on
         entry = self._entry("train", source)
         record["starts"].append({**entry, "code": None, "changes": list(changes), "ended": None})
         self._write(record)
@@ -244,23 +265,30 @@ class RunFolder:
         """
         self._check_lock()
         if self._is_settled:
+            self._put_aside(path)
             return
         record, folder = self.read(), os.path.dirname(path)
-        record["moving"] = {
-            "start": self.start,
-            "from": os.path.relpath(folder, self.path),
-            "to": self._last_start_of(record),
-            "names": self._left_by_others(folder, record["run_id"]),
-            "draft": os.path.basename(draft),
-            "name": os.path.basename(path),
-        }
-        self._write(record)
-        self._move(record["moving"])
+        names = tuple(self._left_by_others(folder, record["run_id"]))
+        pending = Pending(self.start, self.run_id, folder, names, self._last_start_of(record), draft, path)
+        self._write({**record, "moving": pending.as_journal(self.path)})
+        try:
+            self._move(pending)
+            self._put_aside(path)
+        except BaseException:  # a full disk: the folder is the earlier run's again
+            self._move_back(pending)
+            self._write(record)
+            raise
 
-    def settle(self) -> None:
-        """Make the folder this run's, with the first checkpoint of this start: identity and config. Main process."""
+    def settle(self, path: str) -> None:
+        """Make the folder this run's, with the first checkpoint of this start. For the main process.
+
+        Pointer, config and identity are replaced, in this order: until the last of them, the journal says the same.
+
+        Args:
+            path: The checkpoint.
+        """
         if not self._is_settled:
-            self._adopt(self.read())
+            self._finish_adoption(self.read(), path)
             self._is_settled = True
 
     def moved(self, path: str, folders: Sequence[str]) -> str:
@@ -268,7 +296,7 @@ class RunFolder:
         at, name = os.path.split(path)
         if os.path.exists(path) or os.path.realpath(at) not in map(os.path.realpath, folders):
             return path
-        found = [os.path.join(at, start, name) for start in reversed(self._names_of_starts())]
+        found = [os.path.join(at, start, name) for start in (*reversed(self._names_of_starts()), EARLIER)]
         return next((each for each in found if os.path.isfile(each)), path)
 
     def sizes_in_starts(self, folders: Sequence[str]) -> list[int]:
@@ -283,15 +311,15 @@ class RunFolder:
 
     def holds(self, path: str, folders: Sequence[str]) -> bool:
         """Return whether a checkpoint is one of this folder's runs: in one of `folders`, or moved into a start's."""
-        starts = ["", *self._names_of_starts()]
+        starts = ["", EARLIER, *self._names_of_starts()]
         own = {os.path.realpath(os.path.join(folder, start)) for folder in folders for start in starts}
         return os.path.realpath(os.path.dirname(path)) in own
 
-    def first_start(self, recorded: str | None) -> str:
+    def first_start(self, recorded: Any) -> str:
         """Return the start whose curves a resumed run goes on with: the recorded one, where it is still there."""
-        name = os.path.basename(recorded or "")
-        is_there = bool(name) and name == recorded and os.path.isdir(os.path.join(self.path, name))
-        return name if is_there else self.timestamp
+        names = [*self._names_of_starts(), *self._unlisted_starts()]  # what a checkpoint says is no path
+        is_there = recorded in names and os.path.isdir(os.path.join(self.path, str(recorded)))
+        return str(recorded) if is_there else self.timestamp
 
     def earlier_run(self, folders: Sequence[str]) -> list[str]:
         """Return the folders to which files of an earlier run that lie in `folders` would be moved."""
@@ -309,9 +337,8 @@ class RunFolder:
         for path in list_checkpoints(folder):
             with contextlib.suppress(CheckpointError, OSError):  # what cannot be read stays
                 summary, name = summary_of(path), os.path.basename(path)
-                number = re.search(r"(\d+)\.\w+$", name)
-                is_copy = number is not None and int(number[1]) not in (summary.epoch, summary.iter)
-                if not is_copy and summary.run_id != self.run_id and summary.run_id == (run_id or summary.run_id):
+                is_of_it = summary.run_id == (run_id or summary.run_id)
+                if is_of_it and summary.run_id != self.run_id and not _is_copy(path, summary):
                     own = [os.path.basename(shards) for shards in shards_of(path)]
                     names += [name, *(shards for shards in own if shards == summary.shards)]
         if names:
@@ -321,74 +348,149 @@ class RunFolder:
     def _last_start_of(self, record: dict[str, Any]) -> str:
         """Return the folder of the last start of the run that holds the folder now; of version 0.1, the last one."""
         starts = [each["folder"] for each in record["starts"] if each.get("run_id") == record["run_id"]]
-        if not starts:
-            folders = [entry.name for entry in os.scandir(self.path) if entry.is_dir() and entry.name[:8].isdigit()]
-            starts = sorted(name for name in folders if name != self.timestamp)
+        starts = starts or self._unlisted_starts()
         known = [name for name in starts if name == os.path.basename(name) and name != self.timestamp]
         return known[-1] if known else EARLIER
+
+    def _unlisted_starts(self) -> list[str]:
+        """Return the folders that are called as those of starts, oldest first: version 0.1 kept no list."""
+        names = [entry.name for entry in os.scandir(self.path) if entry.is_dir(follow_symlinks=False)]
+        return sorted(name for name in names if _START.fullmatch(name) and name != self.timestamp)
 
     def _finish_move(self) -> None:
         """Finish what a kill cut off between a complete first checkpoint and the settling of its start."""
         record = self.read()
-        moving = record.get("moving")
-        if moving is None:
+        if record.get("moving") is None:
             return
-        self._move(moving)
-        folder = os.path.normpath(os.path.join(self.path, str(moving["from"])))
-        draft, name = (os.path.join(folder, os.path.basename(str(moving[key]))) for key in ("draft", "name"))
-        if os.path.isfile(draft):
-            os.replace(draft, name)
-        mark_latest_checkpoint(name)
-        self._adopt(record)
+        pending = pending_of(record["moving"], self.path)
+        if os.path.isfile(pending.draft):
+            self._move(pending)
+            self._put_aside(pending.path)
+            os.replace(pending.draft, pending.path)
+        new = or_none(summary_of, pending.path)
+        if new is not None and new.run_id == pending.run_id:
+            self._finish_adoption(record, pending.path)
+        else:  # there is no such checkpoint any more
+            self._move_back(pending)
+            self._write({key: value for key, value in record.items() if key != "moving"})
 
-    def _move(self, moving: dict[str, Any]) -> None:
+    def _move(self, pending: Pending) -> None:
         """Move files into the folder of an earlier start, those that are still there; never onto another one."""
-        folder = os.path.normpath(os.path.join(self.path, str(moving["from"])))
-        target = os.path.join(folder, os.path.basename(str(moving["to"])))
-        names = [os.path.basename(str(name)) for name in moving["names"]]
-        if names:
-            os.makedirs(target, exist_ok=True)
-        for name in names:
-            source, to = os.path.join(folder, name), os.path.join(target, name)
-            if os.path.exists(source):
-                os.rename(source, f"{to}.{os.urandom(4).hex()}" if os.path.exists(to) else to)
+        for name in pending.names:
+            source, kept = os.path.join(pending.folder, name), os.path.join(pending.folder, pending.to, name)
+            if name in CONFIGS and os.path.isfile(source) and _are_equal(source, kept):
+                os.remove(source)  # the start began with it, and has it
+            elif os.path.lexists(source):
+                _move_into(source, os.path.dirname(kept))
 
-    def _adopt(self, record: dict[str, Any]) -> None:
-        """Let the folder be of the start that the journal names: its identity, and the config that it began with."""
-        moving = record.pop("moving", {"start": self.start})
-        start = next((each for each in record["starts"] if each["start"] == moving["start"]), None)
+    def _move_back(self, pending: Pending) -> None:
+        """Undo `_move`, as far as it came."""
+        for name in pending.names:
+            source, kept = os.path.join(pending.folder, name), os.path.join(pending.folder, pending.to, name)
+            if os.path.lexists(kept) and not os.path.lexists(source):
+                if name in CONFIGS:  # the start keeps its own
+                    shutil.copyfile(kept, source)
+                else:
+                    os.rename(kept, source)
+
+    def _put_aside(self, path: str) -> None:
+        """Move what is about to be replaced, and is not of this run, out of the way: nothing is written over."""
+        own = or_none(summary_of, path)
+        is_own = own is not None and own.run_id == self.run_id and not _is_copy(path, own)
+        if os.path.lexists(path) and not is_own:
+            self._put_into_earlier(path)
+
+    def _put_into_earlier(self, path: str) -> None:
+        to = _move_into(path, os.path.join(os.path.dirname(path), EARLIER))
+        print_log(f"{path} is not of this run; it was moved to {to}", logger="current", level=logging.WARNING)
+
+    def _finish_adoption(self, record: dict[str, Any], path: str) -> None:
+        """Let the folder be of the start that the journal names: its pointer, the config that it began with, its id."""
+        number = record.pop("moving", {"start": self.start})["start"]
+        pointer = os.path.join(os.path.dirname(path), POINTER)
+        if not _names_same_run(pointer, path):  # of a run that is resumed, it may stay where it is
+            if os.path.lexists(pointer):
+                self._put_into_earlier(pointer)
+            mark_latest_checkpoint(path)
+        start = next((each for each in record["starts"] if each["start"] == number), None)
         if start is not None:
             record["run_id"] = start["run_id"]
             for name in CONFIGS:
-                own = os.path.join(self.path, os.path.basename(start["folder"]), name)
-                if os.path.isfile(own):
-                    target = os.path.join(self.path, name)
-                    with open(own, "rb") as source, atomic_write(target, ready=self._check_lock) as file:
-                        file.write(source.read())
+                self._take_config(name, start["folder"])
         self._write(record)
+
+    def _take_config(self, name: str, start: str) -> None:
+        """Replace a config of the folder by that of a start; what is nowhere else in the folder is moved away."""
+        target, own = os.path.join(self.path, name), os.path.join(self.path, start, name)
+        if not os.path.isfile(own) or _are_equal(own, target):
+            return
+        starts = [*self._names_of_starts(), *self._unlisted_starts()]
+        is_kept = any(_are_equal(target, os.path.join(self.path, each, name)) for each in starts)
+        if os.path.lexists(target) and not is_kept:
+            self._put_into_earlier(target)
+        with open(own, "rb") as source, atomic_write(target, ready=self._check_lock) as file:
+            file.write(source.read())
 
     def _write(self, record: dict[str, Any]) -> None:
         file = os.path.join(self.path, RUN_FILE)
         with atomic_write(file, "w", ready=self._check_lock, encoding="utf-8") as opened:
-            json.dump(record, opened, indent=1)
+            json.dump(record, opened, indent=1, default=str)
 
     def _check_lock(self, _: str = "") -> None:
         """Make sure, before a file gets its name, that a folder that was held is still this process's."""
         if self._lock is not None:
             self._lock.check()
 
-    def _make_start(self) -> str:
-        """Make a folder named after the time; a second start in one second gets a number."""
+    def _make_start(self) -> tuple[str, str]:
+        """Make a folder named after the time; a second start in one second gets a number.
+
+        Returns:
+            The path of the run folder, and the name of the start's.
+        """
         try:
-            os.makedirs(self.path, exist_ok=True)
             stamp = time.strftime("%Y%m%d_%H%M%S")
             for number in itertools.count(1):
                 name = stamp if number == 1 else f"{stamp}_{number}"
+                path = self.path.replace(TIME, name)
                 with contextlib.suppress(FileExistsError):
-                    os.mkdir(os.path.join(self.path, name))
-                    return name
+                    if path != self.path:
+                        os.makedirs(path)  # a folder of its own
+                    os.makedirs(os.path.join(path, name))
+                    return path, name
         except OSError as error:
             raise UsageOSError(
                 f"the run folder {self.path} cannot be used: {error}; set work_dir to a writable folder."
             ) from error
         raise AssertionError("the loop above returns")
+
+
+def _is_copy(path: str, summary: Summary) -> bool:
+    """Return whether the number in the name of a checkpoint is not that of its position: somebody has renamed it."""
+    name = os.path.basename(path)
+    usual = re.search(r"(?:epoch|iter)_(\d+)\.\w+$", name)
+    numbers = [usual[1]] if usual else re.findall(r"\d+", os.path.splitext(name)[0])
+    return bool(numbers) and not {summary.epoch, summary.iter} & set(map(int, numbers))
+
+
+def _names_same_run(pointer: str, path: str) -> bool:
+    """Return whether a pointer names a checkpoint of the run that another one is of."""
+    with contextlib.suppress(OSError, CheckpointError), open(pointer, encoding="utf-8", errors="replace") as file:
+        named = os.path.join(os.path.dirname(path), os.path.basename(file.read(4096).strip()))
+        return summary_of(named).run_id == summary_of(path).run_id
+    return False
+
+
+def _are_equal(path: str, other: str) -> bool:
+    """Return whether two files have the same content; False where one is not there."""
+    with contextlib.suppress(OSError):
+        return os.path.getsize(path) == os.path.getsize(other) and filecmp.cmp(path, other, shallow=False)
+    return False
+
+
+def _move_into(path: str, folder: str) -> str:
+    """Move a file into a folder, onto no other one, and return where it is."""
+    os.makedirs(folder, exist_ok=True)
+    to = os.path.join(folder, os.path.basename(path))
+    to = f"{to}.{os.urandom(4).hex()}" if os.path.lexists(to) else to
+    os.rename(path, to)
+    return to

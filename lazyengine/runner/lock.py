@@ -42,6 +42,7 @@ class FolderLock:
         self._own = {"host": socket.gethostname(), "pid": os.getpid(), "started": started_at(os.getpid())}
         self._ended = threading.Event()
         self._count = 0
+        self._thread: threading.Thread | None = None
 
     def acquire(self) -> str | None:
         """Take the folder, and return whose lock was taken over, or None. Waits for what another host may hold.
@@ -50,9 +51,15 @@ class FolderLock:
             FolderBusyError: When its owner lives; says who it is.
         """
         former = None
-        while (owner := read_lock(self.path)) is not None and not self._is_own(owner):
-            self._wait_while_alive(owner)
-            former = f"process {owner.get('pid')} on {owner.get('host')}"
+        while not self._create():
+            owner = read_lock(self.path)
+            if owner is None and not os.path.lexists(self.path):
+                continue  # given back meanwhile
+            if owner is not None:  # else a link that leads nowhere
+                if self._is_own(owner):
+                    break
+                self._wait_while_alive(owner)
+            former = _describe(owner)
             stale = f"{self.path}.{os.urandom(4).hex()}"
             with contextlib.suppress(FileNotFoundError):
                 os.rename(self.path, stale)  # of two that take it over, one finds it gone
@@ -60,12 +67,8 @@ class FolderLock:
                     with contextlib.suppress(OSError):
                         os.link(stale, self.path)
                 os.remove(stale)
-            if self._create():
-                break
-        else:
-            if owner is None and not self._create():
-                return self.acquire()
-        threading.Thread(target=self._beat, name="run-folder-lock", daemon=True).start()
+        self._thread = threading.Thread(target=self._beat, name="run-folder-lock", daemon=True)
+        self._thread.start()
         return former
 
     def check(self, _: str = "") -> None:
@@ -84,6 +87,8 @@ class FolderLock:
     def release(self) -> None:
         """Give the folder back."""
         self._ended.set()
+        if self._thread is not None:
+            self._thread.join(BEAT_S)
         owner = read_lock(self.path)
         if owner is not None and self._is_own(owner):
             with contextlib.suppress(FileNotFoundError):
@@ -137,11 +142,12 @@ def read_lock(path: str) -> dict[str, Any] | None:
     """Return what a lock says; an empty dict for one that is being written, None where there is none."""
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file)
+            owner = json.load(file)
     except FileNotFoundError:
         return None
     except ValueError:
         return {}
+    return owner if isinstance(owner, dict) else {}
 
 
 def _describe(owner: dict[str, Any] | None) -> str:
@@ -150,7 +156,8 @@ def _describe(owner: dict[str, Any] | None) -> str:
 
 def lives_here(owner: dict[str, Any]) -> bool:
     """Return whether an owner on this host is at work: its process, and not another one that got its number."""
-    started = started_at(int(owner.get("pid") or 0))
+    pid = owner.get("pid")
+    started = started_at(pid) if isinstance(pid, int) else None
     return started is not None and started == owner.get("started")
 
 

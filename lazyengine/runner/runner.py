@@ -42,7 +42,7 @@ from . import preemption
 from .checks import check_loop, check_parameters, check_training
 from .describe import describe, describe_optimizer, describe_training
 from .environment import Determinism, choose_device, report_nondeterminism, set_determinism
-from .folder import RunFolder, settle_work_dir
+from .folder import TIME, RunFolder, settle_work_dir
 from .loops import BaseTrainLoop, TestLoop, ValLoop, limited, loaders_of, seed_loaders
 from .preemption import Preemption, seconds_of
 from .sharing import global_batch_size
@@ -75,7 +75,8 @@ class Runner:
             dict of its arguments, which can be written on the command line).
         resume: True or ``"auto"`` to continue from the newest valid checkpoint of `work_dir` (or begin anew where
             there is none), or the path of a checkpoint.
-        work_dir: The run folder; None for ``work_dirs/<experiment_name>``.
+        work_dir: The run folder; None for ``work_dirs/<experiment_name>``. ``{time}`` in it becomes the time of the
+            start, for a folder each.
         experiment_name: Name of the experiment in logs and the folder.
         seed: Seed of every random stream of the run.
         deterministic: ``"off"``, ``"warn"`` or ``"strict"``, see `set_determinism`.
@@ -156,6 +157,11 @@ class Runner:
         self.model_setup = model_setup or ModelSetup()
         self.load_from = LoadFrom.of(load_from)
         self.resume_from = "auto" if resume is True else resume or None
+        if self.resume_from == "auto" and TIME in (work_dir or ""):
+            raise UsageValueError(
+                f"work_dir={work_dir!r} is a new folder for each start, which holds nothing to resume from; name the "
+                "checkpoint, or the run folder itself."
+            )
         self.experiment_name = experiment_name
         self.work_dir = os.path.expanduser(work_dir) if work_dir else os.path.join("work_dirs", experiment_name)
         self.folder = RunFolder(self.work_dir)
@@ -305,6 +311,7 @@ class Runner:
         self.device = choose_device(self._device_name)
         set_determinism(self.deterministic)
         self.folder.begin(self.cfg, self.device)
+        self.work_dir = self.folder.path
         name = os.path.abspath(self.folder.log_dir)
         self.logger = MMLogger.get_instance(name, log_file=self.folder.log_file, distributed=self.log_all_ranks)
         self.message_hub = MessageHub.get_instance(name)

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,6 +14,7 @@ import torch
 
 from .. import __version__, dist
 from ..checkpoint import (
+    FORMAT_VERSION,
     CheckpointError,
     CheckpointWriter,
     FrozenWeights,
@@ -23,6 +25,7 @@ from ..checkpoint import (
     list_checkpoints,
     load_state_dict,
     mark_latest_checkpoint,
+    or_none,
     read_checkpoint,
     remove_checkpoint,
     remove_shards,
@@ -31,6 +34,7 @@ from ..checkpoint import (
     summary_of,
     verify_checkpoint,
     verify_shards,
+    why_not_resumable,
 )
 from ..config.saving import to_json
 from ..dataset import merge_loader_states
@@ -54,13 +58,11 @@ from .folder import RunFolder
 if TYPE_CHECKING:
     from .runner import Runner
 
-FORMAT_VERSION = 2
-"""Of checkpoints; version 0.1 wrote none. Each version reads those of all earlier ones."""
 SEED_SCHEME = 2
 """How random streams are derived from the seed, see `Runner`; version 0.1 had scheme 1."""
 PREEMPTED = "preempted.pth"
 """The checkpoint of a run that a signal stopped; gone as soon as the resumed run has saved a regular one."""
-_NEEDED = ("state_dict", "optimizer", "train_loop", "param_schedulers")
+_OWN = tuple(map(os.path.dirname, (os.path.dirname(os.path.abspath(__file__)), os.path.abspath(torch.__file__))))
 
 
 class RunState:
@@ -333,11 +335,12 @@ class RunState:
         if dist.is_main_process():
 
             def finish() -> None:
-                runner.folder.settle()
+                runner.folder.settle(path)
                 remove_shards(path, keep=checkpoint["shards"]["folder"] if tensors else None)
                 if is_latest:
                     mark_latest_checkpoint(path)
-                    if filename != PREEMPTED:
+                    stopped = or_none(summary_of, os.path.join(folder, PREEMPTED))
+                    if filename != PREEMPTED and stopped is not None and stopped.run_id == runner.folder.run_id:
                         remove_checkpoint(os.path.join(folder, PREEMPTED))
                 if then is not None:
                     then()
@@ -488,8 +491,16 @@ class RunState:
         runner = self._runner
         _ = self._experiment  # as built: schedules change below
         checkpoint = read_checkpoint(path, keep_shards=True)
-        if lack := _what_is_missing(checkpoint):
-            raise CheckpointError(f"{path} cannot be resumed: {lack}")
+        if flaw := why_not_resumable(checkpoint):
+            raise UsageCheckpointError(f"{path} cannot be resumed: {flaw}")
+        with _contents_explained(path):
+            self._restore(checkpoint)
+        runner.logger.info(
+            "resumed from %s: %d epochs and %d iterations are done", path, runner.epoch, runner.num_iters_completed
+        )
+
+    def _restore(self, checkpoint: dict[str, Any]) -> None:
+        runner = self._runner
         complete(checkpoint, runner.model)
         if self._frozen is not None:
             self._frozen.check_external(checkpoint["meta"])
@@ -508,9 +519,6 @@ class RunState:
         self._resume_rank(checkpoint.get("ranks", []))
         self._resume_position(checkpoint)
         self._resume_meta(checkpoint["meta"])
-        runner.logger.info(
-            "resumed from %s: %d epochs and %d iterations are done", path, runner.epoch, runner.num_iters_completed
-        )
 
     def _resume_position(self, checkpoint: dict[str, Any]) -> None:
         """Restore the loop's position and the schedules, also where an optimizer step now has other samples."""
@@ -588,22 +596,23 @@ def _origin_of(path: str, meta: dict[str, Any]) -> dict[str, Any]:
     return {"path": path, **about, "hash": sha256_of(path)[:16] if os.path.isfile(path) else None}
 
 
-def _what_is_missing(checkpoint: Any) -> str | None:
-    """None for the state of a whole run; otherwise what a file such as published weights lacks."""
-    keys = [str(key) for key in checkpoint] if isinstance(checkpoint, dict) else []
-    missing = [key for key in _NEEDED if key not in keys]
-    if not missing:
-        return None
-    held = ", ".join(keys[:8]) + (", …" if len(keys) > 8 else "")
-    return (
-        f"it has no {', '.join(missing)}. It holds {held or type(checkpoint).__name__}; weights alone are loaded with "
-        "load_from (or --checkpoint)"
-    )
-
-
 def _why_not_resumable(path: str) -> str | None:
     """The reason for which a whole file is no candidate; its tensors are not read."""
+    return summary_of(path).flaw or None
+
+
+@contextlib.contextmanager
+def _contents_explained(path: str) -> Iterator[None]:
+    """Raise what strange contents of a checkpoint lead to as a CheckpointError, which keeps the traceback.
+
+    What code of the user raises, a hook's or the model's, stays as it is.
+    """
     try:
-        return _what_is_missing(dict.fromkeys(summary_of(path).keys))
-    except CheckpointError as error:
-        return str(error)
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        if isinstance(error, UsageError) or not traceback.extract_tb(error.__traceback__)[-1].filename.startswith(_OWN):
+            raise
+        raise CheckpointError(
+            f"{path} cannot be resumed: {type(error).__name__}: {error}. It was changed after it was saved, or was not "
+            "saved by lazyengine: use another one."
+        ) from error

@@ -17,10 +17,10 @@ from ..checkpoint import (
     find_best_checkpoints,
     find_latest_checkpoint,
     list_checkpoints,
+    or_none,
     remove_checkpoint,
     summary_of,
 )
-from ..checkpoint.finding import or_none
 from ..checkpoint.shards import shards_of
 from ..errors import UsageFileNotFoundError, UsageValueError
 from ..record import RUN_FILE

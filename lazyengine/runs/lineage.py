@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint import Pending, pending_file, pending_in
 from ..logging import METRICS_FILE
 from ..record import ENV_FILE, START_FILE, read_run_file
 
@@ -79,13 +81,25 @@ def read_starts(path: Path) -> list[Start]:
     known = {start.folder for start in listed}
     files = [file for file in (*path.glob(METRICS_FILE), *path.glob(f"*/{METRICS_FILE}")) if file.parent not in known]
     files.sort(key=lambda file: [(int(n or -1), text) for n, text in re.findall(r"(\d+)|(\D+)", str(file.parent))])
+    pending = begun_anew(path)
+    run_id = content.get("run_id") if pending is None else pending.run_id
     newest = next((start.run_id for start in reversed(listed) if start.kind == "train"), "")
-    own = [start for start in listed if start.run_id == (content.get("run_id") or newest)]  # before a first checkpoint
-    trained = [start for start in own if start.kind == "train"]
-    if trained and trained[0].origin is None:
-        return own  # what is not listed is of version 0.1, and this run began after it
+    own = [start for start in listed if start.run_id == (run_id or newest)]
     first = 1 - len(files) if own else 1
-    return [*(_unlisted(number, file.parent) for number, file in enumerate(files, first)), *own]
+    unlisted = [_unlisted(number, file.parent) for number, file in enumerate(files, first)]
+    trained = [start for start in own if start.kind == "train"]
+    if not trained or trained[0].origin is not None:
+        return [*unlisted, *own]
+    earlier = [] if run_id else [start for start in unlisted if start.kind == "train"]
+    if earlier:  # of version 0.1: the folder is that run's until this one has a checkpoint
+        return [dataclasses.replace(start, number=number) for number, start in enumerate(unlisted, 1)]
+    return own  # what is not listed is of version 0.1, and this run began after it
+
+
+def begun_anew(path: Path) -> Pending | None:
+    """Return the new beginning that has a first checkpoint in a run folder, and was killed before it had settled."""
+    pending = pending_in(os.fspath(path))
+    return pending if pending is not None and pending_file(pending) is not None else None
 
 
 def _listed(path: Path, content: dict[str, Any]) -> list[Start]:

@@ -13,7 +13,7 @@ from ..errors import UsageFileNotFoundError, UsageValueError
 from ..logging import METRICS_FILE, read_metrics
 from ..record import RUN_FILE, flat_config
 from ..text import did_you_mean, listed, near
-from .lineage import Start, read_starts
+from .lineage import Start, begun_anew, read_starts
 
 PLACE = {"step", "epoch", "iter", "mode"}
 """What a record says of its place; the rest are values."""
@@ -158,7 +158,8 @@ def curves_of(records: Sequence[dict[str, Any]]) -> dict[str, tuple[list[int], l
 
 def _config(path: Path, starts: Sequence[Start]) -> dict[str, str]:
     """Return the config as it was saved, without importing anything that it names."""
-    for folder in (path, *(start.folder for start in reversed(starts))):
+    places = [start.folder for start in reversed(starts)]
+    for folder in places if begun_anew(path) is not None else [path, *places]:
         if (folder / "config.json").is_file():
             return flat_config((folder / "config.json").read_text(encoding="utf-8"))
     return {}

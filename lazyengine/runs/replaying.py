@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 
-from ..checkpoint import summary_of, verify_checkpoint
-from ..checkpoint.finding import or_none
+from ..checkpoint import or_none, summary_of, verify_checkpoint
 from ..errors import UsageRuntimeError, UsageValueError
 from ..fileio import atomic_write
 from ..logging import METRICS_FILE, read_metrics

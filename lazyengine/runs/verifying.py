@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..checkpoint import list_checkpoints, read_checkpoint, summary_of
-from ..checkpoint.finding import or_none
+from ..checkpoint import list_checkpoints, or_none, read_checkpoint, summary_of
 from ..nesting import iter_leaves
 from ..text import short
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import UsageTypeError, UsageValueError
 from ..logging import as_number
@@ -52,6 +51,8 @@ def as_image(value: Any) -> np.ndarray:
 
 
 def _to_pillow(image: np.ndarray) -> Any:
+    from PIL import Image  # here, since most runs draw nothing before their first iteration
+
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 
@@ -88,6 +89,8 @@ def add_caption(image: np.ndarray, text: str) -> np.ndarray:
     """
     if not text:
         return image
+    from PIL import Image, ImageDraw, ImageFont
+
     font = ImageFont.load_default()
     left, top, right, bottom = font.getbbox(text)
     height, width = image.shape[:2]

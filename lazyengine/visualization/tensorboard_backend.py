@@ -7,7 +7,7 @@ import io
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,9 @@ from ..fileio import QueuedFile
 from ..logging import log_error
 from .backend import QueuedBackend
 from .images import encode_png
+
+
+_Late = Callable[[], dict[str, Any]]
 
 
 class TensorboardVisBackend(QueuedBackend):
@@ -47,6 +50,7 @@ class TensorboardVisBackend(QueuedBackend):
         # TensorBoard reads the files of a folder in the order of their names
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         self.file = QueuedFile(folder / name, self.interval_s, b"", log_error)
+        self.file.begin_interval()  # what it takes to write is imported then, and not before the first iteration
         self._is_new_file = True
         if resumed_step is not None:
             self._recorded = (resumed_step, _tags_at(resumed_step, folder))
@@ -77,14 +81,9 @@ class TensorboardVisBackend(QueuedBackend):
         self._add(step, values)
 
     def _add_text(self, tag: str, text: str) -> None:
-        proto = _proto()
-        indented = "".join(f"    {line}\n" for line in text.splitlines())  # a block of code in markdown
-        shape = proto.TensorShapeProto(dim=[proto.TensorShapeProto.Dim(size=1)])
-        tensor = proto.TensorProto(dtype=proto.DT_STRING, string_val=[indented.encode()], tensor_shape=shape)
-        metadata = proto.SummaryMetadata(plugin_data=proto.SummaryMetadata.PluginData(plugin_name="text"))
-        self._add(0, {tag: {"metadata": metadata, "tensor": tensor}})
+        self._add(0, {tag: functools.partial(_text_value, text)})
 
-    def _add(self, step: int, values: dict[str, dict[str, Any]], session_log: Any = None) -> None:
+    def _add(self, step: int, values: dict[str, dict[str, Any] | _Late], session_log: Any = None) -> None:
         """Add values by tag, without those that an earlier start has recorded at the very step of the resume."""
         if step == self._recorded[0]:
             values = {tag: value for tag, value in values.items() if tag not in self._recorded[1]}
@@ -99,10 +98,21 @@ def _encode(is_first: bool, wall_time: float, step: int, values: dict[str, Any],
     writer = proto.RecordWriter(buffer)
     if is_first:
         writer.write(proto.Event(wall_time=wall_time, file_version="brain.Event:2").SerializeToString())
-    summary = proto.Summary(value=[proto.Summary.Value(tag=tag, **value) for tag, value in values.items()])
+    entries = {tag: value() if callable(value) else value for tag, value in values.items()}
+    summary = proto.Summary(value=[proto.Summary.Value(tag=tag, **entry) for tag, entry in entries.items()])
     event = proto.Event(wall_time=wall_time, step=step, session_log=session_log, summary=summary if values else None)
     writer.write(event.SerializeToString())
     return buffer.getvalue()
+
+
+def _text_value(text: str) -> dict[str, Any]:
+    """Return what a summary holds of a text."""
+    proto = _proto()
+    indented = "".join(f"    {line}\n" for line in text.splitlines())  # a block of code in markdown
+    shape = proto.TensorShapeProto(dim=[proto.TensorShapeProto.Dim(size=1)])
+    tensor = proto.TensorProto(dtype=proto.DT_STRING, string_val=[indented.encode()], tensor_shape=shape)
+    metadata = proto.SummaryMetadata(plugin_data=proto.SummaryMetadata.PluginData(plugin_name="text"))
+    return {"metadata": metadata, "tensor": tensor}
 
 
 def _tags_at(step: int, folder: Path) -> set[str]:

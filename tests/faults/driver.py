@@ -31,6 +31,7 @@ def run(request: dict[str, Any]) -> None:
     """Train as a request says; its faults are for one rank, or for all where it names none."""
     rank = int(os.environ.get("RANK", "0"))
     spec = dict(request["spec"])
+    evaluated = spec.pop("evaluate", None)
     hooks = {}
     in_loss = []
     for number, fault in enumerate(request.get("faults", [])):
@@ -51,6 +52,10 @@ def run(request: dict[str, Any]) -> None:
     for fault in in_loss:
         faults.in_loss(runner.model, **fault)
     try:
+        if evaluated is not None:
+            runner.test(checkpoint=evaluated)
+            print("EVALUATED " + json.dumps({key: runner.loaded_meta.get(key) for key in ("run_id", "iter")}), flush=True)
+            return
         runner.train()
     except BaseException:
         report = {

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from lazyengine.checkpoint import read_checkpoint, summary_of
+from lazyengine.checkpoint import find_checkpoint, read_checkpoint, save_checkpoint, summary_of
+from lazyengine.runs import compare_runs, read_run
 
 from .conftest import end_of, visible
 from .faults import files_of
 
 EARLIER = {"checkpoint": {"by_epoch": True}}
 NEW = {"checkpoint": {"by_epoch": True}, "accumulate": 2}
-CALLS = {"os.rename": 8, "os.replace": 14, "os.fsync": 14, "os.remove": 3}
 
 
 def record_of(folder: Path) -> dict:
@@ -26,27 +27,87 @@ def owner_of(folder: Path) -> str:
     return summary_of(folder / (folder / "last_checkpoint").read_text().strip()).run_id
 
 
-@pytest.mark.parametrize(("call", "count"), [(call, n) for call, most in CALLS.items() for n in range(1, most + 1)])
-def test_a_new_beginning_killed_at_each_call_leaves_one_run_or_the_other(lab, tmp_path, call, count):
-    """The folder resumes either as the earlier run, which has ended, or as the new one, and both are whole."""
-    earlier, new = lab.expect(**EARLIER), lab.expect(**NEW)
-    assert lab.run(work_dir=tmp_path, **EARLIER) == [0], lab.log
-    before = {name: read_checkpoint(tmp_path / name)["meta"]["run_id"] for name in visible(tmp_path)}
-    first_run = owner_of(tmp_path)
+def as_version_0_1(folder: Path) -> None:
+    """Let a run folder look as version 0.1 left it: no record, and checkpoints that name no run."""
+    for path in folder.glob("*.pth"):
+        checkpoint = read_checkpoint(path)
+        for name in ("run_id", "start", "format_version", "experiment", "data"):
+            checkpoint["meta"].pop(name)
+        save_checkpoint(checkpoint, path)
+    for path in (folder / "run.json", *folder.glob("*/env.json")):
+        path.unlink()
+    shutil.rmtree(folder / "code", ignore_errors=True)
+
+
+def id_of(path: Path | str) -> str:
+    return summary_of(path).run_id
+
+
+def answers_of(lab, folder: Path, **spec) -> dict[str, tuple[str, int]]:
+    """The run and the iteration of which the folder's readers speak: a search, an evaluation, `compare`."""
+    found = find_checkpoint(folder, "latest")
+    names = {key: value for key, value in spec.items() if key != "load_from"}
+    assert lab.run(work_dir=folder, evaluate="latest", **names) == [0], lab.log
+    said = json.loads(lab.log[lab.log.rindex("EVALUATED ") :].splitlines()[0].removeprefix("EVALUATED "))
+    meta = read_checkpoint(found)["meta"]
+    run = read_run(folder)
+    trained = [start for start in run.starts if start.kind == "train"]
+    ids = {start.run_id or id_of(found) for start in trained}  # of version 0.1 a start does not say
+    iterations = compare_runs([run], ["val/error"]).iterations[0]
+    return {
+        "search": (id_of(found), meta["iter"]),
+        "evaluation": (said["run_id"] or id_of(found), said["iter"]),
+        "compare": (*ids, iterations if len(ids) == 1 else -1),
+    }
+
+
+def kill_points(calls: dict[str, int]) -> list[tuple[str, int]]:
+    return [(call, number) for call, most in calls.items() for number in range(1, most + 1)]
+
+
+# A first save renames the complete file, the pointer, both configs and run.json twice; each is flushed twice.
+EVERY = kill_points({"os.rename": 6, "os.replace": 14, "os.fsync": 24, "os.remove": 5})
+SOME = kill_points({"os.rename": 4, "os.replace": 7})
+
+
+@pytest.mark.parametrize(
+    ("folder", "call", "count"),
+    [
+        *(("used", *point) for point in SOME),
+        *(pytest.param("used", *point, marks=pytest.mark.suite) for point in EVERY if point not in SOME),
+        *(pytest.param(f, *point, marks=pytest.mark.suite) for f in ("loaded", "version_0_1") for point in EVERY),
+    ],
+)
+def test_a_new_beginning_killed_at_each_call_leaves_one_run_or_the_other(lab, tmp_path, folder, call, count):
+    """The folder is either the earlier run's, which has ended, or the new one's, and all that read it agree on that."""
+    run = tmp_path / "run"
+    assert lab.run(work_dir=run, **EARLIER) == [0], lab.log
+    if folder == "version_0_1":
+        as_version_0_1(run)
+    new = {**NEW, **({"load_from": str(run / "epoch_2.pth")} if folder == "loaded" else {})}
+    earlier, before, first_run = end_of(run), set(visible(run)), owner_of(run)
     fault = {"call": call, "action": "KILL", "first": count, "match": str(tmp_path)}
-    code = lab.run(fault, work_dir=tmp_path, resume=None, **NEW)
+    code = lab.run(fault, work_dir=run, resume=None, **new)
     assert code in ([-9], [0]), lab.log
-    assert lab.run(work_dir=tmp_path, resume="auto", **NEW) == [0], lab.log
-    is_new = owner_of(tmp_path) != first_run
-    assert end_of(tmp_path) == (new if is_new else earlier)
-    kept = {path.name for path in tmp_path.rglob("*.pth") if summary_of(path).run_id == first_run}
-    assert kept == set(before)  # nothing of the earlier run is lost
-    here = {summary_of(tmp_path / name).run_id for name in visible(tmp_path)}
-    assert here == {owner_of(tmp_path)}  # and nothing of it stands beside the new one's
-    record = record_of(tmp_path)
+    told = answers_of(lab, run, **new)
+    assert len({run_id for run_id, _ in told.values()}) == 1, told
+    owner, done = told["search"]
+    assert done == told["evaluation"][1] <= told["compare"][1], told
+    assert lab.run(work_dir=run, resume="auto", **NEW) == [0], lab.log
+    assert f": {done // 6} epochs and {done} iterations are done" in lab.log
+    assert owner_of(run) == owner
+    is_new = owner != first_run
+    if not is_new:
+        assert end_of(run) == earlier
+    elif folder != "loaded":
+        assert end_of(run) == lab.expect(**NEW)
+    assert {path.name for path in run.rglob("*.pth") if id_of(path) == first_run} == before  # nothing of it is lost
+    assert {id_of(run / name) for name in visible(run)} == {owner}  # and nothing of it stands beside the new one's
+    record = record_of(run)
     assert "moving" not in record
-    assert record["run_id"] == owner_of(tmp_path)
-    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("lock.json")]
+    assert record["run_id"] == owner
+    assert not [path.name for path in run.iterdir() if path.name.startswith("lock.json")]
+    assert answers_of(lab, run, **new)["compare"] == (owner, 12)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 9])
@@ -125,3 +186,9 @@ def test_a_new_beginning_moves_the_earlier_run_within_a_folder_of_checkpoints_to
     assert lab.run(work_dir=run, resume=old_path, checkpoint=spec) == [0], lab.log
     assert f"resumed from {moved / 'epoch_2.pth'}" in lab.log
     assert f"hold {len(names)} checkpoints of earlier runs, or dumps: {size / 1e6:.1f} MB" in lab.log
+
+
+def test_the_ranks_of_a_start_share_the_folder_that_is_named_by_its_time(lab, tmp_path):
+    assert lab.run(work_dir=tmp_path / "{time}", world=2) == [0, 0], lab.log
+    (run,) = tmp_path.iterdir()
+    assert "iter_6.pth" in visible(run)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+from lazyengine.cli import train as command
+from lazyengine.config import LazyConfig
 from lazyengine.checkpoint import read_checkpoint, save_checkpoint, summary_of
 
+from ..runs.toy import make_project
 from .toy import toy_runner
 
 
@@ -28,3 +33,27 @@ def test_the_shards_of_an_earlier_run_are_moved_with_its_checkpoint(tmp_path):
     assert (moved / shards.name / "rank_0").read_text() == "weights"
     assert not shards.exists()
     assert summary_of(path).run_id != checkpoint["meta"]["run_id"]
+
+
+def test_each_start_has_a_folder_of_its_own_where_the_path_holds_the_time(tmp_path):
+    runners = [toy_runner(str(tmp_path / "{time}"), max_epochs=1) for _ in range(2)]
+    for runner in runners:
+        runner.train()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(runner.timestamp for runner in runners)
+    assert all((tmp_path / runner.timestamp / "epoch_1.pth").is_file() for runner in runners)
+    with pytest.raises(ValueError, match="a new folder for each start, which holds nothing to resume from"):
+        toy_runner(str(tmp_path / "{time}"), resume=True)
+
+
+@pytest.mark.parametrize("options", [[], ["--fast-dev-run", "1"]])
+def test_a_folder_on_the_command_line_may_hold_the_config_and_the_time(tmp_path, monkeypatch, options):
+    config = make_project(tmp_path, "toy_named")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert command.main([str(config), "--work-dir", "all/{config}/{time}", "train_loop.max_epochs=1", *options]) == 0
+    runs = list((tmp_path / "all" / "toy_named").iterdir())
+    trained = [run for run in runs if (run / "config.py").is_file()]
+    assert [LazyConfig.load(str(run / "config.py")).runner.work_dir for run in trained] == [
+        f"all/toy_named/{trained[0].name}"
+    ]
+    assert json.loads((trained[0] / "run.json").read_text())["starts"][0]["folder"] == trained[0].name
