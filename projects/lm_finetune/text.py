@@ -94,8 +94,6 @@ def loss_of_each(output: Any, labels: Tensor) -> dict[str, Tensor]:
         `(N,)`.
     """
     logits, targets = output.logits[:, :-1].float(), labels[:, 1:]
-    losses = torch.nn.functional.cross_entropy(
-        logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
-    )
+    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
     num = (targets != IGNORED).sum(1)
     return {"loss": losses.sum(1) / num.clamp(min=1), "num": num}
