@@ -96,7 +96,12 @@ def lost_labels(network: nn.Module) -> int | None:
     """Return how many first labels of a row a language model of transformers does not predict: 1 where it shifts them.
 
     None for networks whose loss cannot be asked for as a sum, by the ``num_items_in_batch`` of their `loss_function`.
+    Around one, a model of peft passes it on, unless it puts tokens of its own before the labels.
     """
+    if hasattr(network, "get_base_model"):
+        if getattr(network.active_peft_config, "is_prompt_learning", False):
+            return None
+        network = network.get_base_model()  # type: ignore[operator]
     if getattr(getattr(network, "config", None), "output_router_logits", False) or not hasattr(network, "loss_type"):
         return None
     code = getattr(inspect.unwrap(type(network).forward), "__code__", None)

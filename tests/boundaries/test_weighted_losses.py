@@ -22,6 +22,8 @@ from lazyengine.optim import NonFiniteError, OptimWrapper
 from . import weighted
 from .weighted import check_equal, samples, trained, whole
 
+PEFT_WARNS = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
 
 @pytest.mark.parametrize("accumulation", [1, 2, 4, 8])
 @pytest.mark.parametrize(("loss", "optim"), [("adapter", "plain"), ("keys", "scaled"), ("tuple", "joint")])
@@ -167,12 +169,18 @@ def test_perplexity_weighs_by_the_tokens_that_the_loss_is_the_mean_over():
     assert metrics[1].evaluate(6) == {"perplexity": pytest.approx(math.exp(expected))}
 
 
-def test_language_models_of_transformers_are_asked_for_a_sum():
+@PEFT_WARNS
+@pytest.mark.parametrize("adapts", [False, True])
+def test_language_models_of_transformers_are_asked_for_a_sum(adapts):
     transformers = pytest.importorskip("transformers")
     config = transformers.GPT2Config(
         vocab_size=11, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
     )
     network = transformers.GPT2LMHeadModel(config)
+    if adapts:
+        peft = pytest.importorskip("peft")
+        lora = peft.LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM")
+        network = peft.get_peft_model(network, lora)
     adapter = LossAdapter(network).eval()
     ids = torch.randint(11, (4, 8))
     labels = ids.clone()
@@ -185,3 +193,13 @@ def test_language_models_of_transformers_are_asked_for_a_sum():
     torch.testing.assert_close(sum(h.sum for h in halves) / 16, whole_loss)
     nothing = adapter(input_ids=ids[:1], labels=labels[:1], mode="loss")["loss"]
     assert (nothing.sum.item(), int(nothing.count)) == (0.0, 0)
+
+
+@PEFT_WARNS
+def test_a_model_that_puts_tokens_before_the_labels_has_a_plain_loss():
+    transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
+    config = transformers.GPT2Config(vocab_size=11, n_positions=8, n_embd=8, n_layer=1, n_head=2)
+    prompts = peft.PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
+    network = peft.get_peft_model(transformers.GPT2LMHeadModel(config), prompts).eval()
+    batch = {"input_ids": torch.arange(8).reshape(2, 4), "labels": torch.arange(8).reshape(2, 4)}
+    torch.testing.assert_close(LossAdapter(network)(**batch, mode="loss")["loss"], network(**batch).loss)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -25,6 +26,11 @@ from lazyengine.runner import preemption
 from tests.faults import experiments, faults
 
 preemption.ASK_S = 0  # ranks ask one another at every second step, so that a test can tell where they stop
+
+
+def _module_of(spec: dict[str, Any]) -> Any:
+    """Return the module whose `build` makes an experiment, and take its name out of the specification."""
+    return importlib.import_module(spec.pop("module", experiments.__name__))
 
 
 def run(request: dict[str, Any]) -> None:
@@ -48,7 +54,7 @@ def run(request: dict[str, Any]) -> None:
             in_loss.append(fault)
     if "dataset" in spec:
         spec["dataset"] = getattr(experiments, spec["dataset"][0])(*spec["dataset"][1:])
-    runner = experiments.build(hooks=hooks, **spec)
+    runner = _module_of(spec).build(hooks=hooks, **spec)
     for fault in in_loss:
         faults.in_loss(runner.model, **fault)
     try:
@@ -126,6 +132,7 @@ def serve() -> None:
     _warm_up()
     for line in sys.stdin:
         request = json.loads(line)
+        _module_of(dict(request["spec"]))  # imported before forking, once for all
         pids = []
         for rank in range(request["world"]):
             pid = os.fork()

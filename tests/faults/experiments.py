@@ -200,7 +200,8 @@ def fingerprint(path: Any) -> dict[str, str]:
     state = read_checkpoint(path)
     state["meta"] = {k: v for k, v in state["meta"].items() if k not in ("time", "run_id", "start")}
     hub = state["message_hub"]
-    hub["runtime_info"].pop("first_start", None)
+    for name in ("first_start", "eta"):
+        hub["runtime_info"].pop(name, None)
     for name in ("train/time", "train/data_time", "val/time", "val/data_time"):
         hub["log_scalars"].pop(name, None)
     return {str(key): digest(value) for key, value in state.items()}
