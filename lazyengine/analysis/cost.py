@@ -20,7 +20,7 @@ from .. import _torch
 from ..checkpoint import get_state_dict
 from ..dataset import set_epoch
 from ..dataset.counting import count_batch
-from ..errors import UsageValueError
+from ..errors import UsageError, UsageValueError
 from ..hooks import EMAHook
 from ..logging import MessageHub
 from ..model import evaluating, set_training, train_step, val_step
@@ -103,7 +103,7 @@ def cost_of(make_runner: Callable[[], Any], *, fake: bool = True) -> Cost:
     if fake and (mode := _torch.fake_tensors()) is not None:
         try:
             return _count(make_runner(), mode)
-        except UsageValueError:
+        except UsageError:
             raise
         except Exception as error:  # whatever asks for a value
             reason = f"real steps, since with fake tensors: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
@@ -137,9 +137,6 @@ def quietly(level: int = logging.INFO) -> Iterator[None]:
 
 def prepare(runner: Any) -> None:
     """Build the model and the optimizer of a runner for steps in this process; no wrapper, no compilation."""
-    for name in ("train_loop", "optim_wrapper"):
-        if not runner.has(name):
-            raise UsageValueError(f"the runner has no {name}, so there is no training whose cost could be counted.")
     setup = dataclasses.replace(runner.model_setup, compile=False, wrapper=lambda model, device: model)
     runner.forward = setup.apply(runner.model, _CPU, train=True)
     set_training(runner.model, setup)
@@ -156,8 +153,9 @@ def take_step(runner: Any, batch: Any) -> dict[str, Any]:
 
 
 def _count(runner: Any, mode: Any) -> Cost:
-    if not runner.has("train_loop"):
-        raise UsageValueError("the runner has no train_loop, so there is no training whose cost could be counted.")
+    for name in ("train_loop", "optim_wrapper"):
+        if not runner.has(name):
+            raise UsageValueError(f"the runner has no {name}, so there is no training whose cost could be counted.")
     batch = first_batch(runner.train_loop.dataloader)
     samples, tokens = count_batch(batch)
     text, val_batch = describe_batch(batch), _val_batch(runner)
@@ -239,6 +237,12 @@ def _build_without_values(runner: Any, mode: Any) -> None:
             for name, value in each.items():
                 if not hasattr(value, "fake_mode"):
                     setattr(module, name, places.setdefault(id(value), mode.from_tensor(value)))
+    with mode:
+        for (
+            wrapper
+        ) in runner.optim_wrapper.named().values():  # one that was built by hand has the parameters as they were
+            for group in wrapper.param_groups:
+                group["params"] = [places.get(id(parameter), parameter) for parameter in group["params"]]
 
 
 def _without_values(mode: Any) -> Callable[[Any], Any]:

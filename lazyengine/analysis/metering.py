@@ -185,7 +185,8 @@ class Meter:
         if (name := self._names.get(id(module))) is not None:
             self._within.pop()
             for node in _nodes_of(outputs):
-                node.register_prehook(lambda *_: self._go_back_into(name))
+                if node.metadata.setdefault("module", name) == name:  # else a module inside has made it
+                    node.register_prehook(lambda *_: self._go_back_into(name))
 
     def _go_back_into(self, name: str) -> None:
         self._backward_of = name

@@ -237,7 +237,15 @@ def run(capsys, *arguments):
 def test_the_text_has_all_of_it_within_100_columns(capsys):
     code, text = run(capsys, "plan", DIGITS, "model.width=64", "--ranks", "8", "--gpu", "H100", "--depth", "1")
     assert code == 0
-    for part in ("95,178 parameters", "FLOP forward", "at the peak", "675 iterations", "samples/s", "disk", "all-reduce"):
+    for part in (
+        "95,178 parameters",
+        "FLOP forward",
+        "at the peak",
+        "675 iterations",
+        "samples/s",
+        "disk",
+        "all-reduce",
+    ):
         assert part in text
     assert max(map(len, text.splitlines())) <= 100
     assert "fits into 80 GiB" in text
@@ -264,6 +272,7 @@ def test_against_a_run_takes_its_speed(capsys, tmp_path):
         LazyConfig.apply_overrides(LazyConfig.load(DIGITS), ["train_loop.max_epochs=1"]), work_dir=str(tmp_path)
     )
     runner.train()
+    capsys.readouterr()
     code, text = run(capsys, "plan", DIGITS, "--json", "--against", str(tmp_path))
     found = json.loads(text)
     assert code == 0
