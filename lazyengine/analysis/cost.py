@@ -111,15 +111,25 @@ def cost_of(make_runner: Callable[[], Any], *, fake: bool = True) -> Cost:
     return dataclasses.replace(_count(make_runner(), None), counted_in="real steps")
 
 
-def first_batch(loader: Any) -> Any:
-    """Return the first batch of epoch 0, read in this process."""
+def _read(loader: Any) -> tuple[Any, int]:
+    """Return the first batch, and how many bytes of tensors the loader holds besides, such as an order of samples."""
+    before = Meter(nn.Module())
+    with before.counting():
+        passing = begin_pass(loader)
+        batch = next(passing)
+        before.mark("data", batch)
+        return batch, before.total - before.bytes_of("data")
+
+
+def begin_pass(loader: Any) -> Iterator[Any]:
+    """Return the batches of epoch 0, read in this process."""
     if loader is None:
         raise UsageValueError("train_loop: the loop makes its batches itself, so that none can be looked at.")
     for each in getattr(loader, "loaders", {"": loader}).values():
         if getattr(each, "num_workers", 0):
             each.num_workers = 0
     set_epoch(loader, 0)
-    return next(iter(loader))
+    return iter(loader)
 
 
 @contextlib.contextmanager
@@ -156,7 +166,7 @@ def _count(runner: Any, mode: Any) -> Cost:
     for name in ("train_loop", "optim_wrapper"):
         if not runner.has(name):
             raise UsageValueError(f"the runner has no {name}, so there is no training whose cost could be counted.")
-    batch = first_batch(runner.train_loop.dataloader)
+    batch, held_by_loader = _read(runner.train_loop.dataloader)
     samples, tokens = count_batch(batch)
     text, val_batch = describe_batch(batch), _val_batch(runner)
     with contextlib.ExitStack() as stack:
@@ -173,10 +183,12 @@ def _count(runner: Any, mode: Any) -> Cost:
                 hook.before_train(runner)
                 meter.mark("averaged weights", [*hook.ema_model.parameters(), *hook.ema_model.buffers()])
         meter.mark("data", batch)
+        meter.hold("data", held_by_loader)
         with meter.counting():
             _take_steps(runner, batch, meter)
             peak, at_peak, flops = meter.peak, meter.at_peak, dict(meter.flops)
             val_peak = None if val_batch is None else _validate(runner, val_batch, meter)
+            checkpoint_bytes = _checkpoint_bytes(runner)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return Cost(
             model=type(model).__name__,
@@ -192,7 +204,7 @@ def _count(runner: Any, mode: Any) -> Cost:
             val_peak_bytes=val_peak,
             weights={key: tuple(value.shape) for key, value in model.state_dict().items()},
             parameters_of=_parameters_of(model),
-            checkpoint_bytes=_checkpoint_bytes(runner),
+            checkpoint_bytes=checkpoint_bytes,
             gradient_bytes=sum(parameter.numel() * parameter.element_size() for parameter in trained),
             num_buffers=sum(buffer.numel() * buffer.element_size() for buffer in model.buffers()),
             runner=runner,
@@ -210,7 +222,7 @@ def _take_steps(runner: Any, batch: Any, meter: Meter) -> None:
 
 def _val_batch(runner: Any) -> Any:
     loop = runner.val_loop
-    return None if loop is None else first_batch(next(iter(loaders_of(loop.dataloader).values())))
+    return None if loop is None else next(begin_pass(next(iter(loaders_of(loop.dataloader).values()))))
 
 
 def _validate(runner: Any, batch: Any, meter: Meter) -> int:
@@ -230,19 +242,20 @@ def _build_without_values(runner: Any, mode: Any) -> None:
     """Build the model without memory; where its constructor asks for a value, with it, and free that afterwards."""
     with contextlib.suppress(Exception), mode:  # an error that is no matter of values comes again
         runner.model  # noqa: B018
-    places: dict[int, Tensor] = {}
+    places: dict[int, tuple[Tensor, Tensor]] = {}  # the former is kept, so that no other one gets its id
     for module in runner.model.modules():
         module.to = lambda *_, module=module, **__: module  # on the CPU already; cannot be moved without values
         for each in (dict(module.named_parameters(recurse=False)), dict(module.named_buffers(recurse=False))):
             for name, value in each.items():
                 if not hasattr(value, "fake_mode"):
-                    setattr(module, name, places.setdefault(id(value), mode.from_tensor(value)))
+                    places.setdefault(id(value), (value, mode.from_tensor(value)))
+                    setattr(module, name, places[id(value)][1])
     with mode:
         for (
             wrapper
         ) in runner.optim_wrapper.named().values():  # one that was built by hand has the parameters as they were
             for group in wrapper.param_groups:
-                group["params"] = [places.get(id(parameter), parameter) for parameter in group["params"]]
+                group["params"] = [places.get(id(each), (each, each))[1] for each in group["params"]]
 
 
 def _without_values(mode: Any) -> Callable[[Any], Any]:
@@ -308,7 +321,7 @@ def measure_seconds(make_runner: Callable[[], Any], steps: int, budget_s: float 
     """
     runner = make_runner()
     loader = runner.train_loop.dataloader
-    first_batch(loader)  # what comes first takes longer
+    next(begin_pass(loader))  # what comes first takes longer
     begin, read_s, step_s = time.perf_counter(), [], []
     with quietly():
         prepare(runner)

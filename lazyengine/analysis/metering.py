@@ -44,7 +44,8 @@ class Meter:
     Attributes:
         flops: By phase (``"forward"``, ``"backward"``, ``"step"``) and name of the module at work.
         uncounted: How often operators without a formula were met.
-        peak: The most bytes that were alive since `forget_peak`.
+        total: The bytes that are alive.
+        peak: The most of them since `forget_peak`.
         at_peak: The bytes that were alive then by kind (see `KINDS`) and name of a module.
     """
 
@@ -61,7 +62,7 @@ class Meter:
         self._module_of: dict[int, str] = {}  # parameters by id
         self._alive: dict[int, tuple[Any, int, tuple[str, str]]] = {}
         self._bytes: Counter[tuple[str, str]] = Counter()
-        self._total = 0
+        self.total = 0
         self._at_peak: dict[tuple[str, str], int] = {}
         self._is_at_peak = False
         self._flags: dict[int, Tensor] = {}  # that are 0 where all is finite
@@ -99,13 +100,22 @@ class Meter:
 
     def forget_peak(self) -> None:
         """Let the peak be that of what comes."""
-        self.peak, self._is_at_peak = self._total, True
+        self.peak, self._is_at_peak = self.total, True
 
     def mark(self, kind: str, value: Any, module: str = "") -> None:
         """Count the tensors in a nesting as of a kind, whether they were known or not."""
         for _, leaf in iter_leaves(value):
             if isinstance(leaf, Tensor):
                 self._see(leaf, (kind, module), is_known=True)
+
+    def hold(self, kind: str, number: int) -> None:
+        """Count bytes of a kind that stay alive."""
+        self._bytes[kind, ""] += number
+        self.total += number
+
+    def bytes_of(self, kind: str) -> int:
+        """Return the bytes of a kind that are alive now."""
+        return sum(number for (each, _), number in self._bytes.items() if each == kind)
 
     # ------------------------------------------------------------------ inside
     def _run(self, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -140,9 +150,9 @@ class Meter:
             self._forget(key)
         self._alive[key] = (weakref.ref(storage, lambda _: self._forget(key)), size, owner)
         self._bytes[owner] += size
-        self._total += size
-        if self._total > self.peak:
-            self.peak, self._is_at_peak = self._total, True
+        self.total += size
+        if self.total > self.peak:
+            self.peak, self._is_at_peak = self.total, True
 
     def _forget(self, key: int) -> None:
         self._keep_peak()
@@ -150,7 +160,7 @@ class Meter:
         if found is not None:
             _, size, owner = found
             self._bytes[owner] -= size
-            self._total -= size
+            self.total -= size
 
     def _keep_peak(self) -> None:
         if self._is_at_peak:
