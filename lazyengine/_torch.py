@@ -24,7 +24,7 @@ try:
     from torch.nn.modules.batchnorm import _BatchNorm
     from torch.nn.modules.instancenorm import _InstanceNorm
     from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
-    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+    from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
     _foreach_norm: Any = getattr(torch, "_foreach_norm")  # noqa: B009
     _foreach_mul: Any = getattr(torch, "_foreach_mul_")  # noqa: B009
@@ -247,3 +247,36 @@ def set_where_nonfinite(found: Tensor, tensors: list[Tensor], one: Tensor) -> bo
     except RuntimeError:
         return False
     return True
+
+
+def fake_tensors() -> Any:
+    """Return the mode in which tensors have shapes and no memory, or None without the private part.
+
+    Inside it everything computes as in real, with the kernels of the device that a tensor claims to be on, apart from
+    the values; what asks for one raises an error. There is no public way: a model has to be run in real.
+    """
+    if not PRIVATE:
+        return None
+    from torch._subclasses import fake_tensor  # half a second, for the command that plans
+
+    return fake_tensor.FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def watching_operators(run: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]) -> contextlib.AbstractContextManager:
+    """Return a context in which `run(operator, args, kwargs)` is called in the place of each operator of torch.
+
+    Raises:
+        NotImplementedError: This torch has no such part, and there is no public way.
+    """
+    if not PRIVATE:
+        raise NotImplementedError("this version of torch has no dispatch mode, by which operators could be watched")
+
+    class Watching(TorchDispatchMode):
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:  # importing the compiler takes longer than what is watched
+            return False
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return run(func, args, kwargs or {})
+
+    return Watching()

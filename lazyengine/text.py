@@ -50,3 +50,20 @@ def short(value: Any, limit: int = 80) -> str:
     except Exception as error:  # a class of somebody else
         text = f"<{type(value).__name__}, whose repr raised {type(error).__name__}>"
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def format_count(number: float) -> str:
+    """Return a number with up to three decimals and the letter of its thousands, as mmengine does: ``"61.48K"``."""
+    for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("K", 1e3)):
+        if number > size / 10:
+            return f"{number / size:.3f}".rstrip("0").rstrip(".") + unit
+    return str(number)
+
+
+def format_bytes(number: float) -> str:
+    """Return a number of bytes with three digits and a binary unit: ``"2.70 MiB"``."""
+    units = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"]
+    while abs(number) >= 1000 and len(units) > 1:
+        number /= 1024
+        del units[0]
+    return f"{number:.0f} bytes" if units[0] == "bytes" else f"{number:.3g} {units[0]}"

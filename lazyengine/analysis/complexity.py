@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..text import format_count
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # fvcore compiles a loss with the deprecated torch.jit.script when it is imported
     from fvcore.nn import (
@@ -136,14 +138,6 @@ def get_model_complexity_info(
         "out_table": "\n" + flop_count_table(flops, activations=activations) if show_table else "",
         "out_arch": "\n" + flop_count_str(flops, activations) if show_arch else "",
     }
-
-
-def format_count(number: float) -> str:
-    """Return a number with up to three decimals and the letter of its thousands, as mmengine does: ``"61.48K"``."""
-    for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("K", 1e3)):
-        if number > size / 10:
-            return f"{number / size:.3f}".rstrip("0").rstrip(".") + unit
-    return str(number)
 
 
 def _by_operator(analysis: Any, unit: float) -> tuple[dict[str, float], dict[str, int]]:

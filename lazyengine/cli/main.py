@@ -15,6 +15,8 @@ COMMANDS: dict[str, tuple[str, list[str], str]] = {
     "train": ("train", [], "train the experiment of a config file"),
     "test": ("train", ["--eval-only"], "evaluate it: the best weights of its run, or --checkpoint PATH"),
     "show": ("show", [], "show a config: values, where they came from, what can be overridden, differences"),
+    "plan": ("plan", [], "say what an experiment costs before it runs: FLOPs, memory, time, disk, changes"),
+    "summary": ("plan", ["--summary"], "show parameters, FLOPs and memory by module"),
     "schedule": ("schedule", [], "draw the learning rate over the run, without training"),
     "plot": ("plot", [], "draw the curves of runs"),
     "compare": ("compare", [], "compare runs: final values and configs"),

@@ -114,12 +114,8 @@ class CheckpointHook(Hook):
             return runner.work_dir
         return os.path.join(os.path.expanduser(self.out_dir), os.path.basename(os.path.abspath(runner.work_dir)))
 
-    def before_train(self, runner: Runner) -> None:
-        """Make sure, before any work is done, that the folder can be written to; do what a kill cut off.
-
-        Raises:
-            OSError: When it cannot.
-        """
+    def settle(self, runner: Runner) -> None:
+        """Let what was left open follow the train loop."""
         loop = runner.train_loop
         if self.by_epoch is None:
             self.by_epoch = loop.max_epochs is not None
@@ -127,6 +123,30 @@ class CheckpointHook(Hook):
             between = loop.val_interval if runner.has("val_loop") and loop.val_interval > 0 else 1000
             self.interval = 1 if self.by_epoch or loop.max_epochs is not None else between
         self.filename_tmpl = self.filename_tmpl or ("epoch_{}.pth" if self.by_epoch else "iter_{}.pth")
+
+    def count_saves(self, runner: Runner) -> tuple[int, int]:
+        """Return how many checkpoints a whole training saves at its intervals, and how many of them it keeps.
+
+        The best ones come on top, one for each metric of `save_best`; those by time are not known beforehand.
+        """
+        self.settle(runner)
+        loop, interval = runner.train_loop, self.interval or -1
+        last = loop.max_iters
+        if self.by_epoch:
+            last = loop.max_epochs or last // (loop.epoch_length or last + 1)
+        begin = max(self.save_begin or interval, 1)
+        saved = (last - begin) // interval + 1 if interval > 0 and begin <= last else 0
+        if self.save_last and (saved == 0 or (last - begin) % interval):
+            saved += 1
+        return saved, min(saved, self.max_keep_ckpts) if self.max_keep_ckpts > 0 else saved
+
+    def before_train(self, runner: Runner) -> None:
+        """Make sure, before any work is done, that the folder can be written to; do what a kill cut off.
+
+        Raises:
+            OSError: When it cannot.
+        """
+        self.settle(runner)
         self._saved_iter, self._saved_s = runner.iter or -1, now()
         due = [[name for metric, name in self.best_names.items() if name == self._best_name(runner, metric)]]
         if dist.is_main_process():

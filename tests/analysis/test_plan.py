@@ -1,0 +1,310 @@
+"""`lazyengine plan`: what it says without values is what a real run then does."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lazyengine import _torch
+from lazyengine.analysis.cost import cost_of
+from lazyengine.analysis.metering import Meter
+from lazyengine.analysis.planning import Plan, modules_of
+from lazyengine.cli.main import main
+from lazyengine.cli.plan import maker_of
+from lazyengine.config import LazyConfig
+from lazyengine.hooks import Hook, Priority
+from lazyengine.runner import Runner
+
+DIGITS = "projects/digits/config.py"
+CHANGES = {
+    DIGITS: [
+        "model.width=64",
+        "train_loop.dataloader.batch_size=50",
+        "runner.optim_wrapper.accumulative_counts=2",
+        "runner.optim_wrapper.clip_grad=None",
+        "optimizer.foreach=False",
+        "optimizer.amsgrad=True",
+    ],
+    "projects/digits/long_config.py": ["optimizer.momentum=0.0", "model.width=32", "optimizer.nesterov=True"],
+    "projects/gan_digits/config.py": [
+        "generator.width=48",
+        "model.penalty=0.2",
+        "train_loop.dataloader.batch_size=16",
+        "generator_optimizer.amsgrad=True",
+        "discriminator.width=16",
+        "generator.noise_size=8",
+    ],
+}
+LARGER = {
+    "projects/finetune/pretrain_config.py": [
+        "vit.num_hidden_layers=2",
+        "vit.hidden_size=32",
+        "train_loop.dataloader.batch_size=8",
+        "runner.optim_wrapper.accumulative_counts=4",
+        "vit.hidden_dropout_prob=0.1",
+        "optimizer.amsgrad=True",
+    ],
+    "projects/shakespeare/config.py": [
+        "model.num_layers=2",
+        "model.rotary=True",
+        "model.dropout=0.1",
+        "dataset.context=32",
+        "model.qk_norm=True",
+        "train_loop.dataloader.batch_size=4",
+    ],
+    "projects/fashion_mnist/ema_config.py": [
+        "model.widths=(16,32,64)",
+        "train_loop.dataloader.batch_size=64",
+        "optimizer.foreach=False",
+        "default_hooks.ema.update_buffers=False",
+        "optim_wrapper.accumulative_counts=2",
+        "model.label_smoothing=0.0",
+    ],
+    "projects/fashion_mnist/bf16_config.py": [
+        "model.widths=(16,32,64)",
+        "train_loop.dataloader.batch_size=64",
+        "optim_wrapper.dtype=float16",
+        "optimizer.foreach=False",
+        "optim_wrapper.accumulative_counts=2",
+        "model.label_smoothing=0.0",
+    ],
+}
+
+
+class MeteredHook(Hook):
+    """Counts a real run for some iterations, hooks and loader included, and ends it."""
+
+    priority = Priority.LOWEST
+
+    def __init__(self, num_iters):
+        self.num_iters = num_iters
+
+    def before_train(self, runner):
+        self.meter = Meter(runner.model)
+        self.context = self.meter.counting()
+        self.context.__enter__()
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.meter.flops.clear()
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.num_iters:
+            self.context.__exit__(None, None, None)
+            raise SystemExit
+
+
+def counted_run(config, overrides, folder):
+    """The most bytes alive in a real training of a few iterations, averaged weights left out, and its FLOPs."""
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(config), list(overrides))
+    runner = Runner.from_cfg(cfg, work_dir=str(folder))
+    count = max(wrapper.accumulative_counts for wrapper in runner.optim_wrapper.named().values())
+    hook = MeteredHook(2 * count + 1)
+    runner.register_hook(hook)
+    with pytest.raises(SystemExit):
+        runner.train()
+    flops = {}
+    for (phase, _), number in hook.meter.flops.items():
+        flops[phase] = flops.get(phase, 0) + number
+    return hook.meter.peak, flops
+
+
+def check(config, overrides, folder, data=()):
+    overrides = [*overrides, *data]
+    cost = cost_of(maker_of(config, overrides, str(folder / "nowhere")))
+    assert cost.counted_in == "fake tensors"
+    assert not (folder / "nowhere").exists()
+    peak, flops = counted_run(config, overrides, folder / "run")
+    assert {phase: cost.flops_of(phase) for phase in flops} == flops
+    planned = cost.peak_bytes - cost.bytes_of("averaged weights")
+    assert planned == pytest.approx(peak, rel=0.03)
+    return planned / peak
+
+
+@pytest.mark.parametrize(("config", "change"), [(c, each) for c, changes in CHANGES.items() for each in changes])
+def test_flops_are_exact_and_the_peak_is_within_3_percent_of_a_real_run(config, change, tmp_path):
+    check(config, [change], tmp_path)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Overrides that name data of the right form for each project whose own is not in the repository."""
+    folder = tmp_path_factory.mktemp("data")
+    Path(folder, "text.txt").write_text("".join(map(chr, range(58, 123))) * 2000)
+    for name, number in (("train", 2048), ("t10k", 256)):
+        images, labels = torch.zeros(number * 784, dtype=torch.uint8), torch.zeros(number, dtype=torch.uint8)
+        sizes = b"".join(size.to_bytes(4, "big") for size in (number, 28, 28))
+        head, short = b"\0\0\x08\x03", b"\0\0\x08\x01" + number.to_bytes(4, "big")
+        Path(folder, f"{name}-images-idx3-ubyte").write_bytes(head + sizes + images.numpy().tobytes())
+        Path(folder, f"{name}-labels-idx1-ubyte").write_bytes(short + labels.numpy().tobytes())
+    return {"shakespeare": [f"dataset.file={folder}/text.txt"], "fashion_mnist": [f"train_dataset.root={folder}"]}
+
+
+@pytest.mark.suite
+@pytest.mark.parametrize(("config", "change"), [(c, each) for c, changes in LARGER.items() for each in changes])
+def test_the_same_of_the_larger_projects(config, change, tmp_path, data):
+    if "finetune" in config:
+        pytest.importorskip("transformers")
+    check(config, [change], tmp_path, data.get(config.split("/")[1], ()))
+
+
+def test_a_linear_layer_costs_what_it_must():
+    net = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 2))
+    meter = Meter(net)
+    with meter.counting():
+        net(torch.ones(5, 6)).sum().backward()
+    first, second = 2 * 5 * 6 * 4, 2 * 5 * 4 * 2
+    assert meter.flops == {
+        ("forward", "0"): first,
+        ("forward", "1"): second,
+        ("backward", "1"): 2 * second,  # of the input and of the weight
+        ("backward", "0"): first,  # the first input needs no gradient
+    }
+    assert sum(n for (kind, _), n in meter.at_peak.items() if kind == "weights") == 4 * (6 * 4 + 4 + 4 * 2 + 2)
+
+
+def test_kinds_and_modules_add_up_to_the_whole(tmp_path):
+    cost = cost_of(maker_of(DIGITS, (), str(tmp_path)))
+    assert sum(cost.at_peak.values()) == cost.peak_bytes
+    whole = modules_of(cost)[""]
+    assert whole["state"] + whole["activations"] == cost.peak_bytes
+    assert (whole["forward"], whole["backward"]) == (cost.flops_of("forward"), cost.flops_of("backward"))
+    assert whole["parameters"] == cost.parameters == 57_562
+    assert cost.bytes_of("optimizer") >= 2 * 4 * cost.parameters
+
+
+class AsksForAValue(nn.Module):
+    """A model whose number of operations depends on its data."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(64, 10)
+
+    def forward(self, image, label):
+        chosen = image.flatten(1)[label > 4]
+        return {"loss": self.net(chosen).square().mean()}
+
+
+def test_a_model_that_asks_for_values_is_counted_in_real_steps(tmp_path):
+    cfg = LazyConfig.load(DIGITS)
+    cfg.runner.val_loop = None
+
+    def make():
+        runner = Runner.from_cfg(cfg, work_dir=str(tmp_path))
+        net = AsksForAValue()
+        runner.__dict__["model"] = net
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        runner.__dict__["optim_wrapper"] = type(runner.optim_wrapper)(optimizer)
+        return runner
+
+    cost = cost_of(make)
+    assert cost.counted_in.startswith("real steps, since with fake tensors: DynamicOutputShapeException")
+    assert cost.flops_of("forward") > 0
+
+
+def test_the_file_of_a_checkpoint_has_the_size_that_was_planned(tmp_path):
+    overrides = ["train_loop.max_epochs=1", "train_loop.val_interval=0", "default_hooks.checkpoint.save_best=None"]
+    plan = Plan(maker_of(DIGITS, overrides, str(tmp_path / "none")), steps=0)
+    runner = Runner.from_cfg(LazyConfig.apply_overrides(LazyConfig.load(DIGITS), overrides), work_dir=str(tmp_path))
+    runner.train()
+    found = plan.checkpoints()
+    assert found["saved"] == found["kept"] == 1
+    assert found["bytes"] == pytest.approx((tmp_path / "epoch_1.pth").stat().st_size, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "saved", "kept"),
+    [
+        ([], 15, 3),
+        (["default_hooks.checkpoint.interval=4"], 4, 3),
+        (["default_hooks.checkpoint.interval=4", "default_hooks.checkpoint.save_last=False"], 3, 3),
+        (["default_hooks.checkpoint.interval=-1", "default_hooks.checkpoint.max_keep_ckpts=-1"], 1, 1),
+        (["default_hooks.checkpoint.interval=5", "default_hooks.checkpoint.save_begin=7"], 3, 3),
+    ],
+)
+def test_checkpoints_are_counted_as_they_are_saved(overrides, saved, kept, tmp_path):
+    found = Plan(maker_of(DIGITS, overrides, str(tmp_path)), steps=0).checkpoints()
+    assert (found["saved"], found["kept"], found["best"]) == (saved, kept, 1)
+
+
+# ---------------------------------------------------------------------------------------------------- the commands
+def run(capsys, *arguments):
+    code = main(arguments)
+    return code, capsys.readouterr().out
+
+
+def test_the_text_has_all_of_it_within_100_columns(capsys):
+    code, text = run(capsys, "plan", DIGITS, "model.width=64", "--ranks", "8", "--gpu", "H100", "--depth", "1")
+    assert code == 0
+    for part in (
+        "95,178 parameters",
+        "FLOP forward",
+        "at the peak",
+        "675 iterations",
+        "samples/s",
+        "disk",
+        "all-reduce",
+    ):
+        assert part in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert "fits into 80 GiB" in text
+
+
+def test_against_another_config(capsys):
+    found = {}
+    for change in ("model.width=64", "optimizer.lr=0.01", "train_loop.dataloader.batch_size=16", ""):
+        code, text = run(capsys, "plan", DIGITS, *filter(None, [change]), "--steps", "0", "--json", "--against", DIGITS)
+        assert code == 0
+        found[change] = json.loads(text)["against"]
+    assert found["model.width=64"]["weights"]["fit"] == 3
+    assert "weights have another shape" in found["model.width=64"]["why"][0]
+    assert found["optimizer.lr=0.01"]["changes"] == ["optimizer.lr: 0.003 -> 0.01 (in force on a resume)"]
+    assert found["optimizer.lr=0.01"]["resume"] == "goes on, as another run from there on"
+    assert "global batches of 32 samples" in found["train_loop.dataloader.batch_size=16"]["why"][0]
+    assert (found[""]["resume"], found[""]["changes"]) == ("exact", [])
+    _, text = run(capsys, "plan", "projects/digits/long_config.py", "model.width=48", "--steps=0", "--against", DIGITS)
+    assert "that of AdamW, and this optimizer is SGD" in " ".join(text.split())
+
+
+def test_against_a_run_takes_its_speed(capsys, tmp_path):
+    runner = Runner.from_cfg(
+        LazyConfig.apply_overrides(LazyConfig.load(DIGITS), ["train_loop.max_epochs=1"]), work_dir=str(tmp_path)
+    )
+    runner.train()
+    capsys.readouterr()
+    code, text = run(capsys, "plan", DIGITS, "--json", "--against", str(tmp_path))
+    found = json.loads(text)
+    assert code == 0
+    assert "s an iteration in" in found["seconds"]["source"]
+    assert found["against"]["weights"]["fit"] == 14
+
+
+def test_sharded_over_ranks(capsys):
+    arguments = ("plan", DIGITS, "--steps", "0", "--ranks", "4")
+    code, text = run(capsys, *arguments, "runner.model_setup=None")
+    assert code == 0
+    assert "DDP: each holds all" in text
+
+
+def test_summary_is_the_same_function(capsys, tmp_path):
+    code, text = run(capsys, "summary", DIGITS, "--json")
+    assert code == 0
+    assert json.loads(text) == modules_of(cost_of(maker_of(DIGITS, (), str(tmp_path))))
+    code, text = run(capsys, "summary", DIGITS)
+    assert "backbone" in text
+
+
+def test_mistakes_end_with_2(capsys, tmp_path):
+    assert main(["plan", DIGITS, "--gpu", "H1000"]) == 2
+    assert "Did you mean 'H100'" in capsys.readouterr().err
+    assert main(["plan", DIGITS, "model.widht=3"]) == 2
+    Path(tmp_path, "plain.py").write_text("a = 1\n")
+    assert main(["plan", str(tmp_path / "plain.py")]) == 2
+    assert "no top-level `runner`" in capsys.readouterr().err
+
+
+def test_without_private_parts_it_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(_torch, "PRIVATE", False)
+    with pytest.raises(NotImplementedError, match="no dispatch mode"):
+        cost_of(maker_of(DIGITS, (), str(tmp_path)))
