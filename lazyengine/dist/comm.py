@@ -21,7 +21,7 @@ from .info import can_send_from, get_comm_device, get_rank, get_world_size
 
 _OPERATIONS = ("sum", "mean", "product", "min", "max", "band", "bor", "bxor")
 _COMPARED_DIMENSIONS = 8
-_NUMBERS_IN_A_MESSAGE = 512
+_NUMBERS_IN_A_MESSAGE = 256
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16]
 DTYPES += [torch.int8, torch.uint8, torch.bool, torch.complex64, torch.complex128]
 
@@ -307,7 +307,7 @@ def average_lists(
 ) -> dict[str, list[float]] | None:
     """Return the means over all ranks of lists of numbers by name; None where names or lengths differ between ranks.
 
-    Up to 512 numbers are one message of a fixed size. It holds a hash of names and lengths and its square: these are
+    Up to 256 numbers are one message of a fixed size. It holds a hash of names and lengths and its square: these are
     the same on all ranks where the sum of the squares, times the number of ranks, is the square of the sum.
     """
     world_size = get_world_size(group)
