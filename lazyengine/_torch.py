@@ -59,7 +59,7 @@ def step_of(optimizer: Optimizer) -> Callable[..., Any]:
         or optimizer._optimizer_step_post_hooks
         or _global_optimizer_pre_hooks  # pyright: ignore[reportPossiblyUnboundVariable]
         or _global_optimizer_post_hooks  # pyright: ignore[reportPossiblyUnboundVariable]
-        or profiler_is_running()
+        or torch.autograd._profiler_enabled()  # pyright: ignore[reportPrivateImportUsage]
     ):
         return optimizer.step
     return step.__wrapped__.__get__(optimizer)
@@ -200,17 +200,14 @@ def keep_value(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if is_fresh else tensor.clone()
 
 
-def take_step(optimizer: Optimizer, flag: Tensor | None = None, **kwargs: Any) -> None:
+def take_stoppable_step(optimizer: Optimizer, flag: Tensor, **kwargs: Any) -> None:
     """Step an optimizer; a flag on its device that is 1.0 turns the step into nothing (see above), as GradScaler does.
 
     Args:
         optimizer: The optimizer.
-        flag: The flag, shape `()`; None where the step is not to be stopped, which is the public way.
+        flag: The flag, shape `()`.
         **kwargs: Arguments of its `step`.
     """
-    if flag is None:
-        step_of(optimizer)(**kwargs)
-        return
     stopped: Any = optimizer
     stopped.grad_scale, stopped.found_inf = None, flag
     try:

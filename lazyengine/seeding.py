@@ -93,9 +93,9 @@ def derive_seed(seed: int, *path: int) -> int:
     return h >> 1
 
 
-# Costs count in the following, once a batch: `torch.manual_seed` takes a hundred times as long as the CPU generator's
-# own method, and reading the state of numpy's or python's generator takes longer than seeding all three (numpy's is
-# exchanged instead).
+# Costs count in the following, twice an iteration: `torch.manual_seed` takes a hundred times as long as the CPU
+# generator's own method, and reading the state of numpy's or python's generator takes longer than seeding all three
+# (numpy's is exchanged instead). Who seeds all of them after each batch, as a run does, has nothing put back.
 @functools.cache
 def _numpy_generator() -> tuple[Any, Any]:
     """Return the module with numpy's global generator, and the bits it draws from while the main process reads."""
@@ -115,27 +115,20 @@ def seed_streams(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
 
 
-class SeededStreams:
-    """Within the context the streams start from a seed; after it torch's and numpy's go on as if nothing had happened.
+class KeptStreams:
+    """After the context, whose first act is to seed the streams, torch's and numpy's go on as if it had not been.
 
     Python's goes on from where the context left it: also a function of the seed, but not what it would have been. Lost
     is the second normal variate that numpy's legacy generator may have kept back.
-
-    Args:
-        seed: See `seed_streams`.
     """
 
-    __slots__ = ("_numpy", "_seed", "_torch")
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
+    __slots__ = ("_numpy", "_torch")
 
     def __enter__(self) -> Self:
         self._torch = torch.default_generator.get_state()
         mtrand, bits_of_batches = _numpy_generator()
         self._numpy = mtrand.get_bit_generator()
         mtrand.set_bit_generator(bits_of_batches)
-        seed_streams(self._seed)
         return self
 
     def __exit__(self, *exception: object) -> None:

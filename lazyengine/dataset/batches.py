@@ -6,6 +6,7 @@ whoever reads the batch draws the same random numbers.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -17,7 +18,7 @@ from torch.utils.data import get_worker_info
 
 from .. import _torch, dist
 from ..errors import UsageRuntimeError
-from ..seeding import Purpose, SeededStreams, derive_seed, seed_streams, stream_seed
+from ..seeding import KeptStreams, Purpose, derive_seed, seed_streams, stream_seed
 from .generators import OwnGenerators, find_generators
 from .samplers import InfiniteSampler, RankSampler
 
@@ -114,7 +115,8 @@ class BatchSource:
         iterator = None
         for position in itertools.count():
             position_seed = derive_seed(seed, position) if position else seed
-            with SeededStreams(position_seed):
+            with KeptStreams():
+                seed_streams(position_seed)
                 generators.seed(position_seed)
                 iterator = iter(self.order) if iterator is None else iterator
                 try:
@@ -184,16 +186,15 @@ class BatchReader:
         """
         if key is None:
             return None
-        seed, told_epoch = key[0], key[3]
-        if told_epoch not in (None, self.told_epoch):  # in a worker, or another pass has been begun meanwhile
-            self.set_epoch(told_epoch)
         if get_worker_info() is not None:
             return self._read_seeded(key)
+        with contextlib.nullcontext() if key[0] is None else KeptStreams():
+            return self.read(key)
+
+    def read(self, key: BatchKey) -> Any:
+        """Do the same in the main process, and leave the random streams where reading left them."""
         with _torch.profiler_range("enumerate(DataLoader)"):
-            if seed is None:
-                return self._read_seeded(key)
-            with SeededStreams(seed):
-                return self._read_seeded(key)
+            return self._read_seeded(key)
 
     def begin_pass(self) -> None:
         """Look for generators; once a pass in each process that reads."""
@@ -212,7 +213,9 @@ class BatchReader:
         return found != former
 
     def _read_seeded(self, key: BatchKey) -> Any:
-        seed, number = key[0], key[4]
+        seed, _, _, told_epoch, number, _ = key
+        if told_epoch not in (None, self.told_epoch):  # in a worker, or another pass has been begun meanwhile
+            self.set_epoch(told_epoch)
         is_first, self._pass = number != self._pass, number
         if is_first:
             self.begin_pass()

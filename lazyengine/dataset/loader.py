@@ -315,6 +315,18 @@ class DataLoader(TorchDataLoader[Any]):
     # ------------------------------------------------------------------ torch's side
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Start an iteration. What is set now holds for it; others may be begun before it ends."""
+        return self._iterate(keeps_streams=True)
+
+    def iterate_for_steps(self) -> Iterator[Any]:
+        """Start an iteration of someone who seeds all random streams after each batch, as a run does before its steps.
+
+        Reading in the main process then leaves torch's and numpy's where they are, which costs less.
+        """
+        if type(self).__iter__ is not DataLoader.__iter__:  # what a subclass does around it may draw
+            return iter(self)
+        return self._iterate(keeps_streams=False)
+
+    def _iterate(self, keeps_streams: bool) -> Iterator[Any]:
         if self.seed is None:
             self.seed = dist.sync_random_seed()
         if self._seed_follower is not None:
@@ -326,10 +338,12 @@ class DataLoader(TorchDataLoader[Any]):
         self._num_passes += 1
         told_epoch = self._reader.told_epoch
         if self._parts is not None:
-            return self._iterate_over_stream(self._parts, epoch, told_epoch)
-        return self._results(self._batches.keys(self.seed, start, told_epoch, self._num_passes))
+            return self._iterate_over_stream(self._parts, epoch, told_epoch, keeps_streams)
+        return self._results(self._batches.keys(self.seed, start, told_epoch, self._num_passes), keeps_streams)
 
-    def _iterate_over_stream(self, parts: StreamParts, epoch: int, told_epoch: int | None) -> Iterator[Any]:
+    def _iterate_over_stream(
+        self, parts: StreamParts, epoch: int, told_epoch: int | None, keeps_streams: bool
+    ) -> Iterator[Any]:
         loaded, self._loaded = self._loaded or {}, None
         begin = loaded.get("progress", {})
         if begin and loaded["epoch"] not in (None, epoch):  # a stream in this process may go on from pass to pass
@@ -337,12 +351,12 @@ class DataLoader(TorchDataLoader[Any]):
             begin = {0: Progress(0, begin[0].state)} if is_carried else {}
         stream_pass = StreamPass(parts, self.num_workers, epoch, begin)
         keys = stream_pass.keys(self.seed or 0, self.seed_batches, told_epoch, self._num_passes)
-        batches = stream_pass.batches(self._results(keys))
+        batches = stream_pass.batches(self._results(keys, keeps_streams))
         if self._open_stream() is None or self._stream_pass is None or self._stream_pass.is_over:
             self._stream_pass, self._open_stream = stream_pass, weakref.ref(batches)
         return batches
 
-    def _results(self, keys: Iterable[Any]) -> Iterator[Any]:
+    def _results(self, keys: Iterable[Any], keeps_streams: bool) -> Iterator[Any]:
         """Yield what the reader returns for each key, wherever it reads."""
         pins = bool(self.pin_memory) and torch.accelerator.is_available()  # torch would warn
         if self.num_workers > 0:
@@ -351,7 +365,7 @@ class DataLoader(TorchDataLoader[Any]):
             return iter(self._torch_loader(keys, pins))
         torch.empty((), dtype=torch.int64).random_(generator=self.generator)  # as torch draws the workers' base seed
         reader = copy.copy(self._reader) if self._parts is not None else self._reader  # with parts of its own
-        return map(reader.__getitem__, started(keys))
+        return map(reader.__getitem__ if keeps_streams else reader.read, started(keys))
 
     def _iterate_with_workers(self, keys: Iterable[Any], pins: bool) -> Iterator[Any]:
         kept_pass = self._kept_pass()

@@ -7,6 +7,7 @@ Every rank of the group must call each of these. In a single process they return
 from __future__ import annotations
 
 import itertools
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from .info import can_send_from, get_comm_device, get_rank, get_world_size
 
 _OPERATIONS = ("sum", "mean", "product", "min", "max", "band", "bor", "bxor")
 _COMPARED_DIMENSIONS = 8
+_NUMBERS_IN_A_MESSAGE = 256
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16]
 DTYPES += [torch.int8, torch.uint8, torch.bool, torch.complex64, torch.complex128]
 
@@ -303,13 +305,33 @@ def all_reduce_dict(data: dict[str, Tensor], op: str = "sum", group: torch_dist.
 def average_lists(
     lists: dict[str, list[float]], group: torch_dist.ProcessGroup | None = None
 ) -> dict[str, list[float]] | None:
-    """Return the means over all ranks of lists of numbers by name; None where names or lengths differ between ranks."""
-    everyone = all_gather_object(lists, group)
-    layouts = [[(name, len(values)) for name, values in each.items()] for each in everyone]
-    if any(layout != layouts[0] for layout in layouts):
+    """Return the means over all ranks of lists of numbers by name; None where names or lengths differ between ranks.
+
+    Up to 256 numbers are one message of a fixed size. It holds a hash of names and lengths and its square: these are
+    the same on all ranks where the sum of the squares, times the number of ranks, is the square of the sum.
+    """
+    world_size = get_world_size(group)
+    if world_size == 1:
+        return lists
+    digest = zlib.crc32(repr([(name, len(values)) for name, values in lists.items()]).encode())
+    tags = [digest & 0xFFFF, digest >> 16]
+    numbers = list(itertools.chain.from_iterable(lists.values()))
+    first, rest = numbers[:_NUMBERS_IN_A_MESSAGE], numbers[_NUMBERS_IN_A_MESSAGE:]
+    padding = [0.0] * (_NUMBERS_IN_A_MESSAGE - len(first))
+    received = _sums([*tags, *(tag**2 for tag in tags), *first, *padding], group)
+    low, high, low_squares, high_squares = map(int, received[:4])
+    if low**2 != world_size * low_squares or high**2 != world_size * high_squares:
         return None
-    columns = {name: zip(*(each[name] for each in everyone)) for name in lists}
-    return {name: [sum(numbers) / len(everyone) for numbers in column] for name, column in columns.items()}
+    sums = received[4 : 4 + len(first)] + (_sums(rest, group) if rest else [])
+    means = iter([total / world_size for total in sums])
+    return {name: list(itertools.islice(means, len(values))) for name, values in lists.items()}
+
+
+def _sums(numbers: list[float], group: torch_dist.ProcessGroup | None) -> list[float]:
+    """Return the sum over all ranks of each of some numbers, as many on every rank."""
+    sums = torch.tensor(numbers, dtype=torch.float64, device=get_comm_device(group))
+    torch_dist.all_reduce(sums, group=group)
+    return sums.tolist()
 
 
 @named_communication("lazyengine.dist.all_reduce_params")

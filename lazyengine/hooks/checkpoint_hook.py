@@ -163,12 +163,13 @@ class CheckpointHook(Hook):
         loop, position = runner.train_loop, runner.train_loop.position
         has_ended = position.batch == loop.epoch_length  # the epoch or pass
         if self.by_epoch and loop.max_epochs is not None and (has_ended or not self._is_due):
-            if not has_ended:  # else after_train_epoch follows
-                self._save_by_time(runner)
+            if not has_ended and self.every_s is not None:  # else after_train_epoch follows
+                self._save_by_time(runner, self.every_s)
             return
         done = position.iter if not self.by_epoch else position.epoch + 1 if has_ended else 0
         self._save_if_due(runner, done, position.iter == loop.max_iters)
-        self._save_by_time(runner)
+        if self.every_s is not None:
+            self._save_by_time(runner, self.every_s)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Save by epoch."""
@@ -260,11 +261,11 @@ class CheckpointHook(Hook):
         if (self._is_due or (self.save_last and is_last)) and runner.optim_wrapper.can_be_saved:
             self._save(runner)
 
-    def _save_by_time(self, runner: Runner) -> None:
+    def _save_by_time(self, runner: Runner, every_s: float) -> None:
         """Save when the time has come, which ranks ask one another about at a step and know at the next."""
-        if self.every_s is None or not runner.optim_wrapper.can_be_saved:
+        if not runner.optim_wrapper.can_be_saved:
             return
-        is_due = now() - self._saved_s >= self.every_s
+        is_due = now() - self._saved_s >= every_s
         if dist.get_world_size() > 1:
             answer, self._answer = self._answer, dist.start_max([int(is_due)])
             is_due = answer is not None and answer() == [1]

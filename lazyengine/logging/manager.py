@@ -85,8 +85,10 @@ class ManagerMixin(metaclass=ManagerMeta):
     @classmethod
     def get_running_instance(cls) -> Self | None:
         """Return the instance that was made current by `as_current`, as by a running runner; None outside of it."""
-        found = (each for each in reversed(_entered.get() or tuple(_entered_anywhere)) if isinstance(each, cls))
-        return next(found, None)
+        for each in reversed(_entered.get() or tuple(_entered_anywhere)):
+            if isinstance(each, cls):
+                return each
+        return None
 
     @contextmanager
     def as_current(self) -> Iterator[Self]:

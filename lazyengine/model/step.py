@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..dist import get_data_world_size, get_world_size
+from ..dist import get_data_world_size, get_world_size, is_distributed
 from ..text import did_you_mean, listed
 from .data_preprocessor import move_data
 from .weighted import Weighted, add_up
@@ -184,16 +184,18 @@ def parse_losses(losses: Any) -> tuple[Any, dict[str, Any]]:
         rest = {name: value for name, value in losses.items() if name not in ("loss_sum", "num")}
         losses = {"loss": Weighted(losses["loss_sum"], losses["num"]), **rest}
     parts: list[Any] = []
+    has_gradient = False
     log_vars: dict[str, Any] = {"loss": None}
     for name, value in losses.items():
         is_tensor = isinstance(value, Tensor)
         value = value.mean() if is_tensor else value if isinstance(value, Weighted) else _reduce(name, value)
         if "loss" in name:
             parts.append(value)
+            has_gradient |= isinstance(value, Tensor | Weighted)
             if name == "loss":
                 name = "loss_part"
         log_vars[name] = value.detach() if isinstance(value, Tensor | Weighted) else value
-    if not any(isinstance(part, Tensor | Weighted) for part in parts):
+    if not has_gradient:
         raise ValueError(
             f"no loss to go backward from: the model returned {sorted(losses)} · the total is the sum of the tensors "
             "whose key contains 'loss' · name at least one of them so"
@@ -220,11 +222,17 @@ def _without_outputs(losses: Any) -> Any:
     """Return what a model returned without what is neither a loss nor a point of a curve: ids, logits, texts."""
     if not isinstance(losses, Mapping) or getattr(losses, "loss", None) is not None:
         return losses
-    dropped = tuple(name for name, value in losses.items() if "loss" not in name and not _is_curve(value))
+    kept, dropped = {}, []
+    for name, value in losses.items():
+        if "loss" not in name and not _is_curve(value):
+            dropped.append(name)
+        elif isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex()):
+            kept[name] = value.float()
+        else:
+            kept[name] = value
     if dropped:
-        _log_dropped("the model's output", "has, beside losses and points of curves,", dropped)
-    is_count = lambda v: isinstance(v, Tensor) and not (v.is_floating_point() or v.is_complex())  # noqa: E731
-    return {n: v.float() if is_count(v) else v for n, v in losses.items() if n not in dropped}
+        _log_dropped("the model's output", "has, beside losses and points of curves,", tuple(dropped))
+    return kept
 
 
 def _is_curve(value: Any) -> bool:
@@ -248,9 +256,9 @@ def check_gradients_are_synchronized(forward: Any) -> None:
     Raises:
         RuntimeError: Data is shared out among several ranks, and ``forward`` is neither DDP nor sharded by FSDP2.
     """
-    if get_data_world_size() > 1 and not (
-        isinstance(forward, nn.parallel.DistributedDataParallel) or is_sharded(forward)
-    ):
+    if not is_distributed() or isinstance(forward, nn.parallel.DistributedDataParallel) or is_sharded(forward):
+        return
+    if get_data_world_size() > 1:
         raise RuntimeError(
             f"{type(forward).__name__} is trained in {get_data_world_size()} ranks without synchronizing gradients: "
             "the ranks would drift apart · pass forward=ModelSetup().apply(model, device), which wraps it in DDP, "

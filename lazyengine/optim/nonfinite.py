@@ -45,6 +45,7 @@ class NonFiniteGuard:
         policy: ``"raise"``, ``"skip"`` or ``"ignore"``.
 
     Attributes:
+        has_noted: Whether anything was looked at since the last update.
         has_found: Whether something that was not finite is known since the last update.
         pending: The check of the update before, where it was deferred and is not read yet.
     """
@@ -56,7 +57,7 @@ class NonFiniteGuard:
         self.num_consecutive_skips = 0
         self._losses: list[Tensor | float] = []  # since the last update; on an accelerator not read yet
         self._notes: list[str] = []
-        self.has_found = self._are_late = False
+        self.has_noted = self.has_found = self._are_late = False
         self.pending: tuple[Tensor, torch.Event | None, int | None] | None = None
 
     def observe(self, loss: Tensor, is_late: bool) -> NonFiniteError | None:
@@ -65,6 +66,7 @@ class NonFiniteGuard:
         Returns:
             The error where it can be known at once: one process, a loss in host memory, policy ``"raise"``.
         """
+        self.has_noted = True
         if is_late:
             self._losses.append(loss.detach())
             self._are_late = True
@@ -79,7 +81,7 @@ class NonFiniteGuard:
     def note(self, what: str) -> None:
         """Add to what was not finite since the last update, as text."""
         self._notes.append(what)
-        self.has_found = True
+        self.has_noted = self.has_found = True
 
     def agree(self, flag: Tensor) -> None:
         """Set ``flag``, shape `()`, to its maximum over all ranks, on its device. Collective: every rank must call."""
@@ -168,13 +170,13 @@ class NonFiniteGuard:
     def restore(self, observed: dict[str, Any]) -> None:
         """Restore what `observed` returned."""
         self._losses, self._notes = list(observed.get("losses", ())), list(observed["found"])
-        self.has_found = self._reason(0.0) is not None
+        self.has_noted, self.has_found = True, self._reason(0.0) is not None
 
     def forget(self) -> None:
         """Drop what was noted since the last update."""
         self._losses.clear()
         self._notes.clear()
-        self.has_found = self._are_late = False
+        self.has_noted = self.has_found = self._are_late = False
 
     def _reason(self, norm: float, parameter_names: str = "", losses: Sequence[Any] | None = None) -> str | None:
         """Return what was not finite among losses and norm, as text; None where all is well."""

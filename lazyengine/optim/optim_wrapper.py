@@ -243,14 +243,19 @@ class OptimWrapper:
                     return
         if clipping is not None and norm is not None:
             clipping.apply(self.optimizer, norm, known_norm)
-        _torch.take_step(self.optimizer, found, **kwargs)
+        if found is None:
+            _torch.step_of(self.optimizer)(**kwargs)
+        else:
+            _torch.take_stoppable_step(self.optimizer, found, **kwargs)
         self._count_step()
 
     def zero_grad(self, **kwargs: Any) -> None:
         """Clear the gradients, by default by setting them to None; arguments as ``optimizer.zero_grad``."""
         self._num_accumulated = 0
-        self._guard.forget()
-        self._count.forget()
+        if self._guard.has_noted:
+            self._guard.forget()
+        if self._count.own is not None:
+            self._count.forget()
         if kwargs or not self._clears_plainly:
             self.optimizer.zero_grad(**kwargs)
             return

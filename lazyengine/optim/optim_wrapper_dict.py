@@ -231,7 +231,7 @@ class JointOptimizer(Optimizer):
     def step(self, **kwargs: Any) -> None:  # type: ignore[override]
         """Step each optimizer with the same arguments."""
         for wrapper in self._wrappers:
-            _torch.take_step(wrapper.optimizer, self.found_inf, **kwargs)
+            _torch.take_stoppable_step(wrapper.optimizer, self.found_inf, **kwargs)
 
     def zero_grad(self, **kwargs: Any) -> None:  # type: ignore[override]
         """Clear the gradients of each wrapper."""

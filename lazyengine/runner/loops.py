@@ -172,7 +172,9 @@ class BaseTrainLoop:
         begin, limit = self.position.batch, self.limit
         if self.overfit is None:
             self.begin_pass(runner)
-            return itertools.islice(self.dataloader, None if limit is None else max(limit - begin, 0))
+            return itertools.islice(
+                _batches_of(runner, self.dataloader), None if limit is None else max(limit - begin, 0)
+            )
         set_epoch(self.dataloader, 0)
         kept = list(itertools.islice(self.dataloader, self.overfit))
         end = self.epoch_length or limit
@@ -571,7 +573,7 @@ class ValLoop:
         self._begin_loader(loader)
         num_common = limited(_common_length(loader), self.limit) if runner.is_training else 0
         with runner.eval_context(self):
-            for index, data_batch in enumerate(itertools.islice(loader, self.limit)):
+            for index, data_batch in enumerate(itertools.islice(_batches_of(runner, loader), self.limit)):
                 self.run_iter(runner, done, data_batch)
                 done += 1
                 if index + 1 < num_common:  # a boundary that every rank passes
@@ -607,6 +609,12 @@ class TestLoop(ValLoop):
 def loaders_of(dataloader: Any) -> dict[str, Any]:
     """Return loaders by name; a single one is called ``""``."""
     return dict(dataloader) if isinstance(dataloader, Mapping) else {"": dataloader}
+
+
+def _batches_of(runner: Runner, loader: Any) -> Iterator[Any]:
+    """Begin an iteration over a loader, each batch of which is followed by `seed_model_stream`."""
+    iterate = getattr(loader, "iterate_for_steps", None) if runner.exact_resume else None
+    return iter(loader) if iterate is None else iterate()
 
 
 def seed_loaders(dataloader: Any, seed: int) -> None:

@@ -111,6 +111,32 @@ def test_pythons_stream_goes_on_from_the_batch():
     assert draws(1, 0)[2:] == draws(2, 2)
 
 
+def test_reading_for_steps_gives_the_same_batches_and_leaves_the_streams_where_they_are():
+    expected, steps = epoch_of(make()), make().iterate_for_steps()
+    draws = set()
+    for batch in expected:
+        seed_all(5)
+        assert plain(next(steps)) == batch
+        draws.add(repr(next_draws()))
+    assert len(draws) == len(expected)  # each goes on from its batch, whatever it was before
+
+
+class Mixing(DataLoader):
+    """Draws around the reading, as a mixup of batches may."""
+
+    def __iter__(self):
+        for batch in super().__iter__():
+            yield batch, torch.rand(()).item()
+
+
+def test_reading_for_steps_changes_nothing_for_a_loader_of_the_users():
+    seed_all(5)
+    expected = [torch.rand(()).item() for _ in range(5)]
+    seed_all(5)
+    loader = Mixing(Augmented(), 5, collate_fn=jittered_collate, seed=3)
+    assert [number for _, number in loader.iterate_for_steps()] == expected
+
+
 def test_starting_an_epoch_draws_nothing():
     torch.manual_seed(5)
     before = torch.default_generator.get_state()

@@ -237,6 +237,12 @@ def averages(rank, world):
     assert dist.average_lists(mine) == {"a": [1.0 + mean, 2.0], "b": []}
     others = dist.average_lists({"a": [1.0] * (1 + rank)})
     assert others == ({"a": [1.0]} if world == 1 else None)
+    assert (dist.average_lists({f"of rank {rank}": [1.0]}) is None) == (world > 1)
+    many = {"a": [float("nan")] * 300, "b": [rank + i * 0.5 for i in range(1000)]}
+    means = dist.average_lists(many)
+    assert means is not None
+    assert means["b"] == [mean + i * 0.5 for i in range(1000)]
+    assert all(value != value for value in means["a"])
     assert dist.exchange_numbers([rank, 7]) == [[r, 7] for r in range(world)] if world > 1 else True
 
 

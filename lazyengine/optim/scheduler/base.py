@@ -107,7 +107,7 @@ class _ParamScheduler:
         self._use_betas = param_name == "momentum" and all("betas" in group for group in optimizer.param_groups)
         self._prepare()
         self.base_values = self._record_initial_values(resumed=last_step != -1)
-        self._start_values = self._snapshot()
+        self._start_values = self._current()
         self.last_step = self._first_step = last_step
         self._start()
 
@@ -131,7 +131,7 @@ class _ParamScheduler:
         if self.begin <= self._global_step < self.end:
             self.last_step += 1
             self._act()
-        self._last_value = self._snapshot()
+        self._last_value = self._current()
 
     def get_last_value(self) -> list[float]:
         """Return every group's value as it was after this scheduler's last step."""
@@ -206,8 +206,10 @@ class _ParamScheduler:
         raise NotImplementedError(f"{type(self).__name__} does not implement _get_value")
 
     def _current(self) -> list[Any]:
+        """Return the value of every group; what changes a group in place does not change it."""
         name, optimizer = self.param_name, self.optimizer
-        return [group[name] for group in getattr(optimizer, "optimizer", optimizer).param_groups]
+        groups = getattr(optimizer, "optimizer", optimizer).param_groups
+        return [value.clone() if isinstance(value := group[name], Tensor) else value for group in groups]
 
     def _require(self, holds: bool, refusal: str) -> None:
         require(holds, f"{type(self).__name__}: {refusal}")
@@ -261,10 +263,6 @@ class _ParamScheduler:
                 group[name] = value
             if self._use_betas:
                 group["betas"] = (value, *group["betas"][1:])
-
-    def _snapshot(self) -> list[Any]:
-        name, groups = self.param_name, self.optimizer.param_groups
-        return [value.clone() if isinstance(value := group[name], Tensor) else value for group in groups]
 
     def _record_initial_values(self, resumed: bool) -> list[float]:
         """Return the groups' initial values, recording the current ones where none are recorded yet."""

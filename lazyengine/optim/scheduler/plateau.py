@@ -78,7 +78,7 @@ class _ReduceOnPlateau(Schedule):
 
     def _start(self) -> None:
         self._global_step = 0
-        self._last_value = self._snapshot()
+        self._last_value = self._current()
 
     def step(self, metrics: Mapping[str, Any] | None = None) -> None:
         """Count a step, or judge the metrics of a validation.
@@ -98,7 +98,7 @@ class _ReduceOnPlateau(Schedule):
         if self.begin <= self._global_step < self.end:
             self.last_step += 1
             self._judge(float(self._monitored(metrics)))
-        self._last_value = self._snapshot()
+        self._last_value = self._current()
 
     def _judge(self, metric: float) -> None:
         if self._is_better(metric):

@@ -116,7 +116,7 @@ def replay_param_schedulers(
                 reductions.pop(0)
                 scheduler._act()
     for scheduler in chain:
-        scheduler._last_value = scheduler._snapshot()
+        scheduler._last_value = scheduler._current()
 
 
 def _unit_of(state: Mapping[str, Any]) -> str:

@@ -52,7 +52,7 @@ class TorchScheduler(_ParamScheduler):
         self.make = _comparable(make)
         self.arguments = {name: _comparable(value) for name, value in arguments.items()}
         self.base_values = self._record_initial_values(resumed=False)
-        self._start_values = self._snapshot()
+        self._start_values = self._current()
         self._start()
 
     def step(self) -> None:
@@ -61,7 +61,7 @@ class TorchScheduler(_ParamScheduler):
         with warnings.catch_warnings():  # of steps before the optimizer's, which a replay makes
             warnings.filterwarnings("ignore", r".*(optimizer.step|lr_scheduler.step|epoch parameter).*", UserWarning)
             self.scheduler.step()
-        self._last_value = self._snapshot()
+        self._last_value = self._current()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position, the arguments as far as they can be compared, and the scheduler's own state."""
@@ -72,7 +72,7 @@ class TorchScheduler(_ParamScheduler):
         """Restore the scheduler's own state, and so everything."""
         self._global_step = state_dict["_global_step"]
         self.scheduler.load_state_dict(dict(state_dict["scheduler"]))
-        self._last_value = self._snapshot()
+        self._last_value = self._current()
 
     def load_position(self, state_dict: Mapping[str, Any]) -> list[str]:
         """Load the state of a schedule that has not changed; return what has, as far as it can be compared."""
@@ -95,7 +95,7 @@ class TorchScheduler(_ParamScheduler):
             raise UsageTypeError(f"TorchScheduler: make={self._make!r} returned a {type(scheduler).__name__}")
         self.scheduler = scheduler
         self.last_step = self._global_step = 0
-        self._last_value = self._snapshot()
+        self._last_value = self._current()
 
     def _shape(self) -> dict[str, Any]:
         names = ("by_epoch", "make", "arguments", "base_values")
