@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import bdb
 import contextlib
 import os
 import pdb
 import random
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from torch.utils.data import ConcatDataset, Subset
 from .. import dist
 from ..checkpoint import read_checkpoint
 from ..errors import UsageValueError
+from ..model.finite import FiniteWatch, NotFinite, all_finite
 from ..nesting import iter_leaves, map_leaves
 from ..plain import NotPlainError, to_plain
 from ..runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, loops
@@ -44,6 +47,7 @@ class Probe:
         anomaly: Switch torch's anomaly detection on.
         debug: Stop in the debugger before the step.
         at: A module, in whose forward the debugger stops instead.
+        rank: The rank that the debugger is for; the others wait for it.
     """
 
     iterations: Sequence[int]
@@ -54,11 +58,15 @@ class Probe:
     anomaly: bool = False
     debug: bool = False
     at: str | None = None
+    rank: int = 0
     captures: list[dict[str, Any]] = field(default_factory=list)
     _runner: Any = None
 
     def install(self) -> None:
         """Let the train loops of this process, which does nothing else, be looked at."""
+        if self.debug:
+            torch.compiler.set_stance("force_eager")
+            signal.signal(signal.SIGINT, _interrupt)  # Ctrl-C belongs to the debugger, not to the run
         for loop in (EpochBasedTrainLoop, IterBasedTrainLoop):
             loop.run_iter = self._looking(loop.run_iter)
         step = loops.train_step
@@ -93,13 +101,16 @@ class Probe:
                 stack.enter_context(self._watching(model, entries, kept))
             if self.anomaly:
                 stack.enter_context(torch.autograd.detect_anomaly())
-            debugged = stack.enter_context(self._debugging(model)) if self.debug else None
+            is_debugged = self.debug and dist.get_rank() == self.rank
+            debugged = stack.enter_context(self._debugging(model)) if is_debugged else None
             try:
                 if debugged is not None and self.at is None:
                     print(f"before the step of iteration {capture['iter']}: model, data, optim_wrapper are at hand")
                     outputs = debugged.runcall(train_step, model, data, wrapper, **kwargs)
                 else:
                     outputs = train_step(model, data, wrapper, **kwargs)
+            except bdb.BdbQuit:
+                self._quit()
             except Exception as error:
                 capture.update(error=f"{type(error).__name__}: {error}", trace=entries, kept=_as_plain(kept))
                 raise
@@ -116,6 +127,14 @@ class Probe:
         if self.keep:
             capture["kept"] = _as_plain(kept)
         return outputs
+
+    def _quit(self) -> NoReturn:
+        """End the process as the user of the debugger asked."""
+        self.captures[-1]["quit"] = True
+        if dist.is_distributed():  # the others, which wait for this rank, find its connections closed
+            self.write()
+            os._exit(0)
+        raise SystemExit(0)
 
     def _state(self, model: nn.Module, wrapper: Any) -> list[tuple[str, str, str]]:
         states = {
@@ -138,7 +157,7 @@ class Probe:
             entries.append(("output", name or "the model", hash_of(output)))
             if kept:
                 kept["outputs"][name or "the model"] = map_leaves(_copied, output)
-            if not all(_is_finite(leaf) for _, leaf in iter_leaves(output)):
+            if not all_finite(output):
                 entries.append(("not finite", f"the output of {name or 'the model'}", ""))
 
         def arrived(name: str, gradient: torch.Tensor | None) -> None:
@@ -146,7 +165,7 @@ class Probe:
                 entries.append(("gradient", name, hash_of(gradient)))
                 if kept:
                     kept["gradients"][name] = _copied(gradient)
-                if not _is_finite(gradient):
+                if not all_finite(gradient):
                     entries.append(("not finite", f"the gradient of {name}", ""))
 
         for name, module in model.named_modules():
@@ -165,32 +184,27 @@ class Probe:
     def _debugging(self, model: nn.Module) -> Iterator[pdb.Pdb]:
         """Yield a debugger, which a module enters where one was named."""
         debugger, modules = pdb.Pdb(nosigint=True), dict(model.named_modules())
-        handles: list[Any] = []
-        if self.at == NOT_FINITE:
-
-            def stop(module: nn.Module, inputs: Any, output: Any) -> None:
-                was_finite = all(_is_finite(leaf) for _, leaf in iter_leaves(inputs))
-                if was_finite and not all(_is_finite(leaf) for _, leaf in iter_leaves(output)):
-                    name = next(name for name, each in modules.items() if each is module)
-                    print(f"not finite: the output of {name or 'the model'}; module, inputs, output are at hand")
-                    debugger.set_trace(sys._getframe())
-
-            handles = [module.register_forward_hook(stop) for module in modules.values()]
-        elif self.at is not None:
-            if self.at not in modules:
-                names = [name for name in modules if name]
-                hint = did_you_mean(self.at, names) or f" There are: {listed(names, 30)}."
-                raise UsageValueError(f"the model has no module {self.at!r}.{hint}")
-            module = modules[self.at]
-            forward = module.forward
-            module.forward = lambda *args, **kwargs: debugger.runcall(forward, *args, **kwargs)
-        try:
+        if self.at is None:
             yield debugger
-        finally:
-            for handle in handles:
-                handle.remove()
-            if self.at in modules:
-                modules[self.at].__dict__.pop("forward", None)
+        elif self.at == NOT_FINITE:
+            with FiniteWatch(model, lambda found: _stop_at(debugger, found)) as watch:
+                yield debugger
+            if watch.found is None:
+                print("nothing that a module makes, and no gradient, is other than finite in this iteration")
+        elif self.at in modules:
+            module, calls = modules[self.at], []
+            forward = module.forward
+            module.forward = lambda *args, **kwargs: calls.append(1) or debugger.runcall(forward, *args, **kwargs)
+            try:
+                yield debugger
+            finally:
+                module.__dict__.pop("forward", None)
+            if not calls:
+                print(f"the forward of {self.at} is not called in this iteration")
+        else:
+            names = [name for name in modules if name]
+            hint = did_you_mean(self.at, names) or f" There are: {listed(names, 30)}."
+            raise UsageValueError(f"the model has no module {self.at!r}.{hint}")
 
     def write(self) -> None:
         """Write what was found, with the samples of the batches."""
@@ -198,6 +212,19 @@ class Probe:
             samples = samples_of(self._runner.train_loop.dataloader, capture["epoch"], capture["batch"])
             capture["samples"] = samples
         torch.save(self.captures, os.path.join(self.folder, f"probe_{dist.get_rank()}.pt"))
+
+
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _stop_at(debugger: pdb.Pdb, found: NotFinite) -> None:
+    """Enter the debugger with the module, its inputs and what is not finite."""
+    name, module, _, inputs, values = found
+    print(f"not finite: {found.as_text()}; name, module, inputs, values are at hand", flush=True)
+    del found
+    debugger.set_trace(sys._getframe())
+    _ = name, module, inputs, values  # the debugger stands here
 
 
 # ------------------------------------------------------------------------------------------------------------- samples
@@ -293,11 +320,6 @@ def _steps(wrapper: Any) -> list[int]:
 
 def _copied(leaf: Any) -> Any:
     return leaf.detach().cpu().clone() if isinstance(leaf, torch.Tensor) else leaf
-
-
-def _is_finite(leaf: Any) -> bool:
-    is_number = isinstance(leaf, torch.Tensor) and (leaf.is_floating_point() or leaf.is_complex())
-    return not is_number or bool(torch.isfinite(leaf).all())
 
 
 def _as_plain(value: Any) -> Any:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -344,7 +347,7 @@ class Step:
             command = [*launcher, "--no-python", *command]
         cwd = self.env.get("cwd", "")
         log = self.to / f"start_{self.start.number}.log"
-        with open(log, "wb") as out:
+        with open(log, "wb") as out, _ignoring_interrupt(is_interactive):
             streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": subprocess.STDOUT}
             done = subprocess.run(
                 command,
@@ -417,6 +420,19 @@ class Step:
         threads = {"OMP_NUM_THREADS": str(self.env["num_threads"])} if "num_threads" in self.env else {}
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(_OF_A_RANK)}
         return {**inherited, **threads, **recorded, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+
+
+@contextlib.contextmanager
+def _ignoring_interrupt(is_wanted: bool) -> Iterator[None]:
+    """Leave Ctrl-C to a process that has this one's terminal."""
+    if not is_wanted or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 def _holds_code(folder: str) -> bool:
