@@ -100,9 +100,7 @@ class FiniteWatch:
         self._has_bad_output.add(module)
         is_same = self._between is not None and self._between.module is module  # its last child's output is its own
         if (self._between is None or is_same) and (parent := self._parents.get(module)) is not None:
-            what = (
-                f"the gradient behind {self._names[module]}"  # of what the parent does itself, unless a module has it
-            )
+            what = f"the gradient behind {self._names[module]}"  # unless a module turns out to have it
             self._between = NotFinite(self._names[parent], parent, what, inputs, gradient)
 
     def _input_arrived(self, module: nn.Module, inputs: Any, gradient: Tensor) -> None:

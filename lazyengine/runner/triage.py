@@ -1,4 +1,4 @@
-"""What a run leaves behind when it stops by a loss or a gradient that is not finite: who made it, and on which batch."""
+"""What a run leaves behind when it stops by a loss or a gradient that is not finite: who made it, on which batch."""
 
 from __future__ import annotations
 
@@ -89,21 +89,35 @@ class _NoUpdate:
 
 def _look_again(runner: Runner, batch: Any) -> str:
     """Run the step of the batch once more with its randomness, without an update, and return who is guilty."""
-    model, iteration = runner.model, runner.train_loop.position.iter
+    watch = FiniteWatch(runner.model)
+    try:
+        with watch:
+            gradients_of(runner, batch)
+    except Exception as error:
+        return f"a second look failed: {type(error).__name__}: {error}"
+    if watch.found is None:
+        return "the outputs of all modules, and their gradients, are finite when the step is made again"
+    return f"first not finite: {watch.found.as_text()}"
+
+
+def gradients_of(runner: Runner, batch: Any) -> dict[str, torch.Tensor]:
+    """Return the gradients that this rank has for a batch, with the randomness of the iteration; nothing is updated.
+
+    Weights, buffers, gradients and random streams are as before afterwards.
+    """
+    model = runner.model
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    stand_in: Any = _NoUpdate(runner.optim_wrapper)
     try:
-        with runner.model_stream.kept(), FiniteWatch(model) as watch:
-            runner.seed_model_stream(iteration)
-            stand_in: Any = _NoUpdate(runner.optim_wrapper)
+        for parameter, _ in gradients:
+            parameter.grad = None
+        with runner.model_stream.kept():
+            runner.seed_model_stream(runner.train_loop.position.iter)
             train_step(model, batch, stand_in, forward=lambda *args, **kwargs: model(*args, **kwargs))  # no DDP
-    except Exception as error:
-        watch_found = f"a second look failed: {type(error).__name__}: {error}"
-    else:
-        watch_found = "" if watch.found is None else f"first not finite: {watch.found.as_text()}"
+        return {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
     finally:
         for parameter, gradient in gradients:
             parameter.grad = gradient
         for buffer, value in buffers:
             buffer.data.copy_(value)
-    return watch_found or "the outputs of all modules, and their gradients, are finite when the step is made again"

@@ -21,17 +21,22 @@ from torch.utils.data import ConcatDataset, Subset
 from .. import dist
 from ..checkpoint import read_checkpoint
 from ..errors import UsageValueError
+from ..model import evaluating
 from ..model.finite import FiniteWatch, NotFinite, all_finite
 from ..nesting import iter_leaves, map_leaves
 from ..plain import NotPlainError, to_plain
 from ..runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, loops
 from ..runner.batch import describe_batch
+from ..runner.triage import gradients_of
 from ..text import did_you_mean, listed
+from .steps import sketch
 from .verifying import hash_of
 
 NOT_FINITE = "nonfinite"
 """In the place of a module's name: the first one that makes something that is not finite of what is."""
 _SHOWN_SAMPLES = 10_000
+_MOST_NOISE = 1e-2
+"""What is greater comes from a loss that depends on the order of the samples."""
 
 
 @dataclass
@@ -46,6 +51,8 @@ class Probe:
         keep: Keep the batch, the outputs and the gradients themselves.
         anomaly: Switch torch's anomaly detection on.
         debug: Stop in the debugger before the step.
+        sketch: Have sketches of values (see `steps.sketch`) instead of hashes, of each thing with `trace`, else of all
+            together; and the gradients that the optimizer gets.
         at: A module, in whose forward the debugger stops instead.
         rank: The rank that the debugger is for; the others wait for it.
     """
@@ -57,6 +64,7 @@ class Probe:
     keep: bool = False
     anomaly: bool = False
     debug: bool = False
+    sketch: bool = False
     at: str | None = None
     rank: int = 0
     captures: list[dict[str, Any]] = field(default_factory=list)
@@ -90,14 +98,20 @@ class Probe:
         if capture.get("iter") != self._runner.num_iters_completed:
             return train_step(model, data, wrapper, **kwargs)
         capture.update(shapes=describe_batch(data), batch_hash=hash_of(data), lr=_numbers(wrapper.get_lr()))
-        entries: list[tuple[str, str, str]] = [
-            ("batch", *each) for each in _hashes(dict(iter_leaves(data)), self.trace)
-        ]
-        entries += self._state(model, wrapper)
+        entries: list[tuple[str, str, Any]] = []
+        if self.sketch:
+            capture["order_noise"] = 0.0 if len(self.captures) > 1 else order_noise(self._runner, data)
+            entries += self._sketches("parameters", model.named_parameters())
+            entries += self._sketches("buffers", model.named_buffers())
+        else:
+            entries += [("batch", *each) for each in _hashes(dict(iter_leaves(data)), self.trace)]
+            entries += self._state(model, wrapper)
         kept: dict[str, Any] = {"batch": map_leaves(_copied, data), "outputs": {}, "gradients": {}} if self.keep else {}
         steps = _steps(wrapper)
         with contextlib.ExitStack() as stack:
-            if self.trace or self.keep:
+            if self.sketch:
+                stack.enter_context(self._sketching(model, wrapper, entries))
+            elif self.trace or self.keep:
                 stack.enter_context(self._watching(model, entries, kept))
             if self.anomaly:
                 stack.enter_context(torch.autograd.detect_anomaly())
@@ -116,7 +130,9 @@ class Probe:
                 raise
         values = _numbers(dict(outputs or {}))
         entries += [("loss", name, repr(value)) for name, value in values.items()]
-        if self.trace:
+        if self.sketch:
+            entries += self._sketches("update", model.named_parameters())
+        elif self.trace:
             entries += [("update", name, hash_of(value)) for name, value in model.named_parameters()]
         entries += [("random streams", *each) for each in _hashes(_streams(), True)]
         norms = [key for key in self._runner.message_hub.log_scalars if key.endswith("grad_norm")]
@@ -135,6 +151,23 @@ class Probe:
             self.write()
             os._exit(0)
         raise SystemExit(0)
+
+    def _sketches(self, kind: str, named: Any) -> list[tuple[str, str, Any]]:
+        return [(kind, *each) for each in sketch(named, self.trace)]
+
+    @contextlib.contextmanager
+    def _sketching(self, model: nn.Module, wrapper: Any, entries: list[Any]) -> Iterator[None]:
+        """Note the gradients that optimizers step with."""
+
+        def note(*_: Any) -> None:
+            entries.extend(self._sketches("gradient", [(name, each.grad) for name, each in model.named_parameters()]))
+
+        handles = [each.optimizer.register_step_pre_hook(note) for each in wrapper.named().values()]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _state(self, model: nn.Module, wrapper: Any) -> list[tuple[str, str, str]]:
         states = {
@@ -225,6 +258,26 @@ def _stop_at(debugger: pdb.Pdb, found: NotFinite) -> None:
     del found
     debugger.set_trace(sys._getframe())
     _ = name, module, inputs, values  # the debugger stands here
+
+
+def order_noise(runner: Runner, batch: Any) -> float:
+    """Return the largest relative difference of a parameter's gradient when the samples come in reverse order.
+
+    Dropout is off and BatchNorm uses its statistics meanwhile. It is at least the precision of the parameters, which
+    is also returned where the loss depends on the order of the samples.
+    """
+    epsilon = max(torch.finfo(each.dtype).eps for each in runner.model.parameters() if each.is_floating_point())
+    sizes = [len(leaf) for _, leaf in iter_leaves(batch) if isinstance(leaf, torch.Tensor) and leaf.dim()]
+    if len(set(sizes)) != 1:
+        return epsilon
+    turned = map_leaves(lambda leaf: leaf.flip(0) if isinstance(leaf, torch.Tensor) and leaf.dim() else leaf, batch)
+    with evaluating(runner.model):
+        one, other = gradients_of(runner, batch), gradients_of(runner, turned)
+    found = [
+        float((one[name] - other[name]).norm() / one[name].norm().clamp(min=1e-30)) for name in one if name in other
+    ]
+    noise = max(found, default=0.0)
+    return max(epsilon, noise) if noise < _MOST_NOISE else epsilon
 
 
 # ------------------------------------------------------------------------------------------------------------- samples

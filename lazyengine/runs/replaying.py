@@ -165,7 +165,8 @@ def replay_range(
         iterations: Their numbers, counted from 0.
         only_samples: Whether to find out the samples alone, without a model.
         report: Called with a line about what is being done.
-        **options: Of `probing.Probe`: ``trace``, ``keep``, ``anomaly``, ``debug``, ``at``, ``rank``.
+        **options: Of `probing.Probe`: ``trace``, ``keep``, ``anomaly``, ``debug``, ``at``,
+            ``rank``, ``sketch``.
 
     Raises:
         ValueError: The run has no such iteration.
@@ -188,7 +189,7 @@ def _replay_in_one_start(
 ) -> list[Replay]:
     window = _window_of(run)
     steps = {iteration: _recorded_at(run, iteration, window) for iteration in wanted}
-    stops = options.get("debug") or options.get("anomaly") or only_samples
+    stops = only_samples or any(map(options.get, ("debug", "anomaly", "sketch")))
     until = max([wanted[-1] + 1, *(0 if stops or step is None else step for step in steps.values())])
     path, reaching = reach(run, wanted[0], to, report)
     step = reaching[-1]

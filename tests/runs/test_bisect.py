@@ -91,3 +91,37 @@ def test_another_rate_is_found_in_the_state_before_the_step(run, tmp_path):
     found = bisect(run, other(tmp_path, lambda package: ["optimizer.weight_decay=0.5"]))
     assert (found.iteration, found.kind) == (0, "state of the optimizer")
     assert "weight_decay" in found.name
+
+
+def accumulated(package: Path) -> list[str]:
+    return ["train_loop.dataloader.batch_size=2", "+runner.optim_wrapper.accumulative_counts=2"]
+
+
+def without_norm(package: Path) -> None:
+    net = (package / "net.py").read_text()
+    (package / "net.py").write_text(net.replace("nn.BatchNorm1d(width), nn.Dropout(0.5)", "nn.Tanh(), nn.Tanh()"))
+    data = (package / "data.py").read_text()
+    (package / "data.py").write_text(data.replace(" + 0.1 * torch.randn(4)", ""))
+
+
+@pytest.fixture(scope="module")
+def plain_run(tmp_path_factory) -> Path:
+    """Without anything that depends on the size of a batch."""
+    folder = tmp_path_factory.mktemp("plain")
+    config = make_project(folder / "home")
+    without_norm(folder / "home" / "toy")
+    start(config, folder / "run", KEPT)
+    return folder / "run"
+
+
+def test_accumulated_batches_are_equal_but_for_the_order_of_summation(plain_run, tmp_path):
+    config = make_project(tmp_path / "home")
+    without_norm(tmp_path / "home" / "toy")
+    start(config, tmp_path / "same", KEPT, *accumulated(tmp_path))
+    found = bisect(plain_run, tmp_path / "same")
+    assert (found.tolerance or 0) > 1e-7
+    assert (found.kind, found.iteration, found.interval) == ("", None, (0, 15))
+    start(config, tmp_path / "other", KEPT, *accumulated(tmp_path), "runner.param_schedulers[0].end=10")
+    found = bisect(plain_run, tmp_path / "other")
+    assert (found.kind, found.iteration) == ("update", 1)
+    assert found.num_replays == 2
