@@ -11,10 +11,11 @@ import torch
 from .. import dist
 from ..fileio import atomic_write
 from ..model import Weighted, train_step
-from ..model.finite import FiniteWatch
+from ..model.finite import FiniteWatch, all_finite
 from ..nesting import map_leaves
 from ..optim import NonFiniteError
 from ..plain import NotPlainError, to_plain
+from ..text import listed
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -92,12 +93,13 @@ def _look_again(runner: Runner, batch: Any) -> str:
     watch = FiniteWatch(runner.model)
     try:
         with watch:
-            gradients_of(runner, batch)
+            gradients = gradients_of(runner, batch)
     except Exception as error:
         return f"a second look failed: {type(error).__name__}: {error}"
     if watch.found is None:
         return "the outputs of all modules, and their gradients, are finite when the step is made again"
-    return f"first not finite: {watch.found.as_text()}"
+    bad = [name for name, gradient in gradients.items() if not all_finite(gradient)]
+    return f"first not finite: {watch.found.as_text()}" + (f"; then the gradient of {listed(bad, 3)}" if bad else "")
 
 
 def gradients_of(runner: Runner, batch: Any) -> dict[str, torch.Tensor]:
