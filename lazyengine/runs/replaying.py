@@ -196,7 +196,7 @@ def _replay_in_one_start(
     spec = to / "probe.json"
     spec.write_text(json.dumps({**options, "iterations": wanted, "until": until, "folder": str(to)}))
     if only_samples:
-        failure = step.make(None, "--samples", str(spec))
+        failure = step.make(None, "--samples", str(spec), is_light=True)
     else:
         begin = _iter_of(path)
         report(f"iterations {begin} to {until - 1}, from {path or 'the begin of the run'}")
