@@ -12,7 +12,8 @@ from .mistakes import as_json, refuse, say_running, tell
 _DESCRIPTION = """\
 Find the first iteration in which two runs differ, and the first thing in it: batch, parameters, buffers, outputs of
 modules, loss, gradients, update, random streams. First by what they recorded, then by their checkpoints, then by making
-the iterations in between again, of both, from what their folders keep.
+the iterations in between again, of both, from what their folders keep. Of runs with other numbers of ranks or of
+accumulated batches, optimizer steps are compared, within a tolerance.
 """
 
 
@@ -23,6 +24,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("first", metavar="A", help="the folder of a run")
     parser.add_argument("second", metavar="B", help="the folder of another one")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="X",
+        help="relative difference that counts, for runs that add up in another order; measured where ranks or "
+        "accumulation differ, else every bit counts",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON, for other programs")
     return parser
 
@@ -31,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code (see ``--help``)."""
     args = build_parser().parse_args(argv)
     try:
-        found = bisect(args.first, args.second, report=say_running)
+        found = bisect(args.first, args.second, tolerance=args.tolerance, report=say_running)
     except Exception as error:
         return refuse(error)
     tell(as_json(asdict(found)) if args.json else found.as_text())

@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, list[str], str]] = {
     "submit": ("submit", [], "train under a supervisor, here or on a cluster: --on local, slurm, ray"),
     "fork": ("fork", [], "begin a new run as another one stood at an iteration: RUN@ITER"),
     "ps": ("ps", [], "show the runs in a folder: progress, speed, loss, how they ended"),
-    "stop": ("stop", [], "ask a run to save and stop"),
+    "stop": ("stop", [], "ask a run to save and stop, or only to save or validate"),
     "clean": ("clean", [], "delete checkpoints of old runs that nothing needs any more"),
     "export": ("export", [], "write the model of a run for use elsewhere, and compare its outputs"),
     "checkpoint": ("checkpoint", [], "show, verify, export, merge and average checkpoints"),

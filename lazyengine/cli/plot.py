@@ -8,14 +8,15 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-from ..runs import Run, choose_keys, read_runs
+from ..runs import Run, choose_keys, from_branch_point, read_runs
 from .mistakes import as_json, refuse, tell
 
 _DESCRIPTION = """\
 Draw the curves of one run or of several in the terminal and, with --output, in one picture.
 
 RUN is the folder of a run (its resumed starts are joined), of one start, or a metrics.jsonl. Without --keys, losses and
-metrics are drawn. Curves of training are smoothed, except learning rates; the picture shows the logged values behind.
+metrics are drawn; a fork from the point where it branched off. Curves of training are smoothed, except learning rates;
+the picture shows the logged values behind.
 """
 _EPILOG = """\
 examples:
@@ -68,9 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         keys = choose_keys(runs, args.keys)
     except Exception as error:
         return refuse(error)
-    text = as_json(_values(runs, keys)) if args.json else draw(runs, keys, args.smooth)
+    drawn = [from_branch_point(run) for run in runs]
+    text = as_json(_values(runs, keys)) if args.json else draw(drawn, keys, args.smooth)
     if args.output is not None:
-        write_picture(runs, keys, args.smooth, args.output)
+        write_picture(drawn, keys, args.smooth, args.output)
         text += "" if args.json else f"\n\nwritten: {args.output}"
     tell(text)
     return 0

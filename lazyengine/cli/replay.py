@@ -44,8 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--at",
         metavar="MODULE",
-        help="with --pdb: stop in this module's forward; nonfinite: where the first NaN arises",
+        help="with --pdb: stop in this module's forward; nonfinite: in the one that makes the first NaN or inf",
     )
+    parser.add_argument("--rank", type=int, default=0, metavar="R", help="with --pdb: the rank to debug (0)")
     return parser
 
 
@@ -68,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "trace": not args.pdb,
                 "debug": args.pdb,
                 "at": args.at,
+                "rank": args.rank,
                 "save": args.save,
                 "anomaly": args.anomaly,
             }

@@ -8,6 +8,7 @@ import functools
 import importlib
 import keyword
 import os
+import re
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, spec_from_file_location
@@ -120,6 +121,15 @@ def import_file(file: str) -> ModuleType:
 def spell_folder(folder: str) -> str:
     """Spell a folder as the name of a module of `by_path`."""
     return "".join(chr(b) if chr(b).isalnum() and b < 128 else f"_{b:02x}" for b in os.fsencode(folder))
+
+
+def without_folder(name: str) -> str:
+    """Return a dotted name as an import from the project has it, where it is one of a module named by its folder."""
+    if not is_by_path(name):
+        return name
+    head, dot, rest = name.removeprefix(f"{__package__}.by_path.").partition(".")
+    package = re.sub("_([0-9a-f]{2})", lambda found: chr(int(found[1], 16)), head.rpartition("_2f")[2])
+    return package + dot + rest
 
 
 def find_below(name: str, root: str) -> ModuleSpec | None:

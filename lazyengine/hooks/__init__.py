@@ -4,6 +4,7 @@ from .checkpoint_hook import CheckpointHook
 from .early_stopping_hook import EarlyStoppingHook
 from .ema_hook import EMAHook
 from .empty_cache_hook import EmptyCacheHook
+from .fingerprint_hook import FINGERPRINTS, FingerprintHook
 from .hook import HOOK_POINTS, Hook, Priority, get_priority
 from .iter_timer_hook import IterTimerHook
 from .logger_hook import LoggerHook
@@ -31,12 +32,14 @@ def default_hooks() -> dict[str, Hook]:
 
 
 __all__ = [
+    "FINGERPRINTS",
     "HOOK_POINTS",
     "CheckpointHook",
     "DistSamplerSeedHook",
     "EMAHook",
     "EarlyStoppingHook",
     "EmptyCacheHook",
+    "FingerprintHook",
     "Hook",
     "HookSchedule",
     "IterTimerHook",

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..config.finding import without_folder
+
 _MAX_ITEMS = 256  # of a list or of records, evenly spread
 _MAX_BYTES = 4_000_000  # of one array, evenly spread
 _MAX_BLOCKS = 64
@@ -43,7 +45,7 @@ def changed_data(former: Mapping[str, Any], present: Mapping[str, Any]) -> list[
     """Return what differs between the fingerprints of two starts, by name of the loader, as lines."""
     lines = []
     for name in [name for name in former if name in present]:
-        old, new = former[name], present[name]
+        old, new = ({**each, "class": without_folder(str(each.get("class")))} for each in (former[name], present[name]))
         for key, word in (("class", "the class of the data"), ("length", "the number of samples")):
             if old.get(key) != new.get(key):
                 lines.append(f"{name}: {word} was {old.get(key)} and is {new.get(key)}")

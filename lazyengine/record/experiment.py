@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..config.finding import without_folder
 from ..nesting import iter_leaves
 
 _PLACES = ("runner.work_dir", "runner.experiment_name", "runner.resume", "runner.launcher", "runner.device")
@@ -124,7 +125,8 @@ def _change(path: str, was: Any, now: Any, overruled: str = "") -> dict[str, Any
 def _flatten(value: Any, path: str, found: dict[str, str]) -> None:
     """Walk over the JSON form of a config, see `lazyengine.config.saving.to_json`."""
     if isinstance(value, dict) and ("$call" in value or "$partial" in value):
-        found[f"{path}._target_"] = str(value.get("$call", value.get("$partial"))).replace(":", ".")
+        target = str(value.get("$call", value.get("$partial"))).replace(":", ".")
+        found[f"{path}._target_"] = without_folder(target)
         value = {**value.get("$with", {}), **({"*": value["$args"]} if "$args" in value else {})}
     if isinstance(value, dict) and list(value) == ["$tuple"]:
         value = value["$tuple"]

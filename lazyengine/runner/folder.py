@@ -20,7 +20,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -94,6 +94,7 @@ class RunFolder:
         timestamp: Name of this start's folder; empty before `begin`.
         run_id: The run that this start belongs to; empty in an evaluation.
         start: The number of this start in the folder, from 1; orders starts without a clock.
+        on_request: Called in another thread with what somebody asks the training for, see `Preemption.ask`.
     """
 
     def __init__(self, path: str) -> None:
@@ -101,6 +102,7 @@ class RunFolder:
         self.timestamp = ""
         self.run_id = ""
         self.start = 0
+        self.on_request: Callable[[str], object] = lambda word: None
         self._lock: FolderLock | None = None
         self._is_settled = False
 
@@ -140,7 +142,7 @@ class RunFolder:
         Raises:
             FolderBusyError: When another training is at work in it.
         """
-        self._lock = FolderLock(self.path)
+        self._lock = FolderLock(self.path, self.on_request)
         former = self._lock.acquire()
         try:
             self._finish_move()

@@ -8,12 +8,17 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import UsageRuntimeError
 from ..fileio import atomic_write
 
 NAME = "lock.json"
+REQUEST = "request"
+"""A file beside it, in which somebody asks the owner for something by a word."""
+LOOK_S = 1.0
+"""Seconds between two looks for a request."""
 BEAT_S = 10.0
 """Seconds between two changes of the counter that says that the owner lives."""
 SILENT_S = 60.0
@@ -35,9 +40,11 @@ class FolderLock:
 
     Args:
         folder: The run folder.
+        on_request: Called in the thread that keeps the lock, with the word of a request.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, on_request: Callable[[str], object] = lambda word: None) -> None:
+        self._on_request = on_request
         self.path = os.path.join(folder, NAME)
         self._own = {"host": socket.gethostname(), "pid": os.getpid(), "started": started_at(os.getpid())}
         self._ended = threading.Event()
@@ -67,6 +74,7 @@ class FolderLock:
                     with contextlib.suppress(OSError):
                         os.link(stale, self.path)
                 os.remove(stale)
+        self._take_request()  # what the run before was asked for
         self._thread = threading.Thread(target=self._beat, name="run-folder-lock", daemon=True)
         self._thread.start()
         return former
@@ -128,7 +136,13 @@ class FolderLock:
         )
 
     def _beat(self) -> None:
-        while not self._ended.wait(BEAT_S):
+        last = time.monotonic()
+        while not self._ended.wait(min(LOOK_S, BEAT_S)):
+            if (word := self._take_request()) is not None:
+                self._on_request(word)
+            if time.monotonic() - last < BEAT_S:
+                continue
+            last = time.monotonic()
             owner = read_lock(self.path)
             if owner is None or not self._is_own(owner):
                 return
@@ -136,6 +150,15 @@ class FolderLock:
             renewing = atomic_write(self.path, "w", ready=self.check, encoding="utf-8")
             with contextlib.suppress(OSError, FolderBusyError), renewing as file:
                 json.dump({**self._own, "count": self._count}, file)
+
+    def _take_request(self) -> str | None:
+        path = os.path.join(os.path.dirname(self.path), REQUEST)
+        with contextlib.suppress(OSError):
+            with open(path, encoding="utf-8", errors="replace") as file:
+                word = file.read(100).strip()
+            os.remove(path)
+            return word
+        return None
 
 
 def read_lock(path: str) -> dict[str, Any] | None:

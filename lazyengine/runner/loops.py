@@ -40,6 +40,7 @@ from ..optim import NonFiniteError
 from .batch import note_batch
 from .position import Position
 from .sharing import check_global_batch_size, check_sampler_is_distributed, global_batch_size, synchronize_buffers
+from .triage import note_nonfinite
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -154,8 +155,7 @@ class BaseTrainLoop:
             where = f"training iteration {position.iter} (epoch {position.epoch}, batch {batch_idx})"
             note_batch(error, where, data_batch)
             if isinstance(error, NonFiniteError):
-                iteration = position.iter if error.iteration is None else error.iteration
-                error.add_note(f"lazyengine replay {runner.work_dir} --iter {iteration} --pdb --at nonfinite")
+                note_nonfinite(error, runner, data_batch)
             dist.note_lost_rank(error, "train_step")
             raise
         position.advance(self._samples_per_batch)

@@ -23,6 +23,8 @@ ASK_S = 0.05
 """Seconds between two questions to the other ranks, about, and at least two optimizer steps."""
 ECHO_S = 0.5
 """Seconds in which a further signal is the same one: Slurm signals torchrun and its ranks; torchrun passes it on."""
+REQUESTS = {"save": 1, "validate": 2}
+"""What a run can be asked for besides stopping."""
 INTERRUPT_ECHO_S = 5.0
 """Seconds in which SIGTERM after SIGINT is the same request: torchrun ends its ranks so when Ctrl-C reached it too."""
 
@@ -57,6 +59,7 @@ class Preemption:
         number: The signal that all ranks have agreed on, 0 before.
         has_begun: Whether an iteration has been trained; before, Ctrl-C stops at once.
         says: What Ctrl-C prints.
+        asked: What all ranks have agreed on to do at this boundary, see `ask`; the sum of values of `REQUESTS`.
         stop_at_s: When to stop without a signal, by `now`; infinite where nobody asked for that.
     """
 
@@ -70,7 +73,7 @@ class Preemption:
     def _forget(self) -> None:
         self.is_requested = self.has_begun = False
         self.reason = ""
-        self.number = self._number = 0
+        self.number = self._number = self.asked = self._asked = 0
         self._arrived_s = 0.0
         self._num_left = self._interval = 2  # boundaries until the answer is looked at
         self._asked_s = time.perf_counter()
@@ -95,6 +98,13 @@ class Preemption:
         """Whether what the ranks have agreed on is Ctrl-C."""
         return self.number == signal.SIGINT
 
+    def ask(self, word: str) -> None:
+        """Note what somebody asks this rank for, from any thread: ``"stop"``, or a word of `REQUESTS`."""
+        if word == "stop" and not self.is_requested:
+            self._note(signal.SIGTERM)
+            self.reason = "asked to stop"
+        self._asked |= REQUESTS.get(word, 0)
+
     def is_agreed(self) -> bool:
         """Return whether the whole job stops at this boundary.
 
@@ -108,6 +118,8 @@ class Preemption:
             self.reason = "the time of stop_after has passed"
         if self._num_ranks == 1:
             self.number = self._number
+            if self._asked:
+                self.asked, self._asked = self._asked, 0
             return self.is_requested
         self._num_left -= 1
         if self._num_left == 1:
@@ -115,10 +127,11 @@ class Preemption:
             step_us = int((asked_s - self._asked_s) / self._interval * 1e6)
             self._asked_s = asked_s
             signalled = self._number * self._num_ranks + dist.get_rank() if self._number else 0
-            self._answer = start_max([signalled, step_us])
+            self._answer = start_max([signalled, step_us, self._asked])
+            self._asked = 0
         if self._num_left or self._answer is None:
             return False
-        signalled, step_us = self._answer()
+        signalled, step_us, self.asked = self._answer()
         self._interval = self._num_left = max(2, int(ASK_S * 1e6 / max(step_us, 1)))
         self.number, rank = divmod(signalled, self._num_ranks)
         if self.number:

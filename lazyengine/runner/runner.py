@@ -196,6 +196,7 @@ class Runner:
         self._is_ready_to_train = False
         self._state = RunState(self)
         self._preemption = Preemption()
+        self.folder.on_request = self._preemption.ask
         if stop_after is not None:
             self._preemption.stop_at_s = preemption.now() + seconds_of(stop_after)
 
@@ -713,13 +714,33 @@ class Runner:
         self._state.generators[name] = generator
 
     def stop_if_asked(self) -> None:
-        """Stop where a signal asked for it and the run can be saved: save and exit, or interrupt. Collective."""
+        """Do what somebody asked for where the run can be saved: save, validate, save and exit, or interrupt.
+
+        Collective: every rank must call.
+        """
         preemption = self._preemption
-        if not (self.optim_wrapper.can_be_saved and preemption.is_agreed()):
+        if not self.optim_wrapper.can_be_saved:
+            return
+        is_stopped = preemption.is_agreed()
+        if preemption.asked:
+            self._do_as_asked()
+        if not is_stopped:
             return
         if preemption.is_interrupt and not self.interrupt_saves:
             raise KeyboardInterrupt("training stands between two iterations; train() goes on from there")
         self._state.stop(preemption.reason, 128 + preemption.number if preemption.is_interrupt else 143)
+
+    def _do_as_asked(self) -> None:
+        asked, self._preemption.asked = self._preemption.asked, 0
+        if asked & preemption.REQUESTS["save"]:
+            path = self.save_checkpoint(f"asked_iter_{self.num_iters_completed}.pth")
+            self.logger.info("asked to save: %s", path)
+        if asked & preemption.REQUESTS["validate"]:
+            if not self.has("val_loop"):
+                self.logger.warning("asked to validate, and this run has no val_loop")
+            elif not self.train_loop.position.val_due:  # else the validation is due, or at work
+                self.logger.info("asked to validate")
+                self.val()
 
     # ------------------------------------------------------------------ inside
     @contextlib.contextmanager

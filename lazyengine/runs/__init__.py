@@ -8,7 +8,7 @@ from .comparing import Comparison, compare_runs
 from .forking import fork, prepare_fork, split_name
 from .lineage import Start, read_starts
 from .loading import Loaded, load
-from .reading import Run, choose_keys, read_run, read_runs
+from .reading import Run, choose_keys, from_branch_point, read_run, read_runs
 from .replaying import Replay, replay, replay_range
 from .rerunning import Rerun, rerun
 from .watching import Status, find_runs, status_of, stop
@@ -20,6 +20,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "read_runs",
     "read_starts",
     "choose_keys",
+    "from_branch_point",
     "Comparison",
     "compare_runs",
     "Loaded",

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
+from ..errors import UsageValueError
+from ..hooks import FINGERPRINTS
 from ..text import listed
 from .comparing import compare_runs
 from .reading import Run, read_run
 from .replaying import Replay, origin_iter, replay_range
 from .rerunning import chain_of, code_differences, end_of, folders_of
+from .steps import OptimizerStep, accumulation_of, as_steps, distances_of, first_difference_above
 from .verifying import MEASURED, checkpoints_of, hash_of_state, is_same
 
 ORDER = (
@@ -30,12 +35,14 @@ class Bisection:
     """Where two runs part.
 
     Attributes:
-        iteration: The first iteration, counted from 0, in which something differs; None where nothing does.
+        iteration: The first iteration, counted from 0, in which something differs; None where nothing does. Of runs
+            that are laid out otherwise, it is the number of the optimizer step.
         kind: What differs first, one of `ORDER`.
         name: Which of them, with the rank where there are several.
         interval: The iterations that records and checkpoints left to be made again, from and before.
         num_replays: How often a part of each of the runs was made again.
         differences: What differs in their configs, code and environments.
+        tolerance: The relative difference from which on one counted; None where every bit did.
     """
 
     iteration: int | None
@@ -44,6 +51,7 @@ class Bisection:
     interval: tuple[int, int] = (0, 0)
     num_replays: int = 0
     differences: list[str] = field(default_factory=list)
+    tolerance: float | None = None
 
     @property
     def is_equal(self) -> bool:
@@ -52,9 +60,12 @@ class Bisection:
 
     def as_text(self) -> str:
         """Return it as lines."""
-        lines = ["equal"] if self.is_equal else [f"iteration {self.iteration}: {self.kind}: {self.name}"]
-        how = f"{self.num_replays} replays of each" if self.num_replays else "by records and checkpoints alone"
-        lines.append(f"looked at iterations {self.interval[0]} to {self.interval[1] - 1}, {how}")
+        unit = "iteration" if self.tolerance is None else "optimizer step"
+        lines = ["equal"] if self.is_equal else [f"{unit} {self.iteration}: {self.kind}: {self.name}"]
+        how = f"{self.num_replays} replays of each" if self.num_replays else "by what was recorded alone"
+        lines.append(f"looked at {unit}s {self.interval[0]} to {self.interval[1] - 1}, {how}")
+        if self.tolerance is not None:
+            lines.append(f"relative differences up to {self.tolerance:.1e} are that of another order of summation")
         return "\n".join([*lines, *self.differences])
 
 
@@ -62,23 +73,42 @@ def bisect(
     first: str | os.PathLike[str],
     second: str | os.PathLike[str],
     *,
+    tolerance: float | None = None,
     report: Callable[[str], object] = lambda line: None,
 ) -> Bisection:
     """Return the first iteration in which two runs differ, and the first thing in it.
 
+    Runs with other numbers of ranks or of accumulated batches add up in another order. Of these, optimizer steps are
+    compared, and a difference counts that is above a tolerance, and ten times what the weights differed by before the
+    step.
+
     Args:
         first: A run folder.
-        second: Another one. It may have other code, another config, another number of workers.
+        second: Another one. It may have other code, another config, another number of workers or ranks.
+        tolerance: The relative difference from which on one counts. None: every bit does or, where the runs are laid
+            out otherwise, ten times the difference that the samples of a batch in reverse order make.
         report: Called with a line about what is being done.
 
     Raises:
+        ValueError: The tolerance is not positive.
         RuntimeError: An interval of one of them cannot be made again; says what is missing.
     """
+    if tolerance is not None and not tolerance > 0:
+        raise UsageValueError(f"tolerance={tolerance}: expected a relative difference above 0, such as 1e-5.")
     runs = (read_run(first), read_run(second))
+    found = Bisection(None, differences=_differences(runs), tolerance=tolerance)
+    if tolerance is not None or _layout(runs[0]) != _layout(runs[1]):
+        _compare_steps(runs, found, report)
+    else:
+        _compare_iterations(runs, found, report)
+    return found
+
+
+def _compare_iterations(runs: tuple[Run, Run], found: Bisection, report: Callable[[str], object]) -> None:
     begin, end, is_known = _interval(runs)
-    found = Bisection(None, interval=(begin, end), differences=_differences(runs))
+    found.interval = (begin, end)
     if is_known or begin >= end:
-        return found
+        return
 
     def make(iterations: Sequence[int], is_traced: bool) -> list[tuple[Replay, Replay]]:
         found.num_replays += 1
@@ -88,14 +118,48 @@ def bisect(
     pairs = make(range(begin, end), is_short)
     parted = next((one.iteration for one, other in pairs if first_difference(one, other) is not None), None)
     if parted is None:
-        return found
+        return
     found.iteration, found.kind, found.name = parted, "it differs", "but not when it was made again"
     closer = pairs if is_short else make(range(max(begin, parted - 1), parted + 1), True)
     for one, other in closer:
         if (difference := first_difference(one, other)) is not None:
             found.iteration, (found.kind, found.name) = one.iteration, difference
             break
-    return found
+
+
+def _layout(run: Run) -> tuple[int, int]:
+    return int(chain_of(run)[-1].env().get("world_size", 1)), accumulation_of(run)
+
+
+def _compare_steps(runs: tuple[Run, Run], found: Bisection, report: Callable[[str], object]) -> None:
+    counts = [accumulation_of(run) for run in runs]
+    begin = max(-(-origin_iter(chain_of(run)[0]) // count) for run, count in zip(runs, counts))
+    end = min(_last_of(run) // count for run, count in zip(runs, counts))
+    found.interval = (begin, end)
+    if begin >= end:
+        return
+
+    def make(begin: int, end: int, is_traced: bool) -> list[tuple[OptimizerStep, OptimizerStep]]:
+        found.num_replays += 1
+        both = []
+        for run, count in zip(runs, counts):
+            iterations = range(begin * count, end * count)
+            both.append(
+                as_steps(replay_range(run.path, iterations, sketch=True, trace=is_traced, report=report), count)
+            )
+        return list(zip(*both))
+
+    pairs = make(begin, end, False)
+    tolerance = found.tolerance or 10 * max(each.order_noise for each in pairs[0])
+    found.tolerance, former = tolerance, 0.0
+    for one, other in pairs:
+        if first_difference_above(one, other, tolerance, former) is not None:
+            ((one, other),) = make(one.number, one.number + 1, True)
+            found.iteration, (found.kind, found.name) = one.number, ("it differs", "in all its parts together")
+            if (difference := first_difference_above(one, other, tolerance, former)) is not None:
+                found.kind, found.name = difference
+            return
+        former = max(distances_of(one, other, "update").values(), default=0.0)
 
 
 def first_difference(one: Replay, other: Replay) -> tuple[str, str] | None:
@@ -130,11 +194,42 @@ def _interval(runs: tuple[Run, Run]) -> tuple[int, int, bool]:
             high = middle
     begin = common[low - 1] if low else max(origin_iter(chain_of(run)[0]) for run in runs)
     ends = [common[low]] if low < len(common) else []
-    differing = [step for step in _differing_steps(runs) if step > begin]
-    if ends or differing:
-        return begin, min([*ends, *differing]), False
+    ends += [step for step in _differing_steps(runs) if step > begin]
+    equal, differing = _by_fingerprints(runs)
+    begin = max(begin, equal)
+    ends += [step for step in differing if step > begin]
+    if ends:
+        return begin, min(ends), False
     last = min(map(_last_of, runs))
     return begin, last, begin >= last
+
+
+def _by_fingerprints(runs: tuple[Run, Run]) -> tuple[int, list[int]]:
+    """Return how many iterations are equal by what a `FingerprintHook` recorded, and before which one they part."""
+    mine, theirs = map(_fingerprints, runs)
+    equal = 0
+    for key in sorted(mine.keys() & theirs.keys()):
+        iteration = key[0]
+        same = [mine[key][name] == theirs[key][name] for name in ("weights", "batch", "update")]
+        if not all(same):
+            is_before = not same[0]
+            return (equal if is_before else max(equal, iteration)), [iteration if is_before else iteration + 1]
+        equal = iteration + 1
+    return equal, []
+
+
+def _fingerprints(run: Run) -> dict[tuple[int, int], dict[str, Any]]:
+    """Return what a `FingerprintHook` recorded, by iteration and rank; what a later start did again is the later's."""
+    found: dict[tuple[int, int], dict[str, Any]] = {}
+    for start in chain_of(run):
+        found = {key: value for key, value in found.items() if key[0] < origin_iter(start)}
+        for path in start.folder.glob(f"{FINGERPRINTS}_rank*.jsonl"):
+            rank = int(path.stem.rpartition("rank")[2])
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # the last one may be cut
+                    entry = json.loads(line)
+                    found[entry["iter"], rank] = entry
+    return found
 
 
 def _last_of(run: Run) -> int:

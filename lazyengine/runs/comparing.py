@@ -27,6 +27,7 @@ class Comparison:
         last: The same of the last values.
         iterations: The last step.
         has_config: Whether a config was saved.
+        forked_from: Folder and iteration of what a fork began as; empty for a run from its begin.
     """
 
     runs: list[str]
@@ -35,6 +36,7 @@ class Comparison:
     last: dict[str, list[tuple[int, float] | None]]
     iterations: list[int]
     has_config: list[bool]
+    forked_from: list[str]
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -42,7 +44,13 @@ class Comparison:
             name: {key: [p and {"step": p[0], "value": p[1]} for p in row] for key, row in rows.items()}
             for name, rows in (("best", self.best), ("last", self.last))
         }
-        return {"runs": self.runs, "config": self.config, **points, "iterations": self.iterations}
+        return {
+            "runs": self.runs,
+            "config": self.config,
+            **points,
+            "iterations": self.iterations,
+            "forked_from": self.forked_from,
+        }
 
     def as_text(self) -> str:
         """Return the table: a column for each run, a row for each difference and each value."""
@@ -50,6 +58,8 @@ class Comparison:
         rows += [[f"  {path}", *self._cells(path, values)] for path, values in self.config.items()]
         if not self.config:
             rows[2] = ["config: no difference" if any(self.has_config) else "config: none was saved"]
+        if any(self.forked_from):
+            rows += [[], ["forked from", *(place or "-" for place in self.forked_from)]]
         rows += [[], ["metrics"]]
         for key in self.last:
             for word, points in (("best", self.best[key]), ("last", self.last[key])):
@@ -85,6 +95,7 @@ def compare_runs(runs: Sequence[Run], keys: Sequence[str]) -> Comparison:
         last={key: [_point(run, key, -1) for run in runs] for key in keys},
         iterations=[max((steps[-1] for steps, _ in run.curves.values()), default=0) for run in runs],
         has_config=[bool(run.config) for run in runs],
+        forked_from=[f"{run.branch[0].name} @ {run.branch[1]}" if run.branch else "" for run in runs],
     )
 
 

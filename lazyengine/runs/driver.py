@@ -42,7 +42,10 @@ def main() -> None:
         spec = read_spec(args.samples)
         look_up(runner, spec["iterations"], args.resume, spec["folder"])
     elif args.probe is not None:
-        train_and_look(runner, Probe(**read_spec(args.probe)))
+        probe = Probe(**read_spec(args.probe))
+        if probe.debug:
+            runner.dist_timeout_s = 7 * 86400.0  # the other ranks wait for who debugs
+        train_and_look(runner, probe)
     else:
         runner.train()
 

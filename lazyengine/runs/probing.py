@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import bdb
 import contextlib
 import os
 import pdb
 import random
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -19,16 +21,22 @@ from torch.utils.data import ConcatDataset, Subset
 from .. import dist
 from ..checkpoint import read_checkpoint
 from ..errors import UsageValueError
+from ..model import evaluating
+from ..model.finite import FiniteWatch, NotFinite, all_finite
 from ..nesting import iter_leaves, map_leaves
 from ..plain import NotPlainError, to_plain
 from ..runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, loops
 from ..runner.batch import describe_batch
+from ..runner.triage import gradients_of
 from ..text import did_you_mean, listed
+from .steps import sketch
 from .verifying import hash_of
 
 NOT_FINITE = "nonfinite"
 """In the place of a module's name: the first one that makes something that is not finite of what is."""
 _SHOWN_SAMPLES = 10_000
+_MOST_NOISE = 1e-2
+"""What is greater comes from a loss that depends on the order of the samples."""
 
 
 @dataclass
@@ -43,7 +51,10 @@ class Probe:
         keep: Keep the batch, the outputs and the gradients themselves.
         anomaly: Switch torch's anomaly detection on.
         debug: Stop in the debugger before the step.
+        sketch: Have sketches of values (see `steps.sketch`) instead of hashes, of each thing with `trace`, else of all
+            together; and the gradients that the optimizer gets.
         at: A module, in whose forward the debugger stops instead.
+        rank: The rank that the debugger is for; the others wait for it.
     """
 
     iterations: Sequence[int]
@@ -53,12 +64,17 @@ class Probe:
     keep: bool = False
     anomaly: bool = False
     debug: bool = False
+    sketch: bool = False
     at: str | None = None
+    rank: int = 0
     captures: list[dict[str, Any]] = field(default_factory=list)
     _runner: Any = None
 
     def install(self) -> None:
         """Let the train loops of this process, which does nothing else, be looked at."""
+        if self.debug:
+            torch.compiler.set_stance("force_eager")
+            signal.signal(signal.SIGINT, _interrupt)  # Ctrl-C belongs to the debugger, not to the run
         for loop in (EpochBasedTrainLoop, IterBasedTrainLoop):
             loop.run_iter = self._looking(loop.run_iter)
         step = loops.train_step
@@ -82,30 +98,41 @@ class Probe:
         if capture.get("iter") != self._runner.num_iters_completed:
             return train_step(model, data, wrapper, **kwargs)
         capture.update(shapes=describe_batch(data), batch_hash=hash_of(data), lr=_numbers(wrapper.get_lr()))
-        entries: list[tuple[str, str, str]] = [
-            ("batch", *each) for each in _hashes(dict(iter_leaves(data)), self.trace)
-        ]
-        entries += self._state(model, wrapper)
+        entries: list[tuple[str, str, Any]] = []
+        if self.sketch:
+            capture["order_noise"] = 0.0 if len(self.captures) > 1 else order_noise(self._runner, data)
+            entries += self._sketches("parameters", model.named_parameters())
+            entries += self._sketches("buffers", model.named_buffers())
+        else:
+            entries += [("batch", *each) for each in _hashes(dict(iter_leaves(data)), self.trace)]
+            entries += self._state(model, wrapper)
         kept: dict[str, Any] = {"batch": map_leaves(_copied, data), "outputs": {}, "gradients": {}} if self.keep else {}
         steps = _steps(wrapper)
         with contextlib.ExitStack() as stack:
-            if self.trace or self.keep:
+            if self.sketch:
+                stack.enter_context(self._sketching(model, wrapper, entries))
+            elif self.trace or self.keep:
                 stack.enter_context(self._watching(model, entries, kept))
             if self.anomaly:
                 stack.enter_context(torch.autograd.detect_anomaly())
-            debugged = stack.enter_context(self._debugging(model)) if self.debug else None
+            is_debugged = self.debug and dist.get_rank() == self.rank
+            debugged = stack.enter_context(self._debugging(model)) if is_debugged else None
             try:
                 if debugged is not None and self.at is None:
                     print(f"before the step of iteration {capture['iter']}: model, data, optim_wrapper are at hand")
                     outputs = debugged.runcall(train_step, model, data, wrapper, **kwargs)
                 else:
                     outputs = train_step(model, data, wrapper, **kwargs)
+            except bdb.BdbQuit:
+                self._quit()
             except Exception as error:
                 capture.update(error=f"{type(error).__name__}: {error}", trace=entries, kept=_as_plain(kept))
                 raise
         values = _numbers(dict(outputs or {}))
         entries += [("loss", name, repr(value)) for name, value in values.items()]
-        if self.trace:
+        if self.sketch:
+            entries += self._sketches("update", model.named_parameters())
+        elif self.trace:
             entries += [("update", name, hash_of(value)) for name, value in model.named_parameters()]
         entries += [("random streams", *each) for each in _hashes(_streams(), True)]
         norms = [key for key in self._runner.message_hub.log_scalars if key.endswith("grad_norm")]
@@ -116,6 +143,31 @@ class Probe:
         if self.keep:
             capture["kept"] = _as_plain(kept)
         return outputs
+
+    def _quit(self) -> NoReturn:
+        """End the process as the user of the debugger asked."""
+        self.captures[-1]["quit"] = True
+        if dist.is_distributed():  # the others, which wait for this rank, find its connections closed
+            self.write()
+            os._exit(0)
+        raise SystemExit(0)
+
+    def _sketches(self, kind: str, named: Any) -> list[tuple[str, str, Any]]:
+        return [(kind, *each) for each in sketch(named, self.trace)]
+
+    @contextlib.contextmanager
+    def _sketching(self, model: nn.Module, wrapper: Any, entries: list[Any]) -> Iterator[None]:
+        """Note the gradients that optimizers step with."""
+
+        def note(*_: Any) -> None:
+            entries.extend(self._sketches("gradient", [(name, each.grad) for name, each in model.named_parameters()]))
+
+        handles = [each.optimizer.register_step_pre_hook(note) for each in wrapper.named().values()]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _state(self, model: nn.Module, wrapper: Any) -> list[tuple[str, str, str]]:
         states = {
@@ -138,7 +190,7 @@ class Probe:
             entries.append(("output", name or "the model", hash_of(output)))
             if kept:
                 kept["outputs"][name or "the model"] = map_leaves(_copied, output)
-            if not all(_is_finite(leaf) for _, leaf in iter_leaves(output)):
+            if not all_finite(output):
                 entries.append(("not finite", f"the output of {name or 'the model'}", ""))
 
         def arrived(name: str, gradient: torch.Tensor | None) -> None:
@@ -146,7 +198,7 @@ class Probe:
                 entries.append(("gradient", name, hash_of(gradient)))
                 if kept:
                     kept["gradients"][name] = _copied(gradient)
-                if not _is_finite(gradient):
+                if not all_finite(gradient):
                     entries.append(("not finite", f"the gradient of {name}", ""))
 
         for name, module in model.named_modules():
@@ -165,32 +217,27 @@ class Probe:
     def _debugging(self, model: nn.Module) -> Iterator[pdb.Pdb]:
         """Yield a debugger, which a module enters where one was named."""
         debugger, modules = pdb.Pdb(nosigint=True), dict(model.named_modules())
-        handles: list[Any] = []
-        if self.at == NOT_FINITE:
-
-            def stop(module: nn.Module, inputs: Any, output: Any) -> None:
-                was_finite = all(_is_finite(leaf) for _, leaf in iter_leaves(inputs))
-                if was_finite and not all(_is_finite(leaf) for _, leaf in iter_leaves(output)):
-                    name = next(name for name, each in modules.items() if each is module)
-                    print(f"not finite: the output of {name or 'the model'}; module, inputs, output are at hand")
-                    debugger.set_trace(sys._getframe())
-
-            handles = [module.register_forward_hook(stop) for module in modules.values()]
-        elif self.at is not None:
-            if self.at not in modules:
-                names = [name for name in modules if name]
-                hint = did_you_mean(self.at, names) or f" There are: {listed(names, 30)}."
-                raise UsageValueError(f"the model has no module {self.at!r}.{hint}")
-            module = modules[self.at]
-            forward = module.forward
-            module.forward = lambda *args, **kwargs: debugger.runcall(forward, *args, **kwargs)
-        try:
+        if self.at is None:
             yield debugger
-        finally:
-            for handle in handles:
-                handle.remove()
-            if self.at in modules:
-                modules[self.at].__dict__.pop("forward", None)
+        elif self.at == NOT_FINITE:
+            with FiniteWatch(model, lambda found: _stop_at(debugger, found)) as watch:
+                yield debugger
+            if watch.found is None:
+                print("nothing that a module makes, and no gradient, is other than finite in this iteration")
+        elif self.at in modules:
+            module, calls = modules[self.at], []
+            forward = module.forward
+            module.forward = lambda *args, **kwargs: calls.append(1) or debugger.runcall(forward, *args, **kwargs)
+            try:
+                yield debugger
+            finally:
+                module.__dict__.pop("forward", None)
+            if not calls:
+                print(f"the forward of {self.at} is not called in this iteration")
+        else:
+            names = [name for name in modules if name]
+            hint = did_you_mean(self.at, names) or f" There are: {listed(names, 30)}."
+            raise UsageValueError(f"the model has no module {self.at!r}.{hint}")
 
     def write(self) -> None:
         """Write what was found, with the samples of the batches."""
@@ -198,6 +245,39 @@ class Probe:
             samples = samples_of(self._runner.train_loop.dataloader, capture["epoch"], capture["batch"])
             capture["samples"] = samples
         torch.save(self.captures, os.path.join(self.folder, f"probe_{dist.get_rank()}.pt"))
+
+
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _stop_at(debugger: pdb.Pdb, found: NotFinite) -> None:
+    """Enter the debugger with the module, its inputs and what is not finite."""
+    name, module, _, inputs, values = found
+    print(f"not finite: {found.as_text()}; name, module, inputs, values are at hand", flush=True)
+    del found
+    debugger.set_trace(sys._getframe())
+    _ = name, module, inputs, values  # the debugger stands here
+
+
+def order_noise(runner: Runner, batch: Any) -> float:
+    """Return the largest relative difference of a parameter's gradient when the samples come in reverse order.
+
+    Dropout is off and BatchNorm uses its statistics meanwhile. It is at least the precision of the parameters, which
+    is also returned where the loss depends on the order of the samples.
+    """
+    epsilon = max(torch.finfo(each.dtype).eps for each in runner.model.parameters() if each.is_floating_point())
+    sizes = [len(leaf) for _, leaf in iter_leaves(batch) if isinstance(leaf, torch.Tensor) and leaf.dim()]
+    if len(set(sizes)) != 1:
+        return epsilon
+    turned = map_leaves(lambda leaf: leaf.flip(0) if isinstance(leaf, torch.Tensor) and leaf.dim() else leaf, batch)
+    with evaluating(runner.model):
+        one, other = gradients_of(runner, batch), gradients_of(runner, turned)
+    found = [
+        float((one[name] - other[name]).norm() / one[name].norm().clamp(min=1e-30)) for name in one if name in other
+    ]
+    noise = max(found, default=0.0)
+    return max(epsilon, noise) if noise < _MOST_NOISE else epsilon
 
 
 # ------------------------------------------------------------------------------------------------------------- samples
@@ -293,11 +373,6 @@ def _steps(wrapper: Any) -> list[int]:
 
 def _copied(leaf: Any) -> Any:
     return leaf.detach().cpu().clone() if isinstance(leaf, torch.Tensor) else leaf
-
-
-def _is_finite(leaf: Any) -> bool:
-    is_number = isinstance(leaf, torch.Tensor) and (leaf.is_floating_point() or leaf.is_complex())
-    return not is_number or bool(torch.isfinite(leaf).all())
 
 
 def _as_plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -48,6 +49,39 @@ class Run:
             if change.get("effect") != "refused":
                 found.setdefault(change["path"], []).append(change)
         return found
+
+    @property
+    def branch(self) -> tuple[Path, int] | None:
+        """The folder of the run that this one was forked from, and the iteration; None where it is no fork.
+
+        The folder may not be there any more.
+        """
+        first = next((start for start in self.starts if start.kind == "train"), None)
+        if first is None or first.origin is None or not first.is_fork:
+            return None
+        checkpoint = Path(first.env().get("cwd", ""), first.origin["path"])
+        folder = next((each for each in checkpoint.parents if (each / RUN_FILE).is_file()), checkpoint.parent)
+        return folder, first.origin["iter"]
+
+
+def from_branch_point(run: Run) -> Run:
+    """Return a fork with curves that begin with the last point that its parent had at the branch; others as they are.
+
+    Curves that only the parent has are left out, and so are parents that cannot be read.
+    """
+    if run.branch is None:
+        return run
+    folder, iteration = run.branch
+    try:
+        parent = from_branch_point(read_run(folder))
+    except (UsageFileNotFoundError, ValueError):
+        return run
+    curves = dict(run.curves)
+    for key in run.curves.keys() & parent.curves.keys():
+        before = [point for point in zip(*parent.curves[key]) if point[0] <= iteration]
+        for step, value in before[-1:]:
+            curves[key] = ([step, *run.curves[key][0]], [value, *run.curves[key][1]])
+    return dataclasses.replace(run, curves=curves)
 
 
 def read_run(folder: str | os.PathLike[str]) -> Run:

@@ -117,6 +117,7 @@ def replay(
     anomaly: bool = False,
     debug: bool = False,
     at: str | None = None,
+    rank: int = 0,
     report: Callable[[str], object] = lambda line: None,
 ) -> Replay:
     """Make one iteration of a run again, with its code and config, and compare it with what the run recorded.
@@ -132,13 +133,14 @@ def replay(
         debug: Whether to stop in the debugger before its step.
         at: A module, in whose forward the debugger stops instead; ``"nonfinite"`` for the first that makes something
             that is not finite.
+        rank: The rank that the debugger is for; the others wait for it.
         report: Called with a line about what is being done.
 
     Raises:
         ValueError: The run has no such iteration.
         RuntimeError: Something is missing, or the iteration is not reached again; says what.
     """
-    options = {"trace": trace, "anomaly": anomaly, "debug": debug or at is not None, "at": at}
+    options = {"trace": trace, "anomaly": anomaly, "debug": debug or at is not None, "at": at, "rank": rank}
     (found,) = replay_range(folder, [iteration], keep=save is not None, report=report, **options)
     if save is not None:
         kept = [rank.pop("kept", {}) for rank in found.ranks]
@@ -162,7 +164,8 @@ def replay_range(
         iterations: Their numbers, counted from 0.
         only_samples: Whether to find out the samples alone, without a model.
         report: Called with a line about what is being done.
-        **options: Of `probing.Probe`: ``trace``, ``keep``, ``anomaly``, ``debug``, ``at``.
+        **options: Of `probing.Probe`: ``trace``, ``keep``, ``anomaly``, ``debug``, ``at``,
+            ``rank``, ``sketch``.
 
     Raises:
         ValueError: The run has no such iteration.
@@ -185,14 +188,14 @@ def _replay_in_one_start(
 ) -> list[Replay]:
     window = _window_of(run)
     steps = {iteration: _recorded_at(run, iteration, window) for iteration in wanted}
-    stops = options.get("debug") or options.get("anomaly") or only_samples
+    stops = only_samples or any(map(options.get, ("debug", "anomaly", "sketch")))
     until = max([wanted[-1] + 1, *(0 if stops or step is None else step for step in steps.values())])
     path, reaching = reach(run, wanted[0], to, report)
     step = reaching[-1]
     spec = to / "probe.json"
     spec.write_text(json.dumps({**options, "iterations": wanted, "until": until, "folder": str(to)}))
     if only_samples:
-        failure = step.make(None, "--samples", str(spec))
+        failure = step.make(None, "--samples", str(spec), is_light=True)
     else:
         begin = _iter_of(path)
         report(f"iterations {begin} to {until - 1}, from {path or 'the begin of the run'}")
@@ -202,8 +205,8 @@ def _replay_in_one_start(
         for capture in torch.load(file, weights_only=True):
             captures.setdefault(capture["iter"], []).append(capture)
     missing = [iteration for iteration in wanted if iteration not in captures]
-    has_failed_there = any("error" in capture for capture in captures.get(wanted[-1], ()))
-    if missing or (failure is not None and not has_failed_there):
+    has_ended_there = any("error" in capture or "quit" in capture for capture in captures.get(wanted[-1], ()))
+    if missing or (failure is not None and not has_ended_there):
         why = failure or "training ended before it"
         raise UsageRuntimeError(f"{run.path}: iteration {listed(missing or wanted)} was not reached again: {why}")
     made = _records_of(to)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import runpy
+import signal
 import subprocess
 import sys
+import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +33,7 @@ _ENGINE_ROOT = Path(__file__).resolve().parents[2]
 _OF_THIS_PROCESS = ("PYTHONPATH", "LD_PRELOAD", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "CUDA_VISIBLE_DEVICES")
 _OF_A_RANK = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
 _MAX_TAIL = 12
+_DRIVER = "lazyengine.runs.driver"
 
 
 @dataclass
@@ -315,13 +321,15 @@ class Step:
             lines.append(f"processor: was {capability}, is {now['cpu']['capability']}")
         return lines
 
-    def make(self, end: int | None, *options: str, is_interactive: bool = False) -> str | None:
+    def make(self, end: int | None, *options: str, is_interactive: bool = False, is_light: bool = False) -> str | None:
         """Make the start again, up to an iteration, and return why it failed, or None.
 
         Args:
             end: The iteration; None for its end.
             *options: Further options of the driver.
             is_interactive: Whether the process has this one's terminal, instead of a log.
+            is_light: Whether nothing is computed whose bits matter, so that a fork of this process, which has imported
+                torch already, does as well.
         """
         self._lay_out()
         config = self.tree / f"start_{self.start.number}_config.py"
@@ -338,28 +346,28 @@ class Step:
         if end is not None:
             args += ["--stop", str(end)]
         args += [f"{path}=None" for path in _out_dirs(self.run)]  # into the new run folder, not over the old files
-        command = [sys.executable, "-P", "-m", "lazyengine.runs.driver", *args]
-        if (ranks := self.env.get("world_size", 1)) > 1:
-            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-            command = [*launcher, "--no-python", *command]
         cwd = self.env.get("cwd", "")
+        cwd = cwd if os.path.isdir(cwd) else str(self.tree)
         log = self.to / f"start_{self.start.number}.log"
-        with open(log, "wb") as out:
-            streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": subprocess.STDOUT}
-            done = subprocess.run(
-                command,
-                cwd=cwd if os.path.isdir(cwd) else self.tree,
-                env=self._environment(),
-                **({} if is_interactive else streams),
-                check=False,
-            )
-        if done.returncode == 0:
+        ranks = self.env.get("world_size", 1)
+        if is_light and ranks == 1 and self._may_fork():
+            code = _run_in_fork(args, cwd, self._environment(), log)
+        else:
+            code = _run(args, ranks, cwd, self._environment(), None if is_interactive else log)
+        if code == 0:
             return None
-        tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_MAX_TAIL:]
+        tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_MAX_TAIL:] if log.exists() else []
         not_kept = [name for name in self.about_code.get("not_contained", {}) if not (self.tree / name).exists()]
         hint = f"\n  not kept with the code: {listed(not_kept)}" if not_kept else ""
         shown = "\n    ".join(tail)
-        return f"start {self.start.number} failed with code {done.returncode}; {log} ends with\n    {shown}{hint}"
+        return f"start {self.start.number} failed with code {code}; {log} ends with\n    {shown}{hint}"
+
+    def _may_fork(self) -> bool:
+        """Return whether a fork of this process is as good as a new one: no threads, and none of the run's modules."""
+        kept = {self.code.where(name) for name in self.code.files if self.code.tops and not name.startswith("__")}
+        imported = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+        is_plain = hasattr(os, "fork") and threading.active_count() == 1 and not torch.cuda.is_initialized()
+        return is_plain and not kept & imported
 
     def _checkpoint(self) -> str | None:
         """Return the checkpoint to go on from: of the new folder, or of another run."""
@@ -417,6 +425,61 @@ class Step:
         threads = {"OMP_NUM_THREADS": str(self.env["num_threads"])} if "num_threads" in self.env else {}
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(_OF_A_RANK)}
         return {**inherited, **threads, **recorded, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+
+
+def _run(args: Sequence[str], ranks: int, cwd: str, env: dict[str, str], log: Path | None) -> int:
+    """Run the driver in new processes, with a log or with this one's terminal; return the exit code."""
+    command = [sys.executable, "-P", "-m", _DRIVER, *args]
+    if ranks > 1:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+        command = [*launcher, "--no-python", *command]
+    if log is None:
+        with _ignoring_interrupt():
+            return subprocess.run(command, cwd=cwd, env=env, check=False).returncode
+    with open(log, "wb") as out:
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": subprocess.STDOUT}
+        return subprocess.run(command, cwd=cwd, env=env, **streams, check=False).returncode
+
+
+def _run_in_fork(args: Sequence[str], cwd: str, env: dict[str, str], log: Path) -> int:
+    """Run the driver in a fork of this process; return the exit code."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if pid := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code: Any = 1
+    try:
+        out = os.open(log, os.O_WRONLY | os.O_CREAT, 0o666)
+        for descriptor, target in ((os.open(os.devnull, os.O_RDONLY), 0), (out, 1), (out, 2)):
+            os.dup2(descriptor, target)
+        os.environ.clear()
+        os.environ.update(env)
+        os.chdir(cwd)
+        sys.path[:0] = env["PYTHONPATH"].split(os.pathsep)
+        sys.argv[1:] = args
+        runpy.run_module(_DRIVER, run_name="__main__")
+        code = 0
+    except SystemExit as error:
+        code = error.code or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
+
+
+@contextlib.contextmanager
+def _ignoring_interrupt() -> Iterator[None]:
+    """Leave Ctrl-C to a process that has this one's terminal."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 def _holds_code(folder: str) -> bool:

@@ -11,14 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageFileNotFoundError, UsageRuntimeError
+from ..errors import UsageFileNotFoundError, UsageRuntimeError, UsageValueError
+from ..fileio import atomic_write
 from ..record import RUN_FILE
+from ..text import listed
 from .reading import PLACE, Run, read_run
 from .verifying import MEASURED
 
 _PROGRESS = re.compile(r"((?:Epoch|Iter)\(train\)[^a-z]*\])")
 _ETA = re.compile(r"eta: ((?:\d+ days?, )?[\d:]+)")
 _TAIL_BYTES = 20_000
+ASKED = ("stop", "save", "validate")
+"""What a run can be asked for."""
 
 
 @dataclass(frozen=True)
@@ -128,20 +132,35 @@ def owner_of(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
         return None
 
 
-def stop(folder: str | os.PathLike[str]) -> int:
-    """Ask the run in a folder to save and stop after its iteration, as SIGTERM does; return its process.
+def stop(folder: str | os.PathLike[str], request: str = "stop") -> int:
+    """Ask the run in a folder for something at its next step; return its process.
+
+    On this host the run is asked to stop by SIGTERM; all else is a file in the folder that the run looks for every
+    second, also on another host.
+
+    Args:
+        folder: The run folder.
+        request: ``"stop"``: save and stop, as SIGTERM does. ``"save"``: save a checkpoint ``asked_iter_<N>.pth``, which
+            nothing deletes, and go on. ``"validate"``: validate, and go on to the bit as if it had not been.
 
     Raises:
+        ValueError: It is another request.
         FileNotFoundError: There is no such folder.
-        RuntimeError: Nothing trains there, or on another host.
+        RuntimeError: Nothing trains there.
     """
+    if request not in ASKED:
+        raise UsageValueError(f"a run cannot be asked to {request!r}: expected {listed(ASKED)}.")
     if not Path(folder).is_dir():
         raise UsageFileNotFoundError(f"{os.fspath(folder)} is no folder; lazyengine ps lists the runs.")
     owner = owner_of(folder)
     if owner is None:
         raise UsageRuntimeError(f"nothing trains in {os.fspath(folder)}; lazyengine ps lists what does.")
     pid = int(owner["pid"])
-    if owner["host"] != socket.gethostname():
-        raise UsageRuntimeError(f"{os.fspath(folder)} is trained on {owner['host']}: there, kill -TERM {pid} asks it.")
-    os.kill(pid, signal.SIGTERM)
+    if request == "stop" and owner["host"] == socket.gethostname():
+        os.kill(pid, signal.SIGTERM)
+    else:
+        from ..runner.lock import REQUEST
+
+        with atomic_write(os.path.join(folder, REQUEST), "w", encoding="utf-8") as file:
+            file.write(request)
     return pid

@@ -10,6 +10,7 @@ import pytest
 from lazyengine.cli import bisect as command
 from lazyengine.runs import bisect
 
+from . import logbook
 from .toy import make_project
 from .training import start
 
@@ -28,6 +29,9 @@ HOOK = """
                     bits = runner.model.net[3].weight.view(torch.int32)
                     bits[0, 2] ^= 1
 """
+
+
+Way = Callable[[Path], list[str]]
 
 
 def edited(name: str, old: str, new: str) -> Callable[[Path], list[str]]:
@@ -51,6 +55,184 @@ def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bisect")
     start(make_project(folder / "home"), folder / "run", KEPT)
     return folder / "run"
+
+
+# ------------------------------------------------------------------------------------------- thirty differences
+AT = """
+def at():
+    from lazyengine.logging import MessageHub
+    return MessageHub.get_current_instance().get_info("iter")
+"""
+CHANGES = """
+    import torch
+    from lazyengine.hooks import Hook
+
+    class Change(Hook):
+        def __init__(self, at, name, is_after=False):
+            self.at, self.name, self.is_after = at, name, is_after
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if self.name == "dropout" and runner.iter >= self.at:
+                runner.model.net[2].p = 0.25
+            elif runner.iter == self.at and not self.is_after and self.name != "dropout":
+                self.flip(runner)
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if runner.iter == self.at and self.is_after:
+                self.flip(runner)
+
+        @torch.no_grad()
+        def flip(self, runner):
+            bits = runner.model.state_dict()[self.name].view(torch.int32).view(-1)
+            bits[-1] ^= 1
+"""
+
+
+def changed(at: int, name: str, is_after: bool = False) -> Way:
+    def edit(package: Path) -> list[str]:
+        (package / "flip.py").write_text("\n".join(line[4:] for line in CHANGES.splitlines()))
+        text = (package / "config.py").read_text().replace("from .data", "from .flip import Change\nfrom .data")
+        hook = f"change=L(Change)(at={at}, name={name!r}, is_after={is_after}),\n        timer=L("
+        (package / "config.py").write_text(text.replace("timer=L(", hook))
+        return []
+
+    return edit
+
+
+def layer(new: str) -> Way:
+    def edit(package: Path) -> list[str]:
+        text = (package / "layers.py").read_text()
+        assert "return x * (1 + self.depth)" in text
+        (package / "layers.py").write_text(AT + text.replace("return x * (1 + self.depth)", new))
+        return []
+
+    return edit
+
+
+def item(new: str, *options: str) -> Way:
+    def edit(package: Path) -> list[str]:
+        text = (package / "data.py").read_text()
+        former = 'return {"x": self.x[index] + 0.1 * torch.randn(4), "y": self.x[index].sum()}'
+        assert former in text
+        head = "class Points(torch.utils.data.Dataset):"
+        told = "    epoch = 0\n\n    def set_epoch(self, epoch):\n        self.epoch = epoch\n"
+        text = text.replace(former, f"{new}\n        {former}").replace(head, f"{head}\n{told}")
+        (package / "data.py").write_text(text)
+        return list(options)
+
+    return edit
+
+
+def threads(package: Path) -> list[str]:
+    return ["--threads"]
+
+
+SLOPE = "torch.arange(200_000.0).mul(0.37).sin().sum()"
+GRADIENT = """y = x * (1 + self.depth)
+        if at() == 123 and y.requires_grad:
+            y.register_hook(lambda gradient: gradient * 1.000001)
+        return y"""
+STREAM = """if at() == 187 and self.training:
+            import torch
+            torch.rand(1)
+        return x * (1 + self.depth)"""
+DIFFERENCES: dict[str, tuple[Way, int | None, str, str]] = {
+    **{f"dropout from {at}": (changed(at, "dropout"), at, "output", "net.2") for at in (17, 60, 133, 200, 221)},
+    **{
+        f"a bit of {name} at {at}": (changed(at, name), at, kind, name)
+        for at, kind, name in (
+            (31, "parameters", "net.0.weight"),
+            (88, "parameters", "net.3.weight"),
+            (200, "parameters", "net.1.bias"),
+            (141, "buffers", "net.1.running_mean"),
+        )
+    },
+    "a bit behind 54": (changed(54, "net.3.weight", is_after=True), 55, "parameters", "net.3.weight"),
+    **{
+        f"a swapped sample in epoch {epoch}": (
+            item(f"index = {{3: 4, 4: 3}}.get(index, index) if self.epoch == {epoch} else index"),
+            None,
+            "batch",
+            "['x']",
+        )
+        for epoch in (0, 7, 21, 40)
+    },
+    **{
+        f"a worker from epoch {epoch}": (
+            item(
+                f"info = torch.utils.data.get_worker_info()\n        if info and info.id and self.epoch >= {epoch}:\n"
+                '            return {"x": self.x[index] + 0.2 * torch.randn(4), "y": self.x[index].sum()}',
+                "train_loop.dataloader.num_workers=2",
+            ),
+            None,
+            "batch",
+            "['x']",
+        )
+        for epoch in (0, 12, 30, 44)
+    },
+    **{
+        f"another order from {at}": (
+            layer(f"return x + x * self.depth * 1.0000002 if at() >= {at} else x * (1 + self.depth)"),
+            at,
+            "output",
+            "scale",
+        )
+        for at in (0, 99, 200)
+    },
+    "a changed line of the loss": (edited("net.py", ".square().mean()", ".abs().mean()"), 0, "output", "the model"),
+    "a changed line of the data": (edited("data.py", "0.1 * torch", "0.11 * torch"), 0, "batch", "['x']"),
+    "weight decay": (lambda package: ["optimizer.weight_decay=0.5"], 0, "state of the optimizer", "weight_decay"),
+    "seed": (lambda package: ["runner.seed=1"], 0, "batch", "['x']"),
+    "schedule": (lambda package: ["runner.param_schedulers[0].end=11"], 1, "state of the optimizer", "lr"),
+    "a gradient at 123": (layer(GRADIENT), 123, "gradient", "net.3."),
+    "a random number more at 187": (layer(STREAM), 187, "random streams", "torch"),
+    "threads, a sum": (threads, 0, "output", "scale"),
+    "threads, a mean": (threads, 0, "output", "scale"),
+}
+LONG = ("train_loop.max_epochs=45", "runner.val_loop=None", "runner.hooks.checkpoint.interval=3", KEPT)
+
+
+@pytest.fixture(scope="module")
+def long_runs(tmp_path_factory) -> Callable[[str], tuple[Path, Path]]:
+    """Return the run to compare with, and the log that the test keeps of it, by the code of its last layer."""
+    made: dict[str, tuple[Path, Path]] = {}
+
+    def make(code: str) -> tuple[Path, Path]:
+        if code not in made:
+            folder = tmp_path_factory.mktemp("long")
+            config = make_project(folder / "home")
+            if code:
+                layer(code)(folder / "home" / "toy")
+            (folder / "log").mkdir()
+            start(config, folder / "run", *LONG, program=logbook.PROGRAM, env={logbook.LOGBOOK: str(folder / "log")})
+            made[code] = folder / "run", folder / "log"
+        return made[code]
+
+    return make
+
+
+@pytest.mark.suite
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_thirty_injected_differences_are_found_to_the_iteration(name, long_runs, tmp_path):
+    way, iteration, kind, what = DIFFERENCES[name]
+    reduction = SLOPE if "sum" in name else SLOPE.replace("sum()", "mean()") if "mean" in name else ""
+    code = f"import torch; return x * (1 + 1e-3 * {reduction})" if reduction else ""
+    run, log = long_runs(code)
+    config = make_project(tmp_path / "home")
+    if code:
+        layer(code)(tmp_path / "home" / "toy")
+    options = way(tmp_path / "home" / "toy")
+    (tmp_path / "log").mkdir()
+    env = {logbook.LOGBOOK: str(tmp_path / "log")}
+    start(config, tmp_path / "other", *LONG, *options, program=logbook.PROGRAM, env=env)
+    if iteration is None:  # where the batches part by the log that the test kept of both
+        mine, theirs = logbook.read(log), logbook.read(tmp_path / "log")
+        iteration = min(key[0] for key in mine if mine[key]["hash"] != theirs[key]["hash"])
+    found = bisect(run, tmp_path / "other")
+    assert (found.iteration, found.kind) == (iteration, kind)
+    assert what in found.name
+    assert found.num_replays <= 2
 
 
 def other(folder: Path, way: Callable[[Path], list[str]]) -> Path:
@@ -91,3 +273,37 @@ def test_another_rate_is_found_in_the_state_before_the_step(run, tmp_path):
     found = bisect(run, other(tmp_path, lambda package: ["optimizer.weight_decay=0.5"]))
     assert (found.iteration, found.kind) == (0, "state of the optimizer")
     assert "weight_decay" in found.name
+
+
+def accumulated(package: Path) -> list[str]:
+    return ["train_loop.dataloader.batch_size=2", "+runner.optim_wrapper.accumulative_counts=2"]
+
+
+def without_norm(package: Path) -> None:
+    net = (package / "net.py").read_text()
+    (package / "net.py").write_text(net.replace("nn.BatchNorm1d(width), nn.Dropout(0.5)", "nn.Tanh(), nn.Tanh()"))
+    data = (package / "data.py").read_text()
+    (package / "data.py").write_text(data.replace(" + 0.1 * torch.randn(4)", ""))
+
+
+@pytest.fixture(scope="module")
+def plain_run(tmp_path_factory) -> Path:
+    """Without anything that depends on the size of a batch."""
+    folder = tmp_path_factory.mktemp("plain")
+    config = make_project(folder / "home")
+    without_norm(folder / "home" / "toy")
+    start(config, folder / "run", KEPT)
+    return folder / "run"
+
+
+def test_accumulated_batches_are_equal_but_for_the_order_of_summation(plain_run, tmp_path):
+    config = make_project(tmp_path / "home")
+    without_norm(tmp_path / "home" / "toy")
+    start(config, tmp_path / "same", KEPT, *accumulated(tmp_path))
+    found = bisect(plain_run, tmp_path / "same")
+    assert (found.tolerance or 0) > 1e-7
+    assert (found.kind, found.iteration, found.interval) == ("", None, (0, 15))
+    start(config, tmp_path / "other", KEPT, *accumulated(tmp_path), "runner.param_schedulers[0].end=10")
+    found = bisect(plain_run, tmp_path / "other")
+    assert (found.kind, found.iteration) == ("update", 1)
+    assert found.num_replays == 2

@@ -9,7 +9,7 @@ import pytest
 
 from lazyengine.checkpoint import summary_of
 from lazyengine.cli import fork as command
-from lazyengine.runs import fork, prepare_fork, read_run, split_name
+from lazyengine.runs import compare_runs, fork, from_branch_point, prepare_fork, read_run, split_name
 from lazyengine.runs.verifying import checkpoints_of, hash_of_state
 
 from .toy import make_project
@@ -35,13 +35,20 @@ def test_a_fork_in_the_middle_of_an_epoch_is_computed_once_and_ends_as_the_run_d
     summary, written = summary_of(path), Path(path).stat().st_mtime_ns
     assert (summary.iter, summary.run_id) == (7, read_run(run).starts[0].run_id)
     start(Path(f"{run}@7"), tmp_path / "new", program=_PROGRAM)
+    assert json.loads((tmp_path / "new" / "run.json").read_text())["starts"][0]["changes"] == []
     assert Path(path).stat().st_mtime_ns == written
     assert last_state(tmp_path / "new") == last_state(run)
     record = json.loads((tmp_path / "new" / "run.json").read_text())
     (only,) = record["starts"]
     assert only["run_id"] != summary.run_id
     assert (only["from"]["run_id"], only["from"]["iter"]) == (summary.run_id, 7)
-    assert [each["step"] for each in read_run(tmp_path / "new").records if each["mode"] == "train"] == [*range(8, 16)]
+    forked = read_run(tmp_path / "new")
+    assert [each["step"] for each in forked.records if each["mode"] == "train"] == [*range(8, 16)]
+    assert forked.branch == (run, 7)
+    steps, values = from_branch_point(forked).curves["train/loss"]
+    assert steps == [*range(7, 16)]
+    assert values == read_run(run).curves["train/loss"][1][6:]
+    assert compare_runs([read_run(run), forked], []).forked_from == ["", "run @ 7"]
 
 
 _PROGRAM = """\

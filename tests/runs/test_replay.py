@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 from lazyengine.cli import replay as command
 from lazyengine.runs import read_run, replay, replay_range
 from lazyengine.runs.replaying import nearest_checkpoint
+from lazyengine.runs.verifying import hash_of
 
 from ..record.project import write
 from . import logbook
@@ -99,20 +102,10 @@ def test_what_makes_no_sense_is_refused(run, args, message, capsys):
 
 
 def test_the_debugger_stands_before_the_step_or_in_a_module(run):
-    def ask(*args: str) -> str:
-        program = "import sys; from lazyengine.cli.replay import main; sys.exit(main(sys.argv[1:]))"
-        done = subprocess.run(
-            [sys.executable, "-c", program, str(run), "--iter", "6", "--pdb", *args],
-            input="p 'where', sorted(locals())\nc\n",
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-        return next(line for line in done.stdout.splitlines() if "'where'" in line)
-
-    assert "'optim_wrapper'" in ask()
-    assert "'input'" in ask("--at", "net.0")
+    command = f"lazyengine replay {run} --iter 6 --pdb"
+    assert "'optim_wrapper'" in debug(command, "p sorted(locals())", "c")
+    assert "'input'" in debug(f"{command} --at net.0", "p sorted(locals())", "q")
+    assert "nothing that a module makes, and no gradient, is other than finite" in debug(f"{command} --at nonfinite")
 
 
 def test_a_value_that_was_not_recorded_is_not_compared(tmp_path):
@@ -131,17 +124,65 @@ def test_two_ranks(tmp_path):
     assert found.ranks[0]["batch_hash"] != found.ranks[1]["batch_hash"]
 
 
-def test_a_run_that_stops_by_nan_says_how_to_look_at_it(tmp_path):
-    config = make_project(tmp_path / "home")
-    net = tmp_path / "home" / "toy" / "net.py"
-    net.write_text(net.read_text().replace("self.scale(self.net(x))", "self.scale(self.net(x) / (x.mean() > 0.55))"))
+def nan_project(folder: Path, body: str) -> Path:
+    """Return the config of a project whose model has another forward and, in `net.py`, what it calls."""
+    config = make_project(folder / "home")
+    net = folder / "home" / "toy" / "net.py"
+    net.write_text(net.read_text().replace("self.scale(self.net(x))", body))
+    return config
+
+
+def debug(command: str, *typed: str) -> str:
+    """Run a `lazyengine replay` command line with what somebody types in the debugger; return what is printed."""
+    program = "import sys; from lazyengine.cli.replay import main; sys.exit(main(sys.argv[1:]))"
+    words = shlex.split(command)
+    assert words[:2] == ["lazyengine", "replay"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words[2:]],
+        input="".join(f"{line}\n" for line in typed),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_a_run_that_stops_by_a_loss_that_is_not_finite_names_the_module_and_keeps_the_batch(tmp_path):
+    config = nan_project(tmp_path, "self.scale(self.net(x) / (x.mean() > 0.55))")
     done = start(config, tmp_path / "run", KEPT, code=1)
-    said = done.stderr.splitlines()[-1]
-    found = re.fullmatch(r"lazyengine replay (\S+) --iter (\d+) --pdb --at nonfinite", said)
-    assert found is not None, said
-    again = replay(found[1], int(found[2]), trace=True)
+    *_, kept, module, command = done.stderr.splitlines()
+    assert module.startswith("first not finite: its output in the model, Net; then the gradient of net.")
+    found = torch.load(kept.removeprefix("its batch is kept in "), weights_only=True)
+    again = replay(tmp_path / "run", found["iteration"], trace=True)
     assert "NonFiniteError" in (again.error or "")
+    assert (found["epoch"], found["batch"]) == (again.ranks[0]["epoch"], again.ranks[0]["batch"])
+    assert hash_of(found["data"]) == again.ranks[0]["batch_hash"]
     assert again.not_finite[0] == "the output of scale"
+    shown = debug(command, "p 'at hand', name, type(module).__name__, inputs[0].shape", "c")
+    assert "'at hand', '', 'Net'" in shown
+
+
+def test_a_gradient_that_is_not_finite_leads_to_its_module(tmp_path):
+    config = nan_project(tmp_path, "self.scale((self.net(x) * (x.mean() <= 0.55)).square().sqrt())")
+    done = start(config, tmp_path / "run", KEPT, code=1)
+    module, command = done.stderr.splitlines()[-2:]
+    assert module.startswith("first not finite: the gradient behind net in the model, Net; then the gradient of net.")
+    assert "'at hand', 'Net'" in debug(command, "p 'at hand', type(module).__name__", "q")
+
+
+def test_of_two_ranks_the_one_with_the_nan_is_debugged(tmp_path):
+    config = nan_project(tmp_path, "self.scale(self.net(x) / (x.mean() > 0.55))")
+    done = start(config, tmp_path / "run", KEPT, ranks=2, code=None)
+    command = next(line for line in done.stderr.splitlines() if "lazyengine replay" in line)
+    command = command[command.index("lazyengine") :]
+    rank = int(re.search(r"--rank (\d)", command)[1])  # pyright: ignore[reportOptionalSubscript]
+    assert f"on rank {rank} the loss is" in done.stderr
+    shown = debug(command, "import os", "p 'rank', os.environ['RANK']", "q")
+    assert shown.count("'rank', ") == 1
+    assert f"'rank', '{rank}'" in shown
 
 
 # ------------------------------------------------------------------ 300 iterations against a log of the test's own

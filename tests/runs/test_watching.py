@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lazyengine.checkpoint import summary_of
 from lazyengine.cli import ps
 from lazyengine.cli import stop as stop_command
 from lazyengine.runs import find_runs, status_of, stop
@@ -45,6 +46,9 @@ def test_a_run_is_seen_at_work_and_stopped(tmp_path, capsys):
         seen = status_of(tmp_path / "runs" / "long")
         assert seen.state == "running"
         assert f"process {process.pid} on " in seen.reason
+        for request, answer in (("save", "asked to save: "), ("validate", "Epoch(val)")):
+            assert stop_command.main([str(tmp_path / "runs" / "long"), request]) == 0
+            next(line for line in process.stdout if answer in line)
         assert stop_command.main([str(tmp_path / "runs" / "long")]) == 0
         process.communicate(timeout=100)
     finally:
@@ -53,6 +57,8 @@ def test_a_run_is_seen_at_work_and_stopped(tmp_path, capsys):
     (seen,) = find_runs(tmp_path / "runs")
     assert (seen.state, seen.reason) == ("stopped", "SystemExit: 143")
     assert seen.step > 0
+    (saved,) = (tmp_path / "runs" / "long").glob("asked_iter_*.pth")
+    assert summary_of(saved).iter == int(saved.stem.rpartition("_")[2])
     with pytest.raises(RuntimeError, match="nothing trains in "):
         stop(tmp_path / "runs" / "long")
     assert stop_command.main([str(tmp_path / "runs" / "long")]) == 2

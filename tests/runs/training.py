@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def start(
     code: int | None = 0,
     paths: str = "",
     program: str = PROGRAM,
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Start a run in a process of its own, and compare its exit code.
 
@@ -36,6 +38,7 @@ def start(
         code: The exit code that is expected; None for any.
         paths: Further folders on the import path.
         program: What calls `main`.
+        env: Further environment variables.
     """
     command = [sys.executable, "-c", textwrap.dedent(program)]
     if ranks > 1:
@@ -44,7 +47,7 @@ def start(
     done = subprocess.run(
         [*command, str(config), str(run), *args],
         cwd=cwd or config.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{paths}"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{paths}", **(env or {})},
         capture_output=True,
         text=True,
         timeout=280,
@@ -65,8 +68,13 @@ def main() -> None:
     parser.add_argument("--resume", nargs="?", const="auto")
     parser.add_argument("--kill", type=int, help="SIGKILL before this iteration")
     parser.add_argument("--stop", type=int, help="SIGTERM in this iteration")
+    parser.add_argument("--threads", action="store_true", help="let torch have two threads")
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_intermixed_args()
+    if args.threads:
+        import torch
+
+        torch.set_num_threads(2)
     for loop in (EpochBasedTrainLoop, IterBasedTrainLoop):
 
         def run_iter(self, runner, batch_idx, data_batch, original=loop.run_iter):
