@@ -57,6 +57,7 @@ def coerce(text: str, annotation: Any, old: Any = None) -> Any:
     return convert(annotation, value, written)
 
 
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(?P<colon>:)?(?(colon)[^\W\d])[\w.]*")
 
 
@@ -79,9 +80,24 @@ def _by_name(text: str, annotation: Any, old: Any) -> Any:
         if not is_open or text.partition(":")[0].partition(".")[0] in sys.modules:
             raise
         return None
-    if abc.Callable in kinds or isinstance(found, classes):
-        return found
-    return make_node(found, False) if callable(found) else None
+    with contextlib.suppress(TypeError):  # a protocol that cannot be asked at run time
+        if abc.Callable in kinds or isinstance(found, classes):
+            return convert(annotation, found, None)
+    return convert(annotation, make_node(found, False), None) if callable(found) else None
+
+
+def tells_type(value: Any) -> bool:
+    """Return whether a default says what type its parameter has: None does not, nor does an object that marks absence."""
+    return value is not None and type(value) is not object and not type(value).__name__.startswith("_")
+
+
+def annotation_of(value: Any) -> Any:
+    """Return the annotation of a place without one where a class, function or constant stands; else `Any`."""
+    if isinstance(value, type):
+        return type | None
+    if isinstance(value, _FUNCTIONS):
+        return abc.Callable | None  # type: ignore[operator]
+    return Any
 
 
 def _kinds(annotation: Any) -> list[Any]:
@@ -163,13 +179,15 @@ def convert(annotation: Any, value: Any, text: str | None) -> Any:
     arguments = typing.get_args(annotation)
     if cls in _UNIONS:
         return _union([_core(a) for a in arguments if not _is_lazy(a)], value, text)
+    first = arguments[0] if arguments else Any
     if not isinstance(value, _PLAIN):
+        if cls is type and isinstance(value, type) and isinstance(first, type) and not issubclass(value, first):
+            raise Mismatch(describe(annotation))
         return _unbuilt(cls, value)
     if cls is typing.Literal:
         return _one_of({repr(choice): choice for choice in arguments}, value, text)
     if issubclass(cls, enum.Enum):
         return _one_of(dict(cls.__members__), value, text)
-    first = arguments[0] if arguments and cls is not type else Any
     made: Any = pathlib.Path if cls is os.PathLike else cls
     if cls is os.PathLike or issubclass(cls, pathlib.PurePath):
         with contextlib.suppress(Mismatch):
@@ -191,7 +209,12 @@ def convert(annotation: Any, value: Any, text: str | None) -> Any:
         with contextlib.suppress(TypeError):  # an unhashable item
             if isinstance(value, list | tuple | set | frozenset):
                 return _SETS[cls](_item(first, item, i) for i, item in enumerate(value))
-    elif cls in _MAPPINGS or typing.is_typeddict(cls):
+    elif typing.is_typeddict(cls):
+        hints = typing.get_type_hints(cls)
+        if isinstance(value, dict) and value.keys() <= hints.keys():
+            return {key: _item(hints[key], item, key) for key, item in value.items()}
+        raise Mismatch(f"{cls.__name__} (a dict of {', '.join(hints)})")
+    elif cls in _MAPPINGS:
         if isinstance(value, dict):
             second = arguments[1] if len(arguments) == 2 else Any
             pairs = {
@@ -210,6 +233,8 @@ def convert(annotation: Any, value: Any, text: str | None) -> Any:
 def _item(annotation: Any, item: Any, key: Any) -> Any:
     value, text = (item.value, item.text) if type(item) is Word else (item, None)
     try:
+        if text is not None and annotation not in _ANY and (found := _by_name(text, _core(annotation), None)) is not None:
+            return found
         return convert(annotation, value, text)
     except Mismatch as error:
         error.place, error.got = f"[{key!r}]{error.place}", error.got or text or value
@@ -277,9 +302,10 @@ def _like(value: Any, text: str | None, old: Any) -> Any:
     as_before: list[Any] = [kind]
     if kind is int and type(value) is float:
         as_before.append(float)  # without an annotation, 1 may widen to 1.5
-    if kind in (list, tuple) and {type(item) for item in old} in ({float}, {str}):
-        item = type(old[0])
-        as_before.insert(0, list[item] if kind is list else tuple[item, ...])
+    if kind in (list, tuple) and len(kinds := {type(item) for item in old}) == 1 and kinds <= set(_SIMPLE[1:]):
+        item: Any = kinds.pop()
+        item = int | float | None if item is int else item | None
+        return convert(list[item] if kind is list else tuple[item, ...], value, text)
     for annotation in as_before:
         with contextlib.suppress(Mismatch):
             return convert(annotation, value, text)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from typing import Any
 
 from .errors import OverrideError
-from .graph import INTERPOLATION
+from .graph import INTERPOLATION, instead_of_interpolation
 
 MAX_DEPTH = 50  # brackets within brackets; keeps hostile input away from the interpreter's recursion limit
 
@@ -56,11 +57,11 @@ def parse_override(argument: str) -> tuple[str, list[str | int], str]:
     elif not rest.startswith("="):
         raise OverrideError(
             "an override has the form path=value, +path=value (add) or ~path (delete); no '=' follows the path: write "
-            f"{argument[:end]}=..."
+            f"{argument[:end].partition(':')[0]}=..."
         )
     value = rest[1:].strip()
     if "${" in value and (match := _INTERPOLATION.search(value)):
-        raise OverrideError(f"{match[1]} would be text: write the value, or ref({match[1][2:-1]!r}) in the file")
+        raise OverrideError(f"{match[1]} would be text: write the value; in the file, {instead_of_interpolation(match[1])}")
     return kind, path, value
 
 
@@ -97,13 +98,12 @@ def read_value(text: str) -> Any:
 
     Items of lists, tuples and dicts that are written without quotes are `Word`; `plain` makes values of them.
     """
-    first = text[:1]
-    if first not in _CLOSERS and not starts_quoted(text):
+    if text[:1] not in _CLOSERS and not starts_quoted(text):
         return set() if text == "set()" else _word(text)
     reader = _Reader(text)
     value, rest = reader.value(), text[reader.position :]
     if rest:
-        raise OverrideError(f"{rest!r} follows a whole value; put text that starts with {first!r} into quotes")
+        raise OverrideError(f"{rest!r} follows a whole value; if all of it is one text, write {text!r}")
     return value
 
 
@@ -191,12 +191,15 @@ class _Reader:
         if not match["prefix"] and not set(match["body"]) & set("\\\n\r\0"):
             return match["body"]  # also what Python's reader refuses: half of a surrogate pair
         try:
-            return ast.literal_eval(match[0])
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # Python is to refuse "\\d", too
+                return ast.literal_eval(match[0])
         except (SyntaxError, ValueError, UnicodeError) as error:
-            reason = getattr(error, "msg", None) or error
-            raw = match["quote"] + match["body"] + match["quote"]
+            reason = getattr(error, "msg", None) or str(error).partition(" on line")[0]
+            quote = match["quote"][0] * 3 if "\n" in match["body"] else match["quote"]
+            raw = f"{'b' * ('b' in match['prefix'].lower())}r{quote}{match['body']}{quote}"
             raise OverrideError(
-                f"{match[0]} is not a string literal: {reason}; write r{raw}, or leave the quotes out"
+                f"{match[0]} is not a string literal: {reason}; write {raw}, or leave the quotes out"
             ) from None
 
     def bracket(self, opening: str, depth: int) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import os
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +26,17 @@ ATOMIC = frozenset(  # types of values that hold nothing, for walks that look at
 _SEQUENCES = (list, tuple)
 _ENGINE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 INTERPOLATION = r"\$\{[\w.:/\[\]-]+\}"  # what other systems write for a ref
+
+
+def instead_of_interpolation(text: str) -> str:
+    """Return what is written here for the text `${...}` of other systems, for messages."""
+    path = text[2:-1]
+    if re.fullmatch(r"\w[\w.\[\]-]*", path):
+        return f"ref({path!r}) for the value at a path of the config"
+    return "Python for what is computed, such as os.environ['NAME']"
+
+
+ABSENT: Any = object()  # stands for a part that is not there
 # A source says what set a value: text for people ("cli:#3 optimizer.lr=1"), or a code object and an offset in it,
 # which cost nothing to keep and become "file.py:12" when somebody asks.
 Source = Any
@@ -59,6 +71,20 @@ def children(value: Any) -> list[tuple[Any, Any]] | None:
     if isinstance(value, dict):
         return list(value.items())
     return list(enumerate(value)) if isinstance(value, _SEQUENCES) else None
+
+
+def part_of(parent: Any, step: Any) -> tuple[Any, Any]:
+    """Return the real key for a step of a path into something, and the part, `ABSENT` where there is none."""
+    if isinstance(parent, Holder):
+        return step, parent.__arguments__.get(step, ABSENT)
+    if isinstance(parent, dict):
+        key = str(step) if step not in parent and str(step) in parent else step
+        return key, parent.get(key, ABSENT)
+    if isinstance(parent, _SEQUENCES):
+        fields = getattr(parent, "_fields", ())
+        key = fields.index(step) if step in fields else step
+        return key, parent[key] if isinstance(key, int) and -len(parent) <= key < len(parent) else ABSENT
+    return step, ABSENT
 
 
 def rebuild(value: Any, items: list[Any]) -> Any:
@@ -200,9 +226,6 @@ class SameAs(NamedTuple):
     """Stands for a node or config that was found at another path before, unlike its counterpart."""
 
     path: str
-
-
-ABSENT: Any = object()  # stands for a part that only the other side has
 
 
 def differences(a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .errors import ConfigError, MissingArgumentError, RefError, TargetError, strip_frames
-from .graph import ATOMIC, children, describe_source, find_path, join_path, rebuild
+from .graph import ATOMIC, children, describe_source, find_path, join_path, rebuild, walk
 from .node import Config, Node, NodeFactory, defined_at, not_called, resolve_target
 from .ref import REQUIRED, Lazy, Ref, lookup
 from .signature import Signature, check_name
@@ -66,7 +66,8 @@ class Build:
         if kind is Ref:
             return self._once(x, self._computed)
         if x is REQUIRED:
-            path = find_path(self._root, x) or "a value"
+            near = self._active[-1] if self._active else self._root
+            path = find_path(near, x, self.path_of(near)) or "a value"
             raise MissingArgumentError(f"{path}: REQUIRED stands here and was not set.")
         inner = children(x.__arguments__ if kind is Config else x)
         if inner is None:
@@ -141,7 +142,13 @@ class Build:
     def _computed(self, x: Ref) -> Any:
         root = self._config_of(x) or self._root
         values = [self.value(lookup(root, path, x)) for path in x.paths]
-        return values[0] if x.function is None else x.function(*values)
+        if x.function is None:
+            return values[0]
+        made = x.function(*values)
+        if not any(type(each) in (Node, Ref) for _, each in walk(made)):
+            return made
+        self._given.append({"": made})
+        return self.value(made)  # a function may choose a node
 
     def late_value(self, x: Any, depths: set[int]) -> Any:
         """Build an argument whose parameter asks for recipes, at the value itself or inside of its containers."""

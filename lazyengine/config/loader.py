@@ -165,7 +165,7 @@ class Load:
         if file in self.modules:
             return self.modules[file]
         if self._stack:
-            self.watch.note_changes(self._stack[-1])
+            self.watch.note_changes(self._stack[-1], self.modules)
         with open(file, "rb") as stream:
             source = stream.read()
         module = _ConfigModule(name or os.path.splitext(os.path.basename(file))[0])
@@ -196,7 +196,7 @@ class Load:
             vars(module).get(name, self) is not getattr(real, name, self) for real, name in taken if name[:2] != "__"
         ):
             traps.check_rebound(self, file)
-        self.watch.note_changes(file)
+        self.watch.note_changes(file, self.modules)
         if self._stack or file != self.file:
             self.watch.add(module)
         return module
@@ -375,9 +375,15 @@ def _explain(error: BaseException) -> None:
         ) from error
     if isinstance(error, NameError) and (hint := did_you_mean(error.name, frames[-1][0].f_globals)):
         error.add_note(hint.strip())
-    if isinstance(error, TypeError) and "_Required" in str(error):
-        error.add_note("REQUIRED has no value yet. Set one before, or compute with it later: ref(path, function).")
-    elif isinstance(error, TypeError) and not isinstance(error, ConfigError) and re.search(r"\bNode\b", str(error)):
+    if isinstance(error, ConfigError) or not isinstance(error, TypeError | AttributeError):
+        return
+    if re.search(r"_Required|\bRef\b", str(error)):
+        error.add_note("REQUIRED and ref have no value yet. Set one before, or compute with it later: ref(path, function).")
+    elif re.match(r"Lazy(Call|Partial)\(\)", str(error)):
+        error.add_note("A node takes two calls: the class alone in the first, L(Cls)(argument=value).")
+    elif "unhashable type: 'Node'" in str(error):
+        error.add_note("A node can be an item of a list or tuple, or a value of a dict.")
+    elif re.search(r"\bNode\b", str(error)):
         own = [i for i, (f, _) in enumerate(frames) if finding.is_project_file(f.f_code.co_filename)]
         called = [f.f_code.co_qualname.removesuffix(".__init__") for f, _ in frames[own[-1] + 1 :]] if own else []
         made = f"L({(called or ['function'])[0]})(...)"

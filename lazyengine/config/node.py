@@ -33,6 +33,16 @@ class _Editable(Holder):
             raise AttributeError(name)
         return target_of(self) if name == "_target_" and type(self) is Node else _read(self, name)
 
+    def __getitem__(self, name: str | int) -> Any:
+        """Read an argument by its name, an extra positional one (`*args`) by its index."""
+        return _read(self, name)
+
+    def __setitem__(self, name: str | int, value: Any) -> None:
+        set_argument(self, name, value, source=source_here(1))
+
+    def __delitem__(self, name: str | int) -> None:
+        delete_argument(self, name, source=source_here(1))
+
     def __contains__(self, name: object) -> bool:
         return name in self.__arguments__
 
@@ -55,16 +65,6 @@ class Node(_Editable):
     __where__: Source
     __partial__: bool  # whether it builds a `functools.partial`
     __owner__: Config | None
-
-    def __getitem__(self, index: int) -> Any:
-        """Read an extra positional argument (`*args`) by its index."""
-        return _read(self, index)
-
-    def __setitem__(self, index: int, value: Any) -> None:
-        set_argument(self, index, value, source=source_here(1))
-
-    def __delitem__(self, index: int) -> None:
-        delete_argument(self, index, source=source_here(1))
 
     def __dir__(self) -> list[str]:
         return sorted({str(name) for name in self.__arguments__} | self.__sig__.names)
@@ -128,7 +128,7 @@ class Config(_Editable):
 
 
 _NEW = object.__new__
-SET_SIG, SET_ARGUMENTS, _SET_WHERE, _SET_PARTIAL, SET_HISTORY, SET_OWNER = (  # past `__setattr__`, twice as fast
+SET_SIG, SET_ARGUMENTS, SET_WHERE, _SET_PARTIAL, SET_HISTORY, SET_OWNER = (  # past `__setattr__`, twice as fast
     getattr(Node, f"__{name}__").__set__ for name in ("sig", "arguments", "where", "partial", "history", "owner")
 )
 
@@ -137,7 +137,7 @@ def _fill(node: Node, sig: Any, arguments: Any, where: Any, partial: Any, histor
     """Give a node its checked parts."""
     SET_SIG(node, sig)
     SET_ARGUMENTS(node, arguments)
-    _SET_WHERE(node, where)
+    SET_WHERE(node, where)
     _SET_PARTIAL(node, partial)
     SET_HISTORY(node, history)
     SET_OWNER(node, owner)
@@ -213,6 +213,11 @@ class NodeFactory(functools.partial):  # type: ignore[type-arg]
     """What `LazyCall(target)` returns at run time: called with arguments, it makes a node."""
 
     where: Source
+
+    def __getattr__(self, name: str) -> Any:
+        if name[:2] == "__" or name == "where":
+            raise AttributeError(name)
+        raise not_called(self)
 
 
 def _factory(target: Any, partial: bool) -> NodeFactory:

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import copy
-import enum
 import functools
 import keyword
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..text import did_you_mean, listed
-from .coerce import Mismatch, coerce, is_given_by_name, item_annotation
+from .coerce import Mismatch, annotation_of, coerce, is_given_by_name, item_annotation, tells_type
 from .errors import ConfigError, ConfigWarning, OverrideError
 from .grammar import parse_override, parse_path
-from .graph import Holder, children, describe_source, is_equal, join_path, rebuild, swap, walk
-from .node import SET_HISTORY, SET_SIG, Config, Node, defined_at, delete_argument, set_argument, set_target
+from .graph import ABSENT, Holder, children, describe_source, is_equal, join_path, part_of, rebuild, swap, walk
+from .node import SET_HISTORY, SET_SIG, SET_WHERE, Config, Node, defined_at, delete_argument, set_argument, set_target
 from .ref import Ref
 from .signature import import_target
 
 Step = str | int
-_MISSING: Any = object()
-_TELLING = (bool, int, float, complex, str, list, tuple, set, frozenset, dict, enum.Enum, os.PathLike)
 _BUILT = ("runner", "supervision")  # the top-level nodes that a command builds
 _SHARED = (Node, list, dict)  # what is replaced wherever the config holds it
 
@@ -66,6 +62,7 @@ class _Batch:
         self.saved: dict[int, tuple[Any, ...]] = {}
         self.targets: list[tuple[Node, str, str]] = []
         self.plain: list[tuple[list[Step], Any, str]] = []  # paths through no node, the top-level value before, source
+        self.parts: list[tuple[tuple[Any, Any], str]] = []  # node or container and key that were changed, source
         self.unused: list[tuple[str, list[Step], str]] = []  # kind, path and source of what nothing has used so far
         self.used: dict[Any, Any] | None = None  # what the runner was made of, before the first change
 
@@ -90,38 +87,43 @@ class _Batch:
         trail: list[tuple[Any, Any]] = []  # every parent and the key taken from it
         for step in path[:-1]:
             key, child = _part(parent, step, path, len(trail))
-            if child is _MISSING:
+            if child is ABSENT:
                 raise OverrideError(_no_such(parent, step, path[: len(trail)], kind))
             trail.append((parent, key))
             parent = child
         last: Any = path[-1]
         if last == "_target_" and not isinstance(parent, dict):
-            self.note(kind, path, [*trail, (parent, last)], _MISSING)
+            self.note(kind, path, [*trail, (parent, last)], ABSENT)
             return self.swap_target(parent, kind, path, text)
         key, old = _part(parent, last, path, len(trail))
-        if old is _MISSING and not _may_add(parent, last, kind):
+        if old is ABSENT and not _may_add(parent, last, kind):
             raise OverrideError(_no_such(parent, last, path[:-1], kind) + self.elsewhere(path))
-        if kind == "+" and old is not _MISSING:
+        if kind == "+" and old is not ABSENT:
             state = "is set" if type(parent) is Node else "exists"
             raise OverrideError(f"{_shown(path)} {state} already: write it without '+' to change it.")
         trail.append((parent, key))
         self.note(kind, path, trail, old)
         if kind == "~":
             return self.delete(trail, path)
-        return self.store(trail, _value(text, path, trail, old))
+        value = _value(text, path, trail, old)
+        if type(value) is Node:
+            SET_WHERE(value, self.source)
+        return self.store(trail, value)
 
     def note(self, kind: str, path: list[Step], trail: list[tuple[Any, Any]], old: Any) -> None:
         """Remember what must be checked about a change when all are made."""
-        top = self.cfg.__arguments__.get(path[0], _MISSING)
-        is_plain = type(top) is not Node and top is not _MISSING
-        if is_plain and not any(type(parent) is Node for parent, _ in trail):
+        top = self.cfg.__arguments__.get(path[0], ABSENT)
+        is_plain = type(top) is not Node and top is not ABSENT
+        if any(type(parent) is Node for parent, _ in trail):
+            self.parts.append((trail[-1], self.source))
+        elif is_plain:
             is_held = isinstance(top, list | dict) and len(self.paths_of(lambda _, value: value is top)) > 1
             self.plain.append((path, is_held, self.source))
         is_loaded = self.cfg.__record__ is not None  # of a config made by hand nobody knows who reads it
         if is_loaded and type(self.cfg.__arguments__.get("runner")) is Node and path[0] not in _BUILT:
             self.used = self.used or used_by(self.cfg, "runner")
             is_everywhere = len(trail) == 1 and id(old) in self.used  # what is replaced wherever it is held
-            if not is_everywhere and not _is_used(trail[-1], self.used):
+            if not is_everywhere and ((kind != "~" and len(path) > 1) or not _is_used(trail[-1], self.used)):
                 self.unused.append((kind, path, self.source))
 
     def store(self, trail: list[tuple[Any, Any]], value: Any) -> None:
@@ -133,7 +135,7 @@ class _Batch:
         """
         *above, (parent, key) = trail
         if isinstance(parent, Holder):
-            old = parent.__arguments__.get(key, _MISSING)
+            old = parent.__arguments__.get(key, ABSENT)
             if type(parent) is Config and isinstance(old, _SHARED):
                 return self.replace_everywhere(old, value)
             self.save(parent)
@@ -225,8 +227,13 @@ class _Batch:
         read = _refs_in(self.cfg) if self.plain else []
         for path, is_held, source in self.plain:
             self.source = source
-            if not any(steps[: len(path)] == path[: len(steps)] for _, steps in read):
-                self.check_read(str(path[0]), is_held)
+            is_followed = any(steps[: len(path)] == path[: len(steps)] for _, steps in read)
+            self.check_read(str(path[0]), is_held, is_followed)
+        for (holder, key), source in self.parts if self.cfg.__record__ is not None else ():
+            from .reads import followers, reads_of_part
+
+            found, others = followers(self.cfg.__record__, self.cfg, reads_of_part(self.cfg.__record__, holder, key))
+            self.warn_of(source, found, others)
         used = used_by(self.cfg, "runner") if self.unused and "runner" in self.cfg else None  # None after `~runner`
         for kind, path, source in self.unused:
             self.source = source
@@ -234,8 +241,15 @@ class _Batch:
                 message = f"override {source.removeprefix('cli:')!r}: nothing that runner builds uses {_shown(path)}"
                 warnings.warn(ConfigWarning(message + self.instead_of(path)), stacklevel=4)
 
-    def check_read(self, name: str, is_held: bool) -> None:
-        """Refuse to set a top-level plain value from which Python has made others already.
+    def warn_of(self, source: str, found: list[tuple[str, str]], others: list[str]) -> None:
+        """Warn of what Python has made of a value that an override changes."""
+        if found or others:
+            old = listed([*(f"{path} ({place})" for path, place in found), *others], 5)
+            message = f"override {source.removeprefix('cli:')!r}: Python has read the old value already: {old} still follow it."
+            warnings.warn(ConfigWarning(message), stacklevel=5)
+
+    def check_read(self, name: str, is_held: bool, is_followed: bool) -> None:
+        """Refuse to set a top-level plain value from which Python has made others already; warn if refs follow it too.
 
         Args:
             name: Its name.
@@ -251,9 +265,11 @@ class _Batch:
 
             reads = reads_of(record, record.origins.get(name, record.file), name)
             found, others = followers(record, self.cfg, [each for each in reads if not is_held or each[1].is_part])
-        if found or others:
+        if is_followed:
+            self.warn_of(self.source, [each for each in found if each[1]], [])
+        elif found or others:
             where = ", ".join(list(dict.fromkeys([place for _, place in found if place] + others))[:3])
-            instead = f"Override {' '.join(f'{p}=...' for p, _ in found[:5])} instead" if found else "Change the file"
+            instead = f"Override {' '.join(dict.fromkeys(f'{p}=...' for p, _ in found[:5]))} instead" if found else "Change the file"
             raise OverrideError(
                 f"Python has read {name} already{where and f' at {where}'}, and no ref follows it: what was made of it "
                 f"would stay. {instead}, or write ref({name!r}) in the file."
@@ -286,11 +302,9 @@ def _refs_in(cfg: Config) -> list[tuple[Ref, list[Step]]]:
 def _end_of(root: Any, path: Sequence[Step]) -> tuple[Any, Any]:
     """Return the parent and the key of what stands at a path, as far as there is one."""
     parent = key = None
-    for depth, step in enumerate(path):
+    for step in path:
         parent = root
-        if children(parent) is None:
-            return None, None
-        key, root = _part(parent, step, path, depth)
+        key, root = part_of(parent, step)
     return parent, key
 
 
@@ -342,13 +356,17 @@ def _expected(trail: list[tuple[Any, Any]]) -> tuple[Any, Any]:
 
 
 def _value(text: str, path: list[Step], trail: list[tuple[Any, Any]], old: Any) -> Any:
-    """Read the value for the end of a trail; `old` is `_MISSING` if nothing stands there."""
+    """Read the value for the end of a trail; `old` is `ABSENT` if nothing stands there."""
     annotation, parameter = _expected(trail)
-    default = None if parameter is None else parameter.default
+    default = None if parameter is None or parameter.default is parameter.empty else parameter.default
     like = old
-    if old is _MISSING:  # what is not annotated is of its default's type
-        is_told = parameter is not None and parameter.annotation is parameter.empty and isinstance(default, _TELLING)
-        like = default if is_told else None
+    if old is ABSENT:  # what is not annotated is of its default's type; an item of what the others are
+        is_told = parameter is not None and parameter.annotation is parameter.empty
+        others = [child for _, child in children(trail[-1][0]) or ()] if isinstance(trail[-1][0], dict | list) else []
+        is_node = others and all(type(other) is Node for other in others)
+        like = others[0] if is_node else default if is_told and tells_type(default) else None
+    if annotation is Any:
+        annotation = annotation_of(like)
     try:
         return coerce(text, annotation, like)
     except (Mismatch, OverrideError) as error:
@@ -356,7 +374,7 @@ def _value(text: str, path: list[Step], trail: list[tuple[Any, Any]], old: Any) 
             return None  # `x: int = None`
         if isinstance(error, OverrideError):
             raise
-        now = "" if old is _MISSING else f" (now {_kind(old)})"
+        now = "" if old is ABSENT else f" (now {_kind(old)})"
         accepted = str(error).replace("{path}", _shown(path))
         accepted += ", as pkg.mod:Name" if is_given_by_name(annotation) and not getattr(error, "place", "") else ""
         place, got = getattr(error, "place", ""), getattr(error, "got", None)
@@ -364,15 +382,9 @@ def _value(text: str, path: list[Step], trail: list[tuple[Any, Any]], old: Any) 
 
 
 def _part(parent: Any, step: Step, path: Sequence[Step], depth: int) -> tuple[Any, Any]:
-    """Return the real key for a step into something that has parts, and the part, `_MISSING` when there is none."""
-    if isinstance(parent, Holder):
-        return step, parent.__arguments__.get(step, _MISSING)
-    if isinstance(parent, dict):
-        key = str(step) if step not in parent and str(step) in parent else step
-        return key, parent.get(key, _MISSING)
-    if isinstance(parent, list | tuple):
-        key = parent._fields.index(step) if step in getattr(parent, "_fields", ()) else step  # type: ignore[union-attr]
-        return key, parent[key] if isinstance(key, int) and -len(parent) <= key < len(parent) else _MISSING
+    """Return the real key for a step into something that has parts, and the part, `ABSENT` when there is none."""
+    if children(parent) is not None:
+        return part_of(parent, step)
     raise OverrideError(
         f"{_shown(path[:depth])} is {_kind(parent)}: {_shown(path)} would be inside it. Only nodes, "
         "lists, tuples and dicts have parts."
@@ -397,15 +409,22 @@ def _no_such(parent: Any, step: Step, path: Sequence[Step], kind: str) -> str:
     if type(parent) is Node:
         sig = parent.__sig__
         if step in sig.names:
-            return f"{whole} is not set ({sig.default_text(str(step), 60)}); it sets: {listed(names, 1000)}."
+            first = "" if kind == "~" else f" Write {whole}=... first, all of it."
+            return f"{whole} is not set ({sig.default_text(str(step), 60)}); it sets: {listed(names, 1000)}.{first}"
         names = list(dict.fromkeys([*sig.parameters, *names]))
         is_open = sig.has_var_keyword and isinstance(step, str)
         extra = f" Its target takes **kwargs: write +{whole}=... to add one." if is_open else ""
+    elif isinstance(step, str) and (inner := next((name for name in names if name.startswith(f"{step}.")), "")):
+        extra = f" A key with dots is written {_shown([*path, inner])}."
+    elif type(parent) is Config and "/" in str(step):
+        extra = " A path has dots, as in a.b.c."
     elif isinstance(parent, list | tuple):
         names = list(getattr(parent, "_fields", ()))
         extra = f" Positions go from 0 to {len(parent) - 1}." if len(parent) else " It is empty."
         if isinstance(parent, list):
             extra += f" Write +{_shown([*path, len(parent)])}=... to append (a value, or pkg.mod:Cls for a node)."
+        else:
+            extra += f" A tuple keeps its length: write {_shown(path)}=(...), all of it."
     accepted = f" It has: {listed(names, 1000)}." if names or not isinstance(parent, list | tuple) else ""
     where = f"{_shown(path)} is {_kind(parent)} and" if path else _kind(parent)
     extra = "" if kind == "~" else extra

@@ -14,7 +14,7 @@ from opcode import opmap as _OPERATIONS
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .graph import INTERPOLATION, display_path, join_path, reachable, span_of, walk
+from .graph import INTERPOLATION, children, display_path, join_path, reachable, span_of, walk
 from .node import Node
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+_NAMED = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.ExceptHandler | ast.MatchAs | ast.MatchStar
 _PASSED_ON = ast.keyword | ast.List | ast.Tuple | ast.Set | ast.Assign | ast.AnnAssign | ast.NamedExpr | ast.Return
 _LOADS = {_OPERATIONS.get(name) for name in ("LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS")}
 MODULE, COMPREHENSION, CLASS, FUNCTION = range(4)
@@ -35,6 +36,8 @@ class Read(NamedTuple):
     name: str
     attributes: tuple[str, ...]
     """What follows the name: `base.values.lr` is `base` with these two."""
+    parts: tuple[Any, ...]
+    """Names and constant keys of all that is taken out of it: `hooks["a"].width` is `hooks` with these two."""
     place: Place
     is_late: bool
     """Whether it stands in a function, which runs after the names are bound."""
@@ -76,7 +79,13 @@ class Text:
                 and re.fullmatch(INTERPOLATION, node.value)
             ):
                 self.interpolations.append((node.lineno, node.value))
-            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and level == MODULE:
+            elif level == MODULE and isinstance(node, _NAMED) and node.name:
+                self.stores.setdefault(node.name, []).append(_end(node))
+            elif (
+                isinstance(node, ast.Name)
+                and isinstance(node.ctx, ast.Store)
+                and level <= isinstance(parent, ast.NamedExpr) * COMPREHENSION
+            ):
                 around: Any = node
                 while isinstance(around, ast.Name | ast.Tuple | ast.List | ast.Starred):
                     around = self._parents[around]
@@ -89,7 +98,7 @@ class Text:
         for target in node.targets:
             both = (target, node.value)
             parts = [x.elts if isinstance(x, ast.Tuple | ast.List) else [x] for x in both]
-            for bound, value in zip(*parts):
+            for bound, value in zip(*parts) if len(parts[0]) == len(parts[1]) else ():
                 attributes: list[str] = []
                 while isinstance(value, ast.Attribute):
                     attributes.insert(0, value.attr)
@@ -109,15 +118,24 @@ class Text:
             is_part = node is parent.func
         else:
             is_part = not isinstance(parent, _PASSED_ON) or getattr(parent, "arg", "") is None
-        target, around = node, parent
+        target, around, parts = node, parent, list[Any](attributes)
         while isinstance(around, ast.Subscript | ast.Attribute) and around.value is target:
+            parts.append(around.attr if isinstance(around, ast.Attribute) else getattr(around.slice, "value", None))
             target, around = around, self._parents[around]
-        is_call = isinstance(around, ast.Call) and around.func is target  # `hooks.append(x)` on a line of its own
-        if isinstance(getattr(target, "ctx", None), ast.Load) and not (
-            target is not name and is_call and isinstance(self._parents[around], ast.Expr)
-        ):
-            place = (name.lineno, name.col_offset)
-            self.reads.append(Read(name.id, tuple(attributes), place, is_late, is_part, self._arguments(node)))
+        if isinstance(getattr(target, "ctx", None), ast.Load) and not self._makes_nothing(name, target, around):
+            place, arguments = (name.lineno, name.col_offset), self._arguments(node)
+            self.reads.append(Read(name.id, tuple(attributes), tuple(parts), place, is_late, is_part, arguments))
+
+    def _makes_nothing(self, name: ast.Name, target: Any, around: Any) -> bool:
+        """Return whether nothing is made of a read: it is checked or printed, changed in place or given its new value."""
+        statement = around
+        while not isinstance(statement, ast.stmt | None):
+            statement = self._parents[statement]
+        call = getattr(statement, "value", None) if isinstance(statement, ast.Expr) else None
+        if isinstance(call, ast.Call) and (target is call.func or getattr(call.func, "id", "") == "print"):
+            return True  # `hooks.append(x)` on a line of its own
+        after = statement.targets if isinstance(statement, ast.Assign) and target is not name else []
+        return isinstance(statement, ast.Assert) or any(ast.unparse(t) == ast.unparse(target) for t in after)
 
     def _arguments(self, node: Any) -> list[tuple[Span, Any]]:
         found: list[tuple[Span, Any]] = []
@@ -125,7 +143,9 @@ class Text:
             if isinstance(parent, ast.keyword):
                 node, parent = parent, self._parents[parent]
             if isinstance(parent, ast.Call) and node is not parent.func:
-                key = node.arg if isinstance(node, ast.keyword) else parent.args.index(node)
+                key: Any = node.arg if isinstance(node, ast.keyword) else parent.args.index(node)
+                if key is None or isinstance(node, ast.Starred):  # all arguments but those that are written
+                    key = [keyword.arg for keyword in parent.keywords if keyword.arg]
                 found.append(((parent.lineno, parent.col_offset, *_end(parent)), key))
             node = parent
         return found
@@ -222,6 +242,21 @@ def reads_of(load: Load, file: str, name: str) -> list[tuple[str, Read]]:
     return found
 
 
+def reads_of_part(load: Load, holder: Any, key: Any) -> list[tuple[str, Read]]:
+    """Return the reads that took an argument or an item out of a node or container, each with its file."""
+    found = []
+    for here, content in load.namespaces.items():
+        for read in load.text(here).reads:
+            value, parts = content.get(read.name), list(read.parts)
+            while parts and value is not holder:
+                inner = vars(value) if isinstance(value, ModuleType) else dict(children(value) or ())
+                value = inner.get(parts.pop(0))
+            is_read = parts[0] == key if parts else read.is_part and type(holder) is not Node
+            if value is holder and is_read:
+                found.append((here, read))
+    return found
+
+
 def _nodes_by_span(root: Any) -> dict[tuple[str, Span], list[tuple[str, Node]]]:
     nodes: dict[tuple[str, Span], list[tuple[str, Node]]] = {}
     for path, value in walk(root):
@@ -244,7 +279,8 @@ def followers(load: Load, root: Any, reads: list[tuple[str, Read]]) -> tuple[lis
         if span is None:
             others.append(place)
         for path, node in nodes.get((file, span), ()) if span else ():
-            name = key if isinstance(key, str) else (*node.__sig__.positional, *range(99))[key or 0]
-            if name in node.__arguments__ and not (node.__history__ or {}).get(name):
-                paths.append((join_path(path, name), place))
+            named = key if isinstance(key, str | list) else (*node.__sig__.positional, *range(99))[key or 0]
+            names = [name for name in node.__arguments__ if name not in key] if isinstance(key, list) else [named]
+            is_set = {name: (node.__history__ or {}).get(name) for name in node.__arguments__}
+            paths += [(join_path(path, name), place) for name in names if not is_set.get(name, name)]
     return paths, others

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..text import did_you_mean
 from .errors import ConfigError, RefError, UnsetError
-from .graph import Source, children, describe_source, is_equal, source_here
+from .graph import ABSENT, Source, children, describe_source, is_equal, part_of, source_here
 
 if TYPE_CHECKING:
     from .instantiate import Build
@@ -46,6 +47,19 @@ class Ref:
 
     def __init__(self, paths: tuple[str, ...], function: Callable[..., Any] | None, where: Source, owner: Any = None):
         self.paths, self.function, self.where, self.owner = paths, function, where, owner
+
+    def __bool__(self) -> bool:
+        raise self.not_known("has no truth value")
+
+    def __format__(self, form: str) -> str:
+        raise self.not_known("cannot be part of a text")
+
+    def not_known(self, what: str) -> RefError:
+        """Return the error of Python that wants the value while the config is written."""
+        return RefError(
+            f"{describe_source(source_here(2))}: {self!r} {what}: its value is known when the config is built. Compute "
+            "with it there: ref(path, function)."
+        )
 
     def __repr__(self) -> str:
         function = [getattr(self.function, "__qualname__", repr(self.function))] if self.function is not None else []
@@ -87,7 +101,21 @@ def ref(path: str, /, *more: Any) -> Any:
             f"{describe_source(where)}: ref takes a path as text, as in ref('optimizer.lr'), or paths and then a "
             f"function of as many values; got {(path, *more)!r:.200}."
         )
+    if function is not None:
+        import inspect
+
+        try:
+            inspect.signature(function).bind(*paths)
+        except TypeError as error:
+            raise RefError(f"{describe_source(where)}: the function of a ref takes one value a path: {error}.") from None
+        except ValueError:  # a builtin without a signature
+            pass
     return Ref(paths, function, where)
+
+
+def head_of(path: str) -> str:
+    """Return the top-level name that a path begins with."""
+    return re.split(r"[.\[]", path, maxsplit=1)[0]
 
 
 def check_ref(root: Any, ref: Ref, passed: tuple[Ref, ...] = ()) -> None:
@@ -113,13 +141,16 @@ def lookup(root: Any, path: str, asked_by: Ref, passed: tuple[Ref, ...] = ()) ->
     for step in steps:
         while type(value) is Ref and value.function is None:  # a plain alias on the way
             value = lookup(value.owner or root, value.paths[0], value, (*passed, asked_by))
-        inner = dict(children(value) or ())
-        if step not in inner:
+        _, part = part_of(value, step)
+        if part is ABSENT:
+            inner, sig = dict(children(value) or ()), getattr(value, "__sig__", None)
             has = f"It has: {', '.join(map(str, inner))}" if inner else f"{type(value).__name__} has no parts"
+            if sig is not None and step in sig.names:
+                has = f"{sig.label} does not set it ({sig.default_text(step)}): set it in the config"
             raise RefError(
                 f"{where}: {asked_by!r}: there is no {step!r} in {path!r}.{did_you_mean(step, inner)} {has}."
             )
-        value = inner[step]
+        value = part
     if value is REQUIRED:
         raise RefError(f"{where}: {asked_by!r}: {path!r} is REQUIRED and was not set.")
     return value

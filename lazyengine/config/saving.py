@@ -27,10 +27,10 @@ from typing import Any
 
 from .errors import ConfigWarning, SaveError
 from .finding import is_by_path, is_project_file
-from .graph import children, describe_source, is_equal, join_path, walk
+from .graph import ATOMIC, children, describe_source, is_equal, join_path, walk
 from .loader import load_file
 from .node import Config, Node, brief, target_of
-from .ref import REQUIRED, Ref
+from .ref import REQUIRED, Ref, head_of
 from .show import diff
 
 _WITH_IDENTITY = (Node, list, dict, OrderedDict)  # what is written once, however often it is used
@@ -203,7 +203,9 @@ class _Writer:
         self.active: dict[int, str] = {}  # id of what is being written -> its path
         self.variables: dict[int, str] = {}  # id of something shared -> the variable that holds it
         self.names = {id(v): name for name, v in reversed(values.items())}  # id -> the first top-level name that it has
-        heads = {re.split(r"[.\[]", p)[0] for _, x in walk(cfg) if type(x) is Ref for p in x.paths}
+        heads = {head_of(path) for _, x in walk(cfg) if type(x) is Ref for path in x.paths}
+        in_nodes = [child for _, node in walk(cfg) if type(node) is Node for _, child in walk(node)]
+        self.used = {id(x) for x in [*in_nodes, *(x for name in heads & {*values} for _, x in walk(values[name]))]}
         for path, node in _steps_of_chains(cfg):
             self.named.add(id(node))
             self.expression(node, path, 0)
@@ -211,7 +213,7 @@ class _Writer:
             try:
                 expression = self.expression(value, join_path("", name), 0)
             except SaveError:  # an open file, a lock
-                if name in heads or id(value) in self.named or any(type(x) is Node for _, x in walk(value)):
+                if self.used & {id(x) for _, x in walk(value)}:
                     raise
                 self.active.clear()
                 del self.saved.__arguments__[name]
@@ -264,7 +266,7 @@ class _Writer:
     def expression(self, value: Any, path: str, indent: int) -> str:
         """Return the expression of a value; what is shared is a variable."""
         key = id(value)
-        if type(value) not in _WITH_IDENTITY or key not in self.named:
+        if key not in self.named or not _has_identity(value):
             return self.form(value, path, indent)
         if key in self.active:
             raise SaveError(f"{path} contains itself (it is {self.active[key]}) and cannot be saved.")
@@ -366,6 +368,8 @@ class _Writer:
         import cloudpickle  # type: ignore[import-untyped]
 
         try:
+            if id(value) not in self.used and not callable(value):
+                raise TypeError("nothing uses it")
             data = cloudpickle.dumps(value, protocol=4)
             text = base64.b64encode(data).decode()
             if not is_equal(value, unpickle(text)):
@@ -391,6 +395,15 @@ class _Unpickler(pickle.Unpickler):
         if name != "_class_setstate":
             return found
         return lambda cls, state: None if state[0].keys() <= vars(cls).keys() else found(cls, state)
+
+
+def _has_identity(value: Any) -> bool:
+    """Return whether two uses of one object differ from two equal ones, so that it must be written once."""
+    kind = type(value)
+    if kind in _WITH_IDENTITY or kind in ATOMIC or value is REQUIRED:
+        return kind in _WITH_IDENTITY
+    is_value = isinstance(value, tuple | frozenset | complex | enum.Enum | pathlib.PurePath | Ref)
+    return not is_value and importable_name(value) is None
 
 
 def _steps_of_chains(cfg: Config) -> list[tuple[str, Node]]:
@@ -429,8 +442,10 @@ def _call_of(value: Any, made_by: str | None) -> tuple[str, Iterable[Any], dict[
         return name, [content], {"dtype": value.dtype.str}
     if isinstance(value, tuple) and hasattr(value, "_fields") and made_by:
         return made_by, value, {}
-    if dataclasses.is_dataclass(kind) and made_by and all(field.init for field in dataclasses.fields(kind)):
-        return made_by, [], {field.name: getattr(value, field.name) for field in dataclasses.fields(kind)}
+    if dataclasses.is_dataclass(kind) and made_by:
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(kind)}
+        with contextlib.suppress(Exception):  # it may take others, or compute with them
+            return (made_by, [], fields) if is_equal(kind(**fields), value) else None
     reduced = None
     with contextlib.suppress(Exception):  # what cannot be pickled is reported by the attempt
         reduced = value.__reduce_ex__(2)

@@ -47,6 +47,7 @@ class Signature:
         self.is_resolved = not isinstance(target, str)
         self.parameters: dict[str, Any] = {}
         self.has_var_positional = self.has_var_keyword = True
+        self.taken_out: set[str] = set()  # texts in the code that passes `**kwargs` on
         self._sources: dict[str, Any] = {}  # inherited parameter -> the function that declares it
         if self.is_resolved:
             self._inspect()
@@ -142,6 +143,7 @@ class Signature:
         except (OSError, TypeError, ValueError, SyntaxError, StopIteration):
             return None
         nodes = list(ast.walk(tree))
+        self.taken_out = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
         same = {ast.unparse(t): ast.unparse(n.value) for n in nodes if isinstance(n, ast.Assign) for t in n.targets}
         for call in nodes:
             passed = [k.value for k in call.keywords if k.arg is None] if isinstance(call, ast.Call) else []
@@ -151,9 +153,11 @@ class Signature:
                 return function if function in self.parameters else _Namespace(self.target, None).get_known(function)
         return None
 
-    def further(self, arguments: Mapping[Any, Any]) -> Signature | None:
-        """Return the signature that takes what a node gives beyond the names of this one, where that is known."""
+    def further(self, arguments: Mapping[Any, Any], name: str) -> Signature | None:
+        """Return the signature that takes `name`, which is beyond the names of this one, where that is known."""
         target = self.kwargs_go_to if self.has_var_keyword and self.is_resolved else None
+        if name in self.taken_out:  # by `kwargs.pop("name")`
+            return None
         if isinstance(target, str):
             target = arguments.get(target, self.parameters[target].default)
         return signature_of(target) if callable(target) else None
@@ -197,7 +201,7 @@ def check_name(signature: Signature, name: str, source: Source, arguments: Mappi
         raise UnknownNameError(
             f"{describe_source(source)}: {signature.label} has no argument {name!r}.{close} It accepts: {accepted}."
         )
-    further = signature.further(arguments)
+    further = signature.further(arguments, name)
     if further is not None:
         close = did_you_mean(name, {*signature.names, *further.names}) if name not in further.names else ""
     if not close or not name.isidentifier():

@@ -8,21 +8,38 @@ too late, is found by `overrides`.)
 
 from __future__ import annotations
 
+import functools
+import gc
 import os
-import re
 import warnings
-from types import ModuleType
+from collections.abc import Iterable
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..text import listed
 from .errors import ConfigFileError, ConfigWarning, RefError, SharingError
-from .graph import children, describe_source, display_path, find_path, is_equal, reachable, source_here, span_of, walk
-from .node import Config, Node, NodeFactory, adopt, defined_at, not_called, set_argument, sources_of
-from .reads import followers, names_for, reads_of
-from .ref import Ref, check_ref, lookup
+from .graph import (
+    ATOMIC,
+    children,
+    describe_source,
+    display_path,
+    find_path,
+    instead_of_interpolation,
+    is_equal,
+    reachable,
+    source_here,
+    span_of,
+    walk,
+)
+from .node import Config, Node, NodeFactory, adopt, brief, defined_at, not_called, set_argument, sources_of
+from .reads import followers, names_for, reads_of, reads_of_part
+from .ref import REQUIRED, Ref, check_ref, head_of
 
 if TYPE_CHECKING:
     from .loader import Load
+
+
+_NO_VALUES = (ModuleType, type, FunctionType, NodeFactory)
 
 
 def holds_node(value: Any) -> bool:
@@ -34,13 +51,13 @@ class Watch:
     """Notices changes of the nodes and containers that finished configs made, and who made them.
 
     Attributes:
-        changes: `(file, what, items that are gone)` for every node or container that a file changed after another one
-            had made it.
+        changes: `(file, what, its changed keys, the files that ran before)` for every node or container that a file
+            changed after another one had made it.
     """
 
     def __init__(self) -> None:
-        self.changes: list[tuple[str, Any, list[Any]]] = []
-        self._before: dict[int, tuple[Any, list[Any]]] = {}
+        self.changes: list[tuple[str, Any, list[Any], list[str]]] = []
+        self._before: dict[int, tuple[Any, dict[Any, Any]]] = {}
 
     def add(self, module: ModuleType) -> None:
         """Watch everything that the globals of a finished config hold."""
@@ -49,18 +66,19 @@ class Watch:
                 if id(x) not in self._before and children(x) is not None:
                     self._before[id(x)] = (x, _content(x))
 
-    def note_changes(self, file: str) -> None:
-        """Put whatever changed since the last call on the account of `file`."""
-        for key, (x, before) in self._before.items():
+    def note_changes(self, file: str, ran: Iterable[str]) -> None:
+        """Put whatever changed since the last call on the account of `file`; `ran` are the files that ran so far."""
+        for number, (x, before) in self._before.items():
             now = _content(x)
-            if len(now) != len(before) or any(a is not b for a, b in zip(now, before)):
-                self.changes.append((file, x, [b for b in before if not any(a is b for a in now)]))
-                self._before[key] = (x, now)
+            keys = [key for key in {**before, **now} if before.get(key, self) is not now.get(key, self)]
+            if keys or list(before) != list(now):
+                self.changes.append((file, x, keys, [each for each in ran if each != file]))
+                self._before[number] = (x, now)
 
 
-def _content(x: Any) -> list[Any]:
-    content = [part for pair in children(x) or () for part in pair]
-    return [x.__sig__, *content] if type(x) is Node else content
+def _content(x: Any) -> dict[Any, Any]:
+    content = dict(children(x) or ())
+    return {"_target_": x.__sig__, **content} if type(x) is Node else content
 
 
 def check_loaded(load: Load, config: Config, found: list[Any]) -> None:
@@ -71,13 +89,16 @@ def check_loaded(load: Load, config: Config, found: list[Any]) -> None:
         config: What it loaded.
         found: The refs and containers in it.
     """
-    for file, x, gone in load.watch.changes:
-        _check_change(load, file, x)
-        if type(x) is not Node and not holds_node(x):
-            _check_items(load, config, (file, x, gone))
+    for change in load.watch.changes:
+        _check_change(load, *change[:2])
+        _check_parts(load, config, *change)
+    texts = {value for _, value in walk(config) if type(value) is str}
     for file, module in load.modules.items():
-        _check_text(load, file, module)
+        _check_text(load, file, module, texts)
+    _check_code(load)
     for x in found:
+        if children(x) is None and type(x) is not Ref:
+            _check_inside(config, x)
         if type(x) is Ref:
             _settle_ref(load, config, x)
             check_ref(config, x)
@@ -91,7 +112,7 @@ def check_loaded(load: Load, config: Config, found: list[Any]) -> None:
             warnings.warn(ConfigWarning(message), stacklevel=5)
 
 
-def _check_text(load: Load, file: str, module: ModuleType) -> None:
+def _check_text(load: Load, file: str, module: ModuleType, texts: set[str]) -> None:
     """Check for what is legal Python and never meant: makers that nobody calls, interpolations of other systems."""
     for name, value in list(vars(module).items()):
         is_library = name[0].isupper() and file != load.file  # makers for others, of which a config uses some
@@ -101,19 +122,49 @@ def _check_text(load: Load, file: str, module: ModuleType) -> None:
         raise ConfigFileError(f"{load.assigned_at('_base_', file)}: `_base_` is not read. Write from .base import *.")
     if b"${" in load.sources[file]:
         for line, text in load.text(file).interpolations:
-            raise ConfigFileError(
-                f"{display_path(file)}:{line}: {text!r} is a text like any other, nothing is put in its place. Write "
-                f"ref({text[2:-1]!r}) for the value at a path of the config."
+            if text in texts:
+                raise ConfigFileError(
+                    f"{display_path(file)}:{line}: {text!r} is a text like any other, nothing is put in its place. Write "
+                    f"{instead_of_interpolation(text)}."
+                )
+
+
+def _check_code(load: Load) -> None:
+    """Warn of code that has nodes of its own of a config: those that the config's file makes where code imports it."""
+    for file in load.namespaces.keys() - load.modules.keys():
+        for name, value in load.namespaces[file].items():
+            home = (span_of(value.__where__) or ("",))[0] if type(value) is Node else ""
+            if home in load.modules:
+                message = (
+                    f"{display_path(file)} is code, which a config does not share its nodes with: its {name!r} is another "
+                    f"node than that of {display_path(home)}. Pass the node to its functions as an argument."
+                )
+                warnings.warn(ConfigWarning(message), stacklevel=6)
+
+
+def _check_inside(config: Config, x: Any) -> None:
+    """Warn of nodes and the like that an object of another kind holds, where they are not built."""
+    inside = [x]
+    for _ in range(3):
+        inside = [each for each in gc.get_referents(*inside[:1000]) if type(each) not in ATOMIC]
+        hidden = [each for each in inside if type(each) in (Node, Ref, NodeFactory) or each is REQUIRED]
+        paths = [path for path, value in walk(config) if value is x and not path.isidentifier()] if hidden else []
+        if paths:
+            made = getattr(x.func if isinstance(x, functools.partial) else type(x), "__name__", "function")
+            message = (
+                f"{paths[0]}: {type(x).__name__} is no node, so what it holds is passed on as it is, not built: "
+                f"{brief(hidden[0])}. Write {'LazyPartial' if isinstance(x, functools.partial) else 'L'}({made})(...)."
             )
+            return warnings.warn(ConfigWarning(message), stacklevel=6)
 
 
 def _settle_ref(load: Load, config: Config, ref: Ref) -> None:
     """Let a ref that a base wrote mean in the config what it meant there: under its new name, or brought along."""
     file, values = (span_of(ref.where) or ("",))[0], config.__arguments__
     home = vars(load.modules[file]) if file in load.modules else {}
-    for path in ref.paths if file != load.file else ():
-        name = re.split(r"[.\[]", path, maxsplit=1)[0]
-        if name not in home or values.get(name, load) is home[name]:
+    for path in ref.paths:
+        name = head_of(path)
+        if name not in home or values.get(name, load) is home[name] or isinstance(home[name], _NO_VALUES):
             continue
         same = names_for(load, file, name)
         taken = [b for m, n, b in load.taken_names(load.file) if (m.__file__, n) in same]
@@ -145,31 +196,34 @@ def _check_change(load: Load, file: str, x: Any) -> None:
             continue
         idle = {bound for _, _, bound in load.taken_names(other)} - {read.name for read in load.text(other).reads}
         used = {name: value for name, value in _held(vars(module), "__").items() if name not in idle}
-        path, place = find_path(used, x), display_path(file)
+        path = find_path(used, x)
         if path is None:
             continue
-        if type(x) is Node:
-            edits = [s for n in [*x.__arguments__, "_target_"] for s in sources_of(x, n) if s.startswith(f"{place}:")]
-            place = edits[-1] if edits else place
         raise SharingError(
-            f"{place} changes the {_described(x)}, which {display_path(other)} also uses (as {path}) without importing "
+            f"{_place_of_change(file, x)} changes the {_described(x)}, which {display_path(other)} also uses (as {path}) without importing "
             f"{os.path.basename(file)}: the change would reach it unseen. Change a clone(...) in {display_path(file)}, "
             "import one file in the other, or, to apply both in order: --config base.py --with "
             f"{os.path.basename(file)} {os.path.basename(other)}."
         )
 
 
-def _check_items(load: Load, config: Config, change: tuple[str, Any, list[Any]]) -> None:
-    """Warn of arguments that were made of an item that a plain list or dict had before another file changed it."""
-    file, x, gone = change
-    places = [(home, n) for home, m in load.modules.items() for n, v in vars(m).items() if v is x and home != file]
-    reads = [each for home, name in places[:1] for each in reads_of(load, home, name) if each[0] != file]
-    paths, _ = followers(load, config, [each for each in reads if each[1].is_part])
-    old = [f"{p} ({at})" for p, at in paths if any(is_equal(lookup(config, p, Ref((p,), None, at)), g) for g in gone)]
-    if old:
+def _place_of_change(file: str, x: Any) -> str:
+    place = display_path(file)
+    names = [*x.__arguments__, "_target_"] if type(x) is Node else []
+    return [place, *(s for name in names for s in sources_of(x, name) if s.startswith(f"{place}:"))][-1]
+
+
+def _check_parts(load: Load, config: Config, file: str, x: Any, keys: list[Any], ran: list[str]) -> None:
+    """Warn of what was made of a part that a node or container had before another file changed it."""
+    reads = [each for key in keys for each in reads_of_part(load, x, key) if each[0] in ran and not each[1].is_late]
+    paths, others = followers(load, config, reads)
+    if paths or others:
+        homes = [(home, find_path(_held(load.namespaces[home], "__"), x)) for home in ran]
+        home, path = next(pair for pair in homes if pair[1] is not None)
+        follow = listed([*(f"{path} ({source})" for path, source in paths), *others], 5)
         message = (
-            f"{display_path(file)} changes {places[0][1]!r} of {display_path(places[0][0])}, but Python has read the "
-            f"old item already: {listed(old, 5)} still follow it. Set them too, or write a ref there."
+            f"{_place_of_change(file, x)} changes {path!r} of {display_path(home)}, but Python has read the old value "
+            f"already: {follow} still follow it. Set them too, or write a ref there."
         )
         warnings.warn(ConfigWarning(message), stacklevel=6)
 
@@ -180,15 +234,19 @@ def add_mixin(load: Load, config: Config, new: dict[str, Any], file: str) -> Non
     for name, value in new.items():
         old = config.__arguments__.get(name)
         source = load.assigned_at(name, file) or display_path(file)
-        if isinstance(old, Node | list | dict) and (path := find_path(values, old)) is not None:
-            raise SharingError(_bound_anew(source, name, path, old))
+        if isinstance(old, Node | list | dict):
+            if (path := find_path(values, old)) is not None:
+                raise SharingError(_bound_anew(source, name, path, old))
+        elif name in config.__arguments__ and name not in {bound for *_, bound in load.taken_names(file)}:
+            _check_plain(load, file, (load.origins[name], name), (name, source, old), values)
         set_argument(config, name, value, source=source, add=True)
 
 
 def _bound_anew(place: str, name: str, path: str, old: Any) -> str:
     return (
         f"{place}: {name!r} is bound anew, but {path} still is the imported {_described(old)}. To change it there "
-        f"too: {name} = replace({name}, ...), or set {path}; to have both, use another name."
+        f"too: {f'{name} = replace({name}, ...)' if type(old) is Node else f'change {name} itself'}, or set {path}; to "
+        "have both, use another name."
     )
 
 
@@ -227,14 +285,18 @@ def check_assigned(load: Load, file: str, name: str) -> None:
         )
 
 
-def _check_plain(load: Load, file: str, former: tuple[str, str], bound: tuple[str, str, Any]) -> None:
+def _check_plain(
+    load: Load, file: str, former: tuple[str, str], bound: tuple[str, str, Any], root: dict[str, Any] | None = None
+) -> None:
     """Check a plain value that was bound anew: what has read the old one does not follow."""
     name, place, old = bound
     reads = [(there, read) for there, read in reads_of(load, *former) if there != file]
-    paths, others = followers(load, _held(load.namespaces[file], "_"), reads)
+    values = root or _held(load.namespaces[file], "_")
+    paths, others = followers(load, values, reads)
     follow = listed([f"{path} ({source})" for path, source in paths], 5)
     what = f"{place}: {name!r} is bound anew, but Python has read the old value, {old!r:.60}, already"
-    if any(there == file for there, _ in reads_of(load, file, name)):
+    is_ref = any(type(x) is Ref and former[1] in map(head_of, x.paths) for _, x in walk(values))
+    if is_ref or any(there == file for there, _ in reads_of(load, file, name)):
         if paths:
             warnings.warn(ConfigWarning(f"{what}: {follow} still follow it."), stacklevel=6)
     elif paths or others:
