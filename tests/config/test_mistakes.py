@@ -553,7 +553,8 @@ def project() -> Iterator[str]:
     """Enter a fresh project that holds `parts.py` and `base.py`; forget its modules afterwards."""
     before, modules, path = os.getcwd(), set(sys.modules), list(sys.path)
     with tempfile.TemporaryDirectory() as folder:
-        root = os.path.realpath(folder)
+        root = os.path.join(os.path.realpath(folder), "project")  # beside which nothing lies
+        os.mkdir(root)
         os.chdir(root)
         for name, text in (("pyproject.toml", ""), ("parts.py", PARTS), ("base.py", BASE)):
             Path(name).write_text(text)
@@ -597,7 +598,8 @@ def answer(mistake: Mistake) -> tuple[int, str]:
     warned = [w.message for w in caught if isinstance(w.message, ConfigWarning)]
     text = "".join(f"ConfigWarning: {message}\n" for message in warned) + said.getvalue()
     text = text.replace(root + os.sep, "").replace(root, ".")
-    text = re.sub(re.escape(tempfile.gettempdir()) + r"/tmp\w+", "TEMPORARY", text).replace(os.path.dirname(root), "..")
+    text = text.replace(os.path.dirname(root), "..")
+    text = re.sub(re.escape(tempfile.gettempdir()) + r"/tmp\w+", "TEMPORARY", text)
     text = re.sub(r'"[^"]*/site-packages/', '"', text.replace(ENGINE, ""))
     return code, text.strip()
 
