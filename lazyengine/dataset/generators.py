@@ -143,15 +143,34 @@ def _seeder_of(generator: Any) -> Callable[[int], Any]:
     if isinstance(bits, np.random.MT19937):
         legacy = np.random.RandomState(bits)  # of the same bits, which it seeds faster
         return lambda seed: legacy.seed(seed & 0xFFFFFFFF)
-    if not isinstance(bits, np.random.PCG64 | np.random.PCG64DXSM):
+    if not isinstance(bits, np.random.PCG64 | np.random.PCG64DXSM | np.random.Philox | np.random.SFC64):
         return lambda seed: setattr(bits, "state", type(bits)(seed).state)
+    return _seeder_by_state(bits)
+
+
+def _seeder_by_state(bits: Any) -> Callable[[int], Any]:
+    """Return what seeds by writing the state, which takes a tenth of the time of numpy's own way from a seed."""
     state: Any = {**bits.state, "has_uint32": 0, "uinteger": 0}
+    inner = state["state"]
 
     def seed_pcg(seed: int) -> None:
         state["state"] = {"state": seed * 0x9E3779B97F4A7C15F39CC0605CEDC835 % (1 << 128), "inc": seed << 1 | 1}
         bits.state = state
 
-    return seed_pcg
+    def seed_philox(seed: int) -> None:
+        inner["key"][0] = seed
+        bits.state = state
+
+    def seed_sfc(seed: int) -> None:
+        inner["state"][:] = (seed, 0x9E3779B97F4A7C15, seed ^ 0x5CEDC835F39CC060, 1)
+        bits.state = state
+        bits.random_raw(16, output=False)  # until all bits of the state depend on the seed
+
+    if isinstance(bits, np.random.Philox):
+        inner["counter"][:] = inner["key"][1] = 0
+        state["buffer_pos"] = 4  # nothing is left in it
+        return seed_philox
+    return seed_sfc if isinstance(bits, np.random.SFC64) else seed_pcg
 
 
 def _state_access(generator: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:

@@ -26,4 +26,4 @@ runner.load_from = L(LoadFrom)(
     path="work_dirs/lm_finetune/iter_1600.pth",
     revise_keys=[(r"^network\.", "network.base_model.model."), (r"(_proj)\.weight$", r"\1.base_layer.weight")],
 )
-runner.save = "trained"  # 130 kB instead of 10 MB: the adapters and their optimizer
+runner.save = "trained"  # the adapters: 0.6 MB with their optimizer, not 5.3

@@ -17,12 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 from torch.nn.utils.parametrizations import spectral_norm
+from torch.utils.data import IterableDataset
 
 from lazyengine.config import LazyCall as L
 from lazyengine.config import instantiate
 from lazyengine.dataset import DataLoader, DefaultSampler, default_collate
 from lazyengine.evaluator import Accuracy, MeanLoss, Perplexity
-from lazyengine.hooks import CheckpointHook, EMAHook, Hook, default_hooks
+from lazyengine.hooks import CheckpointHook, EMAHook, Hook, UnfreezeHook, default_hooks
 from lazyengine.model import BaseModel, ExternalModule, LossAdapter, ModelSetup
 from lazyengine.optim import (
     AmpOptimWrapper,
@@ -30,10 +31,11 @@ from lazyengine.optim import (
     LinearLR,
     OptimWrapper,
     OptimWrapperDict,
+    SAMOptimWrapper,
     TorchScheduler,
     param_groups,
 )
-from lazyengine.runner import EpochBasedTrainLoop, Runner, ValLoop
+from lazyengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, ValLoop
 from projects.detection.average_precision import AveragePrecision
 from projects.detection.detector import Detector
 from projects.detection.shapes import RandomFlip, Shapes
@@ -354,6 +356,30 @@ def gan() -> dict[str, Any]:
     )
 
 
+def sam() -> dict[str, Any]:
+    """Sharpness-aware minimization, which runs the model twice for a step; on two ranks."""
+    model = L(LossAdapter)(network=L(resnet)(), loss_fn=nn.CrossEntropyLoss())
+    return dict(
+        model=model, data=picture, size=2 * SIZE, optim_wrapper=adamw(model, SAMOptimWrapper), metric=L(Accuracy)()
+    )
+
+
+def unfreezing() -> dict[str, Any]:
+    """A stem that trains from the second epoch on, at a lower rate; on two ranks."""
+    model = L(LossAdapter)(network=L(resnet)(), loss_fn=nn.CrossEntropyLoss())
+    optim_wrapper = adamw(model)
+    return dict(
+        model=model,
+        data=picture,
+        size=2 * SIZE,
+        optim_wrapper=optim_wrapper,
+        param_schedulers=warmup_and_cosine(optim_wrapper),
+        hooks={"unfreeze": L(UnfreezeHook)(at=1, patterns=["network.0", "network.1"], lr_mult=0.3)},
+        model_setup=ModelSetup(freeze=["network.0", "network.1"]),
+        metric=L(Accuracy)(),
+    )
+
+
 def parameters(model: nn.Module, are_matrices: bool) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if (parameter.dim() == 2) is are_matrices]
 
@@ -383,7 +409,7 @@ def muon() -> dict[str, Any]:
 # ------------------------------------------------------------------ a run of any
 RECIPES: dict[str, Callable[[], dict[str, Any]]] = {
     recipe.__name__: recipe
-    for recipe in (causal_lm, lora, classification, ddpm, distillation, detection, simclr, gan, muon)
+    for recipe in (causal_lm, lora, classification, ddpm, distillation, detection, simclr, gan, muon, sam, unfreezing)
 }
 
 
@@ -396,9 +422,11 @@ def build(
     lr: float | None = None,
     **options: Any,
 ) -> Any:
-    """Build the runner of a recipe, or the study of trials with another rate each."""
+    """Build the runner of a recipe or over a stream, or the study of trials with another rate each."""
     if recipe == "study":
         return Study(work_dir, hooks or {})
+    if recipe == "stream":
+        return stream(work_dir, num_workers, hooks=hooks or {}, **options)
     torch.manual_seed(0)
     parts = RECIPES[recipe]()
     if lr is not None:
@@ -430,6 +458,47 @@ def build(
         **options,
     )
     return instantiate(runner)
+
+
+class Shards(IterableDataset[Any]):
+    """A stream with shards of unequal lengths; where a sample is moved to is drawn."""
+
+    lengths = (7, 12, 0, 9, 4, 11)
+    num_shards = len(lengths)
+
+    def __iter__(self) -> Any:
+        for shard in range(self.num_shards):
+            yield from self.iter_shard(shard, 0, None)
+
+    def iter_shard(self, shard: int, epoch: int, state: int | None) -> Any:
+        for i in range(state or 0, self.lengths[shard]):
+            index = sum(self.lengths[:shard]) + i
+            yield {"x": torch.randn(4) + random.random() + np.random.rand() + index % 5, "index": index, "epoch": epoch}
+
+
+class Counting(BaseModel):
+    """Counts how often it was trained on each sample in each pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.3), nn.Linear(8, 1))
+        self.register_buffer("times", torch.zeros(10, sum(Shards.lengths), dtype=torch.int64))
+
+    def forward(self, x: Tensor, index: Tensor, epoch: Tensor, mode: str = "tensor") -> Any:
+        self.times[epoch, index] += 1
+        return {"loss": (self.net(x).squeeze(1) - index / 40).square().mean()}
+
+
+def stream(work_dir: str, num_workers: int, num_iters: int, hooks: dict[str, Hook], **options: Any) -> Runner:
+    """Return a runner over passes of a stream with shards; it saves every third iteration."""
+    torch.manual_seed(0)
+    model = L(Counting)()
+    named = {**default_hooks(), **hooks, "checkpoint": CheckpointHook(interval=3, max_keep_ckpts=2)}
+    named.pop("progress_bar")
+    loader = L(DataLoader)(dataset=Shards(), batch_size=3, num_workers=num_workers, multiprocessing_context="fork")
+    loop = L(IterBasedTrainLoop)(loader, num_iters, val_interval=0)
+    parts = {"train_loop": loop, "optim_wrapper": adamw(model), "hooks": named, "device": "cpu"}
+    return instantiate(L(Runner)(model=model, work_dir=work_dir, **parts, **options))
 
 
 class Prune(Hook):

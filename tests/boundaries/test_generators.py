@@ -104,8 +104,25 @@ def test_a_generator_is_a_function_of_the_position(name):
 
 def test_spawned_workers_too():
     data = Data(InAttribute(), Slotted())
+    whole = [epoch_of(make(data), epoch) for epoch in (0, 1)]
+    loader = make(data, 2, multiprocessing_context="spawn", persistent_workers=True)
+    assert [epoch_of(loader, 0), epoch_of(loader, 1), epoch_of(loader, 1, 4)] == [*whole, whole[1][4:]]
+
+
+def two_draws(generator: Any, sample: Any) -> Any:
+    """Draws 64 bits and 32, of which numpy keeps the other half for the next draw."""
+    return [*sample, float(generator.random()), float(generator.integers(1 << 32, dtype=np.uint32)) / 2**32]
+
+
+@pytest.mark.parametrize("kind", [np.random.PCG64DXSM, np.random.Philox, np.random.SFC64, np.random.MT19937])
+def test_batches_have_streams_that_have_nothing_in_common(kind):
+    data = Data(functools.partial(two_draws, np.random.Generator(kind(0))), size=4500)
     whole = epoch_of(make(data), 1)
-    assert epoch_of(make(data, 2, multiprocessing_context="spawn", persistent_workers=True), 1) == whole
+    assert epoch_of(make(data), 1, 700) == whole[700:]
+    first = np.array([[draws[0] for draws in batch[1:]] for batch in whole])
+    assert np.abs(first.mean(0) - 0.5).max() < 0.03
+    assert np.abs(first.std(0) - 12**-0.5).max() < 0.02
+    assert np.abs(np.corrcoef(np.concatenate([first[:-1], first[1:]], 1).T) - np.eye(4)).max() < 0.1
 
 
 class Collate:
@@ -294,7 +311,7 @@ class Many(BaseDataset):
         return [{"number": i} for i in range(2_000)]
 
 
-def test_records_are_not_walked_through():
+def test_ten_million_records_are_not_walked_through():
     seen: list[int] = []
 
     class Record(dict):
@@ -303,7 +320,10 @@ def test_records_are_not_walked_through():
             return super().__iter__()
 
     data = Data(Slotted())
-    data.records = [Record(number=i) for i in range(2_000)]  # type: ignore[attr-defined]
+    data.records = [Record(number=1)] * 10_000_000  # type: ignore[attr-defined]
     assert len(find_generators({"dataset": data})) == 1
+    assert settle_generators(make(data))
+    whole = next(iter(make(data)))
+    assert next(iter(make(data, 2))) == whole
     assert not seen
     assert find_generators({"dataset": Many(serialize_data=False)}) == {}

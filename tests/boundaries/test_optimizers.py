@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.multiprocessing.spawn import spawn
 
 from lazyengine.checkpoint import read_checkpoint
 from lazyengine.dataset import DataLoader, DefaultSampler
@@ -238,3 +239,38 @@ def test_sam_resumes_equal(tmp_path):
     straight = runner_of(tmp_path / "a", wrap)
     straight.train()
     assert torch.equal(flat(straight.model), flat(killed_and_resumed(tmp_path / "b", wrap).model))
+
+
+class NoNorm(Regression):
+    """The same without a batch norm, which sees the batch of one rank."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(*(layer for layer in self.net if not isinstance(layer, nn.BatchNorm1d)))
+
+
+def sam_steps(rank: int, ranks: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the weights after four steps on batches that ranks share, and how far each step looked."""
+    model = NoNorm()
+    forward = nn.parallel.DistributedDataParallel(model) if ranks > 1 else None
+    optimizer = torch.optim.SGD(param_groups(model), lr=0.1, momentum=0.9)
+    wrapper = SAMOptimWrapper(optimizer, rho=0.3, clip_grad={"max_norm": 0.5})
+    seen = []
+    model.register_forward_pre_hook(lambda module, args: seen.append(flat(module)))
+    for step in range(4):
+        x = torch.cos(torch.arange(24.0) + step).reshape(8, 3)[rank::ranks]
+        train_step(model, {"x": x}, wrapper, forward=forward)
+    return flat(model), torch.stack([after - before for before, after in zip(seen[::2], seen[1::2])])
+
+
+def sam_on_rank(rank: int, folder: str) -> None:
+    expected = sam_steps(0, 1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.testing.assert_close(sam_steps(rank, 2), expected)
+    distributed.destroy_process_group()
+
+
+def test_sam_on_two_ranks_moves_along_the_gradient_of_both(tmp_path):
+    moves = sam_steps(0, 1)[1]
+    torch.testing.assert_close(moves.norm(dim=1), torch.full((4,), 0.3))
+    spawn(sam_on_rank, (str(tmp_path),), nprocs=2)
