@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import dist
 from ..config import LazyConfig, arguments_of, set_argument
-from ..errors import UsageError
+from ..errors import UsageError, UsageRuntimeError
 from ..evaluator import score_of
 from ..fileio import atomic_write
 from ..hooks import Hook, Priority
@@ -123,6 +123,9 @@ def build(job: Job, beat: BeatHook) -> Runner:
     if job.pruning is not None:
         runner.register_hook(PruningHook(job))
     if job.skipped:
+        if not hasattr(runner.train_dataloader, "leave_out"):
+            name = type(runner.train_dataloader).__name__
+            raise UsageRuntimeError(f"no sample can be left out of a {name}: set supervision.bad_sample='stop'.")
         runner.train_dataloader.leave_out(job.skipped)
     return runner
 
@@ -155,7 +158,7 @@ def main() -> int:
         if beat.is_validating:  # of which no sample is left out
             fault = dataclasses.replace(fault, sample=None)
         if getattr(error, "exit_code", None) is None:  # 75: another training is at work in the folder
-            with atomic_write(job.fault_file(dist_rank()), "w", encoding="utf-8") as file:
+            with contextlib.suppress(OSError), atomic_write(job.fault_file(dist_rank()), "w", encoding="utf-8") as file:
                 json.dump(fault.as_dict(), file)
         if isinstance(error, UsageError):
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
