@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, list[str], str]] = {
     "show": ("show", [], "show a config: values, where they came from, what can be overridden, differences"),
     "plan": ("plan", [], "say what an experiment costs before it runs: FLOPs, memory, time, disk, changes"),
     "summary": ("plan", ["--summary"], "show parameters, FLOPs and memory by module"),
+    "profile": ("profile", [], "say where the time of an iteration goes, and what the engine takes of it"),
     "schedule": ("schedule", [], "draw the learning rate over the run, without training"),
     "plot": ("plot", [], "draw the curves of runs"),
     "compare": ("compare", [], "compare runs: final values and configs"),

@@ -22,11 +22,15 @@ class IterTimerHook(Hook):
     One training iteration of 16 is timed by phase (data, forward, backward, optimizer step, hooks) and stands for the
     others; what hooks spend on logging and saving is known. The final table has the phases, and the samples, tokens
     and, where the peak of the device is known, the MFU of all iterations.
+
+    Attributes:
+        phase_interval: Of so many iterations one is timed by phase.
     """
 
     def __init__(self) -> None:
         self._last_end = 0.0
         self._updaters: dict[str, tuple[Callable[..., None], Callable[..., None]]] = {}
+        self.phase_interval = EVERY
         self._phases = PhaseTimer()
         self._train_seconds, self._num_train_iters = 0.0, 0
 
@@ -55,10 +59,9 @@ class IterTimerHook(Hook):
     def _before_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = "train") -> None:
         now = time.perf_counter()
         self._updaters[mode][1](now - self._last_end)
-        if mode == "train" and self._num_train_iters % EVERY < 2:
-            if self._num_train_iters % EVERY:
-                self._phases.note_data(now)
-            else:
+        if mode == "train" and (place := self._num_train_iters % self.phase_interval) < 2:
+            self._phases.note_data(now)
+            if place == 0:
                 self._phases.begin(runner, data_batch, not self._num_train_iters, now)
 
     def _after_iter(
@@ -78,7 +81,7 @@ class IterTimerHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Record the seconds of training by phase."""
-        self._spent = self._seconds_by_phase(runner)
+        self._spent = self.seconds_by_phase(runner)
         values = {f"phase/{name}_s": seconds for name, seconds in self._spent.items()}
         if self._phases.num_measured:
             runner.visualizer.add_scalars(values, step=runner.num_iters_completed, mode="train")
@@ -106,7 +109,8 @@ class IterTimerHook(Hook):
         """Stop measuring, also when the run failed."""
         self._phases.restore()
 
-    def _seconds_by_phase(self, runner: Runner) -> dict[str, float]:
+    def seconds_by_phase(self, runner: Runner) -> dict[str, float]:
+        """Return the seconds of this start's training by phase."""
         exact: dict[str, float] = {}
         for hook in runner.hooks:
             for name, seconds in hook.spent_s.items():
