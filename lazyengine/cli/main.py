@@ -18,6 +18,8 @@ COMMANDS: dict[str, tuple[str, list[str], str]] = {
     "plan": ("plan", [], "say what an experiment costs before it runs: FLOPs, memory, time, disk, changes"),
     "summary": ("plan", ["--summary"], "show parameters, FLOPs and memory by module"),
     "profile": ("profile", [], "say where the time of an iteration goes, and what the engine takes of it"),
+    "lr-find": ("lr_find", [], "try learning rates on steps that are thrown away"),
+    "batch-find": ("batch_find", [], "find the largest batch that fits, by counting"),
     "schedule": ("schedule", [], "draw the learning rate over the run, without training"),
     "plot": ("plot", [], "draw the curves of runs"),
     "compare": ("compare", [], "compare runs: final values and configs"),
