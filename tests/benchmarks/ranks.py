@@ -1,4 +1,4 @@
-"""What a run sends, opens and writes by rank, counted in runs of 1, 2 and 4 ranks: ``python -m tests.benchmarks.ranks``.
+"""What a run sends, opens and writes by rank: ``python -m tests.benchmarks.ranks`` runs 1, 2 and 4 ranks.
 
 Counted are the collective calls that Python makes (of DDP itself, the reducer sends besides), their bytes on rank 0,
 files opened for writing and bytes in the run folder, and the part of rank 0's memory and of a checkpoint that belongs
@@ -53,9 +53,11 @@ class Counter:
             setattr(dist, name, self._counted(name, getattr(dist, name)))
 
         def watch(event: str, args: Any) -> None:
-            if event == "open" and isinstance(args[0], str) and args[0].startswith(folder):
-                if isinstance(args[1], str) and set(args[1]) & set("wax+"):
-                    self.files.add(os.path.basename(args[0]).partition(".tmp")[0])
+            is_write = (
+                event == "open" and all(isinstance(each, str) for each in args[:2]) and set(args[1]) & set("wax+")
+            )
+            if is_write and args[0].startswith(folder):
+                self.files.add(os.path.basename(args[0]).partition(".tmp")[0])
 
         sys.addaudithook(watch)
 
@@ -144,8 +146,7 @@ def run_rank(rank: int, number: int, folder: str) -> None:
         work_dir=f"{folder}/run",
     )
     runner.train()
-    found = {name: pairs for name, pairs in points.found.items()}
-    answer = {"points": found, "files": sorted(counter.files), "calls": dict(counter.calls)}
+    answer = {"points": dict(points.found), "files": sorted(counter.files), "calls": dict(counter.calls)}
     Path(folder, f"rank_{rank}.json").write_text(json.dumps(answer))
 
 
@@ -177,7 +178,9 @@ def main() -> None:
     for point in ("start", "iteration", "line", "last line", "save"):
         rows.append((f"collective calls: {point}", *(most(number, point, 0) for number in numbers)))
         rows.append((f"bytes in them: {point}", *(most(number, point, 1) for number in numbers)))
-    rows += [(f"bytes of a file: {name}", *(found[n]["sizes"][name] for n in numbers)) for name in ("checkpoint", "of ranks")]
+    rows += [
+        (f"bytes of a file: {name}", *(found[n]["sizes"][name] for n in numbers)) for name in ("checkpoint", "of ranks")
+    ]
     rows.append(("files written by rank 0", *(len(found[number]["first"]["files"]) for number in numbers)))
     rows.append(("by the last rank", "", *(len(found[number]["last"]["files"]) for number in numbers[1:])))
     print(table(rows))
