@@ -259,6 +259,25 @@ def fake_tensors() -> Any:
     return fake_tensor.FakeTensorMode(allow_non_fake_inputs=True)
 
 
+def record_memory_history() -> bool:
+    """Let CUDA's allocator note from where each block was asked for; return False where that cannot be done.
+
+    There is no public way: a snapshot then has the blocks alone.
+    """
+    if not PRIVATE or not torch.cuda.is_available():
+        return False
+    torch.cuda.memory._record_memory_history(max_entries=100_000)
+    return True
+
+
+def write_memory_snapshot(path: str) -> bool:
+    """Write what CUDA's allocator holds, for pytorch.org/memory_viz; return False where that cannot be done."""
+    if not PRIVATE or not torch.cuda.is_initialized():
+        return False
+    torch.cuda.memory._dump_snapshot(path)
+    return True
+
+
 def watching_operators(run: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]) -> contextlib.AbstractContextManager:
     """Return a context in which `run(operator, args, kwargs)` is called in the place of each operator of torch.
 

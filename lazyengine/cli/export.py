@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import copy
+import importlib.util
 import inspect
 import itertools
 import os
+import shutil
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,10 +34,12 @@ _EPILOG = """\
 examples:
   %(prog)s work_dirs/digits                                      work_dirs/digits/export/model.safetensors
   %(prog)s work_dirs/digits --format torch-export --fields image   model.pt2, for torch.export.load
+  %(prog)s work_dirs/digits --format onnx --fields image           model.onnx (extra onnx)
+  %(prog)s work_dirs/digits --format hub-folder                    a folder to upload: weights, config, README
 
 exit codes: 0 written, and the outputs are equal; 1 the outputs differ; 2 a mistake in the command line.
 """
-_FILES = {"safetensors": "model.safetensors", "torch-export": "model.pt2"}
+_FILES = {"safetensors": "model.safetensors", "torch-export": "model.pt2", "onnx": "model.onnx", "hub-folder": "hub"}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,12 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = args.output or os.path.join(args.folder, "export", _FILES[args.format])
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         inputs = example_inputs(loaded, args.fields)
-        again = (_write_weights if args.format == "safetensors" else _write_program)(loaded, inputs, path)
+        again = _WRITERS[args.format](loaded, inputs, path)
         difference = largest_difference(Tensors(loaded.model, list(inputs)), again, inputs)
     except Exception as error:
         return refuse(error)
     is_equal = difference <= args.tolerance
-    print(f"written: {path}, {os.path.getsize(path):,} bytes, from {loaded.checkpoint}")
+    files = [os.path.join(path, name) for name in os.listdir(path)] if os.path.isdir(path) else [path]
+    print(f"written: {path}, {sum(map(os.path.getsize, files)):,} bytes, from {loaded.checkpoint}")
     print(f"inputs: {listed(f'{name} {tuple(value.shape)}' for name, value in inputs.items())}")
     print(f"outputs {'equal' if is_equal else 'DIFFER'}: largest relative difference {difference:.1e}")
     return 0 if is_equal else 1
@@ -104,7 +111,9 @@ def example_inputs(loaded: Loaded, fields: Sequence[str] | None) -> dict[str, Te
     if not isinstance(batch, dict):
         raise UsageValueError(f"a batch is a {type(batch).__name__}; expected a dict of tensors.")
     names = inspect.signature(loaded.model.forward).parameters
-    found = {name: value[:3] for name, value in batch.items() if isinstance(value, Tensor) and name in names}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in names.values())  # as LossAdapter does
+    accepted = (name for name, value in batch.items() if isinstance(value, Tensor) and (takes_any or name in names))
+    found = {name: batch[name][:3] for name in accepted}
     if missing := [name for name in fields or () if name not in found]:
         raise UsageValueError(f"--fields {' '.join(missing)}: the model's inputs of a batch are {listed(found)}.")
     needed = [
@@ -144,3 +153,80 @@ def _write_program(loaded: Loaded, inputs: dict[str, Tensor], path: str) -> nn.M
     program = torch.export.export(Tensors(loaded.model, list(inputs)), two, dynamic_shapes=shapes)
     torch.export.save(program, path)
     return torch.export.load(path).module()
+
+
+class _OnnxProgram(nn.Module):
+    """A program of ONNX, run by onnxruntime."""
+
+    def __init__(self, path: str, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = list(names)
+        import onnxruntime  # pyright: ignore[reportMissingImports]
+
+        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def forward(self, *fields: Tensor) -> list[Tensor]:
+        """Return the outputs, in the order of the program."""
+        used = {each.name for each in self.session.get_inputs()}  # what computes nothing is left out
+        given = {name: field.numpy() for name, field in zip(self.names, fields) if name in used}
+        outputs = self.session.run(None, given)
+        return [torch.from_numpy(output) for output in outputs]
+
+
+def _write_onnx(loaded: Loaded, inputs: dict[str, Tensor], path: str) -> nn.Module:
+    lacks = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if lacks:
+        raise ConfigError(f"--format onnx needs {listed(lacks)}: pip install 'lazyengine[onnx]'")
+    model = Tensors(loaded.model, list(inputs))
+    two = tuple(value[:2] for value in inputs.values())  # the comparison has three: any number must do
+    options = {
+        "input_names": list(inputs),
+        "dynamic_shapes": {"fields": tuple({0: torch.export.Dim("batch")} for _ in inputs)},
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about itself
+        torch.onnx.export(model, two, path, dynamo=True, external_data=False, verbose=False, **options)
+    return _OnnxProgram(path, list(inputs))
+
+
+def _write_folder(loaded: Loaded, inputs: dict[str, Tensor], path: str) -> nn.Module:
+    """Write weights, the experiment and a page about them; a model of transformers in the way of that library."""
+    os.makedirs(path, exist_ok=True)
+    run = os.path.dirname(loaded.checkpoint)
+    for name in ("config.py", "config.json"):  # a model of transformers writes a config.json of its own over it
+        if os.path.isfile(os.path.join(run, name)):
+            shutil.copy(os.path.join(run, name), os.path.join(path, name))
+    owner = next((m for m in (loaded.model, getattr(loaded.model, "network", None)) if _is_pretrained(m)), None)
+    if owner is None:
+        again = _write_weights(loaded, inputs, os.path.join(path, "model.safetensors"))
+        how = "`lazyengine.config.instantiate` of the config's `runner.model`, then `safetensors.torch.load_file`"
+    else:
+        owner.save_pretrained(path)
+        model = copy.deepcopy(loaded.model)
+        read: Any = type(owner).from_pretrained(path)
+        if owner is loaded.model:
+            model = read
+        else:
+            model.network = read
+        again = Tensors(model.eval(), list(inputs))
+        how = f"`{type(owner).__module__.partition('.')[0]}.{type(owner).__name__}.from_pretrained`"
+    rows = [
+        f"- {name}: {loaded.meta[name]}" for name in ("epoch", "iter", "time", "torch_version") if name in loaded.meta
+    ]
+    page = ["---", "library_name: pytorch", "---", f"# {type(loaded.model).__name__}", "", *rows]
+    page += ["", f"Inputs: {', '.join(inputs)}. Loaded by {how}. `config.py` is the experiment that made it.", ""]
+    with open(os.path.join(path, "README.md"), "w", encoding="utf-8") as file:
+        file.write("\n".join(page))
+    return again
+
+
+def _is_pretrained(model: Any) -> bool:
+    return callable(getattr(model, "save_pretrained", None)) and callable(getattr(type(model), "from_pretrained", None))
+
+
+_WRITERS = {
+    "safetensors": _write_weights,
+    "torch-export": _write_program,
+    "onnx": _write_onnx,
+    "hub-folder": _write_folder,
+}

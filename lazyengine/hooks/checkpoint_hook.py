@@ -101,6 +101,7 @@ class CheckpointHook(Hook):
         self._is_due = False  # a save waits for an optimizer step
         self._saved_iter = -1
         self._saved_s = 0.0
+        self.spent_s = {"saving": 0.0}
         self._answer: Callable[[], list[int]] | None = None  # whether a save by time is due, of all ranks
 
     @property
@@ -147,6 +148,7 @@ class CheckpointHook(Hook):
             OSError: When it cannot.
         """
         self.settle(runner)
+        self.spent_s = {"saving": 0.0}
         self._saved_iter, self._saved_s = runner.iter or -1, now()
         due = [[name for metric, name in self.best_names.items() if name == self._best_name(runner, metric)]]
         if dist.is_main_process():
@@ -292,7 +294,9 @@ class CheckpointHook(Hook):
         then = functools.partial(self._prune, runner, name)
         own = ("save_optimizer", "save_param_scheduler", "async_save", "give_up_after")
         options = {option: getattr(self, option) for option in own}
+        begin = time.perf_counter()
         runner.save_checkpoint(name, out_dir=self.folder(runner), is_latest=is_latest, then=then, **options)
+        self.spent_s["saving"] += time.perf_counter() - begin
 
     def _prune(self, runner: Runner, written: str | None) -> None:
         """Delete what may go when a file is in place; None for the one that the pointer names."""

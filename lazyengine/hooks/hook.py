@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import abc
 import inspect
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from enum import IntEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import UsageValueError
@@ -85,12 +87,15 @@ class Hook(metaclass=_HookType):
         evaluates: Whether hooks of this class validate by themselves, so that what follows a metric has one to follow.
         needs_validation: Whether this hook follows a metric that somebody has named, so that a run without any
             validation is a mistake.
+        spent_s: Seconds that it has spent in this training on what it does seldom, by the name of the phase that the
+            final table counts them to.
     """
 
     priority: int | str | Priority = Priority.NORMAL
     steps_schedulers: ClassVar[bool] = False
     evaluates: ClassVar[bool] = False
     needs_validation: bool = False
+    spent_s: Mapping[str, float] = MappingProxyType({})
 
     def add_param_groups(self, runner: Runner) -> None:
         """Add groups of parameters to the optimizer; called once, before schedules are built and anything is loaded."""

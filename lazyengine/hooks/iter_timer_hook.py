@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .hook import Hook, Runner
+from .phases import EVERY, PhaseTimer
 
 
 class IterTimerHook(Hook):
@@ -17,15 +18,26 @@ class IterTimerHook(Hook):
     between are left out. On a GPU the host's clock is read without waiting for the device: single values jitter, the
     window's mean is right. The ETA is the mean time of this start's training iterations times the iterations left, or
     that of the last batch times the batches left of an evaluation.
+
+    One training iteration of 16 is timed by phase (data, forward, backward, optimizer step, hooks) and stands for the
+    others; what hooks spend on logging and saving is known. The final table has the phases, and the samples, tokens
+    and, where the peak of the device is known, the MFU of all iterations.
+
+    Attributes:
+        phase_interval: Of so many iterations one is timed by phase.
     """
 
     def __init__(self) -> None:
         self._last_end = 0.0
         self._updaters: dict[str, tuple[Callable[..., None], Callable[..., None]]] = {}
+        self.phase_interval = EVERY
+        self._phases = PhaseTimer()
+        self._train_seconds, self._num_train_iters = 0.0, 0
 
     def before_train(self, runner: Runner) -> None:
         """Remove the times of an earlier start: the machine may be another one."""
-        self._train_seconds, self._num_train_iters = 0.0, 0
+        self._train_seconds, self._num_train_iters, self._phases = 0.0, 0, PhaseTimer()
+        self._spent: dict[str, float] = {}
 
     def _before_epoch(self, runner: Runner, mode: str = "train") -> None:
         update = runner.message_hub.scalar_updater
@@ -39,11 +51,18 @@ class IterTimerHook(Hook):
         try:
             yield
         finally:
-            self._last_end = last_end + time.perf_counter() - begin
+            seconds = time.perf_counter() - begin
+            self._last_end = last_end + seconds
+            self._phases.leave_out(seconds)
             runner.message_hub.update_info("eta", eta)
 
     def _before_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = "train") -> None:
-        self._updaters[mode][1](time.perf_counter() - self._last_end)
+        now = time.perf_counter()
+        self._updaters[mode][1](now - self._last_end)
+        if mode == "train" and (place := self._num_train_iters % self.phase_interval) < 2:
+            self._phases.note_data(now)
+            if place == 0:
+                self._phases.begin(runner, data_batch, not self._num_train_iters, now)
 
     def _after_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = "train"
@@ -59,3 +78,41 @@ class IterTimerHook(Hook):
         else:
             eta = duration * max((runner.num_batches(mode) or 0) - batch_idx - 1, 0)  # 0 where nobody knows
         runner.message_hub.update_info("eta", eta)
+
+    def after_train(self, runner: Runner) -> None:
+        """Record the seconds of training by phase."""
+        self._spent = self.seconds_by_phase(runner)
+        values = {f"phase/{name}_s": seconds for name, seconds in self._spent.items()}
+        if self._phases.num_measured:
+            runner.visualizer.add_scalars(values, step=runner.num_iters_completed, mode="train")
+
+    def throughput(self, seconds: float) -> dict[str, float]:
+        """Return samples and tokens a second, and the MFU, of iterations that take so long; of all ranks."""
+        phases = self._phases
+        counts = {"samples_per_s": phases.samples, "tokens_per_s": phases.tokens, "mfu": phases.mfu_seconds}
+        return {name: count / seconds for name, count in counts.items() if count and seconds > 0}
+
+    def summary(self) -> list[tuple[str, str]]:
+        """Return rows of the final table: the speed, and where the time went."""
+        if not self._num_train_iters:
+            return []
+        rate = self.throughput(self._train_seconds / self._num_train_iters)
+        texts = {"samples_per_s": "{:,.0f} samples/s", "tokens_per_s": "{:,.0f} tokens/s", "mfu": "MFU {:.1%}"}
+        rows = [("speed", ", ".join(texts[name].format(value) for name, value in rate.items()))] if rate else []
+        total = sum(self._spent.values())
+        if self._phases.num_measured and total > 0:
+            parts = (f"{name} {seconds / total:.0%}" for name, seconds in self._spent.items())
+            rows.append(("time by phase", ", ".join(parts)))
+        return rows
+
+    def close(self) -> None:
+        """Stop measuring, also when the run failed."""
+        self._phases.restore()
+
+    def seconds_by_phase(self, runner: Runner) -> dict[str, float]:
+        """Return the seconds of this start's training by phase."""
+        exact: dict[str, float] = {}
+        for hook in runner.hooks:
+            for name, seconds in hook.spent_s.items():
+                exact[name] = exact.get(name, 0.0) + seconds
+        return self._phases.parts(self._train_seconds, exact)

@@ -57,6 +57,7 @@ class LoggerHook(Hook):
         """Begin without values of an earlier training, and warn when nothing records what is to be logged."""
         self.last_values = {}
         self._first_iter = runner.iter
+        self.spent_s = {"logging": 0.0}
         self._epoch_length = None if runner.max_epochs is None else runner.train_loop.epoch_length
         recorded = {RuntimeInfoHook: "losses, learning rates and metrics", IterTimerHook: "times and the ETA"}
         for kind, what in recorded.items():
@@ -77,10 +78,19 @@ class LoggerHook(Hook):
             self._log_training(runner, runner.iter - 1)
 
     def _log_training(self, runner: Runner, batch_idx: int) -> None:
+        begin = time.perf_counter()
         runner.message_hub.average_over_ranks()
         self.last_values, line = runner.log_processor.get_log_after_iter(runner, batch_idx, "train")
+        for name in ("time", "train/time"):
+            if name in self.last_values:
+                self.last_values |= self._throughput(runner, self.last_values[name])
         runner.logger.info(line)
         runner.visualizer.add_scalars(self.last_values, step=runner.num_iters_completed, mode="train")
+        self.spent_s["logging"] += time.perf_counter() - begin
+
+    def _throughput(self, runner: Runner, seconds: float) -> dict[str, float]:
+        timers = (hook for hook in runner.hooks if isinstance(hook, IterTimerHook))
+        return {name: value for timer in timers for name, value in timer.throughput(seconds).items()}
 
     def _after_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = "train"

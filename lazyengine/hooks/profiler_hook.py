@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.profiler import profile, schedule
 
-from .. import dist
+from .. import _torch, dist
 from ..errors import UsageValueError
 from ..logging import output_path
 from .hook import Hook, Priority, Runner
@@ -26,12 +26,17 @@ class ProfilerHook(Hook):
         active: Iterations to record.
         repeat: How often to go through wait, warm-up and recording; 0 without end.
         record_shapes: Whether to record the shapes of operators' inputs.
-        profile_memory: Whether to record memory.
+        profile_memory: Whether to record memory; on CUDA the snapshot of a run that is out of memory then says from
+            where each block was asked for.
         with_stack: Whether to record source lines; slow.
         with_flops: Whether to estimate FLOPs of matrix products and convolutions.
         row_limit: Rows of the table in the log; 0 for no table.
         all_ranks: Whether every rank writes a trace, or rank 0 alone.
         out_dir: Folder of the traces, a relative one in this start's folder; None for ``profile``.
+
+    Attributes:
+        averages: What the profiler says of each operator, of the last recording.
+        traces: Files that were written.
 
     Raises:
         ValueError: When there is no iteration to record.
@@ -51,6 +56,8 @@ class ProfilerHook(Hook):
     row_limit: int = 15
     all_ranks: bool = False
     out_dir: str | None = None
+    averages: Any = dataclasses.field(default=(), init=False)
+    traces: list[str] = dataclasses.field(default_factory=list, init=False)
     _profiler: Any = dataclasses.field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -61,6 +68,8 @@ class ProfilerHook(Hook):
         """Start the profiler."""
         if not (self.all_ranks or dist.is_main_process()):
             return
+        if self.profile_memory:
+            _torch.record_memory_history()
         options = ("record_shapes", "profile_memory", "with_stack", "with_flops")
         self._profiler = profile(
             schedule=schedule(wait=self.wait, warmup=self.warmup, active=self.active, repeat=self.repeat),
@@ -73,10 +82,11 @@ class ProfilerHook(Hook):
         name = f"trace_rank{dist.get_rank()}_iter{runner.num_iters_completed}.json"
         path = output_path(os.path.join(self.out_dir or "profile", name))
         profiler.export_chrome_trace(path)
+        self.averages, self.traces = profiler.key_averages(), [*self.traces, path]
         runner.logger.info("profile of %d iterations: %s", self.active, path)
         if self.row_limit:
             key = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-            runner.logger.info("\n%s", profiler.key_averages().table(sort_by=key, row_limit=self.row_limit))
+            runner.logger.info("\n%s", self.averages.table(sort_by=key, row_limit=self.row_limit))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Note that an iteration has ended."""

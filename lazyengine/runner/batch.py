@@ -7,12 +7,22 @@ from typing import Any
 
 import torch
 
+from .. import _torch, dist
+from ..logging import output_path
+
 _MAX_ITEMS = 6
 
 
 def note_batch(error: Exception, where: str, batch: Any) -> None:
     """Add to an error where it happened and on which batch, and what to do when the memory was too small."""
     error.add_note(f"in {where} on {describe_batch(batch)}")
+    if isinstance(error, torch.OutOfMemoryError) and torch.cuda.is_initialized():
+        path = output_path(f"out_of_memory_rank{dist.get_rank()}.pickle")
+        if _torch.write_memory_snapshot(path):
+            error.add_note(
+                f"what the memory holds: {path}, for pytorch.org/memory_viz; with ProfilerHook(profile_memory=True) it "
+                "also says from where each block was asked for"
+            )
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         error.add_note(
             "out of memory: lower batch_size and raise accumulative_counts by the same factor, compute in bfloat16 "

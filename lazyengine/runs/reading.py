@@ -15,10 +15,11 @@ from ..logging import METRICS_FILE, read_metrics
 from ..record import RUN_FILE, flat_config
 from ..text import did_you_mean, listed, near
 from .lineage import Start, begun_anew, read_starts
+from .verifying import MEASURED
 
 PLACE = {"step", "epoch", "iter", "mode"}
 """What a record says of its place; the rest are values."""
-_TECHNICAL = {"time", "data_time", "memory", "grad_norm"}
+_TECHNICAL = {*MEASURED, "grad_norm"}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from typing import Any
 
 from .table import Options, Row, format_table
 
-NAMES = ("loop", "startup", "config", "checkpoint", "dataset", "history", "evaluation", "resume", "ddp")
+NAMES = (
+    "loop", "startup", "config", "checkpoint", "dataset", "history", "evaluation", "resume", "ddp", "scale", "gpu",
+)  # fmt: skip
 
 
 def main() -> None:

@@ -107,3 +107,38 @@ def test_it_says_what_to_install(run, capsys, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)
     assert export.main([str(run)]) == 2
     assert "pip install 'lazyengine[export]'" in capsys.readouterr().err
+
+
+def test_a_folder_for_the_hub_has_weights_experiment_and_a_page(run, tmp_path, capsys):
+    pytest.importorskip("safetensors")
+    assert export.main([str(run), "--format", "hub-folder", "--output", str(tmp_path / "hub")]) == 0
+    assert "outputs equal" in capsys.readouterr().out
+    names = {path.name for path in (tmp_path / "hub").iterdir()}
+    assert names == {"model.safetensors", "config.py", "config.json", "README.md"}
+    assert "# DigitNet" in (tmp_path / "hub" / "README.md").read_text()
+
+
+def test_a_model_of_transformers_is_saved_in_its_way(tmp_path, capsys):
+    transformers = pytest.importorskip("transformers")
+    config = str(Path(DIGITS).parents[1] / "finetune/pretrain_config.py")
+    short = ["--limit", "train=2", "val=1", "vit.num_hidden_layers=1", "train_loop.max_epochs=1"]
+    assert train.main([config, "--work-dir", str(tmp_path / "run"), *short]) == 0
+    arguments = ["--checkpoint", "latest", "--format", "hub-folder", "--output", str(tmp_path / "hub")]
+    assert export.main([str(tmp_path / "run"), *arguments]) == 0
+    assert "outputs equal" in capsys.readouterr().out
+    model = transformers.ViTForImageClassification.from_pretrained(tmp_path / "hub")
+    assert model.config.num_hidden_layers == 1
+
+
+def test_onnx_has_the_same_outputs(run, tmp_path, capsys):
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    path = tmp_path / "model.onnx"
+    assert export.main([str(run), "--format", "onnx", "--output", str(path)]) == 0
+    assert "outputs equal" in capsys.readouterr().out
+
+
+def test_onnx_without_its_packages_says_which(run, monkeypatch, capsys):
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    assert export.main([str(run), "--format", "onnx"]) == 2
+    assert "pip install 'lazyengine[onnx]'" in capsys.readouterr().err

@@ -1,0 +1,180 @@
+"""Where the time of an iteration goes: measured on one iteration of 16, so that the others pay nothing."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..dataset.counting import count_batch
+from ..dist import get_data_world_size
+from .devices import find_device
+
+EVERY = 16
+"""One iteration of so many is measured; the first only says how much a batch holds."""
+_CALLS = {"backward": "backward", "step": "step", "zero_grad": "step"}
+
+
+class PhaseTimer:
+    """Times the parts of an iteration by standing in for methods of the optimizer wrapper while it runs.
+
+    On an accelerator the parts that compute are timed by its own events, for which nobody waits: they are read when
+    the next iteration is measured.
+
+    Attributes:
+        samples: Samples of an iteration, all ranks together; None where nobody knows.
+        tokens: Tokens of it.
+        mfu_seconds: Seconds that an iteration would take at the peak of the device; None where that is not known.
+    """
+
+    def __init__(self) -> None:
+        self.samples: int | None = None
+        self.tokens: int | None = None
+        self.mfu_seconds: float | None = None
+        self.num_measured = 0
+        self._seconds: Counter[str] = Counter()
+        self._restore: list[Callable[[], None]] = []
+        self._pending: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+        self._settled = self._other = 0.0
+
+    # ------------------------------------------------------------------ one iteration
+    def begin(self, runner: Any, batch: Any, is_first: bool, now: float) -> None:
+        """Measure the iteration that begins; of the first, its size alone."""
+        self.restore()
+        self._read_events()
+        self._settled = 0.0
+        if is_first:
+            ranks = get_data_world_size()
+            self.samples, self.tokens = (None if n is None else n * ranks for n in count_batch(batch))
+            self._count_flops(runner)
+            return
+        wrapper, position = runner.optim_wrapper, runner.train_loop.position
+        on_device = runner.device.type == "cuda"
+        marks = {"begun": now, "stepping": 0.0, "end": 0.0}
+        spent = _spent_by_hooks(runner)
+
+        def begins_step() -> None:
+            marks["stepping"] = marks["end"] = time.perf_counter()
+            marks["event"] = self._event() if on_device else None
+
+        self._stand_in(wrapper, "begin_iteration", before=begins_step)
+        for each in wrapper.named().values():
+            for method, phase in _CALLS.items():
+                self._time(each, method, phase, marks, on_device)
+        self._stand_in(position, "settle", after=lambda: self._settle(runner, marks, spent))
+
+    def note_data(self, now: float) -> None:
+        """Note that the batch after the measured iteration is there."""
+        if self._settled:
+            self._seconds["data"] += now - self._settled
+            self.num_measured += 1
+            self._settled = 0.0
+
+    def leave_out(self, seconds: float) -> None:
+        """Leave an evaluation out that stood between."""
+        self._settled += seconds if self._settled else 0.0
+
+    def restore(self) -> None:
+        """Let every method be the one that it was."""
+        for restore in self._restore:
+            restore()
+        self._restore = []
+
+    # ------------------------------------------------------------------ what was found
+    def parts(self, train_s: float, exact: dict[str, float]) -> dict[str, float]:
+        """Return the seconds of training by phase.
+
+        Args:
+            train_s: Seconds of all training iterations.
+            exact: Phases whose seconds are known; what is left is divided as the measured iterations were.
+        """
+        self._read_events()
+        total = sum(self._seconds.values())
+        left = max(train_s - sum(exact.values()), 0.0)
+        order = ("data", "forward", "backward", "step", "hooks")
+        shares = {name: self._seconds[name] / total * left for name in order} if total and self.num_measured else {}
+        return {**shares, **exact}
+
+    # ------------------------------------------------------------------ inside
+    def _time(self, wrapper: Any, method: str, phase: str, marks: dict[str, Any], on_device: bool) -> None:
+        begin = [0.0, None]
+
+        def before() -> None:
+            begin[:] = [time.perf_counter(), self._event() if on_device else None]
+            if on_device:
+                self._pending.append(("forward", marks["event"], begin[1]))
+            else:
+                self._seconds["forward"] += begin[0] - marks["end"]
+
+        def after() -> None:
+            marks["end"] = time.perf_counter()
+            if on_device:
+                marks["event"] = self._event()
+                self._pending.append((phase, begin[1], marks["event"]))
+            else:
+                self._seconds[phase] += marks["end"] - begin[0]
+
+        self._stand_in(wrapper, method, before, after)
+
+    def _settle(self, runner: Any, marks: dict[str, Any], spent: float) -> None:
+        self.restore()
+        now = self._settled = time.perf_counter()
+        between = marks["stepping"] - marks["begun"] + now - marks["end"]
+        self._seconds["hooks"] += max(between - (_spent_by_hooks(runner) - spent), 0.0)
+
+    def _stand_in(
+        self, owner: Any, method: str, before: Callable[[], None] | None = None, after: Callable[[], None] | None = None
+    ) -> None:
+        original = getattr(owner, method)
+        own = owner.__dict__.get(method)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if before is not None:
+                before()
+            result = original(*args, **kwargs)
+            if after is not None:
+                after()
+            return result
+
+        setattr(owner, method, call)
+        self._restore.append(
+            lambda: owner.__dict__.pop(method, None) if own is None else owner.__dict__.update({method: own})
+        )
+
+    def _event(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _read_events(self) -> None:
+        """Add what the device has timed; it has long passed the events of an iteration measured before."""
+        if self._pending and self._pending[-1][2].query():
+            for phase, begin, end in self._pending:
+                self._seconds[phase] += begin.elapsed_time(end) / 1000
+            self._pending = []
+
+    def _count_flops(self, runner: Any) -> None:
+        """Count the FLOPs of this iteration where the peak of the device is known and nothing is compiled."""
+        if runner.device.type != "cuda" or runner.model_setup.compile:
+            return
+        device = find_device(torch.cuda.get_device_name(runner.device))
+        if device is None:
+            return
+        counter = FlopCounterMode(display=False)
+        counter.__enter__()
+
+        def leave() -> None:
+            counter.__exit__(None, None, None)
+            dtype = str((runner.optim_wrapper.named().popitem()[1].precision or {}).get("dtype", "float32"))
+            self.mfu_seconds = counter.get_total_flops() / device.peak(dtype.rpartition(".")[2]) or None
+            self.restore()
+
+        self._stand_in(runner.train_loop.position, "advance", before=leave)
+
+
+def _spent_by_hooks(runner: Any) -> float:
+    return sum(sum(hook.spent_s.values()) for hook in runner.hooks)

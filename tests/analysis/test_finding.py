@@ -1,0 +1,79 @@
+"""`lazyengine lr-find` and `batch-find`: nothing of what is looked at changes."""
+
+import hashlib
+import json
+
+import pytest
+
+from lazyengine.analysis.cost import cost_of
+from lazyengine.analysis.finding import find_lr, largest_batch
+from lazyengine.cli.main import main
+from lazyengine.cli.plan import maker_of
+from lazyengine.config import LazyConfig
+from lazyengine.errors import UsageValueError
+from lazyengine.runner import Runner
+
+DIGITS = "projects/digits/config.py"
+
+
+def test_the_loss_falls_and_then_rises(tmp_path):
+    found = find_lr(maker_of(DIGITS, (), str(tmp_path / "none")), low=1e-5, high=30.0, steps=60)
+    assert found.rates == sorted(found.rates)
+    assert found.rates[0] == 1e-5
+    assert found.steepest is not None
+    assert 1e-5 < found.steepest < found.lowest < 30
+    assert min(found.smoothed) < 0.8 * found.smoothed[0]
+    assert "falls fastest at lr = " in found.as_text()
+    assert not (tmp_path / "none").exists()
+    again = find_lr(maker_of(DIGITS, (), str(tmp_path)), low=1e-5, high=30.0, steps=60)
+    assert again == found
+
+
+def test_groups_keep_their_shares_of_the_rate(tmp_path):
+    made = []
+
+    def make():
+        made.append(maker_of(DIGITS, ["optimizer.params.layer_decay=0.5"], str(tmp_path))())
+        return made[-1]
+
+    groups = [group["lr"] for group in make().optim_wrapper.param_groups]
+    find_lr(make, low=1e-4, high=1e-2, steps=5)
+    raised = [group["lr"] for group in made[-1].optim_wrapper.param_groups]
+    assert [each / raised[0] for each in raised] == pytest.approx([each / groups[0] for each in groups])
+    assert raised[0] == pytest.approx(1e-2)
+
+
+def hashes(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_a_run_is_left_as_it_is(tmp_path, capsys):
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(DIGITS), ["train_loop.max_epochs=1"])
+    Runner.from_cfg(cfg, work_dir=str(tmp_path / "run")).train()
+    before = hashes(tmp_path / "run")
+    capsys.readouterr()
+    assert main(["lr-find", str(tmp_path / "run"), "--steps", "12", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["losses"][0] < 1.0  # of trained weights
+    assert hashes(tmp_path / "run") == before
+
+
+def test_the_largest_batch_is_the_last_that_fits(tmp_path):
+    def cost(size):
+        return cost_of(maker_of(DIGITS, [f"train_loop.dataloader.batch_size={size}"], str(tmp_path)))
+
+    limit = cost(100).peak_bytes
+    found = {each.samples: each.peak_bytes for each in largest_batch(cost, limit, start=64)}
+    largest = max(size for size, peak in found.items() if peak <= limit)
+    assert 96 <= largest <= 100
+    assert min(size for size, peak in found.items() if peak > limit) <= largest + largest // 16 + 1
+    with pytest.raises(UsageValueError, match="a batch of 64 needs"):
+        largest_batch(cost, 1000.0, start=64)
+
+
+def test_mistakes(capsys):
+    assert main(["lr-find", DIGITS, "--low", "1", "--high", "0.1"]) == 2
+    assert "expected 0 < low < high" in capsys.readouterr().err
+    assert main(["batch-find", DIGITS, "--gpu", "nothing"]) == 2
+    assert "not known" in capsys.readouterr().err

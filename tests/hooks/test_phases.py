@@ -1,0 +1,117 @@
+"""Where the time of a training goes, and how fast it is: measured on some iterations, without touching the others."""
+
+import json
+
+import pytest
+import torch
+
+from lazyengine.analysis.profiling import profile
+from lazyengine.cli.main import main
+from lazyengine.cli.plan import maker_of
+from lazyengine.config import LazyConfig
+from lazyengine.dataset.counting import count_batch
+from lazyengine.hooks import Hook
+from lazyengine.hooks.devices import find_device
+from lazyengine.hooks.phases import EVERY
+from lazyengine.runner import Runner
+from lazyengine.runs.verifying import MEASURED, find_difference
+
+DIGITS = "projects/digits/config.py"
+PHASES = ["data", "forward", "backward", "step", "hooks", "logging", "saving"]
+
+
+def trained(folder, *overrides, config=DIGITS, hook=None):
+    runner = Runner.from_cfg(LazyConfig.apply_overrides(LazyConfig.load(config), overrides), work_dir=str(folder))
+    if hook is not None:
+        runner.register_hook(hook)
+    runner.train()
+    (metrics,) = folder.glob("*/metrics.jsonl")
+    (log,) = folder.glob("*/*.log")
+    return runner, list(map(json.loads, metrics.read_text().splitlines())), log.read_text()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("phases"), "train_loop.max_epochs=1")
+
+
+def test_the_phases_add_up_to_the_training(run):
+    runner, records, log = run
+    (record,) = (each for each in records if "phase/data_s" in each)
+    seconds = {name: record[f"phase/{name}_s"] for name in PHASES}
+    assert all(value >= 0 for value in seconds.values())
+    assert min(seconds[name] for name in ("data", "forward", "backward", "step", "logging", "saving")) > 0
+    times = [each["time"] for each in records if each["mode"] == "train" and "time" in each]
+    assert sum(seconds.values()) > 0.5 * min(times) * runner.iter
+    assert "time by phase" in log
+    assert "samples/s" in log
+
+
+def test_each_line_has_samples_a_second(run):
+    lines = [each for each in run[1] if each["mode"] == "train" and "loss" in each]
+    assert lines
+    assert all(each["samples_per_s"] == pytest.approx(32 / each["time"]) for each in lines)
+    assert "tokens_per_s" not in lines[0]
+
+
+class Watcher(Hook):
+    """Notes in which iterations methods of the optimizer wrapper are stood in for."""
+
+    def __init__(self):
+        self.found = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        wrappers = [runner.optim_wrapper, *runner.optim_wrapper.named().values()]
+        names = ("backward", "step", "zero_grad", "begin_iteration")
+        self.found.append(any(name in wrapper.__dict__ for wrapper in wrappers for name in names))
+
+
+@pytest.mark.parametrize("config", [DIGITS, "projects/gan_digits/config.py"])
+def test_one_iteration_of_16_is_measured_and_nothing_is_left_behind(config, tmp_path):
+    watcher = Watcher()
+    overrides = ["train_loop.max_epochs=1", "train_loop.val_interval=1"]
+    _, records, _ = trained(tmp_path, *overrides, config=config, hook=watcher)
+    measured = [i for i, is_measured in enumerate(watcher.found) if is_measured]
+    assert measured == list(range(EVERY, len(watcher.found), EVERY))
+    assert any("phase/forward_s" in each for each in records)
+
+
+def test_a_run_that_measured_no_phase_is_the_same_run():
+    record = {"step": 3, "mode": "train", "epoch": None, "iter": 3, "phase/data_s": 1.0, "phase/saving_s": 2.0}
+    old = [{"step": 3, "mode": "train", "iter": 3, "loss": 1.0, "time": 0.1}]
+    new = [{"step": 3, "mode": "train", "iter": 3, "loss": 1.0, "time": 0.2, "samples_per_s": 160.0}, record]
+    assert find_difference(old, new) is None
+    assert {f"{name}_s" for name in PHASES} <= set(MEASURED)
+
+
+def test_batches_are_counted_by_their_shapes():
+    ids = torch.zeros(4, 7, dtype=torch.int64)
+    assert count_batch({"input_ids": ids, "labels": ids}) == (4, 28)
+    assert count_batch((torch.zeros(5, 3, 8, 8), torch.zeros(5, dtype=torch.int64))) == (5, None)
+    assert count_batch([{"image": torch.zeros(3, 8, 8)}, {"image": torch.zeros(3, 8, 9)}]) == (2, None)
+    assert count_batch("text") == (None, None)
+
+
+def test_devices_are_found_by_the_names_of_their_drivers():
+    names = {"NVIDIA H100 80GB HBM3": "H100", "NVIDIA A100-SXM4-80GB": "A100", "Tesla T4": "T4", "h200": "H200"}
+    for name, kind in {**names, "NVIDIA GeForce RTX 4090": "RTX 4090", "NVIDIA A10": "A10"}.items():
+        device = find_device(name)
+        assert device is not None
+        assert device.name == kind
+    assert find_device("NVIDIA GeForce GTX 1060") is None
+
+
+def test_profile_names_the_largest_items_and_what_the_engine_takes(tmp_path):
+    found = profile(maker_of(DIGITS, (), str(tmp_path / "run")), steps=4, out_dir=str(tmp_path / "trace"))
+    assert set(found.phases) >= {"data", "forward", "backward", "step", "hooks"}
+    assert 0 < found.engine_s < sum(found.phases.values())
+    assert len(found.items) == 10
+    assert [item[2] for item in found.items] == sorted((item[2] for item in found.items), reverse=True)
+    with open(found.trace) as file:
+        assert json.load(file)["traceEvents"]
+
+
+def test_profile_of_too_short_a_training_says_so(tmp_path, capsys):
+    arguments = ["train_loop.max_epochs=1", "--steps", "30", "--output", str(tmp_path)]
+    assert main(["profile", DIGITS, *arguments]) == 2
+    assert "fewer than 66 iterations; lower --steps 30" in capsys.readouterr().err
