@@ -1,7 +1,11 @@
-"""Run by torchrun in each of two ranks: ``background.py FOLDER`` saves split states in the background."""
+"""Run by torchrun in each of two ranks: ``background.py FOLDER`` saves split states in the background.
+
+``background.py read RANK FILE`` prints, without torchrun, what one of four ranks reads of a weight.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 from pathlib import Path
@@ -9,12 +13,16 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 import torch.distributed.checkpoint.filesystem as dcp
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from lazyengine import dist
-from lazyengine.checkpoint import read_checkpoint
+from lazyengine.checkpoint import read_checkpoint, shard_like
 from lazyengine.hooks import CheckpointHook, Hook
 from lazyengine.model import FSDP2, ModelSetup
 from tests.distributed.experiment import assert_same, curve, experiment, weights
@@ -106,7 +114,18 @@ def leaves_nothing_of_what_fails(folder: Path) -> None:
     assert (folder / "full" / "last_checkpoint").read_text() == "iter_18.pth\n"
 
 
-if __name__ == "__main__":
+def read(rank: int, path: str) -> list[list[float]]:
+    """Return what one of four ranks reads of a weight; the others are not there."""
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=4)
+    saved = read_checkpoint(path, keep_shards=True)["state_dict"]["net.0.weight"]
+    local = torch.zeros(saved.shape[0] // 4, *saved.shape[1:])
+    like = DTensor.from_local(local, init_device_mesh("cpu", (4,)), [Shard(0)], run_check=False)
+    return shard_like(saved, like).to_local().tolist()
+
+
+if __name__ == "__main__" and sys.argv[1] == "read":
+    print(json.dumps(read(int(sys.argv[2]), sys.argv[3])))
+elif __name__ == "__main__":
     dist.init_dist("pytorch")
     for check in (saves_what_training_waited_for, resumes, writes_beside_training, leaves_nothing_of_what_fails):
         check(Path(sys.argv[1]))
