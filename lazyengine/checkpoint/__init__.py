@@ -23,6 +23,7 @@ from .retention import check_filename_template, superseded_checkpoints
 from .saving import POINTER, CheckpointWriter, mark_latest_checkpoint, publish_checkpoint, save_checkpoint
 from .shards import (
     SavedTensor,
+    copy_shards,
     is_sharded_tensor,
     remove_checkpoint,
     remove_shards,
@@ -76,6 +77,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "CheckpointLoader",
     # sharded over ranks
     "split_shards",
+    "copy_shards",
     "save_shards",
     "verify_shards",
     "remove_shards",

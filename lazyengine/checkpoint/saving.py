@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import logging
 import os
 import threading
@@ -82,8 +83,14 @@ class _Output:
 
 
 def _write(
-    plain: Any, target: str, then: Callable[[], object] | None, ready: Callable[[str], object] | None = None
+    plain: Any,
+    target: str,
+    then: Callable[[], object] | None,
+    ready: Callable[[str], object] | None,
+    before: Callable[[], dict[str, Any]] | None,
 ) -> None:
+    if before is not None:
+        plain = {**plain, **before()}
     with atomic_write(target, ready=ready, buffering=0) as file:
         output = _Output(file)
         try:
@@ -118,6 +125,7 @@ class CheckpointWriter:
         path: str | os.PathLike[str],
         then: Callable[[], object] | None = None,
         ready: Callable[[str], object] | None = None,
+        before: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
         """Save a checkpoint (see ``save_checkpoint``), then call ``then``.
 
@@ -127,6 +135,7 @@ class CheckpointWriter:
             then: Called once the file is in place, in the writing thread: replace the pointer, prune old files.
             ready: Called before, when the file is complete, with its temporary path; what it raises keeps the file
                 from getting its name.
+            before: Called first, in the writing thread; the plain data that it returns becomes part of the checkpoint.
 
         Raises:
             CheckpointError: A value has no plain form.
@@ -141,13 +150,18 @@ class CheckpointWriter:
             raise CheckpointError(str(error)) from None
         os.makedirs(folder, exist_ok=True)
         remove_leftovers(folder)
-        if self.async_save:
-            run = contextvars.copy_context().run  # what is logged there goes to the logger of this run
-            copied = on_host(plain, self._memory)
-            self._is_writing = True  # before the write begins: an interrupt in between must not lose it
-            self._thread.submit(run, self._run, copied, target, then, ready)
+        copied = on_host(plain, self._memory if self.async_save else None)
+        self.call(functools.partial(_write, copied, target, then, ready, before), target)
+
+    def call(self, write: Callable[[], object], path: str | os.PathLike[str]) -> None:
+        """Call what writes a part of the checkpoint ``path`` as `save` writes a whole one: in the background or now."""
+        self.wait()
+        if not self.async_save:
+            write()
             return
-        _write(on_host(plain), target, then, ready)
+        run = contextvars.copy_context().run  # what is logged there goes to the logger of this run
+        self._is_writing = True  # before the write begins: an interrupt in between must not lose it
+        self._thread.submit(run, self._run, write, path)
 
     def wait(self) -> None:
         """Wait until the background write is done.
@@ -161,11 +175,11 @@ class CheckpointWriter:
             if error is not None:
                 raise error
 
-    def _run(self, plain: Any, target: str, *callbacks: Callable[..., object] | None) -> None:
+    def _run(self, write: Callable[[], object], target: str | os.PathLike[str]) -> None:
         with contextlib.suppress(AttributeError, OSError):  # Linux: threads have priorities; leave the loop the cores
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         try:
-            _write(plain, target, *callbacks)
+            write()
         except BaseException as error:
             error.add_note(f"while writing the checkpoint {target} in the background")
             logging.getLogger(__name__).error("the checkpoint %s was not saved: %r", target, error)

@@ -120,12 +120,42 @@ def split_shards(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
     return rebuild(checkpoint, mark), tensors
 
 
-def save_shards(tensors: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Write split tensors into a new folder beside a checkpoint file. Collective: every rank must call.
+def copy_shards(tensors: Mapping[str, Any], memory: dict[str, Any]) -> dict[str, Any]:
+    """Return copies in host memory of this rank's parts of split tensors.
 
     Args:
         tensors: What `split_shards` found.
+        memory: The copies of the last call, which are written over where they fit; the new ones are left in it.
+    """
+    former = dict(memory)
+    memory.clear()
+    for key, tensor in tensors.items():
+        kept = former.get(key)
+        if kept is not None and _layout(kept) == _layout(tensor):
+            kept.to_local().copy_(tensor.to_local(), non_blocking=True)
+        else:
+            kept = tensor.to("cpu") if tensor.device.type != "cpu" else tensor.clone()
+        memory[key] = kept
+    if any(tensor.is_cuda for tensor in tensors.values()):
+        torch.cuda.synchronize()
+    return dict(memory)
+
+
+def _layout(tensor: Any) -> tuple[Any, ...]:
+    return tensor.shape, tensor.dtype, tensor.device_mesh, tensor.placements
+
+
+def save_shards(
+    tensors: Mapping[str, torch.Tensor],
+    path: str | os.PathLike[str],
+    group: torch.distributed.ProcessGroup | None = None,
+) -> dict[str, Any]:
+    """Write split tensors into a new folder beside a checkpoint file. Collective: every rank must call.
+
+    Args:
+        tensors: What `split_shards` found, or `copy_shards` of it.
         path: The file of the checkpoint, in a folder that all ranks share; it is written afterwards.
+        group: All ranks, by which nothing else is sent meanwhile, as a thread needs it; None for the default group.
 
     Returns:
         What the checkpoint has to hold under ``shards``: the folder's name, and size and CRC of its files.
@@ -138,19 +168,19 @@ def save_shards(tensors: Mapping[str, torch.Tensor], path: str | os.PathLike[str
     from torch.distributed.checkpoint.state_dict_saver import save
 
     token = [os.urandom(4).hex()]
-    dist.broadcast_object_list(token)
+    dist.broadcast_object_list(token, group=group)
     folder = f"{os.fspath(path)}.{token[0]}.shards"
     failure: BaseException | None = None
     written: dict[str, dict[str, int]] = {}
     try:
-        save(dict(tensors), storage_writer=FileSystemWriter(folder, sync_files=True))
+        save(dict(tensors), storage_writer=FileSystemWriter(folder, sync_files=True), process_group=group)
         rank = dist.get_rank()
         own = [name for name in os.listdir(folder) if name.startswith(f"__{rank}_") or (name[0] == "." and rank == 0)]
         written = {name: _describe(os.path.join(folder, name)) for name in own}
     except (CheckpointException, OSError) as error:  # the first is raised on every rank, with the errors of all
         failure = error
     said = None if failure is None else _describe_failures(failure)
-    parts = dist.all_gather_object((said, written))
+    parts = dist.all_gather_object((said, written), group)
     failures = [text for text, _ in parts if text]
     if failures:
         if dist.is_main_process():

@@ -20,6 +20,7 @@ from ..checkpoint import (
     FrozenWeights,
     UsageCheckpointError,
     complete,
+    copy_shards,
     find_valid_checkpoint,
     get_state_dict,
     list_checkpoints,
@@ -80,6 +81,8 @@ class RunState:
         self._is_planned = False  # the save that is written now
         self._recorder: Recorder | None = None
         self._frozen: FrozenWeights | None = None
+        self._shard_group: Any = None  # all ranks, for what the writing threads send
+        self._shard_memory: dict[str, Any] = {}
         self._former: dict[str, Any] | None = None  # meta of the checkpoint that this start goes on from
         self.generators: dict[str, torch.Generator] = {}
 
@@ -291,7 +294,7 @@ class RunState:
     ) -> str:
         """Save the state of the run. Collective: every rank must call.
 
-        The main process writes; what FSDP2 split, every rank does, and before training goes on.
+        The main process writes; what FSDP2 split, every rank does.
 
         A file that cannot be written (a full disk) is logged as an error, and training goes on with the checkpoints
         that there are, until nothing could be written for `give_up_after` planned saves in a row. What the pointer
@@ -325,18 +328,22 @@ class RunState:
         if self._frozen is not None:
             self._frozen.prepare(checkpoint)
         runner.visualizer.flush()
+        if self._writer is None or self._writer.async_save != async_save:
+            self._writer = CheckpointWriter(async_save=async_save)
         checkpoint, tensors = split_shards(checkpoint)
-        if tensors:
-            self._tolerate(lambda: checkpoint.update(shards=save_shards(tensors, path)), give_up_after)
-            if "shards" not in checkpoint:
-                return path
-            if not dist.is_main_process():
-                self._failure, self._num_failed = None, 0
+        shards: dict[str, Any] = {}
+        write_shards = self._shard_writer(tensors, path, shards) if tensors else None
+        if write_shards is not None and not (async_save and dist.is_main_process()):
+            self._tolerate(functools.partial(self._writer.call, write_shards, path), give_up_after)
+            if not async_save:
+                if not shards:
+                    return path
+                write_shards = lambda: {"shards": shards}  # noqa: E731 - they are there
         if dist.is_main_process():
 
             def finish() -> None:
                 runner.folder.settle(path)
-                remove_shards(path, keep=checkpoint["shards"]["folder"] if tensors else None)
+                remove_shards(path, keep=shards.get("folder"))
                 if is_latest:
                     mark_latest_checkpoint(path)
                     stopped = or_none(summary_of, os.path.join(folder, PREEMPTED))
@@ -346,12 +353,28 @@ class RunState:
                     then()
                 self._failure, self._num_failed = None, 0
 
-            if self._writer is None or self._writer.async_save != async_save:
-                self._writer = CheckpointWriter(async_save=async_save)
             ready = functools.partial(runner.folder.make_room, path=path)
-            write = functools.partial(self._writer.save, checkpoint, path, then=finish, ready=ready)
-            self._tolerate(write, give_up_after)
+            options = {"then": finish, "ready": ready, "before": write_shards}
+            self._tolerate(functools.partial(self._writer.save, checkpoint, path, **options), give_up_after)
         return path
+
+    def _shard_writer(
+        self, tensors: dict[str, torch.Tensor], path: str, shards: dict[str, Any]
+    ) -> Callable[[], dict[str, Any]]:
+        """Return what writes split tensors as they are now, and says so in `shards`. Collective, as what it returns."""
+        group = None
+        if self._writer is not None and self._writer.async_save:
+            if self._shard_group is None:  # the thread's messages must not come between those of training
+                self._shard_group = torch.distributed.new_group(backend="gloo")
+            tensors, group = copy_shards(tensors, self._shard_memory), self._shard_group
+
+        def write() -> dict[str, Any]:
+            shards.update(save_shards(tensors, path, group))
+            if not dist.is_main_process():
+                self._failure, self._num_failed = None, 0
+            return {"shards": shards}
+
+        return write
 
     def wait(self) -> None:
         """Wait until everything saved is on disk.
