@@ -52,6 +52,7 @@ from ..record import (
     changed_lines,
     changed_values,
     flat_config,
+    saved_config,
 )
 from .folder import RunFolder
 
@@ -126,8 +127,8 @@ class RunState:
         if dist.is_main_process():
             source = None if path is None else _origin_of(path, summary_of(path)._asdict())
             is_fork = path is not None and not self._runner.folder.holds(path, self.folders())
-            former = (self._former or {}).get("experiment") or self._experiment
-            values = changed_values(former, self._experiment, self._runner.optim_wrapper.named())
+            former, present = self._compared(path)
+            values = changed_values(former, present, self._runner.optim_wrapper.named())
             changes = values + self._begin_record(source)
             for change in changes:
                 change["from_iter"] = self._runner.num_iters_completed
@@ -138,6 +139,21 @@ class RunState:
                     *(len(sizes), sum(sizes) / 1e6),
                 )
             self._runner.folder.record_start(source, changes, is_fork=is_fork)
+
+    def _compared(self, path: str | None) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the values of the checkpoint's experiment and of this one, as far as both can be known."""
+        meta, runner = self._former or {}, self._runner
+        if former := meta.get("experiment"):
+            return former, self._experiment
+        if path is None or not isinstance(meta.get("cfg"), str):  # built by hand: what the optimizer loaded is compared
+            return {}, {}
+        if runner.cfg is None or (former := saved_config(os.path.dirname(os.path.abspath(path)), meta["cfg"])) is None:
+            runner.logger.warning(
+                "what was changed in the config since the checkpoint is not known: it was saved by version 0.1, and no "
+                "config.json of it is there"
+            )
+            return {}, {}
+        return former, flat_config(to_json(runner.cfg))
 
     def record_evaluation(self) -> None:
         """Write into this start's folder that it evaluates, and which weights; the record of training stays."""
