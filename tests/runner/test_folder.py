@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from lazyengine.checkpoint import read_checkpoint, save_checkpoint, summary_of
 from lazyengine.cli import train as command
 from lazyengine.config import LazyConfig
-from lazyengine.checkpoint import read_checkpoint, save_checkpoint, summary_of
 
 from ..runs.toy import make_project
 from .toy import toy_runner
