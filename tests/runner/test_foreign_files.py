@@ -95,7 +95,7 @@ def test_a_resume_passes_over_a_checkpoint_that_cannot_be_one(run, where, value)
     runner.train()
     assert "epoch_2.pth: " in log_of(runner)
     assert "epoch_1.pth: 1 epochs and 5 iterations are done" in log_of(runner)
-    with pytest.raises(CheckpointError, match="epoch_2.pth cannot be resumed: it"):
+    with pytest.raises(CheckpointError, match=r"epoch_2\.pth cannot be resumed: it"):
         toy_runner(str(run), resume=str(run / "epoch_2.pth")).train()
 
 
