@@ -142,9 +142,9 @@ class RunState:
 
     def _compared(self, path: str | None) -> tuple[dict[str, str], dict[str, str]]:
         """Return the values of the checkpoint's experiment and of this one, as far as both can be known."""
-        meta, runner = self._former or {}, self._runner
+        meta, runner, built = self._former or {}, self._runner, self._experiment  # before anything is trained
         if former := meta.get("experiment"):
-            return former, self._experiment
+            return former, built
         if path is None or not isinstance(meta.get("cfg"), str):  # built by hand: what the optimizer loaded is compared
             return {}, {}
         if runner.cfg is None or (former := saved_config(os.path.dirname(os.path.abspath(path)), meta["cfg"])) is None:
