@@ -161,6 +161,7 @@ class RunFolder:
         changes: Sequence[dict[str, Any]] = (),
         *,
         is_fork: bool = False,
+        weights: dict[str, Any] | None = None,
     ) -> None:
         """Write this start, which trains, into ``run.json``. For the main process.
 
@@ -168,6 +169,7 @@ class RunFolder:
             source: The checkpoint that it goes on from (``run_id``, ``path``, ``iter``, ``epoch``, ``hash``), or None.
             changes: What differs from that checkpoint's experiment, and what becomes of it.
             is_fork: Whether that checkpoint lies elsewhere: then this is another run, with an identity of its own.
+            weights: What `load_from` named instead: ``path``, and of a checkpoint ``run_id`` and ``iter``.
         """
         record = self.read()
         self.start = 1 + max((each.get("start", 0) for each in record["starts"]), default=0)
@@ -175,7 +177,7 @@ class RunFolder:
         self.run_id = continued or self.run_id or os.urandom(8).hex()
         record["run_id"] = record["run_id"] or continued or ""  # of version 0.1, whose run goes on
         entry = self._entry("train", source)
-        record["starts"].append({**entry, "code": None, "changes": list(changes), "ended": None})
+        record["starts"].append({**entry, "weights": weights, "code": None, "changes": list(changes), "ended": None})
         self._write(record)
 
     def record_evaluation(self, source: dict[str, Any] | None) -> None:
@@ -284,6 +286,26 @@ class RunFolder:
             return path
         found = [os.path.join(at, start, name) for start in (*reversed(self._names_of_starts()), EARLIER)]
         return next((each for each in found if os.path.isfile(each)), path)
+
+    def weights_at(self, path: str, folders: Sequence[str]) -> str:
+        """Return where the weights are that `load_from` names in one of `folders`.
+
+        An earlier start from the same path has recorded whose they were: another run's file may have that name now.
+        """
+        if os.path.realpath(os.path.dirname(path)) not in map(os.path.realpath, folders):
+            return path
+        known = [each["weights"] for each in self.read()["starts"] if (each.get("weights") or {}).get("path") == path]
+        wanted = known[-1].get("run_id") if known else None
+        summary = or_none(summary_of, path)
+        if not wanted or (summary is not None and summary.run_id == wanted):
+            return self.moved(path, folders)
+        at, name = os.path.split(path)
+        places = [os.path.join(at, start, name) for start in (*reversed(self._names_of_starts()), EARLIER)]
+        for place in places:
+            if (found := or_none(summary_of, place)) is not None and found.run_id == wanted:
+                print_log(f"load_from={path!r}: these weights are in {place} now", logger="current")
+                return place
+        return path
 
     def sizes_in_starts(self, folders: Sequence[str]) -> list[int]:
         """Return the bytes of each checkpoint, moved from an earlier run, and dump in the folders of earlier starts."""

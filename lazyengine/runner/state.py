@@ -138,7 +138,14 @@ class RunState:
                     "the folders of earlier starts hold %d checkpoints of earlier runs, or dumps: %.1f MB",
                     *(len(sizes), sum(sizes) / 1e6),
                 )
-            self._runner.folder.record_start(source, changes, is_fork=is_fork)
+            self._runner.folder.record_start(source, changes, is_fork=is_fork, weights=self._weights_named())
+
+    def _weights_named(self) -> dict[str, Any] | None:
+        """Return what the record says of the weights that `load_from` named, where they were loaded."""
+        runner = self._runner
+        if runner.load_from is None or self._former is not None:
+            return None
+        return {"path": runner.load_from.path, **{key: runner.loaded_meta.get(key) for key in ("run_id", "iter")}}
 
     def _compared(self, path: str | None) -> tuple[dict[str, str], dict[str, str]]:
         """Return the values of the checkpoint's experiment and of this one, as far as both can be known."""
