@@ -53,7 +53,6 @@ def log_of(runner) -> str:
 CRAFTED: list[tuple[Path_, object]] = [
     (("meta",), "a text"),
     (("meta", "epoch"), "2"),
-    (("meta", "iter"), -1),
     (("meta", "run_id"), ["a"]),
     (("meta", "format_version"), 99),
     (("meta", "frozen"), {"net.0.weight": 5}),
