@@ -42,7 +42,7 @@ from ..config import LazyConfig, set_argument, sources_of
 from ..config.graph import display_path
 from ..errors import UsageOSError
 from ..fileio import atomic_write
-from ..logging import print_log
+from ..logging import METRICS_FILE, print_log
 from ..record import ENV_FILE, FORMAT, RUN_FILE, START_FILE, read_run_file, write_env
 from .lock import FolderBusyError, FolderLock
 
@@ -356,7 +356,9 @@ class RunFolder:
     def _last_start_of(self, record: dict[str, Any]) -> str:
         """Return the folder of the last start of the run that holds the folder now; of version 0.1, the last one."""
         starts = [each["folder"] for each in record["starts"] if each.get("run_id") == record["run_id"]]
-        starts = starts or self._unlisted_starts()
+        if not starts:  # a refused start has a folder too, and recorded nothing
+            trained = [os.path.join(self.path, name, METRICS_FILE) for name in self._unlisted_starts()]
+            starts = [os.path.basename(os.path.dirname(file)) for file in trained if os.path.isfile(file)]
         known = [name for name in starts if name == os.path.basename(name) and name != self.timestamp]
         return known[-1] if known else EARLIER
 

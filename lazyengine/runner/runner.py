@@ -665,7 +665,7 @@ class Runner:
             ValueError: When there are several best ones.
         """
         if isinstance(checkpoint, int) or checkpoint in ("best", "latest"):
-            path, former = find_checkpoint(self._state.folders(), checkpoint), None  # own keys need no rules
+            path, former = find_checkpoint(self._state.own_folders(), checkpoint), None  # own keys need no rules
         else:
             path, former = self.folder.moved(checkpoint, self._state.folders()), self.load_from
         base, former = self.load_from, former or LoadFrom(path)

@@ -424,6 +424,17 @@ class RunState:
         saving = [hook.folder(self._runner) for hook in self._runner.hooks if isinstance(hook, CheckpointHook)]
         return list(dict.fromkeys([self._runner.work_dir, *saving]))
 
+    def own_folders(self) -> list[str]:
+        """Return `folders` without those in which another run, whose folder has the same name, saves."""
+        work_dir = self._runner.work_dir
+        own: set[str] = {str(each.get("run_id")) for each in self._runner.folder.read()["starts"]}
+
+        def is_own(folder: str) -> bool:
+            newest = next(filter(None, (or_none(summary_of, path) for path in list_checkpoints(folder))), None)
+            return newest is None or newest.run_id in ("", *own)
+
+        return [folder for folder in self.folders() if folder == work_dir or is_own(folder)]
+
     def _config_text(self) -> str | None:
         """The resolved config as Python text: data for a reader, never executed when a checkpoint is loaded."""
         if self._runner.cfg is None:
@@ -474,9 +485,14 @@ class RunState:
             rejected.append(f"{path}: {reason}")
             runner.logger.warning("not resuming from %s: %s", path, reason)
 
-        folders = self.folders()
+        folders = self.own_folders()
         newest = find_valid_checkpoint(folders, reject, _why_not_resumable)
         where = " and ".join(folders)
+        if newest is None and (others := [folder for folder in self.folders() if folder not in folders]):
+            raise UsageCheckpointError(
+                f"{where} has no checkpoint, and what is in {' and '.join(others)} is of another run, whose folder has "
+                "the same name. Use another out_dir or work_dir, or name a checkpoint with --resume PATH."
+            )
         if newest is None and rejected:
             raise UsageCheckpointError(
                 f"no checkpoint in {where} can be resumed:\n  " + "\n  ".join(rejected) + "\nRemove them to "

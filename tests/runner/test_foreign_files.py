@@ -189,6 +189,27 @@ def test_links_that_lie_in_the_way_are_not_followed(tmp_path):
     assert (run / "earlier" / "epoch_1.pth").is_symlink()
 
 
+def test_a_folder_for_checkpoints_that_two_runs_of_one_name_share_mixes_nothing_up(tmp_path):
+    def runner(place: str, **kwargs):
+        hooks = {"checkpoint": CheckpointHook(out_dir=str(tmp_path / "all"))}
+        return toy_runner(str(tmp_path / place / "run"), max_epochs=1, hooks=hooks, **kwargs)
+
+    first, second = runner("a"), runner("b")
+    first.train()
+    with pytest.raises(CheckpointError, match="is of another run, whose folder has the same name"):
+        runner("b", resume=True).train()
+    second.train()
+    shared = tmp_path / "all" / "run"
+    assert summary_of(shared / "epoch_1.pth").run_id == second.folder.run_id
+    assert summary_of(shared / "earlier" / "epoch_1.pth").run_id == first.folder.run_id
+    with pytest.raises(CheckpointError, match="is of another run, whose folder has the same name"):
+        runner("a", resume=True).train()
+    with pytest.raises(FileNotFoundError, match="no latest checkpoint"):
+        runner("a").test(checkpoint="latest")
+    assert runner("b", resume=True).train() is not None
+    assert runner("a", resume=str(shared / "earlier" / "epoch_1.pth")).train() is not None
+
+
 # ------------------------------------------------------------------------------------------ run.json and the lock
 @pytest.mark.parametrize(
     "change",
