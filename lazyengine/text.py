@@ -43,6 +43,11 @@ def listed(names: Iterable[object], limit: int = 10) -> str:
     return (", ".join(names[:limit]) or "none") + more
 
 
+def printable(text: object) -> str:
+    """Return a text of somebody else with escapes in the place of line ends and control characters."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(text))
+
+
 def short(value: Any, limit: int = 80) -> str:
     """Return the repr of a value on one line of at most `limit` characters; a repr that raises is named."""
     try:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..text import printable
+
 FORMAT_VERSION = 2
 """Of checkpoints; version 0.1 wrote none. Each version reads those of all earlier ones."""
 NEEDED = ("state_dict", "optimizer", "train_loop", "param_schedulers")
@@ -39,7 +41,7 @@ def _what_is_missing(checkpoint: Any) -> str | None:
     missing = [key for key in NEEDED if key not in keys]
     if not missing:
         return None
-    held = ", ".join(keys[:8]) + (", …" if len(keys) > 8 else "")
+    held = printable(", ".join(keys[:8]) + (", …" if len(keys) > 8 else ""))
     return (
         f"it has no {', '.join(missing)}. It holds {held or type(checkpoint).__name__}; weights alone are loaded with "
         "load_from (or --checkpoint)"

@@ -28,7 +28,7 @@ from ..errors import UsageValueError
 from ..fileio import atomic_write, get_local_path
 from ..fileio.remote import sha256_of
 from ..nesting import iter_leaves
-from ..text import listed, short
+from ..text import listed, printable, short
 from .mistakes import until_the_reader_leaves
 
 _DESCRIPTION = """\
@@ -133,7 +133,7 @@ def _tree(value: Any, depth: int, indent: str) -> list[str]:
     for key, item in items:
         is_nested = isinstance(item, (Mapping, list, tuple)) and len(item) > 0
         is_open = is_nested and depth > 1 and (isinstance(item, Mapping) or len(item) <= 20)
-        lines.append(f"{indent}{key}: {_summary(item)}")
+        lines.append(f"{indent}{printable(key)}: {_summary(item)}")
         if is_open:
             lines += _tree(item, depth - 1, indent + "  ")
     return lines

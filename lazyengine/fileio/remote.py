@@ -1,8 +1,10 @@
 """The one iopath ``PathManager`` of the process, made when a remote path is first used."""
 
+import contextlib
 import functools
 import hashlib
 import os
+import zipfile
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -52,6 +54,18 @@ def cache_path(url: str) -> str:
     return target
 
 
+def _check_end(path: str) -> None:
+    """Raise an OSError for an archive without its end, and remove it; the length that a server gives was compared."""
+    with open(path, "rb") as file:
+        is_archive = file.read(4) == b"PK\x03\x04"
+    if is_archive and not zipfile.is_zipfile(path):
+        size = os.path.getsize(path)
+        os.remove(path)
+        raise OSError(
+            f"the download was cut off after {size} bytes: the archive has no end; nothing was kept in {path}"
+        )
+
+
 @functools.cache
 def path_manager() -> "PathManager":
     """Return the process's iopath ``PathManager``; register handlers for further schemes with it.
@@ -74,8 +88,13 @@ def path_manager() -> "PathManager":
                     if force and os.path.isfile(target):
                         os.remove(target)
                     if not os.path.isfile(target):
+                        part = f"{target}.part"
                         try:
-                            download(path, os.path.dirname(target), filename=os.path.basename(target), progress=False)
+                            with contextlib.suppress(FileNotFoundError):
+                                os.remove(part)  # of a download that was killed
+                            download(path, os.path.dirname(part), filename=os.path.basename(part), progress=False)
+                            _check_end(part)
+                            os.replace(part, target)
                         except OSError as error:
                             if isinstance(error, HTTPError):
                                 error.close()  # it holds the connection

@@ -6,7 +6,7 @@ from .changes import changed_code, changes
 from .code import CodeRecord, collect_code, load_code, save_code
 from .data import changed_data, fingerprint
 from .environment import collect_env, write_env
-from .experiment import as_line, built_values, changed_lines, changed_values, flat_config
+from .experiment import as_line, built_values, changed_lines, changed_values, flat_config, saved_config
 from .recorder import CODE_FOLDER, Recorder
 from .run_file import ENV_FILE, FORMAT, RUN_FILE, START_FILE, read_run_file
 
@@ -32,6 +32,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "read_run_file",
     # the experiment
     "flat_config",
+    "saved_config",
     "built_values",
     "changed_values",
     "changed_lines",

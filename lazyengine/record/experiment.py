@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..config.finding import without_folder
@@ -24,6 +28,26 @@ def flat_config(text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     _flatten(json.loads(text)["values"], "", found)
     return found
+
+
+def saved_config(folder: str, text: str) -> dict[str, str] | None:
+    """Return the values of a config that a checkpoint holds as Python text, which is not run.
+
+    They are read from a ``config.json`` beside a ``config.py`` with the same text, in the folder of the checkpoint or
+    of a start.
+
+    Args:
+        folder: The folder of the checkpoint.
+        text: The config.
+
+    Returns:
+        The values by path; None where there is no such file.
+    """
+    for path in [folder, *sorted(glob.glob(os.path.join(glob.escape(folder), "*", "")), reverse=True)]:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            if Path(path, "config.py").read_text(encoding="utf-8") == text:
+                return flat_config(Path(path, "config.json").read_text(encoding="utf-8"))
+    return None
 
 
 def built_values(loader: Any, wrappers: Mapping[str, Any], schedulers: Any) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from .. import dist
+from ..fileio import atomic_write
 from .changes import changed_code
 from .code import CodeRecord, collect_code, load_code, save_code
 from .data import fingerprint
@@ -162,8 +163,9 @@ class Recorder:
             content = patch.encode(errors="surrogateescape")
             name = f"{hashlib.sha256(content).hexdigest()[:16]}.patch"
             os.makedirs(self._code_folder, exist_ok=True)
-            with contextlib.suppress(FileExistsError), open(os.path.join(self._code_folder, name), "xb") as file:
-                file.write(content)
+            if not os.path.exists(path := os.path.join(self._code_folder, name)):
+                with atomic_write(path) as file:
+                    file.write(content)
             state["patch"] = f"{CODE_FOLDER}/{name}"
         return state
 

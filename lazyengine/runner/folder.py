@@ -42,7 +42,7 @@ from ..config import LazyConfig, set_argument, sources_of
 from ..config.graph import display_path
 from ..errors import UsageOSError
 from ..fileio import atomic_write
-from ..logging import print_log
+from ..logging import METRICS_FILE, print_log
 from ..record import ENV_FILE, FORMAT, RUN_FILE, START_FILE, read_run_file, write_env
 from .lock import FolderBusyError, FolderLock
 
@@ -163,6 +163,7 @@ class RunFolder:
         changes: Sequence[dict[str, Any]] = (),
         *,
         is_fork: bool = False,
+        weights: dict[str, Any] | None = None,
     ) -> None:
         """Write this start, which trains, into ``run.json``. For the main process.
 
@@ -170,6 +171,7 @@ class RunFolder:
             source: The checkpoint that it goes on from (``run_id``, ``path``, ``iter``, ``epoch``, ``hash``), or None.
             changes: What differs from that checkpoint's experiment, and what becomes of it.
             is_fork: Whether that checkpoint lies elsewhere: then this is another run, with an identity of its own.
+            weights: What `load_from` named instead: ``path``, and of a checkpoint ``run_id`` and ``iter``.
         """
         record = self.read()
         self.start = 1 + max((each.get("start", 0) for each in record["starts"]), default=0)
@@ -177,7 +179,7 @@ class RunFolder:
         self.run_id = continued or self.run_id or os.urandom(8).hex()
         record["run_id"] = record["run_id"] or continued or ""  # of version 0.1, whose run goes on
         entry = self._entry("train", source)
-        record["starts"].append({**entry, "code": None, "changes": list(changes), "ended": None})
+        record["starts"].append({**entry, "weights": weights, "code": None, "changes": list(changes), "ended": None})
         self._write(record)
 
     def record_evaluation(self, source: dict[str, Any] | None) -> None:
@@ -301,6 +303,26 @@ class RunFolder:
         found = [os.path.join(at, start, name) for start in (*reversed(self._names_of_starts()), EARLIER)]
         return next((each for each in found if os.path.isfile(each)), path)
 
+    def weights_at(self, path: str, folders: Sequence[str]) -> str:
+        """Return where the weights are that `load_from` names in one of `folders`.
+
+        An earlier start from the same path has recorded whose they were: another run's file may have that name now.
+        """
+        if os.path.realpath(os.path.dirname(path)) not in map(os.path.realpath, folders):
+            return path
+        known = [each["weights"] for each in self.read()["starts"] if (each.get("weights") or {}).get("path") == path]
+        wanted = known[-1].get("run_id") if known else None
+        summary = or_none(summary_of, path)
+        if not wanted or (summary is not None and summary.run_id == wanted):
+            return self.moved(path, folders)
+        at, name = os.path.split(path)
+        places = [os.path.join(at, start, name) for start in (*reversed(self._names_of_starts()), EARLIER)]
+        for place in places:
+            if (found := or_none(summary_of, place)) is not None and found.run_id == wanted:
+                print_log(f"load_from={path!r}: these weights are in {place} now", logger="current")
+                return place
+        return path
+
     def sizes_in_starts(self, folders: Sequence[str]) -> list[int]:
         """Return the bytes of each checkpoint, moved from an earlier run, and dump in the folders of earlier starts."""
         names = (*self._names_of_starts(), EARLIER)
@@ -350,7 +372,9 @@ class RunFolder:
     def _last_start_of(self, record: dict[str, Any]) -> str:
         """Return the folder of the last start of the run that holds the folder now; of version 0.1, the last one."""
         starts = [each["folder"] for each in record["starts"] if each.get("run_id") == record["run_id"]]
-        starts = starts or self._unlisted_starts()
+        if not starts:  # a refused start has a folder too, and recorded nothing
+            trained = [os.path.join(self.path, name, METRICS_FILE) for name in self._unlisted_starts()]
+            starts = [os.path.basename(os.path.dirname(file)) for file in trained if os.path.isfile(file)]
         known = [name for name in starts if name == os.path.basename(name) and name != self.timestamp]
         return known[-1] if known else EARLIER
 

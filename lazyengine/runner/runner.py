@@ -155,7 +155,7 @@ class Runner:
             "log_processor": log_processor,
         }
         self.model_setup = model_setup or ModelSetup()
-        self.load_from = LoadFrom.of(load_from)
+        self.load_from = self._first_load_from = LoadFrom.of(load_from)
         self.resume_from = "auto" if resume is True else resume or None
         if self.resume_from == "auto" and TIME in (work_dir or ""):
             raise UsageValueError(
@@ -350,8 +350,11 @@ class Runner:
         self._has_weights = True
 
     def _load_weights(self) -> None:
-        if self.load_from is not None:
-            self.loaded_meta = self.load_from.load_into(self.model, self.logger)
+        source = self.load_from
+        if source is not None and source is self._first_load_from:  # of the experiment, and not set for this start
+            source = dataclasses.replace(source, path=self.folder.weights_at(source.path, self._state.folders()))
+        if source is not None:
+            self.loaded_meta = source.load_into(self.model, self.logger)
 
     def _prepare_training(self) -> None:
         """Build what training needs and restore what a checkpoint holds; once."""
@@ -663,7 +666,7 @@ class Runner:
             ValueError: When there are several best ones.
         """
         if isinstance(checkpoint, int) or checkpoint in ("best", "latest"):
-            path, former = find_checkpoint(self._state.folders(), checkpoint), None  # own keys need no rules
+            path, former = find_checkpoint(self._state.own_folders(), checkpoint), None  # own keys need no rules
         else:
             path, former = self.folder.moved(checkpoint, self._state.folders()), self.load_from
         base, former = self.load_from, former or LoadFrom(path)

@@ -53,6 +53,7 @@ from ..record import (
     changed_lines,
     changed_values,
     flat_config,
+    saved_config,
 )
 from .folder import RunFolder
 
@@ -129,8 +130,8 @@ class RunState:
         if dist.is_main_process():
             source = None if path is None else _origin_of(path, summary_of(path)._asdict())
             is_fork = path is not None and not self._runner.folder.holds(path, self.folders())
-            former = (self._former or {}).get("experiment") or self._experiment
-            values = changed_values(former, self._experiment, self._runner.optim_wrapper.named())
+            former, present = self._compared(path)
+            values = changed_values(former, present, self._runner.optim_wrapper.named())
             changes = values + self._begin_record(source)
             for change in changes:
                 change["from_iter"] = self._runner.num_iters_completed
@@ -140,7 +141,29 @@ class RunState:
                     "the folders of earlier starts hold %d checkpoints of earlier runs, or dumps: %.1f MB",
                     *(len(sizes), sum(sizes) / 1e6),
                 )
-            self._runner.folder.record_start(source, changes, is_fork=is_fork)
+            self._runner.folder.record_start(source, changes, is_fork=is_fork, weights=self._weights_named())
+
+    def _weights_named(self) -> dict[str, Any] | None:
+        """Return what the record says of the weights that `load_from` named, where they were loaded."""
+        runner = self._runner
+        if runner.load_from is None or self._former is not None:
+            return None
+        return {"path": runner.load_from.path, **{key: runner.loaded_meta.get(key) for key in ("run_id", "iter")}}
+
+    def _compared(self, path: str | None) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the values of the checkpoint's experiment and of this one, as far as both can be known."""
+        meta, runner, built = self._former or {}, self._runner, self._experiment  # before anything is trained
+        if former := meta.get("experiment"):
+            return former, built
+        if path is None or not isinstance(meta.get("cfg"), str):  # built by hand: what the optimizer loaded is compared
+            return {}, {}
+        if runner.cfg is None or (former := saved_config(os.path.dirname(os.path.abspath(path)), meta["cfg"])) is None:
+            runner.logger.warning(
+                "what was changed in the config since the checkpoint is not known: it was saved by version 0.1, and no "
+                "config.json of it is there"
+            )
+            return {}, {}
+        return former, flat_config(to_json(runner.cfg))
 
     def record_evaluation(self) -> None:
         """Write into this start's folder that it evaluates, and which weights; the record of training stays."""
@@ -424,6 +447,17 @@ class RunState:
         saving = [hook.folder(self._runner) for hook in self._runner.hooks if isinstance(hook, CheckpointHook)]
         return list(dict.fromkeys([self._runner.work_dir, *saving]))
 
+    def own_folders(self) -> list[str]:
+        """Return `folders` without those in which another run, whose folder has the same name, saves."""
+        work_dir = self._runner.work_dir
+        own: set[str] = {str(each.get("run_id")) for each in self._runner.folder.read()["starts"]}
+
+        def is_own(folder: str) -> bool:
+            newest = next(filter(None, (or_none(summary_of, path) for path in list_checkpoints(folder))), None)
+            return newest is None or newest.run_id in ("", *own)
+
+        return [folder for folder in self.folders() if folder == work_dir or is_own(folder)]
+
     def _config_text(self) -> str | None:
         """The resolved config as Python text: data for a reader, never executed when a checkpoint is loaded."""
         if self._runner.cfg is None:
@@ -474,9 +508,14 @@ class RunState:
             rejected.append(f"{path}: {reason}")
             runner.logger.warning("not resuming from %s: %s", path, reason)
 
-        folders = self.folders()
+        folders = self.own_folders()
         newest = find_valid_checkpoint(folders, reject, _why_not_resumable)
         where = " and ".join(folders)
+        if newest is None and (others := [folder for folder in self.folders() if folder not in folders]):
+            raise UsageCheckpointError(
+                f"{where} has no checkpoint, and what is in {' and '.join(others)} is of another run, whose folder has "
+                "the same name. Use another out_dir or work_dir, or name a checkpoint with --resume PATH."
+            )
         if newest is None and rejected:
             raise UsageCheckpointError(
                 f"no checkpoint in {where} can be resumed:\n  " + "\n  ".join(rejected) + "\nRemove them to "

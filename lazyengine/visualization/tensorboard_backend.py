@@ -19,7 +19,6 @@ from ..logging import log_error
 from .backend import QueuedBackend
 from .images import encode_png
 
-
 _Late = Callable[[], dict[str, Any]]
 
 

@@ -36,6 +36,14 @@ def test_show(run, capsys):
     assert "0.weight" not in capsys.readouterr().out
 
 
+def test_keys_of_others_do_not_reach_the_terminal_as_they_are(tmp_path, capsys):
+    torch.save({"a\x1b[31m\n\x07": 1, "meta": {"\x1b]0;title\x07\r": "\x1b[2J"}}, tmp_path / "c.pth")
+    assert main(["show", str(tmp_path / "c.pth"), "--depth", "3"]) == 0
+    out = capsys.readouterr().out
+    assert all(char.isprintable() or char == "\n" for char in out)
+    assert "a\\x1b[31m\\n\\x07: 1\n" in out
+
+
 def test_verify(run, capsys):
     good, bad = run / "epoch_1.pth", run / "epoch_2.pth"
     assert main(["verify", str(good), str(run)]) == 0

@@ -60,7 +60,9 @@ def run(request: dict[str, Any]) -> None:
     try:
         if evaluated is not None:
             runner.test(checkpoint=evaluated)
-            print("EVALUATED " + json.dumps({key: runner.loaded_meta.get(key) for key in ("run_id", "iter")}), flush=True)
+            print(
+                "EVALUATED " + json.dumps({key: runner.loaded_meta.get(key) for key in ("run_id", "iter")}), flush=True
+            )
             return
         runner.train()
     except BaseException:

@@ -2,10 +2,12 @@
 
 import fcntl
 import http.server
+import io
 import os
 import subprocess
 import sys
 import threading
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -102,6 +104,20 @@ def test_hosts_and_queries_do_not_share_a_file(server):
     second = fileio.get_local_path(f"{url}/models/a.pth?version=2")
     third = fileio.get_local_path(f"{url.replace('127.0.0.1', 'localhost')}/models/a.pth")
     assert len({first, second, third}) == 3
+
+
+def test_an_archive_that_was_cut_off_is_not_kept(server, tmp_path):
+    """The server itself has only half of it, for once."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a", b"content" * 1000)
+    whole, file = buffer.getvalue(), server.folder / "models" / "b.pth"
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(OSError, match=r"the archive has no end; nothing was kept in .*b\.pth\.part"):
+        fileio.get_local_path(f"{server.url}/models/b.pth")
+    assert [path.name for path in tmp_path.glob("cache/*/models/*") if path.suffix != ".lock"] == []
+    file.write_bytes(whole)
+    assert Path(fileio.get_local_path(f"{server.url}/models/b.pth")).read_bytes() == whole
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -103,3 +105,29 @@ def test_a_fork_compares_its_code_with_what_its_parent_kept(tmp_path):
     found = changes_of(tmp_path / "fork")
     assert [path for path, change in found.items() if change["why"] == "code"] == ["toy_fork/net.py: Net.forward"]
     assert found["train_loop.max_epochs"]["effect"] == "in force"
+
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden_runs" / "v0.1.0" / "epochs" / "run"
+
+
+@pytest.mark.parametrize("has_json", [True, False])
+def test_the_config_of_a_run_of_version_0_1_is_compared_too(tmp_path, has_json):
+    run = Path(shutil.copytree(GOLDEN, tmp_path / "run"))
+    if not has_json:
+        for path in (run / "config.json", *run.glob("*/config.json")):
+            path.unlink()
+    cfg = LazyConfig.load(str(run / "config.py"))
+    LazyConfig.apply_overrides(cfg, ["optimizer.weight_decay=0.5", "runner.train_loop.max_epochs=3"])
+    runner = Runner.from_cfg(cfg, resume=True)
+    runner.train()
+    found = {path: (c["was"], c["is"], c["effect"], c["from_iter"]) for path, c in changes_of(run).items()}
+    log = next(Path(runner.log_dir).glob("*.log")).read_text()
+    if has_json:
+        assert found == {
+            "optimizer.weight_decay": ("0.05", "0.5", "without effect", 18),
+            "runner.train_loop.max_epochs": ("4", "3", "in force", 18),
+        }
+        assert runner.optim_wrapper.param_groups[0]["weight_decay"] == 0.05
+    else:
+        assert found == {}
+        assert "what was changed in the config since the checkpoint is not known: it was saved by version 0.1" in log

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
 
+from lazyengine.checkpoint import read_checkpoint, save_checkpoint, summary_of
 from lazyengine.cli import train as command
 from lazyengine.config import LazyConfig
-from lazyengine.checkpoint import read_checkpoint, save_checkpoint, summary_of
 
 from ..runs.toy import make_project
 from .toy import toy_runner
@@ -57,3 +59,23 @@ def test_a_folder_on_the_command_line_may_hold_the_config_and_the_time(tmp_path,
         f"all/toy_named/{trained[0].name}"
     ]
     assert json.loads((trained[0] / "run.json").read_text())["starts"][0]["folder"] == trained[0].name
+
+
+def test_weights_of_the_folder_itself_are_the_same_ones_at_the_next_beginning(tmp_path):
+    """They were moved with their run, and the new run's file has their name now."""
+    first = toy_runner(str(tmp_path), max_epochs=1)
+    first.train()
+    path, ends = str(tmp_path / "epoch_1.pth"), []
+    for _ in range(3):
+        runner = toy_runner(str(tmp_path), max_epochs=1, load_from=path)
+        runner.train()
+        ends.append(read_checkpoint(path)["state_dict"])
+        (weights,) = [each["weights"] for each in runner.folder.read()["starts"][-1:]]
+        assert weights == {"path": path, "run_id": first.folder.run_id, "iter": 5}
+    for end in ends[1:]:
+        assert all(torch.equal(end[key], value) for key, value in ends[0].items())
+    moved = tmp_path / first.timestamp / "epoch_1.pth"
+    evaluated = toy_runner(str(tmp_path))
+    evaluated.test(checkpoint=path)  # the file itself
+    assert evaluated.loaded_meta["run_id"] == runner.folder.run_id
+    assert f"these weights are in {moved} now" in next(Path(runner.log_dir).glob("*.log")).read_text()

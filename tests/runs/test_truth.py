@@ -12,6 +12,7 @@ import shutil
 import struct
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -353,10 +354,69 @@ def test_a_start_in_the_middle_and_a_folder_by_name(tmp_path):
         rerun(tmp_path / "run", start=7)
 
 
-def test_changed_lines_between_two_starts_are_named(tmp_path):
-    resumed_with_other_code(tmp_path)
-    codes = [load_code(tmp_path / "run" / "code" / f"{s.code}.zip") for s in read_run(tmp_path / "run").starts]
-    assert changed_code(*codes) == ["toy/layers.py: Scale.forward"]
+# -------------------------------------------------------------------------- one changed line
+NET, LAYER, DATA = "toy/net.py", "toy/layers.py", "toy/data.py"
+MUTATIONS = [  # file, a line, what becomes of it, what it is named by
+    (NET, "width=8, depth=1", "width=8, depth=2", "Net.__init__"),
+    (NET, "nn.Dropout(0.5)", "nn.Dropout(0.4)", "Net.__init__"),
+    (NET, "self.scale = Scale(depth)", "self.scale = Scale(depth + 0)", "Net.__init__"),
+    (NET, ".squeeze(1)", ".squeeze(1) * 1.5", "Net.forward"),
+    (NET, "(out - y).square()", "(out - y).abs()", "Net.forward"),
+    (NET, 'if mode == "loss"', 'if mode in ("loss",)', "Net.forward"),
+    (NET, '{"error": (out - y)', '{"error": (y - out)', "Net.forward"),
+    (NET, "class Net(BaseModel)", "class Net(BaseModel, object)", "Net"),
+    (NET, "import torch\n", "import torch, os\n", "<module>"),
+    (LAYER, "self.depth = depth", "self.depth = 1 * depth", "Scale.__init__"),
+    (LAYER, "1 + self.depth", "2 + self.depth", "Scale.forward"),
+    (LAYER, "class Scale(nn.Module)", "class Scale(nn.Module, object)", "Scale"),
+    (DATA, '"points.csv"', '"./points.csv"', "FILE"),
+    (DATA, "file=FILE", "file=FILE or None", "Points.__init__"),
+    (DATA, "line.split", "line.strip().split", "Points.__init__"),
+    (DATA, "return len(self.x)", "return 1 * len(self.x)", "Points.__len__"),
+    (DATA, "0.1 * torch.randn(4)", "0.2 * torch.randn(4)", "Points.__getitem__"),
+    (DATA, "self.x[index].sum()", "self.x[index].mean()", "Points.__getitem__"),
+    (DATA, 'data_samples["error"].tolist()', 'list(data_samples["error"].tolist())', "MeanError.process"),
+    (DATA, "/ len(results)", "/ max(1, len(results))", "MeanError.compute_metrics"),
+]
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that was stopped, with its project: its folder, and the code that it keeps."""
+    folder = tmp_path_factory.mktemp("stopped")
+    start(make_project(folder / "home"), folder / "run", "--stop", "6", code=143)
+    (archive,) = (folder / "run" / "code").glob("*.zip")
+    return folder, load_code(archive)
+
+
+def test_each_of_20_changed_lines_is_named_with_its_file_and_function(stopped):
+    _, code = stopped
+    named = []
+    for file, line, other, function in MUTATIONS:
+        assert code.files[file].decode().count(line) == 1, line
+        content = code.files[file].decode().replace(line, other).encode()
+        named.append((changed_code(code, replace(code, files={**code.files, file: content})), [f"{file}: {function}"]))
+    assert len(named) == 20
+    assert [found for found, _ in named] == [expected for _, expected in named]
+
+
+def test_a_resume_names_all_of_them_and_a_strict_one_refuses_them(stopped, tmp_path):
+    folder, _ = stopped
+    home, run = Path(shutil.copytree(folder / "home", tmp_path / "home")), tmp_path / "run"
+    shutil.copytree(folder / "run", run)
+    for file, line, other, _ in MUTATIONS:
+        path = home / file
+        path.write_text(path.read_text().replace(line, other))
+    expected = {f"{file}: {function}" for file, _, _, function in MUTATIONS}
+    before = {path: path.read_bytes() for path in run.glob("*.*")}
+    done = start(home / "toy" / "config.py", run, "--resume=auto", "+runner.deterministic=strict", code=1)
+    assert expected == set(re.search(r"changed since the checkpoint: (.*?)\. Undo", done.stderr)[1].split("; "))
+    assert {path: path.read_bytes() for path in before if path.name != "run.json"} == {
+        path: content for path, content in before.items() if path.name != "run.json"
+    }
+    start(home / "toy" / "config.py", run, "--resume=auto")
+    changes = json.loads((run / "run.json").read_text())["starts"][-1]["changes"]
+    assert expected == {change["path"] for change in changes if change["why"] == "code"}
 
 
 def test_a_start_costs_little(tmp_path):
