@@ -96,7 +96,7 @@ def annotation_of(value: Any) -> Any:
     if isinstance(value, type):
         return type | None
     if isinstance(value, _FUNCTIONS):
-        return abc.Callable | None  # type: ignore[operator]
+        return abc.Callable[..., Any] | None
     return Any
 
 

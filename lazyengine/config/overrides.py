@@ -15,6 +15,7 @@ from .errors import ConfigError, ConfigWarning, OverrideError
 from .grammar import parse_override, parse_path
 from .graph import ABSENT, Holder, children, describe_source, is_equal, join_path, part_of, rebuild, swap, walk
 from .node import SET_HISTORY, SET_SIG, SET_WHERE, Config, Node, defined_at, delete_argument, set_argument, set_target
+from .reads import followers, reads_of, reads_of_part
 from .ref import Ref
 from .signature import import_target
 
@@ -61,7 +62,7 @@ class _Batch:
         self.saved: dict[int, tuple[Any, ...]] = {}
         self.targets: list[tuple[Node, str, str]] = []
         self.plain: list[tuple[list[Step], Any, str]] = []  # paths through no node, the top-level value before, source
-        self.parts: list[tuple[tuple[Any, Any], str]] = []  # node or container and key that were changed, source
+        self.parts: list[tuple[list[Any], str]] = []  # reads of the argument or item that was changed, source
         self.unused: list[tuple[str, list[Step], str]] = []  # kind, path and source of what nothing has used so far
         self.used: dict[Any, Any] | None = None  # what the runner was made of, before the first change
 
@@ -113,8 +114,8 @@ class _Batch:
         """Remember what must be checked about a change when all are made."""
         top = self.cfg.__arguments__.get(path[0], ABSENT)
         is_plain = type(top) is not Node and top is not ABSENT
-        if any(type(parent) is Node for parent, _ in trail):
-            self.parts.append((trail[-1], self.source))
+        if self.cfg.__record__ is not None and any(type(parent) is Node for parent, _ in trail):
+            self.parts.append((reads_of_part(self.cfg.__record__, *trail[-1]), self.source))
         elif is_plain:
             is_held = isinstance(top, list | dict) and len(self.paths_of(lambda _, value: value is top)) > 1
             self.plain.append((path, is_held, self.source))
@@ -228,11 +229,8 @@ class _Batch:
             self.source = source
             is_followed = any(steps[: len(path)] == path[: len(steps)] for _, steps in read)
             self.check_read(str(path[0]), is_held, is_followed)
-        for (holder, key), source in self.parts if self.cfg.__record__ is not None else ():
-            from .reads import followers, reads_of_part
-
-            found, others = followers(self.cfg.__record__, self.cfg, reads_of_part(self.cfg.__record__, holder, key))
-            self.warn_of(source, found, others)
+        for reads, source in self.parts:
+            self.warn_of(source, *followers(self.cfg.__record__, self.cfg, reads))
         used = used_by(self.cfg, "runner") if self.unused and "runner" in self.cfg else None  # None after `~runner`
         for kind, path, source in self.unused:
             self.source = source
@@ -260,8 +258,6 @@ class _Batch:
             same = self.paths_of(lambda key, value: key == name and is_equal(value, old))
             found, others = [(path, "") for path in same if path != name and not is_held], list[str]()
         else:
-            from .reads import followers, reads_of
-
             reads = reads_of(record, record.origins.get(name, record.file), name)
             found, others = followers(record, self.cfg, [each for each in reads if not is_held or each[1].is_part])
         if is_followed:
@@ -357,10 +353,10 @@ def _expected(trail: list[tuple[Any, Any]]) -> tuple[Any, Any]:
 def _value(text: str, path: list[Step], trail: list[tuple[Any, Any]], old: Any) -> Any:
     """Read the value for the end of a trail; `old` is `ABSENT` if nothing stands there."""
     annotation, parameter = _expected(trail)
-    default = None if parameter is None or parameter.default is parameter.empty else parameter.default
+    default = None if parameter is None else parameter.default
     like = old
     if old is ABSENT:  # what is not annotated is of its default's type; an item of what the others are
-        is_told = parameter is not None and parameter.annotation is parameter.empty
+        is_told = parameter is not None and parameter.annotation is parameter.empty is not default
         others = [child for _, child in children(trail[-1][0]) or ()] if isinstance(trail[-1][0], dict | list) else []
         is_node = others and all(type(other) is Node for other in others)
         like = others[0] if is_node else default if is_told and tells_type(default) else None
@@ -375,6 +371,7 @@ def _value(text: str, path: list[Step], trail: list[tuple[Any, Any]], old: Any) 
             raise
         now = "" if old is ABSENT else f" (now {_kind(old)})"
         accepted = str(error).replace("{path}", _shown(path))
+        accepted = "a node, as the others are (write pkg.mod:Cls)" if old is ABSENT and type(like) is Node else accepted
         accepted += ", as pkg.mod:Name" if is_given_by_name(annotation) and not getattr(error, "place", "") else ""
         place, got = getattr(error, "place", ""), getattr(error, "got", None)
         raise OverrideError(f"{_shown(path)}{place}{now} accepts {accepted}, got {got if place else text!r}.") from None
