@@ -12,7 +12,6 @@ import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, spec_from_file_location
 from types import ModuleType
-from typing import Any
 
 from .errors import ConfigImportError
 from .reads import CLASS, scoped_nodes

@@ -378,7 +378,7 @@ def _explain(error: BaseException) -> None:
     if isinstance(error, ConfigError) or not isinstance(error, TypeError | AttributeError):
         return
     if re.search(r"_Required|\bRef\b", str(error)):
-        error.add_note("REQUIRED and ref have no value yet. Set one before, or compute with it later: ref(path, function).")
+        error.add_note("REQUIRED and ref have no value yet. Set one before, or compute later: ref(path, function).")
     elif re.match(r"Lazy(Call|Partial)\(\)", str(error)):
         error.add_note("A node takes two calls: the class alone in the first, L(Cls)(argument=value).")
     elif "unhashable type: 'Node'" in str(error):

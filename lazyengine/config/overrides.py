@@ -242,8 +242,8 @@ class _Batch:
         """Warn of what Python has made of a value that an override changes."""
         if found or others:
             old = listed([*(f"{path} ({place})" for path, place in found), *others], 5)
-            message = f"override {source.removeprefix('cli:')!r}: Python has read the old value already: {old} still follow it."
-            warnings.warn(ConfigWarning(message), stacklevel=5)
+            message = f"override {source.removeprefix('cli:')!r}: Python has read the old value already"
+            warnings.warn(ConfigWarning(f"{message}: {old} still follow it."), stacklevel=5)
 
     def check_read(self, name: str, is_held: bool, is_followed: bool) -> None:
         """Refuse to set a top-level plain value from which Python has made others already; warn if refs follow it too.
@@ -264,7 +264,8 @@ class _Batch:
             self.warn_of(self.source, [each for each in found if each[1]], [])
         elif found or others:
             where = ", ".join(list(dict.fromkeys([place for _, place in found if place] + others))[:3])
-            instead = f"Override {' '.join(dict.fromkeys(f'{p}=...' for p, _ in found[:5]))} instead" if found else "Change the file"
+            paths = " ".join(dict.fromkeys(f"{path}=..." for path, _ in found[:5]))
+            instead = f"Override {paths} instead" if found else "Change the file"
             raise OverrideError(
                 f"Python has read {name} already{where and f' at {where}'}, and no ref follows it: what was made of it "
                 f"would stay. {instead}, or write ref({name!r}) in the file."
@@ -412,15 +413,11 @@ def _no_such(parent: Any, step: Step, path: Sequence[Step], kind: str) -> str:
         extra = f" Its target takes **kwargs: write +{whole}=... to add one." if is_open else ""
     elif isinstance(step, str) and (inner := next((name for name in names if name.startswith(f"{step}.")), "")):
         extra = f" A key with dots is written {_shown([*path, inner])}."
-    elif type(parent) is Config and "/" in str(step):
-        extra = " A path has dots, as in a.b.c."
     elif isinstance(parent, list | tuple):
         names = list(getattr(parent, "_fields", ()))
         extra = f" Positions go from 0 to {len(parent) - 1}." if len(parent) else " It is empty."
         if isinstance(parent, list):
             extra += f" Write +{_shown([*path, len(parent)])}=... to append (a value, or pkg.mod:Cls for a node)."
-        else:
-            extra += f" A tuple keeps its length: write {_shown(path)}=(...), all of it."
     accepted = f" It has: {listed(names, 1000)}." if names or not isinstance(parent, list | tuple) else ""
     where = f"{_shown(path)} is {_kind(parent)} and" if path else _kind(parent)
     extra = "" if kind == "~" else extra

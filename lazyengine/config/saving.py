@@ -204,8 +204,8 @@ class _Writer:
         self.variables: dict[int, str] = {}  # id of something shared -> the variable that holds it
         self.names = {id(v): name for name, v in reversed(values.items())}  # id -> the first top-level name that it has
         heads = {head_of(path) for _, x in walk(cfg) if type(x) is Ref for path in x.paths}
-        in_nodes = [child for _, node in walk(cfg) if type(node) is Node for _, child in walk(node)]
-        self.used = {id(x) for x in [*in_nodes, *(x for name in heads & {*values} for _, x in walk(values[name]))]}
+        in_nodes = [node.__arguments__ for _, node in walk(cfg) if type(node) is Node]
+        self.used = {id(x) for _, x in walk([*in_nodes, *map(values.get, heads)])}
         for path, node in _steps_of_chains(cfg):
             self.named.add(id(node))
             self.expression(node, path, 0)

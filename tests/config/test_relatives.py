@@ -1,4 +1,4 @@
-"""Relatives of the mistakes and values of the other files: other syntax, other containers, other ways to the same slip."""
+"""Relatives of the values and mistakes of the other files: other syntax, containers and ways to the same slip."""
 
 import functools
 import os
@@ -94,8 +94,16 @@ def test_a_mixin_that_does_not_import_what_it_binds(project):
 READS = {
     "argument": ("opt = L(Opt)(lr=1)\nrunner = L(Run)(opt=opt, warm=opt.lr * 2)\n", "opt.lr", r"runner\.warm"),
     "text": ("opt = L(Opt)(lr=1)\nname = f'{opt.lr}'\nrunner = L(Run)(opt=opt, name=name)\n", "opt.lr", r"\.py:4"),
-    "inner": ("opt = L(Opt)(net=L(Net)(width=3))\nrunner = L(Run)(opt=opt, w=opt.net.width)\n", "opt.net.width", "runner.w"),
-    "item": ("hooks = {'a': L(Net)(width=1)}\nrunner = L(Run)(hooks=hooks, w=hooks['a'].width)\n", "hooks.a.width", "runner.w"),
+    "inner": (
+        "opt = L(Opt)(net=L(Net)(width=3))\nrunner = L(Run)(opt=opt, w=opt.net.width)\n",
+        "opt.net.width",
+        "runner.w",
+    ),
+    "item": (
+        "hooks = {'a': L(Net)(width=1)}\nrunner = L(Run)(hooks=hooks, w=hooks['a'].width)\n",
+        "hooks.a.width",
+        "runner.w",
+    ),
     "in a list": ("opt = L(Opt)(lr=[1, 2])\nrunner = L(Run)(opt=opt, w=opt.lr[1])\n", "opt.lr[1]", "runner.w"),
 }
 
@@ -164,7 +172,7 @@ def test_nodes_in_objects_that_are_not_built(project, value):
     [
         ("name = f'{ref(\"y\")}'", r"main\.py:4: ref\('y'\) cannot be part of a text.*ref\(path, function\)"),
         ("if ref('y'): ...", r"main\.py:4: ref\('y'\) has no truth value"),
-        ("z = ref('y', 'y', lambda x: x)", r"main\.py:4: the function of a ref takes one value a path"),
+        ("z = ref('y', 'y', lambda x: x)", r"main\.py:4: the function of a ref does not take one value a path"),
         ("z = ref('net.width')", r"Net does not set it \(its default is 1\): set it"),
         ("z = L(Net)\nw = z.width", r"main\.py:4: .*second call is missing"),
     ],
@@ -208,7 +216,8 @@ def test_refs_to_fields_and_modules(project):
 
 def test_a_ref_may_choose_a_node(project):
     cfg = project.load(
-        "kind = 'net'\npart = ref('kind', lambda k: L(Net)(width=3) if k == 'net' else L(Opt)())\nrunner = L(Run)(p=part)\n"
+        "kind = 'net'\npart = ref('kind', lambda k: L(Net)(width=3) if k == 'net' else L(Opt)())\n"
+        "runner = L(Run)(p=part)\n"
     )
     assert instantiate(cfg.runner).parts["p"].width == 3
     LazyConfig.apply_overrides(cfg, ["kind=opt"])
@@ -293,7 +302,6 @@ def typed(*overrides):
         ("+parts[1]=Part", r"parts\[1\] accepts a node, as the others are \(write pkg\.mod:Cls\)"),
         ("+t.many[0]=x", r"t\.many is not set .* Write t\.many=\.\.\. first"),
         ("t.sizes[5]=1", r"t\.sizes is not set"),
-        ("t/raw=1", r"A path has dots"),
         ("t.raw:1", r"write t\.raw=\.\.\."),
         ("t.dotted='it''s'", r"""write "'it''s'\""""),
         (r't.dotted="\d"', r'write r"\\d"'),
@@ -361,7 +369,9 @@ def test_one_object_in_two_nodes_is_one_object_after_saving(tmp_path):
 def test_objects_that_nothing_uses_are_left_out_of_what_is_saved(tmp_path, strict):
     file = open(__file__)  # noqa: SIM115
     with file:
-        cfg = Config({"environment": os.environ, "file": file, "files": [file], "a": LazyCall(Part)(x=functools.partial(len))})
+        cfg = Config(
+            {"environment": os.environ, "file": file, "files": [file], "a": LazyCall(Part)(x=functools.partial(len))}
+        )
         LazyConfig.save(cfg, tmp_path / "saved.py")
     assert list(arguments_of(LazyConfig.load(tmp_path / "saved.py"))) == ["a"]
 
