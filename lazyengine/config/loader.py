@@ -344,6 +344,10 @@ class Load:
                 yield from ((module, name, name) for name in list(vars(module)) if not name.startswith("_"))
             yield from ((module, n, b) for spec, n, b in pairs if spec == written and hasattr(module, n) and n != "*")
 
+    def note_set(self, config: Config, name: str, old: Any) -> None:
+        """Warn of what does not follow when a name of the loaded config is set by an attribute."""
+        traps.check_set(self, config, name, old)
+
     def assigned_at(self, name: str, file: str | None = None) -> str | None:
         """Return `"file.py:12"`, where a top-level name was written: in `file` or where that imported it from."""
         file = file or self.origins.get(name, self.file)

@@ -31,6 +31,11 @@ def apply_overrides(cfg: Config, overrides: Sequence[str]) -> Config:
     """
     if isinstance(overrides, str):
         raise OverrideError(f"Overrides are a list of texts, got one text: write [{overrides!r}].")
+    if type(cfg) is not Config or isinstance(overrides, dict) or not all(isinstance(each, str) for each in overrides):
+        raise OverrideError(
+            f"Overrides are a list of texts such as 'optimizer.lr=1' for a whole config, got {overrides!r:.100} for "
+            f"{'the' if type(cfg) is Config else 'a'} {type(cfg).__name__}."
+        )
     batch = _Batch(cfg)
     try:
         parsed = []

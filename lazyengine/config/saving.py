@@ -46,6 +46,8 @@ def save(cfg: Config, path: str) -> list[str]:
     ending = os.path.splitext(path)[1]
     if ending not in (".py", ".json"):
         raise SaveError(f"Cannot save a config as {path!r}: the name must end with .py or .json.")
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        raise SaveError(f"Cannot save a config as {path!r}: there is no such folder. Make it before.")
     if type(cfg) is Node:
         cfg = Config({"node": cfg})
     if not isinstance(cfg, Config):

@@ -189,8 +189,9 @@ def _check_change(load: Load, file: str, x: Any) -> None:
             continue
         raise SharingError(
             f"{_place_of_change(file, x)} changes the {_described(x)}, which {display_path(other)} also uses (as "
-            f"{path}) without importing {os.path.basename(file)}: the change would reach it unseen. Change a clone(...) "
-            f"in {display_path(file)}, import one file in the other, or, to apply both in order: --config base.py --with "
+            f"{path}) without importing {os.path.basename(file)}: the change would reach it unseen. Change a "
+            f"clone(...) in {display_path(file)}, import one file in the other, or, to apply both in order: --config "
+            "base.py --with "
             f"{os.path.basename(file)} {os.path.basename(other)}."
         )
 
@@ -271,6 +272,21 @@ def check_assigned(load: Load, file: str, name: str) -> None:
             f"{where}: {name!r} of {display_path(file)} is bound anew, but Python has read the old value at "
             f"{listed(places, 3)}. Change what was made of it: set its arguments, or replace(old, new)."
         )
+
+
+def check_set(load: Load, config: Config, name: str, old: Any) -> None:
+    """Warn of what still is, or was made of, the former value of a name of a loaded config that was set anew."""
+    if isinstance(old, Node | list | dict):
+        follow = [path for path, value in walk({**config.__arguments__, name: None}) if value is old]
+    else:
+        reads = reads_of(load, load.origins.get(name, load.file), name)
+        follow = [path for path, _ in followers(load, config, reads)[0]]
+    if follow:
+        way = f"replace(cfg.{name}, ...)" if type(old) is Node else "an override"
+        message = (
+            f"{name} is set anew, but {listed(follow, 5)} still follow the former value: set them too, or use {way}."
+        )
+        warnings.warn(ConfigWarning(message), stacklevel=5)
 
 
 def _check_plain(

@@ -387,3 +387,40 @@ def test_a_config_is_read_by_its_keys_too():
 def test_the_function_of_a_ref_may_be_a_builtin():
     value: Callable[..., Any] = max
     assert ref("a", "b", value).paths == ("a", "b")
+
+
+# ------------------------------------------------------------------------------------------------------------ notebooks
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ("cfg.opt = LazyCall(dict)()", r"runner\.opt still follow.*replace\(cfg\.opt"),
+        ("cfg.lr = 3", r"opt\.lr still follow"),
+        ("cfg.items = [3]", r"runner\.items still follow"),
+    ],
+)
+def test_a_name_that_is_set_after_loading(project, change, match):
+    cfg = project.load("lr = 0.1\nitems = [1]\nopt = L(Opt)(lr=lr)\nrunner = L(Run)(opt=opt, items=items)\n")
+    with pytest.warns(ConfigWarning, match=match):
+        exec(change, {"cfg": cfg, "LazyCall": LazyCall})
+
+
+def test_a_name_that_is_set_after_loading_and_followed(project, strict):
+    cfg = project.load("free = 2\nopt = L(Opt)(lr=ref('free'))\nrunner = L(Run)(opt=ref('opt'))\n")
+    cfg.free = 3
+    cfg.opt = LazyCall(dict)(lr=ref("free"))
+    assert instantiate(cfg.runner).parts["opt"] == {"lr": 3}
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides"),
+    [("cfg", {"a": 1}), ("cfg", [("a", 1)]), ("cfg.a", ["x=1"]), ("{'a': 1}", ["a=2"]), ("None", ["a=1"])],
+)
+def test_overrides_of_something_else(config, overrides):
+    cfg = Config({"a": LazyCall(Part)(x=1)})
+    with pytest.raises(OverrideError, match=r"a list of texts such as 'optimizer\.lr=1' for a whole config"):
+        LazyConfig.apply_overrides(eval(config, {"cfg": cfg}), overrides)
+
+
+def test_saving_into_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no such folder\. Make it before"):
+        LazyConfig.save(Config({"a": 1}), tmp_path / "gone" / "saved.py")

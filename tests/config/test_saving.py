@@ -259,7 +259,7 @@ def test_what_no_import_gives_is_pickled_and_listed(tmp_path):
 
 
 def test_saving_leaves_the_classes_of_a_config_file_as_they_are(tmp_path):
-    """What is read back to compare it gave their methods copies, with globals of their own and without file and line."""
+    """What is read back to compare it gave their methods copies, with globals of their own, without file and line."""
     file = tmp_path / "own.py"
     file.write_text(
         "from lazyengine.config import LazyCall\n"
