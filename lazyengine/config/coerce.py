@@ -176,7 +176,7 @@ def convert(annotation: Any, value: Any, text: str | None) -> Any:
     arguments = typing.get_args(annotation)
     if cls in _UNIONS:
         return _union([_core(a) for a in arguments if not _is_lazy(a)], value, text)
-    first = arguments[0] if arguments else Any
+    first: Any = arguments[0] if arguments else Any
     if not isinstance(value, _PLAIN):
         if cls is type and isinstance(value, type) and isinstance(first, type) and not issubclass(value, first):
             raise Mismatch(describe(annotation))
