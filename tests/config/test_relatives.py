@@ -1,6 +1,7 @@
 """Relatives of the values and mistakes of the other files: other syntax, containers and ways to the same slip."""
 
 import functools
+import importlib
 import os
 import random
 import warnings
@@ -387,6 +388,23 @@ def test_a_config_is_read_by_its_keys_too():
 def test_the_function_of_a_ref_may_be_a_builtin():
     value: Callable[..., Any] = max
     assert ref("a", "b", value).paths == ("a", "b")
+
+
+def test_a_package_in_a_plain_folder_has_the_name_that_the_config_gives_it(project):
+    (project.folder / "pk").mkdir()
+    (project.folder / "pk" / "__init__.py").write_text("from ..parts import Net\nclass Block(Net): ...\n")
+    cfg = project.load("from .pk import Block\nnet = L(Block)(width=3)\n")
+    assert target_of(cfg.net).__module__ == "a.pk"
+    assert target_of(cfg.net) is importlib.import_module("a.pk").Block
+
+
+def test_a_package_that_hands_names_on(project):
+    project.write(pk__one="w = 3\nnet = L(dict)(width=w)\n")
+    one = project.folder / "pk" / "one.py"
+    one.write_text(one.read_text().replace("from .parts", "from ..parts"))
+    (project.folder / "pk" / "__init__.py").write_text("from .one import *\n")
+    with pytest.raises(SharingError, match=r"main\.py:4: 'w' is bound anew.*net\.width \(pk/one\.py:4\)"):
+        project.load("from .pk import *\nw = 7\n")
 
 
 # ------------------------------------------------------------------------------------------------------------ notebooks
