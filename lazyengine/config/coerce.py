@@ -57,7 +57,7 @@ def coerce(text: str, annotation: Any, old: Any = None) -> Any:
     return convert(annotation, value, written)
 
 
-_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
+_FUNCTIONS = types.FunctionType | types.BuiltinFunctionType | types.MethodType
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(?P<colon>:)?(?(colon)[^\W\d])[\w.]*")
 
 
@@ -87,17 +87,14 @@ def _by_name(text: str, annotation: Any, old: Any) -> Any:
 
 
 def tells_type(value: Any) -> bool:
-    """Return whether a default says what type its parameter has: None does not, nor does an object that marks absence."""
+    """Return whether a default says what type its parameter has: not None, nor an object that marks absence."""
     return value is not None and type(value) is not object and not type(value).__name__.startswith("_")
 
 
 def annotation_of(value: Any) -> Any:
     """Return the annotation of a place without one where a class, function or constant stands; else `Any`."""
-    if isinstance(value, type):
-        return type | None
-    if isinstance(value, _FUNCTIONS):
-        return abc.Callable | None  # type: ignore[operator]
-    return Any
+    kind: Any = type if isinstance(value, type) else abc.Callable[..., Any]
+    return kind | None if isinstance(value, type | _FUNCTIONS) else Any
 
 
 def _kinds(annotation: Any) -> list[Any]:
@@ -179,7 +176,7 @@ def convert(annotation: Any, value: Any, text: str | None) -> Any:
     arguments = typing.get_args(annotation)
     if cls in _UNIONS:
         return _union([_core(a) for a in arguments if not _is_lazy(a)], value, text)
-    first = arguments[0] if arguments else Any
+    first: Any = arguments[0] if arguments else Any
     if not isinstance(value, _PLAIN):
         if cls is type and isinstance(value, type) and isinstance(first, type) and not issubclass(value, first):
             raise Mismatch(describe(annotation))
@@ -233,9 +230,8 @@ def convert(annotation: Any, value: Any, text: str | None) -> Any:
 def _item(annotation: Any, item: Any, key: Any) -> Any:
     value, text = (item.value, item.text) if type(item) is Word else (item, None)
     try:
-        if text is not None and annotation not in _ANY and (found := _by_name(text, _core(annotation), None)) is not None:
-            return found
-        return convert(annotation, value, text)
+        found = None if text is None or annotation in _ANY else _by_name(text, _core(annotation), None)
+        return convert(annotation, value, text) if found is None else found
     except Mismatch as error:
         error.place, error.got = f"[{key!r}]{error.place}", error.got or text or value
         raise

@@ -13,7 +13,6 @@ import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, spec_from_file_location
 from types import ModuleType
-from typing import Any
 
 from .errors import ConfigImportError
 from .reads import CLASS, scoped_nodes
@@ -95,9 +94,9 @@ def names_in(folders: list[str]) -> list[str]:
     )
 
 
-def import_file(file: str) -> ModuleType:
-    """Import `file` for real, as every process can: under the name that it already has, else from its project's root,
-    else by its path.
+def import_file(file: str, near: str | None) -> ModuleType:
+    """Import `file` for real, as every process can: under the name that it already has, else the one that it has near
+    the config that imports it, else from its project's root, else by its path.
     """
     base = os.path.basename(file)
     for name, module in list(sys.modules.items()):
@@ -105,11 +104,10 @@ def import_file(file: str) -> ModuleType:
         if name not in ("__main__", "__mp_main__") and origin.endswith(base) and _same_file(origin, file):
             return importlib.import_module(name)
     root = project_root(file)
-    name = spell_name(file, root)
-    if name is not None and root is not None:
-        keep_root(root)
-        spec = find(name)
-        if spec is not None and spec.origin is not None and _same_file(spec.origin, file):
+    for name in (near, spell_name(file, root)):
+        keep_root(root if name != near else None)
+        spec = find(name) if name else None
+        if name and spec is not None and spec.origin is not None and _same_file(spec.origin, file):
             return importlib.import_module(name)
     _check_imports(file, root)
     folder, stem = os.path.split(os.path.splitext(file)[0])  # the name leads to another project, or there is none

@@ -12,7 +12,7 @@ import warnings
 from typing import Any
 
 from .errors import OverrideError
-from .graph import INTERPOLATION, instead_of_interpolation
+from .graph import INSTEAD, INTERPOLATION
 
 MAX_DEPTH = 50  # brackets within brackets; keeps hostile input away from the interpreter's recursion limit
 
@@ -61,7 +61,7 @@ def parse_override(argument: str) -> tuple[str, list[str | int], str]:
         )
     value = rest[1:].strip()
     if "${" in value and (match := _INTERPOLATION.search(value)):
-        raise OverrideError(f"{match[1]} would be text: write the value; in the file, {instead_of_interpolation(match[1])}")
+        raise OverrideError(f"{match[1]} would be text: write the value; in a file, {INSTEAD.format(match[1][2:-1])}")
     return kind, path, value
 
 

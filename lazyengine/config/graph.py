@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import itertools
 import os
-import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -26,16 +25,7 @@ ATOMIC = frozenset(  # types of values that hold nothing, for walks that look at
 _SEQUENCES = (list, tuple)
 _ENGINE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 INTERPOLATION = r"\$\{[\w.:/\[\]-]+\}"  # what other systems write for a ref
-
-
-def instead_of_interpolation(text: str) -> str:
-    """Return what is written here for the text `${...}` of other systems, for messages."""
-    path = text[2:-1]
-    if re.fullmatch(r"\w[\w.\[\]-]*", path):
-        return f"ref({path!r}) for the value at a path of the config"
-    return "Python for what is computed, such as os.environ['NAME']"
-
-
+INSTEAD = "ref('{}') if this is a path of the config, else Python (os.environ['NAME'])"
 ABSENT: Any = object()  # stands for a part that is not there
 # A source says what set a value: text for people ("cli:#3 optimizer.lr=1"), or a code object and an offset in it,
 # which cost nothing to keep and become "file.py:12" when somebody asks.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-import importlib
+import importlib.util
 import linecache
 import os
 import re
@@ -212,7 +212,9 @@ class Load:
         else:
             spec = self._find_relative(name, level, file) if level else finding.find(name)
         try:
-            module = self._module(spec, None if level or root is not None else name, names)
+            package = vars(self.modules[file])["__package__"].split(".") if file in self.modules else []
+            near = ".".join([*package[: len(package) + 1 - level], name]) if level and package != [""] else None
+            module = self._module(spec, None if level or root is not None else name, names, near)
         except ModuleNotFoundError as error:
             if not level:
                 self._suggest(error, name, file)
@@ -269,13 +271,16 @@ class Load:
             "code/*.zip beside the config holds it. Change __roots__ in the config to the folder where it is now."
         )
 
-    def _module(self, spec: ModuleSpec | None, name: str | None, names: Sequence[str]) -> ModuleType:
+    def _module(
+        self, spec: ModuleSpec | None, name: str | None, names: Sequence[str], near: str | None = None
+    ) -> ModuleType:
         """Run a config or import a real module, of which `names` are wanted.
 
         Args:
             spec: Where it was found.
             name: Its absolute name; None after a relative import, when it need not be on an import path.
             names: The names after `from ... import`.
+            near: Its name seen from the config that imports it relatively.
         """
         origin = spec.origin if spec is not None and spec.has_location else None
         kind = finding.judge(origin) if origin and origin not in self.real_files else finding.CODE
@@ -294,7 +299,7 @@ class Load:
         if name is not None:
             real = builtins.__import__(name, None, None, rest or ("__name__",), 0)
         elif origin and (rest or not own):
-            real = finding.import_file(origin)
+            real = finding.import_file(origin, near)
         own |= self._copies_in(real, rest)
         return _View(real, own) if own else real
 
@@ -311,11 +316,19 @@ class Load:
         elif hint := did_you_mean(last, finding.names_in(folders)):
             error.add_note(f"{hint.strip()} (in {', '.join(map(display_path, folders))})")
 
+    def _keep(self, content: dict[str, Any]) -> None:
+        """Keep the globals of real code of the project; of a package also those of what it takes its names from."""
+        file = content.get("__file__") or ""
+        if file in self.namespaces or not finding.is_project_file(file):
+            return
+        self.namespaces[file] = content
+        for written, *_ in self.text(file).taken if file.endswith("__init__.py") else ():
+            self._keep(vars(sys.modules.get(importlib.util.resolve_name(written, content["__package__"]), object)))
+
     def _copies_in(self, real: ModuleType, names: Sequence[str]) -> dict[str, Any]:
         """Copy the nodes among these names of a real module (all of them for `*` and plain imports), once per load."""
         content, is_whole = vars(real), not names or "*" in names
-        if finding.is_project_file(file := content.get("__file__") or ""):
-            self.namespaces.setdefault(file, content)
+        self._keep(content)
         wanted = {n: content[n] for n in (list(content) if is_whole else names) if n in content}
         copies = {
             n: copy_graph(value, self._copies)
@@ -338,11 +351,17 @@ class Load:
             for other in self.namespaces.keys() - {file}:
                 module = ModuleType("real")
                 vars(module).update(self.namespaces[other])
-                yield from ((module, name, bound) for _, name, bound in pairs if name in self.namespaces[other])
+                for _, name, bound in pairs:
+                    names = self.namespaces[other].keys() & ({name} if name != "*" else self.namespaces[other].keys())
+                    yield from ((module, n, n if name == "*" else bound) for n in names)
         for written, module, names in self.taken.get(file, ()):
             if "*" in names:
                 yield from ((module, name, name) for name in list(vars(module)) if not name.startswith("_"))
             yield from ((module, n, b) for spec, n, b in pairs if spec == written and hasattr(module, n) and n != "*")
+
+    def note_set(self, config: Config, name: str, old: Any) -> None:
+        """Warn of what does not follow when a name of the loaded config is set by an attribute."""
+        traps.check_set(self, config, name, old)
 
     def assigned_at(self, name: str, file: str | None = None) -> str | None:
         """Return `"file.py:12"`, where a top-level name was written: in `file` or where that imported it from."""
@@ -378,7 +397,7 @@ def _explain(error: BaseException) -> None:
     if isinstance(error, ConfigError) or not isinstance(error, TypeError | AttributeError):
         return
     if re.search(r"_Required|\bRef\b", str(error)):
-        error.add_note("REQUIRED and ref have no value yet. Set one before, or compute with it later: ref(path, function).")
+        error.add_note("REQUIRED and ref have no value yet. Set one before, or compute later: ref(path, function).")
     elif re.match(r"Lazy(Call|Partial)\(\)", str(error)):
         error.add_note("A node takes two calls: the class alone in the first, L(Cls)(argument=value).")
     elif "unhashable type: 'Node'" in str(error):

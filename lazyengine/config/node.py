@@ -374,7 +374,10 @@ def set_argument(holder: Any, name: str | int, value: Any, *, source: Source, ad
         if not add and name not in holder.__arguments__:
             raise UnknownNameError(f"{describe_source(source)}: {_no_such_name(holder, name)}")
     _remember(holder, name, source)
+    old = holder.__arguments__.get(name)
     holder.__arguments__[name] = value
+    if holder is owner and not add and holder.__record__ is not None:
+        holder.__record__.note_set(holder, name, old)
     if owner is not None and type(value) not in ATOMIC:
         adopt(owner, value)
 

@@ -15,6 +15,7 @@ from .errors import ConfigError, ConfigWarning, OverrideError
 from .grammar import parse_override, parse_path
 from .graph import ABSENT, Holder, children, describe_source, is_equal, join_path, part_of, rebuild, swap, walk
 from .node import SET_HISTORY, SET_SIG, SET_WHERE, Config, Node, defined_at, delete_argument, set_argument, set_target
+from .reads import followers, reads_of, reads_of_part
 from .ref import Ref
 from .signature import import_target
 
@@ -31,6 +32,11 @@ def apply_overrides(cfg: Config, overrides: Sequence[str]) -> Config:
     """
     if isinstance(overrides, str):
         raise OverrideError(f"Overrides are a list of texts, got one text: write [{overrides!r}].")
+    if type(cfg) is not Config or isinstance(overrides, dict) or not all(isinstance(each, str) for each in overrides):
+        raise OverrideError(
+            f"Overrides are a list of texts such as 'optimizer.lr=1' for a whole config, got {overrides!r:.100} for "
+            f"{'the' if type(cfg) is Config else 'a'} {type(cfg).__name__}."
+        )
     batch = _Batch(cfg)
     try:
         parsed = []
@@ -62,7 +68,7 @@ class _Batch:
         self.saved: dict[int, tuple[Any, ...]] = {}
         self.targets: list[tuple[Node, str, str]] = []
         self.plain: list[tuple[list[Step], Any, str]] = []  # paths through no node, the top-level value before, source
-        self.parts: list[tuple[tuple[Any, Any], str]] = []  # node or container and key that were changed, source
+        self.parts: list[tuple[list[Any], str]] = []  # reads of the argument or item that was changed, source
         self.unused: list[tuple[str, list[Step], str]] = []  # kind, path and source of what nothing has used so far
         self.used: dict[Any, Any] | None = None  # what the runner was made of, before the first change
 
@@ -114,8 +120,8 @@ class _Batch:
         """Remember what must be checked about a change when all are made."""
         top = self.cfg.__arguments__.get(path[0], ABSENT)
         is_plain = type(top) is not Node and top is not ABSENT
-        if any(type(parent) is Node for parent, _ in trail):
-            self.parts.append((trail[-1], self.source))
+        if self.cfg.__record__ is not None and any(type(parent) is Node for parent, _ in trail):
+            self.parts.append((reads_of_part(self.cfg.__record__, *trail[-1]), self.source))
         elif is_plain:
             is_held = isinstance(top, list | dict) and len(self.paths_of(lambda _, value: value is top)) > 1
             self.plain.append((path, is_held, self.source))
@@ -229,11 +235,8 @@ class _Batch:
             self.source = source
             is_followed = any(steps[: len(path)] == path[: len(steps)] for _, steps in read)
             self.check_read(str(path[0]), is_held, is_followed)
-        for (holder, key), source in self.parts if self.cfg.__record__ is not None else ():
-            from .reads import followers, reads_of_part
-
-            found, others = followers(self.cfg.__record__, self.cfg, reads_of_part(self.cfg.__record__, holder, key))
-            self.warn_of(source, found, others)
+        for reads, source in self.parts:
+            self.warn_of(source, *followers(self.cfg.__record__, self.cfg, reads))
         used = used_by(self.cfg, "runner") if self.unused and "runner" in self.cfg else None  # None after `~runner`
         for kind, path, source in self.unused:
             self.source = source
@@ -245,8 +248,8 @@ class _Batch:
         """Warn of what Python has made of a value that an override changes."""
         if found or others:
             old = listed([*(f"{path} ({place})" for path, place in found), *others], 5)
-            message = f"override {source.removeprefix('cli:')!r}: Python has read the old value already: {old} still follow it."
-            warnings.warn(ConfigWarning(message), stacklevel=5)
+            message = f"override {source.removeprefix('cli:')!r}: Python has read the old value already"
+            warnings.warn(ConfigWarning(f"{message}: {old} still follow it."), stacklevel=5)
 
     def check_read(self, name: str, is_held: bool, is_followed: bool) -> None:
         """Refuse to set a top-level plain value from which Python has made others already; warn if refs follow it too.
@@ -261,15 +264,14 @@ class _Batch:
             same = self.paths_of(lambda key, value: key == name and is_equal(value, old))
             found, others = [(path, "") for path in same if path != name and not is_held], list[str]()
         else:
-            from .reads import followers, reads_of
-
             reads = reads_of(record, record.origins.get(name, record.file), name)
             found, others = followers(record, self.cfg, [each for each in reads if not is_held or each[1].is_part])
         if is_followed:
             self.warn_of(self.source, [each for each in found if each[1]], [])
         elif found or others:
             where = ", ".join(list(dict.fromkeys([place for _, place in found if place] + others))[:3])
-            instead = f"Override {' '.join(dict.fromkeys(f'{p}=...' for p, _ in found[:5]))} instead" if found else "Change the file"
+            paths = " ".join(dict.fromkeys(f"{path}=..." for path, _ in found[:5]))
+            instead = f"Override {paths} instead" if found else "Change the file"
             raise OverrideError(
                 f"Python has read {name} already{where and f' at {where}'}, and no ref follows it: what was made of it "
                 f"would stay. {instead}, or write ref({name!r}) in the file."
@@ -358,10 +360,10 @@ def _expected(trail: list[tuple[Any, Any]]) -> tuple[Any, Any]:
 def _value(text: str, path: list[Step], trail: list[tuple[Any, Any]], old: Any) -> Any:
     """Read the value for the end of a trail; `old` is `ABSENT` if nothing stands there."""
     annotation, parameter = _expected(trail)
-    default = None if parameter is None or parameter.default is parameter.empty else parameter.default
+    default = None if parameter is None else parameter.default
     like = old
     if old is ABSENT:  # what is not annotated is of its default's type; an item of what the others are
-        is_told = parameter is not None and parameter.annotation is parameter.empty
+        is_told = parameter is not None and parameter.annotation is parameter.empty is not default
         others = [child for _, child in children(trail[-1][0]) or ()] if isinstance(trail[-1][0], dict | list) else []
         is_node = others and all(type(other) is Node for other in others)
         like = others[0] if is_node else default if is_told and tells_type(default) else None
@@ -376,6 +378,7 @@ def _value(text: str, path: list[Step], trail: list[tuple[Any, Any]], old: Any) 
             raise
         now = "" if old is ABSENT else f" (now {_kind(old)})"
         accepted = str(error).replace("{path}", _shown(path))
+        accepted = "a node, as the others are (write pkg.mod:Cls)" if old is ABSENT and type(like) is Node else accepted
         accepted += ", as pkg.mod:Name" if is_given_by_name(annotation) and not getattr(error, "place", "") else ""
         place, got = getattr(error, "place", ""), getattr(error, "got", None)
         raise OverrideError(f"{_shown(path)}{place}{now} accepts {accepted}, got {got if place else text!r}.") from None
@@ -416,15 +419,11 @@ def _no_such(parent: Any, step: Step, path: Sequence[Step], kind: str) -> str:
         extra = f" Its target takes **kwargs: write +{whole}=... to add one." if is_open else ""
     elif isinstance(step, str) and (inner := next((name for name in names if name.startswith(f"{step}.")), "")):
         extra = f" A key with dots is written {_shown([*path, inner])}."
-    elif type(parent) is Config and "/" in str(step):
-        extra = " A path has dots, as in a.b.c."
     elif isinstance(parent, list | tuple):
         names = list(getattr(parent, "_fields", ()))
         extra = f" Positions go from 0 to {len(parent) - 1}." if len(parent) else " It is empty."
         if isinstance(parent, list):
             extra += f" Write +{_shown([*path, len(parent)])}=... to append (a value, or pkg.mod:Cls for a node)."
-        else:
-            extra += f" A tuple keeps its length: write {_shown(path)}=(...), all of it."
     accepted = f" It has: {listed(names, 1000)}." if names or not isinstance(parent, list | tuple) else ""
     where = f"{_shown(path)} is {_kind(parent)} and" if path else _kind(parent)
     extra = "" if kind == "~" else extra

@@ -127,7 +127,7 @@ class Text:
             self.reads.append(Read(name.id, tuple(attributes), tuple(parts), place, is_late, is_part, arguments))
 
     def _makes_nothing(self, name: ast.Name, target: Any, around: Any) -> bool:
-        """Return whether nothing is made of a read: it is checked or printed, changed in place or given its new value."""
+        """Return whether a read makes nothing: the value is checked or printed, changed in place or set anew."""
         statement = around
         while not isinstance(statement, ast.stmt | None):
             statement = self._parents[statement]

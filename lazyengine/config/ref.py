@@ -107,7 +107,9 @@ def ref(path: str, /, *more: Any) -> Any:
         try:
             inspect.signature(function).bind(*paths)
         except TypeError as error:
-            raise RefError(f"{describe_source(where)}: the function of a ref takes one value a path: {error}.") from None
+            raise RefError(
+                f"{describe_source(where)}: the function of a ref does not take one value a path: {error}."
+            ) from None
         except ValueError:  # a builtin without a signature
             pass
     return Ref(paths, function, where)

@@ -46,6 +46,8 @@ def save(cfg: Config, path: str) -> list[str]:
     ending = os.path.splitext(path)[1]
     if ending not in (".py", ".json"):
         raise SaveError(f"Cannot save a config as {path!r}: the name must end with .py or .json.")
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        raise SaveError(f"Cannot save a config as {path!r}: there is no such folder. Make it before.")
     if type(cfg) is Node:
         cfg = Config({"node": cfg})
     if not isinstance(cfg, Config):
@@ -204,8 +206,8 @@ class _Writer:
         self.variables: dict[int, str] = {}  # id of something shared -> the variable that holds it
         self.names = {id(v): name for name, v in reversed(values.items())}  # id -> the first top-level name that it has
         heads = {head_of(path) for _, x in walk(cfg) if type(x) is Ref for path in x.paths}
-        in_nodes = [child for _, node in walk(cfg) if type(node) is Node for _, child in walk(node)]
-        self.used = {id(x) for x in [*in_nodes, *(x for name in heads & {*values} for _, x in walk(values[name]))]}
+        in_nodes = [node.__arguments__ for _, node in walk(cfg) if type(node) is Node]
+        self.used = {id(x) for _, x in walk([*in_nodes, *map(values.get, heads)])}
         for path, node in _steps_of_chains(cfg):
             self.named.add(id(node))
             self.expression(node, path, 0)

@@ -143,7 +143,7 @@ class Signature:
         except (OSError, TypeError, ValueError, SyntaxError, StopIteration):
             return None
         nodes = list(ast.walk(tree))
-        self.taken_out = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        self.taken_out = {str(node.value) for node in nodes if isinstance(node, ast.Constant)}
         same = {ast.unparse(t): ast.unparse(n.value) for n in nodes if isinstance(n, ast.Assign) for t in n.targets}
         for call in nodes:
             passed = [k.value for k in call.keywords if k.arg is None] if isinstance(call, ast.Call) else []

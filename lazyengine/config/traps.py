@@ -17,20 +17,9 @@ from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..text import listed
+from . import graph
 from .errors import ConfigFileError, ConfigWarning, RefError, SharingError
-from .graph import (
-    ATOMIC,
-    children,
-    describe_source,
-    display_path,
-    find_path,
-    instead_of_interpolation,
-    is_equal,
-    reachable,
-    source_here,
-    span_of,
-    walk,
-)
+from .graph import INSTEAD, children, display_path, find_path, is_equal, reachable, source_here, span_of, walk
 from .node import Config, Node, NodeFactory, adopt, brief, defined_at, not_called, set_argument, sources_of
 from .reads import followers, names_for, reads_of, reads_of_part
 from .ref import REQUIRED, Ref, check_ref, head_of
@@ -92,9 +81,8 @@ def check_loaded(load: Load, config: Config, found: list[Any]) -> None:
     for change in load.watch.changes:
         _check_change(load, *change[:2])
         _check_parts(load, config, *change)
-    texts = {value for _, value in walk(config) if type(value) is str}
     for file, module in load.modules.items():
-        _check_text(load, file, module, texts)
+        _check_text(load, config, file, module)
     _check_code(load)
     for x in found:
         if children(x) is None and type(x) is not Ref:
@@ -112,7 +100,7 @@ def check_loaded(load: Load, config: Config, found: list[Any]) -> None:
             warnings.warn(ConfigWarning(message), stacklevel=5)
 
 
-def _check_text(load: Load, file: str, module: ModuleType, texts: set[str]) -> None:
+def _check_text(load: Load, config: Config, file: str, module: ModuleType) -> None:
     """Check for what is legal Python and never meant: makers that nobody calls, interpolations of other systems."""
     for name, value in list(vars(module).items()):
         is_library = name[0].isupper() and file != load.file  # makers for others, of which a config uses some
@@ -122,31 +110,31 @@ def _check_text(load: Load, file: str, module: ModuleType, texts: set[str]) -> N
         raise ConfigFileError(f"{load.assigned_at('_base_', file)}: `_base_` is not read. Write from .base import *.")
     if b"${" in load.sources[file]:
         for line, text in load.text(file).interpolations:
-            if text in texts:
+            if any(type(value) is str and value == text for _, value in walk(config)):
                 raise ConfigFileError(
-                    f"{display_path(file)}:{line}: {text!r} is a text like any other, nothing is put in its place. Write "
-                    f"{instead_of_interpolation(text)}."
+                    f"{display_path(file)}:{line}: {text!r} is a text like any other, nothing is put in its place. "
+                    f"Write {INSTEAD.format(text[2:-1])}."
                 )
 
 
 def _check_code(load: Load) -> None:
-    """Warn of code that has nodes of its own of a config: those that the config's file makes where code imports it."""
+    """Warn of code that imports a config: the nodes that it gets are others than those of the load."""
     for file in load.namespaces.keys() - load.modules.keys():
-        for name, value in load.namespaces[file].items():
-            home = (span_of(value.__where__) or ("",))[0] if type(value) is Node else ""
-            if home in load.modules:
-                message = (
-                    f"{display_path(file)} is code, which a config does not share its nodes with: its {name!r} is another "
-                    f"node than that of {display_path(home)}. Pass the node to its functions as an argument."
-                )
-                warnings.warn(ConfigWarning(message), stacklevel=6)
+        nodes = {name: value for name, value in load.namespaces[file].items() if type(value) is Node}
+        homes = {(span_of(node.__where__) or ("",))[0]: name for name, node in nodes.items()}
+        for home in homes.keys() & load.modules.keys():
+            message = (
+                f"{display_path(file)} is code, with which a config shares no nodes: its {homes[home]!r} is another "
+                f"node than that of {display_path(home)}. Pass the node to its functions as an argument."
+            )
+            warnings.warn(ConfigWarning(message), stacklevel=6)
 
 
 def _check_inside(config: Config, x: Any) -> None:
     """Warn of nodes and the like that an object of another kind holds, where they are not built."""
     inside = [x]
     for _ in range(3):
-        inside = [each for each in gc.get_referents(*inside[:1000]) if type(each) not in ATOMIC]
+        inside = [each for each in gc.get_referents(*inside[:1000]) if type(each) not in graph.ATOMIC]
         hidden = [each for each in inside if type(each) in (Node, Ref, NodeFactory) or each is REQUIRED]
         paths = [path for path, value in walk(config) if value is x and not path.isidentifier()] if hidden else []
         if paths:
@@ -171,7 +159,7 @@ def _settle_ref(load: Load, config: Config, ref: Ref) -> None:
         bound = next((b for b in taken if b in values), None)
         if bound is None and name in values and load.origins.get(name, load.file) == load.file:
             raise RefError(
-                f"{describe_source(ref.where)}: {ref!r} means the {name!r} of {display_path(file)}, but "
+                f"{graph.describe_source(ref.where)}: {ref!r} means the {name!r} of {display_path(file)}, but "
                 f"{load.assigned_at(name)} binds another one without importing it. Import it there, or choose another "
                 "name."
             )
@@ -200,9 +188,10 @@ def _check_change(load: Load, file: str, x: Any) -> None:
         if path is None:
             continue
         raise SharingError(
-            f"{_place_of_change(file, x)} changes the {_described(x)}, which {display_path(other)} also uses (as {path}) without importing "
-            f"{os.path.basename(file)}: the change would reach it unseen. Change a clone(...) in {display_path(file)}, "
-            "import one file in the other, or, to apply both in order: --config base.py --with "
+            f"{_place_of_change(file, x)} changes the {_described(x)}, which {display_path(other)} also uses (as "
+            f"{path}) without importing {os.path.basename(file)}: the change would reach it unseen. Change a "
+            f"clone(...) in {display_path(file)}, import one file in the other, or, to apply both in order: --config "
+            "base.py --with "
             f"{os.path.basename(file)} {os.path.basename(other)}."
         )
 
@@ -278,11 +267,26 @@ def check_assigned(load: Load, file: str, name: str) -> None:
     """Check that a name of a config, which another file is about to bind anew, was not read by the config itself."""
     places = [f"{display_path(file)}:{read.place[0]}" for there, read in reads_of(load, file, name) if there == file]
     if places:
-        where = describe_source(source_here(2))
+        where = graph.describe_source(source_here(2))
         raise SharingError(
             f"{where}: {name!r} of {display_path(file)} is bound anew, but Python has read the old value at "
             f"{listed(places, 3)}. Change what was made of it: set its arguments, or replace(old, new)."
         )
+
+
+def check_set(load: Load, config: Config, name: str, old: Any) -> None:
+    """Warn of what still is, or was made of, the former value of a name of a loaded config that was set anew."""
+    if isinstance(old, Node | list | dict):
+        follow = [path for path, value in walk({**config.__arguments__, name: None}) if value is old]
+    else:
+        reads = reads_of(load, load.origins.get(name, load.file), name)
+        follow = [path for path, _ in followers(load, config, reads)[0]]
+    if follow:
+        way = f"replace(cfg.{name}, ...)" if type(old) is Node else "an override"
+        message = (
+            f"{name} is set anew, but {listed(follow, 5)} still follow the former value: set them too, or use {way}."
+        )
+        warnings.warn(ConfigWarning(message), stacklevel=5)
 
 
 def _check_plain(

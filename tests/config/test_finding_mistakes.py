@@ -250,7 +250,10 @@ def test_mixins_are_applied_in_order_and_blamed(project):
     with pytest.raises(SharingError, match=r"--config base\.py --with"):
         LazyConfig.load(project.folder / "both.py")
     files = [project.folder / f"{name}.py" for name in ("main", "ema", "fast", "last")]
-    cfg = LazyConfig.load(*files)
+    with pytest.warns(
+        ConfigWarning, match=r"(fast|last)\.py.* changes 'opt' of main\.py.*hooks\.ema\.width \(ema\.py:4\)"
+    ):
+        cfg = LazyConfig.load(*files)
     assert (cfg.runner.opt.lr, list(cfg.runner.hooks), cfg.seed) == (9, ["ema", "x"], 4)
     assert cfg.runner.hooks["ema"].width == 0.1
     assert [source.rpartition("/")[2] for source in sources_of(cfg, "seed")] == ["ema.py:5", "last.py:5"]

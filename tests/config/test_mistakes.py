@@ -553,7 +553,7 @@ def project() -> Iterator[str]:
     """Enter a fresh project that holds `parts.py` and `base.py`; forget its modules afterwards."""
     before, modules, path = os.getcwd(), set(sys.modules), list(sys.path)
     with tempfile.TemporaryDirectory() as folder:
-        root = os.path.join(os.path.realpath(folder), "project")  # beside which nothing lies
+        root = os.path.join(os.path.realpath(folder), "project")  # nobody else's files lie in the folder above
         os.mkdir(root)
         os.chdir(root)
         for name, text in (("pyproject.toml", ""), ("parts.py", PARTS), ("base.py", BASE)):

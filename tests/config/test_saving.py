@@ -53,6 +53,10 @@ def double(x):
     return 2 * x
 
 
+def both(x, y):
+    return [x, y]
+
+
 def a_config() -> Any:
     shared = L(Thing)(x=1)
     options = {"a": shared, 2: "two", "a b": None, "$call": "os:system"}
@@ -64,7 +68,7 @@ def a_config() -> Any:
             "part": LazyPartial(double)(x=3),
             "late": L(f"{__name__}:Thing")(x=1),
             "made": L(Thing.make)(x=ref("numbers", len)),
-            "two": ref("second", "numbers", double),
+            "two": ref("second", "numbers", both),
             "numbers": [1, -2.5, 1e300, float("inf"), float("-inf"), float("nan"), 10**5000, 1 + 2j, True, None, -0.0],
             "texts": ["", "ü 数", "a\nb", "\ud800", '"quotes"', "true", b"\x00\xff"],
             "containers": [
@@ -226,7 +230,7 @@ def test_a_value_that_contains_itself_is_named(tmp_path):
     loop.append(loop)
     node = L(Thing)()
     node.x = [node]
-    for value in (loop, node):
+    for value in (L(Thing)(x=loop), node):
         with pytest.raises(SaveError, match=r"a\S* contains itself"):
             LazyConfig.save(Config({"a": value}), tmp_path / "x.py")
     assert os.listdir(tmp_path) == []
@@ -255,7 +259,7 @@ def test_what_no_import_gives_is_pickled_and_listed(tmp_path):
 
 
 def test_saving_leaves_the_classes_of_a_config_file_as_they_are(tmp_path):
-    """What is read back to compare them gave their methods copies, with globals of their own and no file and line."""
+    """What is read back to compare it gave their methods copies, with globals of their own, without file and line."""
     file = tmp_path / "own.py"
     file.write_text(
         "from lazyengine.config import LazyCall\n"
