@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from .. import dist
-from .changes import changed_code
 from .code import CodeRecord, collect_code, load_code, save_code
+from .code_changes import changed_code
 from .data import fingerprint
 from .environment import write_env
 from .repository import describe_repository, repository_of

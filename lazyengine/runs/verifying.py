@@ -15,9 +15,8 @@ from ..checkpoint import list_checkpoints, read_checkpoint, summary_of
 from ..checkpoint.finding import or_none
 from ..nesting import iter_leaves
 from ..text import short
+from .reading import MEASURED
 
-MEASURED = ("time", "data_time", "memory", "eta")
-"""Values of records that are measured, and so never the same."""
 _STATES = ("state_dict", "ema_state_dict", "optimizer")
 
 

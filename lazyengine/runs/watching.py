@@ -13,8 +13,7 @@ from typing import Any
 
 from ..errors import UsageFileNotFoundError, UsageRuntimeError
 from ..record import RUN_FILE
-from .reading import PLACE, Run, read_run
-from .verifying import MEASURED
+from .reading import MEASURED, PLACE, Run, read_run
 
 _PROGRESS = re.compile(r"((?:Epoch|Iter)\(train\)[^a-z]*\])")
 _ETA = re.compile(r"eta: ((?:\d+ days?, )?[\d:]+)")
