@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .index import Outline, read_outlines
     from .lineage import Start, read_starts
     from .loading import Loaded, load
+    from .querying import Answer, query
     from .reading import Run, choose_keys, read_run, read_runs
     from .replaying import Replay, replay, replay_range
     from .rerunning import Rerun, rerun
@@ -34,6 +35,8 @@ __all__ = [  # noqa: RUF022 - in reading order
     "Outline",
     "read_outlines",
     "parse_conditions",
+    "Answer",
+    "query",
     "Verdict",
     "judge",
     "Loaded",
@@ -68,6 +71,7 @@ __getattr__, __dir__ = late_names(
         ".forking": ("fork", "prepare_fork", "split_name"),
         ".lineage": ("Start", "read_starts"),
         ".loading": ("Loaded", "load"),
+        ".querying": ("Answer", "query"),
         ".reading": ("Run", "choose_keys", "read_run", "read_runs"),
         ".replaying": ("Replay", "replay", "replay_range"),
         ".rerunning": ("Rerun", "rerun"),

@@ -19,7 +19,7 @@ from lazyengine.runs.columns import Part, append, join, pack, parts_of, unpack
 from lazyengine.runs.index import INDEX_FILE, Index, find_run_folders
 from lazyengine.runs.reading import curves_of
 
-from .test_reading import list_starts, origin, record
+from .test_reading import list_starts, record
 
 Curves = dict[str, tuple[list[float], list[float]]]
 
@@ -80,21 +80,6 @@ def test_columns_say_what_the_reader_says(tmp_path_factory, files, cut):
         parts += read
     expected = curves_of(read_metrics(paths)) if paths else {}
     assert repr(sorted(curves_in(parts).items())) == repr(sorted(expected.items()))  # of a NaN too
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Three runs, one of which was resumed, and one is a fork of another."""
-    root = tmp_path / "root"
-    for name in ("a", "deep/b"):
-        record(root / name / "20260131_120000", range(1, 6), 1.0)
-        list_starts(root / name, {"folder": "20260131_120000"}, run_id=name)
-    record(root / "a" / "20260131_130000", range(4, 9), 2.0, resumed=3)
-    list_starts(root / "a", {"folder": "20260131_120000"}, {"folder": "20260131_130000", "from": origin(3)}, run_id="a")
-    record(root / "fork" / "20260131_140000", range(6, 9), 3.0, resumed=5)
-    branched = {**origin(5), "path": str(root / "a" / "iter_5.pth")}
-    list_starts(root / "fork", {"folder": "20260131_140000", "from": branched}, run_id="fork")
-    return root
 
 
 def test_resumed_and_forked_runs_are_one_curve(root):
