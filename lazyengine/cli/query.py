@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         csv.writer(file, lineterminator="\n").writerows([found.columns, *found.rows])
         tell(file.getvalue().rstrip("\n"))
     else:
-        tell(table([found.columns, *(map(_shown, row) for row in found.rows)]))
+        tell(table([found.columns, *([*map(_shown, row)] for row in found.rows)]))
     return 0
 
 

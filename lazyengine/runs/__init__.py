@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .querying import Answer, query
     from .reading import Run, choose_keys, read_run, read_runs
     from .replaying import Replay, replay, replay_range
+    from .reporting import report
     from .rerunning import Rerun, rerun
     from .significance import Verdict, judge
     from .watching import Status, find_runs, status_of, stop
@@ -37,6 +38,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "parse_conditions",
     "Answer",
     "query",
+    "report",
     "Verdict",
     "judge",
     "Loaded",
@@ -74,6 +76,7 @@ __getattr__, __dir__ = late_names(
         ".querying": ("Answer", "query"),
         ".reading": ("Run", "choose_keys", "read_run", "read_runs"),
         ".replaying": ("Replay", "replay", "replay_range"),
+        ".reporting": ("report",),
         ".rerunning": ("Rerun", "rerun"),
         ".watching": ("Status", "find_runs", "status_of", "stop"),
     },

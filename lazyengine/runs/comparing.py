@@ -161,16 +161,20 @@ class Comparison:
             del found["state"]
         return found
 
+    def short_columns(self) -> tuple[dict[str, list[str]], list[str]]:
+        """Return `columns` with numbers and classes shortened where that tells them apart, and short heads for them."""
+        heads = _short_heads(self.paths, self.keys)
+        columns = {name: list(_shortened(name, cells)) for name, cells in self.columns().items()}
+        return columns, [heads.get(name, name) for name in columns]
+
     def as_text(self, width: int | None = None) -> str:
         """Return the table.
 
         Args:
             width: Characters of a line; columns that find no place are named below. None for those of the terminal.
         """
-        columns, heads = self.columns(), _short_heads(self.paths, self.keys)
-        shown = {}
-        for name, cells in columns.items():
-            shown[name] = [heads.get(name, name), *map(_clip, _shortened(name, cells))]
+        columns, heads = self.short_columns()
+        shown = {name: [head, *map(_clip, cells)] for head, (name, cells) in zip(heads, columns.items())}
         names, hidden = self._fitting(shown, width or shutil.get_terminal_size((160, 24)).columns)
         lines = [table(zip(*(shown[name] for name in names)))]
         if not self.paths:
@@ -225,9 +229,8 @@ class Comparison:
 
     def as_latex(self) -> str:
         """Return the table as LaTeX (booktabs)."""
-        columns, heads = self.columns(), _short_heads(self.paths, self.keys)
-        shown = [[heads.get(name, name), *_shortened(name, cells)] for name, cells in columns.items()]
-        return latex_table([list(row) for row in zip(*shown)])
+        columns, heads = self.short_columns()
+        return latex_table([heads, *(list(row) for row in zip(*columns.values()))])
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain data: a dict for each row, with each run's own values."""
