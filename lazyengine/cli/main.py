@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, list[str], str]] = {
     "schedule": ("schedule", [], "draw the learning rate over the run, without training"),
     "plot": ("plot", [], "draw the curves of runs"),
     "compare": ("compare", [], "compare runs: final values and configs"),
+    "table": ("table", [], "make a paper's table from runs, and refuse what is not sound"),
     "report": ("report", [], "write a run, or many, as one HTML file"),
     "query": ("query", [], "ask the runs in a folder in SQL"),
     "rerun": ("rerun", [], "make a run again from what its folder keeps; --verify compares every record"),

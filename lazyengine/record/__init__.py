@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from .data import changed_data, fingerprint
     from .environment import collect_env, write_env
     from .experiment import as_line, built_values, changed_lines, changed_values, flat_config
-    from .recorder import CODE_FOLDER, Recorder
-    from .run_file import ENV_FILE, FORMAT, RUN_FILE, START_FILE, read_run_file
+    from .recorder import Recorder
+    from .run_file import CODE_FOLDER, ENV_FILE, FORMAT, RUN_FILE, START_FILE, read_run_file
 
 __all__ = [  # noqa: RUF022 - in reading order
     "Recorder",
@@ -51,7 +51,7 @@ __getattr__, __dir__ = late_names(
         ".data": ("changed_data", "fingerprint"),
         ".environment": ("collect_env", "write_env"),
         ".experiment": ("as_line", "built_values", "changed_lines", "changed_values", "flat_config"),
-        ".recorder": ("CODE_FOLDER", "Recorder"),
-        ".run_file": ("ENV_FILE", "FORMAT", "RUN_FILE", "START_FILE", "read_run_file"),
+        ".recorder": ("Recorder",),
+        ".run_file": ("CODE_FOLDER", "ENV_FILE", "FORMAT", "RUN_FILE", "START_FILE", "read_run_file"),
     },
 )

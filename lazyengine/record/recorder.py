@@ -20,8 +20,8 @@ from .code_changes import changed_code
 from .data import fingerprint
 from .environment import write_env
 from .repository import describe_repository, repository_of
+from .run_file import CODE_FOLDER
 
-CODE_FOLDER = "code"
 """Of a run folder: `<hash>.zip` for each version of the code, `<hash>.patch` of each difference from a commit."""
 _JOIN_S = 30.0
 _ENGINE = Path(__file__).resolve().parents[1]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .reporting import report
     from .rerunning import Rerun, rerun
     from .significance import Verdict, judge
+    from .tables import Cell, FilledTable, Table, commands_for, fill, load_table
     from .watching import Status, find_runs, status_of, stop
 
 __all__ = [  # noqa: RUF022 - in reading order
@@ -39,6 +40,12 @@ __all__ = [  # noqa: RUF022 - in reading order
     "Answer",
     "query",
     "report",
+    "Cell",
+    "Table",
+    "FilledTable",
+    "load_table",
+    "fill",
+    "commands_for",
     "Verdict",
     "judge",
     "Loaded",
@@ -78,6 +85,7 @@ __getattr__, __dir__ = late_names(
         ".replaying": ("Replay", "replay", "replay_range"),
         ".reporting": ("report",),
         ".rerunning": ("Rerun", "rerun"),
+        ".tables": ("Cell", "FilledTable", "Table", "commands_for", "fill", "load_table"),
         ".watching": ("Status", "find_runs", "status_of", "stop"),
     },
 )

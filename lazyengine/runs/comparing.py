@@ -99,7 +99,7 @@ class Comparison:
     @property
     def main_key(self) -> str | None:
         """The first curve whose name says what is better, of those of validations before others; None for none."""
-        ruled = [key for key in self.keys if _rule(key)]
+        ruled = [key for key in self.keys if rule_of_key(key)]
         return next((key for key in ruled if not key.startswith("train/")), next(iter(ruled), None))
 
     def sorted_by(self, name: str | None) -> Comparison:
@@ -127,7 +127,7 @@ class Comparison:
                 return number is None, number or 0.0, text
             value = row.best.get(found[0], row.last.get(found[0]))
             number = math.nan if value is None else value.mean
-            return math.isnan(number), -number if _rule(found[0]) == "greater" else number, row.name
+            return math.isnan(number), -number if rule_of_key(found[0]) == "greater" else number, row.name
 
         return Comparison(sorted(self.rows, key=place), self.paths, self.keys, self.has_config)
 
@@ -138,7 +138,7 @@ class Comparison:
         one, two, found = *self.rows, []
         for key in self.keys:
             for word, a, b in (("best", one.best, two.best), ("last", one.last, two.last)):
-                if key in a and key in b and (rule := _rule(key)) is not None:
+                if key in a and key in b and (rule := rule_of_key(key)) is not None:
                     found.append((f"{key} {word}", judge(a[key].values, b[key].values, rule == "greater")))
         return found
 
@@ -292,7 +292,7 @@ def _row(names: list[str], runs: list[Outline], config: dict[str, str], keys: Se
     best, last = {}, {}
     for key in keys:
         extents = [run.extents[key] for run in runs if key in run.extents]
-        rule = _rule(key)
+        rule = rule_of_key(key)
         points = [extent.most if rule == "greater" else extent.least for extent in extents] if rule else []
         if points and all(points):
             best[key] = Value([p.value for p in points if p], [p.step for p in points if p])
@@ -340,7 +340,8 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _rule(key: str) -> str | None:
+def rule_of_key(key: str) -> str | None:
+    """Return whether ``"greater"`` or ``"less"`` of a curve is better; None where its name does not tell."""
     try:
         return rule_of(key)
     except ValueError:
