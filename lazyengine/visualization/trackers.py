@@ -307,11 +307,12 @@ class TrackioVisBackend(TrackerBackend):
     def add_image(self, name: str, image: np.ndarray, step: int) -> None:
         """Show an image."""
         run = self._run
+        pixels = image.repeat(3, axis=2) if image.shape[2] == 1 else image
 
         def show() -> None:
             import trackio
 
-            run.log({name: trackio.Image(np.ascontiguousarray(image))}, step=step)
+            run.log({name: trackio.Image(np.ascontiguousarray(pixels))}, step=step)
 
         self.send(show)
 

@@ -192,11 +192,9 @@ def test_a_tracker_that_hangs_is_left_behind(tmp_path, errors, monkeypatch):
     monkeypatch.setattr(module, "_MAX_WAITING", 3)
     fake = Fake("hang", close_timeout_s=0.2)
     show(fake, tmp_path, 20)
-    fake.gate.set()
     assert errors == ["Fake: json is too slow, and loses points (TimeoutError: 3 calls wait)"]
-    fake.fails = ""
-    show(fake, tmp_path)  # another start begins afresh
-    assert fake.seen[-5:] == [1, 2, 3, 4, "end"]
+    assert fake.seen == []
+    fake.gate.set()
 
 
 @pytest.mark.parametrize("kind", [WandbVisBackend, MlflowVisBackend, TrackioVisBackend])
