@@ -8,6 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "lazyengine"
 LAYERS = [
     "errors",
+    "late",
     "text",
     "nesting",
     "config",
@@ -37,13 +38,16 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def imports_of(path: Path) -> list[tuple[int, str]]:
-    """Line and absolute name of everything a file imports, also late; not what only a type checker reads."""
+    """Line and absolute name of everything a file imports, also late; not what only a type checker reads.
+
+    What a package's ``__init__`` shows a type checker it imports when it is asked for.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     package = (*path.relative_to(PACKAGE.parent).with_suffix("").parts[:-1],)
     typing_only = {
         id(inner)
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING") and path.stem != "__init__"
         for inner in ast.walk(node)
     }
     found = []

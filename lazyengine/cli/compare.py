@@ -5,23 +5,25 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from ..runs import choose_keys, compare_runs, read_runs
+from ..runs import choose_keys, compare_runs, parse_conditions, read_outlines
 from .mistakes import as_json, refuse, tell
-from .plot import add_run_arguments
 
 _DESCRIPTION = """\
-Put runs side by side: what differs in their configs, and the best and last values of their metrics.
+Put runs side by side: a row for each, or for those that differ in the seed alone (mean ± standard deviation); of their
+configs only what differs; the best and the last values of their metrics.
 
-RUN is the folder of a run, or of one start. Configs are compared as they were saved (config.json); nothing is imported.
-What a resume changed is shown with the iteration from which it is in force, as in 0.05 -> 0.5 @ 120.
+RUN is the folder of a run, or a folder with any number of runs below it. Configs are compared as they were saved
+(config.json); nothing is imported. What a resume changed is shown with the iteration from which it is in force, as in
+0.05 -> 0.5 @ 120. Of two rows it says whether the second is better than the first, by a test over the seeds.
 """
 _EPILOG = """\
 examples:
+  %(prog)s work_dirs                                     all runs below it, the best first
   %(prog)s work_dirs/lr1e-3 work_dirs/lr3e-3
-  %(prog)s work_dirs/* --keys top1 val/loss
-  %(prog)s work_dirs/* --json
+  %(prog)s work_dirs --where 'optimizer.lr > 1e-3 and state = finished' --sort lr
+  %(prog)s work_dirs --keys top1 val/loss --csv > runs.csv
 
-exit codes: 0 done; 2 a folder is no run, or a key is not there.
+exit codes: 0 done; 2 a folder holds no run, or a key, a column or a condition is not there.
 """
 
 
@@ -32,7 +34,19 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_run_arguments(parser)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run, or one with runs below it")
+    parser.add_argument(
+        "--keys", nargs="+", metavar="KEY", help="train/loss, loss, top1 or a pattern such as 'val/*' (losses, metrics)"
+    )
+    parser.add_argument(
+        "--where", action="append", default=[], metavar="CONDITION", help="only runs for which it holds: 'lr > 1e-3'"
+    )
+    parser.add_argument("--sort", metavar="COLUMN", help="a metric (the best first) or a value of the config")
+    parser.add_argument("--each", action="store_true", help="a row for each run, whatever its seed")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print the values as JSON, for other programs")
+    form.add_argument("--csv", action="store_true", help="print the table as CSV, numbers in full")
+    form.add_argument("--latex", action="store_true", help="print the table as LaTeX (booktabs)")
     return parser
 
 
@@ -44,9 +58,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     try:
-        runs = read_runs(args.runs)
-        found = compare_runs(runs, choose_keys(runs, args.keys))
+        runs = read_outlines(args.runs)
+        conditions = parse_conditions(args.where, runs)
+        runs = [run for run in runs if all(condition.holds(run) for condition in conditions)]
+        if not runs:
+            tell("no run fits the conditions")
+            return 0
+        found = compare_runs(runs, choose_keys(runs, args.keys), each=args.each, sort=args.sort)
     except Exception as error:
         return refuse(error)
-    tell(as_json(found.as_json()) if args.json else found.as_text())
+    if args.json:
+        tell(as_json(found.as_json()))
+    else:
+        tell(found.as_csv() if args.csv else found.as_latex() if args.latex else found.as_text())
     return 0

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from ..errors import UsageValueError
 from ..text import did_you_mean, listed, short
-from .samples import to_number
 
 Rule = Literal["greater", "less"]
 Keys = Sequence[str] | None  # a single one too
@@ -107,6 +106,8 @@ def score_of(indicator: str, metrics: Mapping[str, Any]) -> float:
     Raises:
         UsageValueError: See `get_metric_value`; or the value is not one number.
     """
+    from .samples import to_number  # with torch, which the rest of this module does without
+
     value = to_number(get_metric_value(indicator, metrics))
     if not isinstance(value, int | float):
         raise UsageValueError(f"the metric {indicator!r} is no number but {short(value)}; there are {listed(metrics)}.")

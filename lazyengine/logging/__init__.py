@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from .history_buffer import HistoryBuffer, as_number, require_number
-from .log_processor import LogProcessor
-from .logger import MMLogger, is_rich_terminal, log_error, output_path, print_log
-from .manager import ManagerMeta, ManagerMixin
-from .message_hub import MessageHub
-from .metrics import METRICS_FILE, MetricsWriter, read_metrics
+from typing import TYPE_CHECKING
+
+from ..late import late_names
+
+if TYPE_CHECKING:
+    from .history_buffer import HistoryBuffer, as_number, require_number
+    from .log_processor import LogProcessor
+    from .logger import MMLogger, is_rich_terminal, log_error, output_path, print_log
+    from .manager import ManagerMeta, ManagerMixin
+    from .message_hub import MessageHub
+    from .metrics import MetricsWriter
+    from .records import METRICS_FILE, read_metrics
 
 __all__ = [
     "METRICS_FILE",
@@ -26,3 +32,16 @@ __all__ = [
     "read_metrics",
     "require_number",
 ]
+
+__getattr__, __dir__ = late_names(
+    __name__,
+    {
+        ".history_buffer": ("HistoryBuffer", "as_number", "require_number"),
+        ".log_processor": ("LogProcessor",),
+        ".logger": ("MMLogger", "is_rich_terminal", "log_error", "output_path", "print_log"),
+        ".manager": ("ManagerMeta", "ManagerMixin"),
+        ".message_hub": ("MessageHub",),
+        ".metrics": ("MetricsWriter",),
+        ".records": ("METRICS_FILE", "read_metrics"),
+    },
+)

@@ -1,25 +1,22 @@
-"""``metrics.jsonl``: one JSON object per line, one schema for training and evaluation; its writer and its reader."""
+"""``metrics.jsonl``: one JSON object per line, one schema for training and evaluation; the writer. See records.py."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from ..errors import UsageFileNotFoundError, UsageTypeError, UsageValueError
+from ..errors import UsageTypeError, UsageValueError
 from ..fileio import QueuedFile
 from ..nesting import map_leaves
 from ..text import short
 from .history_buffer import as_number
 from .logger import log_error
 
-METRICS_FILE = "metrics.jsonl"
 _Values = Mapping[str, Any]
 _JSON = json.JSONEncoder(allow_nan=False)
-_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class MetricsWriter(QueuedFile):
@@ -95,65 +92,3 @@ def _to_json(value: Any) -> Any:
         f"MetricsWriter: {short(value)} ({type(value).__name__}) has no JSON form; "
         "numbers, text, lists, dicts, arrays and tensors are accepted"
     )
-
-
-def read_metrics(run_folder: str | os.PathLike[str] | Sequence[Path]) -> list[dict[str, Any]]:
-    """Read the curve of a run, all its starts joined.
-
-    Every ``metrics.jsonl`` in ``run_folder`` and below belongs to one start, or to several in the same file. They are
-    taken in the order of their paths (folders named by time stamps sort rightly). What a later start recorded anew
-    replaces what an earlier one recorded beyond the step it was resumed from, so no step appears twice for a mode.
-
-    Args:
-        run_folder: The run's folder, one such file, or the files of the starts in their order.
-
-    Returns:
-        Records in the order of recording; ``"NaN"`` and infinities are floats again, marks of a resume are left out.
-        A last line that was cut by a crash is ignored.
-
-    Raises:
-        FileNotFoundError: When there is no ``metrics.jsonl``.
-    """
-    if isinstance(run_folder, str | os.PathLike):
-        root = Path(run_folder)
-        paths = [root] if root.is_file() else sorted(root.rglob(METRICS_FILE))
-        if not paths:
-            raise UsageFileNotFoundError(
-                f"no {METRICS_FILE} in {root} or below; give the folder of a run that has logged"
-            )
-    else:
-        paths = run_folder
-    merged: list[dict[str, Any]] = []
-    for start in (start for path in paths for start in _starts(path)):
-        last_kept = _last_kept_step(start)
-        records = [record for record in start if record["mode"] != "resume"]
-        again = {(record["mode"], record["step"]) for record in records}
-        merged = [r for r in merged if r["step"] <= last_kept and (r["mode"], r["step"]) not in again] + records
-    return merged
-
-
-def _starts(path: Path) -> list[list[dict[str, Any]]]:
-    """Return the records of a file, divided where a run was resumed."""
-    starts: list[list[dict[str, Any]]] = [[]]
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                record = json.loads(line)
-            except (json.JSONDecodeError, RecursionError):
-                continue
-            if not isinstance(record, dict) or "mode" not in record or as_number(record.get("step")) is None:
-                continue
-            if record["mode"] == "resume" and starts[-1]:
-                starts.append([])
-            starts[-1].append({k: _NOT_FINITE.get(v, v) if isinstance(v, str) else v for k, v in record.items()})
-    return starts
-
-
-def _last_kept_step(start: list[dict[str, Any]]) -> float:
-    """Return the step up to which the records of earlier starts still hold."""
-    for record in start:
-        if record["mode"] == "resume":
-            return record["step"]
-        if record["mode"] == "train":
-            return record["step"] - 1
-    return math.inf  # an evaluation alone supersedes nothing

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from .changes import changed_code, changes
-from .code import CodeRecord, collect_code, load_code, save_code
-from .data import changed_data, fingerprint
-from .environment import collect_env, write_env
-from .experiment import as_line, built_values, changed_lines, changed_values, flat_config, saved_config
-from .recorder import CODE_FOLDER, Recorder
-from .run_file import ENV_FILE, FORMAT, RUN_FILE, START_FILE, read_run_file
+from typing import TYPE_CHECKING
+
+from ..late import late_names
+
+if TYPE_CHECKING:
+    from .code import CodeRecord, collect_code, load_code, save_code
+    from .code_changes import changed_code, changes
+    from .data import changed_data, fingerprint
+    from .environment import collect_env, write_env
+    from .experiment import as_line, built_values, changed_lines, changed_values, flat_config, saved_config
+    from .recorder import Recorder
+    from .run_file import CODE_FOLDER, ENV_FILE, FORMAT, RUN_FILE, START_FILE, read_run_file
 
 __all__ = [  # noqa: RUF022 - in reading order
     "Recorder",
@@ -38,3 +43,16 @@ __all__ = [  # noqa: RUF022 - in reading order
     "changed_lines",
     "as_line",
 ]
+
+__getattr__, __dir__ = late_names(
+    __name__,
+    {
+        ".code_changes": ("changed_code", "changes"),
+        ".code": ("CodeRecord", "collect_code", "load_code", "save_code"),
+        ".data": ("changed_data", "fingerprint"),
+        ".environment": ("collect_env", "write_env"),
+        ".experiment": ("as_line", "built_values", "changed_lines", "changed_values", "flat_config", "saved_config"),
+        ".recorder": ("Recorder",),
+        ".run_file": ("CODE_FOLDER", "ENV_FILE", "FORMAT", "RUN_FILE", "START_FILE", "read_run_file"),
+    },
+)

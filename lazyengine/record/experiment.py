@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config.finding import without_folder
+from ..config.flat import flat_config as flat_config  # of this package too
 from ..nesting import iter_leaves
 
 _PLACES = ("runner.work_dir", "runner.experiment_name", "runner.resume", "runner.launcher", "runner.device")
@@ -21,13 +21,6 @@ _OVERRULED = {
     "init_cfg": "the checkpoint holds the weights",
 }
 """Arguments that a resume does not ask, by path or by name."""
-
-
-def flat_config(text: str) -> dict[str, str]:
-    """Return the values of a config, which was saved as JSON, as text by path; nothing that it names is imported."""
-    found: dict[str, str] = {}
-    _flatten(json.loads(text)["values"], "", found)
-    return found
 
 
 def saved_config(folder: str, text: str) -> dict[str, str] | None:
@@ -144,26 +137,3 @@ def as_line(change: Mapping[str, Any]) -> str:
 def _change(path: str, was: Any, now: Any, overruled: str = "") -> dict[str, Any]:
     effect = "without effect" if overruled else "in force"
     return {"path": path, "was": was, "is": now, "effect": effect, "why": overruled}
-
-
-def _flatten(value: Any, path: str, found: dict[str, str]) -> None:
-    """Walk over the JSON form of a config, see `lazyengine.config.saving.to_json`."""
-    if isinstance(value, dict) and ("$call" in value or "$partial" in value):
-        target = str(value.get("$call", value.get("$partial"))).replace(":", ".")
-        found[f"{path}._target_"] = without_folder(target)
-        value = {**value.get("$with", {}), **({"*": value["$args"]} if "$args" in value else {})}
-    if isinstance(value, dict) and list(value) == ["$tuple"]:
-        value = value["$tuple"]
-        if not any(isinstance(entry, dict | list) for entry in value):
-            found[path] = f"({', '.join(map(json.dumps, value))})"
-            return
-    if isinstance(value, dict) and not any(key.startswith("$") for key in value):
-        for key, entry in value.items():
-            _flatten(entry, f"{path}.{key}" if path else key, found)
-    elif isinstance(value, list) and any(isinstance(entry, dict | list) for entry in value):
-        for i, entry in enumerate(value):
-            _flatten(entry, f"{path}[{i}]", found)
-    elif isinstance(value, dict):  # {"$same": "model"}, {"$object": "torch:float16"} …
-        found[path] = " ".join(str(content) for content in value.values())
-    else:
-        found[path] = json.dumps(value)

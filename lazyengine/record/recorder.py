@@ -14,14 +14,15 @@ from typing import Any
 import torch
 
 from .. import dist
+from ..config import format_tree
 from ..fileio import atomic_write
-from .changes import changed_code
 from .code import CodeRecord, collect_code, load_code, save_code
+from .code_changes import changed_code
 from .data import fingerprint
 from .environment import write_env
 from .repository import describe_repository, repository_of
+from .run_file import CODE_FOLDER
 
-CODE_FOLDER = "code"
 """Of a run folder: `<hash>.zip` for each version of the code, `<hash>.patch` of each difference from a commit."""
 _JOIN_S = 30.0
 _ENGINE = Path(__file__).resolve().parents[1]
@@ -58,6 +59,7 @@ class Recorder:
         self._configs: dict[str, bytes] = dict(load.sources) if load is not None else {}
         self._config_file: str | None = os.path.abspath(cfg.__file__) if getattr(cfg, "__file__", "") else None
         self._globs = tuple(record)
+        self._cfg = cfg if load is not None else None
         self.data: dict[str, Any] = {}
         self._written: list[str] = []
         self._errors: list[str] = []
@@ -133,7 +135,9 @@ class Recorder:
                 save_code(code, self._code_folder)
                 self._written.append(path)
             about = {key: getattr(code, key) for key in ("hash", "tops", "paths", "not_contained", "edited")}
-            write_env(self._env_file, self._device, code=about, data=self.data, **self._ask_git(code))
+            blame = "" if self._cfg is None else format_tree(self._cfg, defaults=False, blame=True)
+            more = {"data": self.data, "blame": blame.splitlines(), **self._ask_git(code)}
+            write_env(self._env_file, self._device, code=about, **more)
             self.code_hash = code.hash  # of what is kept, so that what was kept before is removed only then
         except OSError as error:
             self._errors.append(f"the code of this start was not kept: {error}")

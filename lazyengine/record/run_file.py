@@ -13,6 +13,8 @@ START_FILE = "start.json"
 """In the folder of a start that evaluates: what ``run.json`` says of those that train."""
 ENV_FILE = "env.json"
 """In the folder of every start, from its beginning."""
+CODE_FOLDER = "code"
+"""In the run folder: the code, once for each version."""
 FORMAT = 1
 """The newest version of ``run.json`` that is read; folders of version 0.1 have none."""
 

@@ -1,8 +1,15 @@
 """The Runner, its loops, and checkpoints."""
 
-from ..checkpoint import LoadFrom, find_latest_checkpoint, load_checkpoint, save_checkpoint
-from .loops import BaseTrainLoop, EpochBasedTrainLoop, IterBasedTrainLoop, TestLoop, ValLoop
-from .runner import Runner
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..late import late_names
+
+if TYPE_CHECKING:
+    from ..checkpoint import LoadFrom, find_latest_checkpoint, load_checkpoint, save_checkpoint
+    from .loops import BaseTrainLoop, EpochBasedTrainLoop, IterBasedTrainLoop, TestLoop, ValLoop
+    from .runner import Runner
 
 __all__ = [
     "BaseTrainLoop",
@@ -16,3 +23,12 @@ __all__ = [
     "load_checkpoint",
     "save_checkpoint",
 ]
+
+__getattr__, __dir__ = late_names(
+    __name__,
+    {
+        "..checkpoint": ("LoadFrom", "find_latest_checkpoint", "load_checkpoint", "save_checkpoint"),
+        ".loops": ("BaseTrainLoop", "EpochBasedTrainLoop", "IterBasedTrainLoop", "TestLoop", "ValLoop"),
+        ".runner": ("Runner",),
+    },
+)

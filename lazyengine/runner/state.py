@@ -56,6 +56,7 @@ from ..record import (
     saved_config,
 )
 from .folder import RunFolder
+from .loops import loaders_of
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -183,7 +184,11 @@ class RunState:
         runner = self._runner
         folder = runner.folder
         self._recorder = Recorder(folder.path, folder.log_dir, runner.device, runner.cfg, runner.record)
-        for line in self._recorder.begin({"train": getattr(runner.train_dataloader, "dataset", None)}):
+        datasets = {"train": getattr(runner.train_dataloader, "dataset", None)}
+        for name, loader in loaders_of(runner.val_dataloader).items():
+            if loader is not None:
+                datasets["/".join(filter(None, ("val", name)))] = getattr(loader, "dataset", None)
+        for line in self._recorder.begin(datasets):
             runner.logger.warning(line)
         former = self._kept_code(source)
         changed: list[str] = []

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from .bisecting import Bisection, bisect
-from .cleaning import Cleaned, clean
-from .comparing import Comparison, compare_runs
-from .forking import fork, prepare_fork, split_name
-from .lineage import Start, read_starts
-from .loading import Loaded, load
-from .reading import Run, choose_keys, from_branch_point, read_run, read_runs
-from .replaying import Replay, replay, replay_range
-from .rerunning import Rerun, rerun
-from .watching import Status, find_runs, status_of, stop
+from typing import TYPE_CHECKING
+
+from ..late import late_names
+
+if TYPE_CHECKING:
+    from .bisecting import Bisection, bisect
+    from .cleaning import Cleaned, clean
+    from .comparing import Comparison, compare_runs, differences
+    from .filtering import parse_conditions
+    from .forking import fork, prepare_fork, split_name
+    from .index import Outline, read_outlines
+    from .lineage import Start, read_starts
+    from .loading import Loaded, load
+    from .querying import Answer, query
+    from .reading import Run, choose_keys, from_branch_point, read_run, read_runs
+    from .replaying import Replay, replay, replay_range
+    from .reporting import report
+    from .rerunning import Rerun, rerun
+    from .significance import Verdict, judge
+    from .tables import Cell, FilledTable, Table, commands_for, fill, load_table
+    from .watching import Status, find_runs, status_of, stop
 
 __all__ = [  # noqa: RUF022 - in reading order
     "Run",
@@ -23,6 +34,21 @@ __all__ = [  # noqa: RUF022 - in reading order
     "from_branch_point",
     "Comparison",
     "compare_runs",
+    "differences",
+    "Outline",
+    "read_outlines",
+    "parse_conditions",
+    "Answer",
+    "query",
+    "report",
+    "Cell",
+    "Table",
+    "FilledTable",
+    "load_table",
+    "fill",
+    "commands_for",
+    "Verdict",
+    "judge",
     "Loaded",
     "load",
     "Rerun",
@@ -42,3 +68,25 @@ __all__ = [  # noqa: RUF022 - in reading order
     "Cleaned",
     "clean",
 ]
+
+__getattr__, __dir__ = late_names(
+    __name__,
+    {
+        ".bisecting": ("Bisection", "bisect"),
+        ".cleaning": ("Cleaned", "clean"),
+        ".comparing": ("Comparison", "compare_runs", "differences"),
+        ".filtering": ("parse_conditions",),
+        ".index": ("Outline", "read_outlines"),
+        ".significance": ("Verdict", "judge"),
+        ".forking": ("fork", "prepare_fork", "split_name"),
+        ".lineage": ("Start", "read_starts"),
+        ".loading": ("Loaded", "load"),
+        ".querying": ("Answer", "query"),
+        ".reading": ("Run", "choose_keys", "from_branch_point", "read_run", "read_runs"),
+        ".replaying": ("Replay", "replay", "replay_range"),
+        ".reporting": ("report",),
+        ".rerunning": ("Rerun", "rerun"),
+        ".tables": ("Cell", "FilledTable", "Table", "commands_for", "fill", "load_table"),
+        ".watching": ("Status", "find_runs", "status_of", "stop"),
+    },
+)

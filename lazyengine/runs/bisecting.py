@@ -13,12 +13,12 @@ from typing import Any
 from ..errors import UsageValueError
 from ..hooks import FINGERPRINTS
 from ..text import listed
-from .comparing import compare_runs
-from .reading import Run, read_run
+from .comparing import differences
+from .reading import MEASURED, Run, read_run
 from .replaying import Replay, origin_iter, replay_range
 from .rerunning import chain_of, code_differences, end_of, folders_of
 from .steps import OptimizerStep, accumulation_of, as_steps, distances_of, first_difference_above
-from .verifying import MEASURED, checkpoints_of, hash_of_state, is_same
+from .verifying import checkpoints_of, hash_of_state, is_same
 
 ORDER = (
     *("batch", "parameters", "buffers", "state of the optimizer", "output", "not finite", "loss", "gradient", "update"),
@@ -251,7 +251,7 @@ def _differing_steps(runs: tuple[Run, Run]) -> list[int]:
 
 def _differences(runs: tuple[Run, Run]) -> list[str]:
     """Return what differs in config, code and environment, as lines."""
-    lines = [f"config: {path}: {' | '.join(values)}" for path, values in compare_runs(runs, []).config.items()]
+    lines = [f"config: {path}: {' | '.join(values)}" for path, values in differences(runs).items()]
     starts = [chain_of(run)[-1] for run in runs]
     lines += code_differences(runs, starts)
     was, now = (start.env() for start in starts)

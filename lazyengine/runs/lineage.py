@@ -7,13 +7,14 @@ import dataclasses
 import json
 import os
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint import Pending, pending_file, pending_in
 from ..logging import METRICS_FILE
-from ..record import ENV_FILE, START_FILE, read_run_file
+from ..record import ENV_FILE, RUN_FILE, START_FILE, read_run_file
 
 _ADVICE = "Restore it, or move it away: the starts are then ordered by the names of their folders."
 
@@ -141,3 +142,52 @@ def _unlisted(number: int, folder: Path) -> Start:
     kind = "evaluate" if modes <= {"val", "test", ""} else "train"
     origin = None if step is None else {"run_id": None, "path": None, "iter": step, "epoch": None, "hash": None}
     return Start(number, kind, folder, origin=origin, code=start.env().get("code", {}).get("hash"))
+
+
+def changes_of(starts: Iterable[Start]) -> dict[str, list[dict[str, Any]]]:
+    """Return what resumes changed in the config, by path, in order; refused changes changed nothing."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for change in (change for start in starts if start.kind == "train" for change in start.changes):
+        if change.get("effect") != "refused":
+            found.setdefault(change["path"], []).append(change)
+    return found
+
+
+def branch_of(starts: Sequence[Start]) -> tuple[Path, int] | None:
+    """Return the folder of the run that a run was forked from, and the iteration; None where it is no fork.
+
+    The folder may not be there any more.
+    """
+    first = next((start for start in starts if start.kind == "train"), None)
+    if first is None or first.origin is None or not first.is_fork:
+        return None
+    checkpoint = Path(first.env().get("cwd", ""), first.origin["path"])
+    folder = next((each for each in checkpoint.parents if (each / RUN_FILE).is_file()), checkpoint.parent)
+    return folder, first.origin["iter"]
+
+
+def files_before(starts: Sequence[Start]) -> list[Path]:
+    """Return the files of the records from which a fork went on, in their order; none where the run is no fork.
+
+    Of the run that it branched off, the starts after the fork are left out; what that run's other starts recorded
+    beyond the fork, the fork's own records supersede. A run that is no longer there has no records.
+    """
+    first = next((start for start in starts if start.kind == "train"), None)
+    if first is None or not first.is_fork:
+        return []
+    forked = first.about.get("time_utc", "9999")
+    before = [start for start in _starts_of_parent(first) if start.about.get("time_utc", "") <= forked]
+    return [*files_before(before), *(start.metrics for start in before if start.metrics.is_file())]
+
+
+def _starts_of_parent(fork: Start) -> list[Start]:
+    """Return the starts of the run whose checkpoint a fork went on from, where it is still there."""
+    origin = fork.origin or {}
+    path = Path(str(origin.get("path") or ""))
+    for folder in list(path.parents)[:2] if path.is_absolute() else ():  # of the run, or one in it
+        with contextlib.suppress(ValueError):
+            listed = _listed(folder, read_run_file(folder, _ADVICE))
+            starts = [start for start in listed if start.kind == "train" and start.run_id == origin.get("run_id")]
+            if starts:
+                return starts
+    return []

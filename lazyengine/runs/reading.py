@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from bisect import bisect_right
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import UsageFileNotFoundError, UsageValueError
 from ..logging import METRICS_FILE, read_metrics
 from ..record import RUN_FILE, flat_config
 from ..text import did_you_mean, listed, near
-from .lineage import Start, begun_anew, read_starts
-from .verifying import MEASURED
+from .lineage import Start, begun_anew, branch_of, changes_of, files_before, read_starts
 
 PLACE = {"step", "epoch", "iter", "mode"}
 """What a record says of its place; the rest are values."""
+_PHASES = ("data", "forward", "backward", "step", "hooks", "logging", "saving")
+MEASURED = ("time", "data_time", "memory", "eta", "samples_per_s", "tokens_per_s", "mfu", *(f"{p}_s" for p in _PHASES))
+"""Values of records that are measured, and so never the same."""
 _TECHNICAL = {*MEASURED, "grad_norm"}
 
 
@@ -29,7 +31,8 @@ class Run:
     Attributes:
         name: The end of its path, as long as it takes to tell it from the others.
         path: Its folder.
-        curves: Steps and values by ``<mode>/<name>``, all starts that trained joined.
+        curves: Steps and values by ``<mode>/<name>``, all starts that trained joined; of a fork, from the first
+            iteration of the run that it branched off, where that is still there.
         config: Values of the saved config as text, by path; empty where none was saved.
         starts: Its starts in order, evaluations included.
         records: What its training recorded, all starts joined.
@@ -43,46 +46,41 @@ class Run:
     records: list[dict[str, Any]] = field(default_factory=list)
 
     @property
+    def curve_names(self) -> Collection[str]:
+        """The names of its curves."""
+        return self.curves.keys()
+
+    @property
     def changes(self) -> dict[str, list[dict[str, Any]]]:
         """What resumes changed in the config, by path, in order; refused changes changed nothing."""
-        found: dict[str, list[dict[str, Any]]] = {}
-        for change in (change for start in self.starts if start.kind == "train" for change in start.changes):
-            if change.get("effect") != "refused":
-                found.setdefault(change["path"], []).append(change)
-        return found
+        return changes_of(self.starts)
 
     @property
     def branch(self) -> tuple[Path, int] | None:
-        """The folder of the run that this one was forked from, and the iteration; None where it is no fork.
+        """The folder of the run that it was forked from, and the iteration; None where it is no fork."""
+        return branch_of(self.starts)
 
-        The folder may not be there any more.
-        """
-        first = next((start for start in self.starts if start.kind == "train"), None)
-        if first is None or first.origin is None or not first.is_fork:
-            return None
-        checkpoint = Path(first.env().get("cwd", ""), first.origin["path"])
-        folder = next((each for each in checkpoint.parents if (each / RUN_FILE).is_file()), checkpoint.parent)
-        return folder, first.origin["iter"]
+
+class HasCurves(Protocol):
+    """A run, or its outline."""
+
+    @property
+    def curve_names(self) -> Collection[str]:
+        """The names of its curves."""
+        ...
 
 
 def from_branch_point(run: Run) -> Run:
-    """Return a fork with curves that begin with the last point that its parent had at the branch; others as they are.
-
-    Curves that only the parent has are left out, and so are parents that cannot be read.
-    """
+    """Return a fork with curves that begin at the last point before the branch; others as they are."""
     if run.branch is None:
         return run
-    folder, iteration = run.branch
-    try:
-        parent = from_branch_point(read_run(folder))
-    except (UsageFileNotFoundError, ValueError):
-        return run
-    curves = dict(run.curves)
-    for key in run.curves.keys() & parent.curves.keys():
-        before = [point for point in zip(*parent.curves[key]) if point[0] <= iteration]
-        for step, value in before[-1:]:
-            curves[key] = ([step, *run.curves[key][0]], [value, *run.curves[key][1]])
-    return dataclasses.replace(run, curves=curves)
+    curves = {}
+    for key, (steps, values) in run.curves.items():
+        own = bisect_right(steps, run.branch[1])
+        if own < len(steps):
+            first = max(own - 1, 0)
+            curves[key] = (steps[first:], values[first:])
+    return replace(run, curves=curves)
 
 
 def read_run(folder: str | os.PathLike[str]) -> Run:
@@ -105,18 +103,21 @@ def read_runs(folders: Sequence[str | os.PathLike[str]]) -> list[Run]:
     """
     paths = [Path(os.path.abspath(folder)) for folder in folders]
     for path in paths:
-        _check(path)
-    return [_read(name, path) for name, path in zip(_names(paths), paths)]
+        check_run(path)
+    return [_read(name, path) for name, path in zip(run_names(paths), paths)]
 
 
 def _read(name: str, path: Path) -> Run:
     starts = read_starts(path)
-    training = [start for start in starts if start.kind == "train"]
-    records = read_metrics([start.metrics for start in training or starts if start.metrics.is_file()])
-    return Run(name, path, curves_of(records), _config(path, training or starts), starts, records)
+    training = [start for start in starts if start.kind == "train"] or starts
+    files = [start.metrics for start in training if start.metrics.is_file()]
+    records = read_metrics(files)
+    before = files_before(starts)
+    curves = curves_of(read_metrics([*before, *files]) if before else records)
+    return Run(name, path, curves, read_config(path, training), starts, records)
 
 
-def choose_keys(runs: Sequence[Run], patterns: Sequence[str] | None) -> list[str]:
+def choose_keys(runs: Sequence[HasCurves], patterns: Sequence[str] | None) -> list[str]:
     """Return the names of curves that match, in the order of the patterns.
 
     Args:
@@ -127,7 +128,9 @@ def choose_keys(runs: Sequence[Run], patterns: Sequence[str] | None) -> list[str
     Raises:
         ValueError: When nothing matches a pattern; lists what there is.
     """
-    known = sorted({key for run in runs for key in run.curves}, key=lambda key: (not key.startswith("train/"), key))
+    known = sorted(
+        {key for run in runs for key in run.curve_names}, key=lambda key: (not key.startswith("train/"), key)
+    )
     if patterns is None:
         chosen = [key for key in known if _short(key) not in _TECHNICAL]
         return [key for key in chosen if not key.startswith("train/") or "loss" in key] or known
@@ -150,8 +153,12 @@ def _short(key: str) -> str:
     return key.rpartition("/")[2]
 
 
-def _check(path: Path) -> None:
-    """Refuse what is not exactly one run, and say what it is instead."""
+def check_run(path: Path) -> None:
+    """Refuse what is not exactly one run, and say what it is instead.
+
+    Raises:
+        FileNotFoundError: It is none.
+    """
     is_run = path.is_file() or any((path / name).is_file() for name in (METRICS_FILE, RUN_FILE))
     if is_run or any(path.glob(f"*/{METRICS_FILE}")):
         return
@@ -170,12 +177,18 @@ def _check(path: Path) -> None:
     )
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
+def run_names(paths: Sequence[Path]) -> list[str]:
+    """Return the ends of paths, as long as it takes to tell them apart."""
     for length in range(1, max(len(path.parts) for path in paths)):
         names = [os.path.join(*path.parts[-length:]) for path in paths]
         if len(set(names)) == len(set(paths)):
             return names
     return [str(path) for path in paths]
+
+
+def curve_name(mode: str, name: str) -> str:
+    """Return what the curve of a value is called: ``<mode>/<name>``, the mode once."""
+    return name if name.startswith(f"{mode}/") else f"{mode}/{name}"
 
 
 def curves_of(records: Sequence[dict[str, Any]]) -> dict[str, tuple[list[int], list[float]]]:
@@ -184,15 +197,19 @@ def curves_of(records: Sequence[dict[str, Any]]) -> dict[str, tuple[list[int], l
     for record in records:
         for name, value in record.items():
             if name not in PLACE and isinstance(value, int | float) and not isinstance(value, bool):
-                mode = f"{record['mode']}/"
-                steps, values = curves.setdefault(name if name.startswith(mode) else mode + name, ([], []))
+                steps, values = curves.setdefault(curve_name(record["mode"], name), ([], []))
                 steps.append(record["step"])
                 values.append(float(value))
     return curves
 
 
-def _config(path: Path, starts: Sequence[Start]) -> dict[str, str]:
-    """Return the config as it was saved, without importing anything that it names."""
+def read_config(path: Path, starts: Sequence[Start]) -> dict[str, str]:
+    """Return the config of a run as it was saved, without importing anything that it names.
+
+    Args:
+        path: The run folder.
+        starts: Its starts, that of the present weights last.
+    """
     places = [start.folder for start in reversed(starts)]
     for folder in places if begun_anew(path) is not None else [path, *places]:
         if (folder / "config.json").is_file():

@@ -21,9 +21,9 @@ from ..fileio import atomic_write
 from ..logging import METRICS_FILE, read_metrics
 from ..text import listed, short, table
 from .lineage import Start
-from .reading import PLACE, Run, read_run
+from .reading import MEASURED, PLACE, Run, read_run
 from .rerunning import Step, chain_of, end_of, folders_of
-from .verifying import MEASURED, checkpoints_of, is_same
+from .verifying import checkpoints_of, is_same
 
 PREFIX = "prefix"
 """Folder in a run folder for checkpoints that were computed later, for forks."""

@@ -14,11 +14,8 @@ import torch
 from ..checkpoint import list_checkpoints, or_none, read_checkpoint, summary_of
 from ..nesting import iter_leaves
 from ..text import short
+from .reading import MEASURED, PLACE
 
-_PHASES = ("data", "forward", "backward", "step", "hooks", "logging", "saving")
-MEASURED = ("time", "data_time", "memory", "eta", "samples_per_s", "tokens_per_s", "mfu", *(f"{p}_s" for p in _PHASES))
-"""Values of records that are measured, and so never the same."""
-_PLACE = ("step", "mode", "epoch", "iter")
 _STATES = ("state_dict", "ema_state_dict", "optimizer")
 
 
@@ -52,7 +49,7 @@ def find_difference(
 def _by_position(records: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str, int], dict[str, Any]]:
     found: dict[tuple[int, str, int], dict[str, Any]] = {}
     for record in records:
-        if all(key in _PLACE or key.rpartition("/")[2] in MEASURED for key in record):
+        if all(key in PLACE or key.rpartition("/")[2] in MEASURED for key in record):
             continue
         number = 0
         while (position := (record["step"], record["mode"], number)) in found:

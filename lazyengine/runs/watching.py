@@ -15,8 +15,7 @@ from ..errors import UsageFileNotFoundError, UsageRuntimeError, UsageValueError
 from ..fileio import atomic_write
 from ..record import RUN_FILE
 from ..text import listed
-from .reading import PLACE, Run, read_run
-from .verifying import MEASURED
+from .reading import MEASURED, PLACE, Run, read_run
 
 _PROGRESS = re.compile(r"((?:Epoch|Iter)\(train\)[^a-z]*\])")
 _ETA = re.compile(r"eta: ((?:\d+ days?, )?[\d:]+)")

@@ -1,10 +1,20 @@
-"""The visualizer, its backends (plain files and TensorBoard) and the progress bar."""
+"""The visualizer, its backends (plain files, TensorBoard, trackers) and the progress bar."""
 
 from __future__ import annotations
 
 from .backend import LocalVisBackend, VisBackend
 from .progress import ProgressBar
 from .tensorboard_backend import TensorboardVisBackend
+from .trackers import MlflowVisBackend, TrackioVisBackend, WandbVisBackend
 from .visualizer import Visualizer
 
-__all__ = ["LocalVisBackend", "ProgressBar", "TensorboardVisBackend", "VisBackend", "Visualizer"]
+__all__ = [
+    "LocalVisBackend",
+    "MlflowVisBackend",
+    "ProgressBar",
+    "TensorboardVisBackend",
+    "TrackioVisBackend",
+    "VisBackend",
+    "Visualizer",
+    "WandbVisBackend",
+]

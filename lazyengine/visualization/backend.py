@@ -40,6 +40,9 @@ class VisBackend:
     def add_config(self, text: str) -> None:
         """Keep the run's config."""
 
+    def add_config_values(self, values: Mapping[str, str]) -> None:
+        """Keep the values of the config as text, by path; called with `add_config`, for a config that was loaded."""
+
     def add_graph(self, text: str) -> None:
         """Keep the description of the model."""
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from .. import dist
 from ..config import to_python
+from ..config.flat import flat_config
+from ..config.saving import to_json
 from ..errors import UsageKeyError, UsageRuntimeError, UsageTypeError
 from ..logging import ManagerMixin, MetricsWriter, require_number
 from ..text import listed, short
@@ -133,10 +135,11 @@ class Visualizer(Canvas, ManagerMixin):
     # ---------------------------------------------------------------- adding
     def add_config(self, config: Any) -> None:
         """Keep the config: text, or a loaded config, which is written as Python."""
-        if not isinstance(config, str):
-            config = to_python(config)
+        text = config if isinstance(config, str) else to_python(config)
         for backend in self._ready():
-            backend.add_config(config)
+            backend.add_config(text)
+            if not isinstance(config, str):
+                backend.add_config_values(flat_config(to_json(config)))
 
     def add_graph(self, model: Any, data_batch: Any = None) -> None:
         """Keep the description of the model: its modules as text, so nothing is run and any model will do."""

@@ -12,7 +12,7 @@ from lazyengine.cli import compare, plot
 from lazyengine.cli.plot import smooth
 from lazyengine.config import LazyConfig
 from lazyengine.logging import MetricsWriter
-from lazyengine.runs import choose_keys, compare_runs, read_runs
+from lazyengine.runs import choose_keys, compare_runs, read_outlines, read_runs
 
 CONFIG = """\
 from argparse import Namespace
@@ -109,34 +109,33 @@ def test_text_has_the_size_asked_for_and_leaves_out_what_is_not_finite():
     assert draw_curves("x", {"a": ([3], [1.0])}, x_title="").count("●") >= 2
 
 
-def test_differences_of_configs_beside_best_and_last_values(runs, capsys):
+def test_runs_are_rows_with_what_differs_in_their_configs(runs, capsys):
     assert compare.main(runs) == 0
-    rows = [line.rsplit(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
-    assert rows[0] == ["a", "b"]
-    assert rows[3] == ["  model.width", "8", "16"]
-    assert ["  iterations", "50", "50"] in rows
-    assert not any("work_dir" in row[0] for row in rows if row)
+    head, *rows = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    cells = [[cell.strip() for cell in row if cell.strip()] for row in (head, *rows)]
+    assert cells[0][:2] == ["run", "width"]
+    assert [row[:2] for row in cells[1:3]] == [["a", "8"], ["b", "16"]]
+    assert "work_dir" not in " ".join(cells[0])
 
 
 def test_best_is_the_largest_or_the_smallest_by_the_name(tmp_path):
-    (run,) = read_runs([str(make_run(tmp_path / "a"))])
-    table = compare_runs([run], ["train/loss", "val/acc/top1", "val/fid"]).as_text()
-    values = {line[:22].strip(): line[22:].strip() for line in table.splitlines()}
-    assert values["train/loss  best"] == "0.02 @ 50"
-    assert values["val/acc/top1  best"] == "0.975 @ 40"
-    assert values["val/fid  last"] == "3 @ 40"
-    assert "val/fid  best" not in values
-    assert "config: no difference" in table
+    runs = read_outlines([str(make_run(tmp_path / "a"))])
+    found = compare_runs(runs, ["train/loss", "val/acc/top1", "val/fid"])
+    (row,) = found.rows
+    assert (row.best["train/loss"].values, row.best["train/loss"].steps) == ([0.02], [50])
+    assert (row.best["val/acc/top1"].values, row.best["val/acc/top1"].steps) == ([0.975], [40])
+    assert row.last["val/fid"].values == [3]
+    assert "val/fid" not in row.best
+    assert "config: no difference" in found.as_text()
 
 
 def test_a_class_or_a_part_that_only_one_run_has_is_a_difference(tmp_path):
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b")
     save_config("from lazyengine.config import LazyCall as L\nmodel = L(dict)(width=8)\nextra = (1, 2)\n", b)
-    table = compare_runs(read_runs([str(a), str(b)]), ["train/loss"]).as_text()
-    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.startswith("  ")}
-    assert rows["model._target_"] == ["Namespace", "dict"]
-    assert rows["model.parts[0].width"] == ["1", "-"]
-    assert rows["extra"] == ["-", "(1,", "2)"]
+    columns = compare_runs(read_outlines([str(a), str(b)]), ["train/loss"]).columns()
+    assert columns["model._target_"] == ["argparse.Namespace", "builtins.dict"]
+    assert columns["model.parts[0].width"] == ["1", "-"]
+    assert columns["extra"] == ["-", "(1, 2)"]
 
 
 @pytest.mark.parametrize("command", [plot, compare])
@@ -150,7 +149,8 @@ def test_what_is_no_run_is_named_with_what_is_there(command, runs, tmp_path, cap
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("")
-    assert f"{tmp_path} holds several runs; name them: {runs[0]} {runs[1]}" in message(str(tmp_path))
+    if command is plot:
+        assert f"{tmp_path} holds several runs; name them: {runs[0]} {runs[1]}" in message(str(tmp_path))
     assert "it holds nothing" in message(str(tmp_path / "empty"))
     assert "it holds notes.txt" in message(str(tmp_path / "other"))
     assert f"Did you mean {tmp_path / 'empty'}?" in message(str(tmp_path / "emty"))

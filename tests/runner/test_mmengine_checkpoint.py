@@ -72,7 +72,7 @@ def test_training_goes_on_as_in_mmengine(name, one_thread):
     model.train_step({"x": X, "y": Y}, wrapper)
     expected = read(f"{name}_5.pth")["state_dict"]
     for key, value in model.state_dict().items():  # equal to the bit with the torch and the processor that wrote them
-        if key != "backbone.0.bias":  # before a BatchNorm its gradient is rounding, which Adam makes a step of full size
+        if key != "backbone.0.bias":  # before a BatchNorm its gradient is rounding, which Adam makes a whole step
             torch.testing.assert_close(value, expected[key], rtol=1e-4, atol=1e-5, msg=key)
 
 

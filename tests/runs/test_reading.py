@@ -11,7 +11,7 @@ import pytest
 
 from lazyengine.cli import compare, plot
 from lazyengine.logging import MetricsWriter
-from lazyengine.runs import choose_keys, compare_runs, read_run, read_runs, read_starts, rerun
+from lazyengine.runs import choose_keys, differences, read_run, read_runs, read_starts, rerun
 
 
 def record(folder: Path, steps: range, value: float, *, resumed: int | None = None, mode: str = "train") -> None:
@@ -103,7 +103,7 @@ def test_changes_of_resumes_stand_in_the_table(tmp_path, capsys):
     (tmp_path / "a" / "config.json").write_text(json.dumps({"values": values}))
     (tmp_path / "b" / "config.json").write_text(json.dumps({"values": values}))
     runs = read_runs([tmp_path / "a", tmp_path / "b"])
-    assert compare_runs(runs, []).config == {
+    assert differences(runs) == {
         "optimizer.weight_decay": ["0.05 -> 0.5 @ 120 -> 0.6 @ 120", "0.6"],
         "optimizer.lr": ["0.1 (0.2 without effect)", "0.2"],
     }
@@ -115,8 +115,9 @@ def test_tables_as_json(tmp_path, capsys):
     record(tmp_path / "start", range(1, 4), float("nan"))
     assert compare.main([str(tmp_path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["last"] == {"train/loss": [{"step": 3, "value": None}]}
-    assert found["iterations"] == [3]
+    (row,) = found["rows"]
+    assert row["last"] == {"train/loss": {"mean": None, "std": None, "values": [None], "steps": [3]}}
+    assert row["iterations"] == [3]
     assert plot.main([str(tmp_path), "--json", "--keys", "loss"]) == 0
     assert json.loads(capsys.readouterr().out)[tmp_path.name]["train/loss"]["steps"] == [1, 2, 3]
 

@@ -1,0 +1,96 @@
+"""Conditions on runs, as in ``optimizer.lr > 1e-3 and state == finished``."""
+
+from __future__ import annotations
+
+import json
+import operator
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UsageValueError
+from ..text import did_you_mean, listed
+from .index import Outline
+
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "==": operator.eq, "=": operator.eq, "!=": operator.ne,
+    "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt,
+}  # fmt: skip
+_FORM = re.compile(r"\s*(?P<name>[^\s=<>!]+)\s*(?P<sign>==|!=|<=|>=|=|<|>)\s*(?P<value>.+?)\s*")
+_ABOUT = ("state", "code", "iterations", "run")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A comparison of something that is known of a run with a value."""
+
+    name: str
+    sign: str
+    value: Any
+
+    def holds(self, outline: Outline) -> bool:
+        """Return whether it holds; not where the run has no such value."""
+        found = value_of(outline, self.name)
+        if found is None:
+            return False
+        if isinstance(found, int | float) != isinstance(self.value, int | float):
+            found, value = str(found), str(self.value)
+            return self.sign in ("==", "=", "!=") and _OPERATORS[self.sign](found, value)
+        return bool(_OPERATORS[self.sign](found, self.value))
+
+
+def value_of(outline: Outline, name: str) -> Any:
+    """Return a value of the config, the last value of a curve, or state, code, iterations, run; None for none."""
+    if name in outline.config:
+        return plain_value(outline.config[name])
+    if name in outline.extents:
+        return outline.extents[name].last.value
+    if name in _ABOUT:
+        return outline.path.name if name == "run" else getattr(outline, name)
+    return None
+
+
+def plain_value(text: str) -> Any:
+    """Return a value of a flat config: a number, a boolean or a text; what is neither stays as it is written."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, int | float | str) else text
+
+
+def parse_conditions(texts: Iterable[str], outlines: Sequence[Outline]) -> list[Condition]:
+    """Return conditions, with the names spelled out.
+
+    Args:
+        texts: Conditions such as ``optimizer.lr > 1e-3``; ``and`` stands between several. What is compared is a value
+            of the config or the last value of a curve (the end of its name is enough where it is the only one),
+            ``state``, ``code``, ``iterations`` or ``run``.
+        outlines: The runs, whose names are known.
+
+    Raises:
+        ValueError: A condition has another form, or nothing has that name.
+    """
+    found = []
+    for part in (part for text in texts for part in re.split(r"\s+and\s+", text)):
+        match = _FORM.fullmatch(part)
+        if match is None:
+            raise UsageValueError(f"{part!r} is no condition; expected name, sign and value, as 'optimizer.lr > 1e-3'.")
+        found.append(Condition(_spelled_out(match["name"], outlines), match["sign"], plain_value(match["value"])))
+    return found
+
+
+def _spelled_out(name: str, outlines: Sequence[Outline]) -> str:
+    paths = dict.fromkeys([*_ABOUT, *(path for each in outlines for path in each.config)])
+    curves = dict.fromkeys(key for each in outlines for key in each.extents)
+    if name in paths or name in curves:
+        return name
+    for known in (paths, curves):
+        ends = [each for each in known if each.endswith((f".{name}", f"/{name}"))]
+        if len(ends) == 1:
+            return ends[0]
+        if ends:
+            raise UsageValueError(f"{name!r} may be {listed(ends)}; write more of its name.")
+    hint = did_you_mean(name, [*paths, *curves])
+    raise UsageValueError(f"no run has {name!r}.{hint} Known are values of configs, curves, {', '.join(_ABOUT)}.")

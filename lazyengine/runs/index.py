@@ -1,0 +1,550 @@
+"""Run folders below a root, read once: a small database beside them keeps what was read, and is never believed blindly.
+
+What changed since (by size, time and number of the files) is read again; records from where they were read to. Deleted,
+damaged, or not writable: everything is read from the folders.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import math
+import multiprocessing
+import os
+import sqlite3
+import sys
+import threading
+import zlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import UsageFileNotFoundError
+from ..logging import METRICS_FILE
+from ..logging.records import parse_records
+from ..record import ENV_FILE, RUN_FILE, START_FILE
+from .columns import Curve, Part, append, join, pack, parts_of, unpack
+from .lineage import Start, changes_of, files_before, read_starts
+from .reading import check_run, read_config
+
+INDEX_FILE = ".lazyengine_index.sqlite"
+_VERSION = 1
+_WAIT_S = 20.0  # for another process that updates the index
+_MAX_CHUNKS = 16  # of a file; more are put together
+_TAIL = 64  # bytes before the place that a file was read to: are they others, it is another file
+_OF_RUN = (RUN_FILE, "config.json", METRICS_FILE)
+_OF_START = (METRICS_FILE, "config.json", ENV_FILE, START_FILE)
+_SCHEMA = """
+create table runs (path text primary key, signature text not null, outline blob not null);
+create table files (path text primary key, inode integer, offset integer, tail blob);
+create table chunks (file text, number integer, data blob, primary key (file, number));
+"""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value of a curve at a step."""
+
+    step: float
+    value: float
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What a curve comes to.
+
+    Attributes:
+        last: Its last value.
+        least: Its smallest finite value, the first of several; None where none is finite.
+        most: Its largest one.
+    """
+
+    last: Point
+    least: Point | None
+    most: Point | None
+
+
+@dataclass
+class Outline:
+    """What is known of a run without its curves.
+
+    Attributes:
+        path: Its folder.
+        config: Values of the saved config as text, by path; empty where none was saved.
+        starts: Its starts in order, evaluations included.
+        extents: What its curves come to, by ``<mode>/<name>``; those of a fork from the first iteration of the run that
+            it branched off.
+        environment: Parts of ``env.json`` of the start that trained last.
+        mistake: What is wrong with the folder, where it cannot be read; else empty.
+    """
+
+    path: Path
+    config: dict[str, str] = field(default_factory=dict)
+    starts: list[Start] = field(default_factory=list)
+    extents: dict[str, Extent] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    mistake: str = ""
+
+    @cached_property
+    def changes(self) -> dict[str, list[dict[str, Any]]]:
+        """What resumes changed in the config, by path, in order; refused changes changed nothing."""
+        return changes_of(self.starts)
+
+    @property
+    def curve_names(self) -> Collection[str]:
+        """The names of its curves."""
+        return self.extents.keys()
+
+    @property
+    def training(self) -> list[Start]:
+        """The starts that trained; those that evaluated where none did."""
+        return [start for start in self.starts if start.kind == "train"] or self.starts
+
+    @property
+    def run_id(self) -> str:
+        """Its identity; empty in folders of version 0.1."""
+        return self.training[-1].run_id if self.starts else ""
+
+    @property
+    def code(self) -> str:
+        """The version of the code that trained last, or an empty text."""
+        return (self.training[-1].code or "") if self.starts else ""
+
+    @property
+    def iterations(self) -> int:
+        """The last step that was recorded."""
+        return int(max((extent.last.step for extent in self.extents.values()), default=0))
+
+    @cached_property
+    def state(self) -> str:
+        """``"finished"``, ``"stopped"``, ``"failed"``, ``"running"``, ``"killed"``, or ``"evaluated"``."""
+        if self.mistake or not self.starts or self.training[-1].kind != "train":
+            return "unknown" if self.mistake else "evaluated"
+        from .watching import owner_of  # imports more, for the few that have not ended
+
+        ended = self.training[-1].ended or {}
+        return str(ended.get("how") or ("running" if owner_of(self.path) else "killed"))
+
+
+class Index:
+    """The runs in a folder and below it.
+
+    Args:
+        root: The folder.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = os.path.abspath(root)
+        if not os.path.isdir(self.root):
+            raise UsageFileNotFoundError(f"{os.fspath(root)} is no folder; name one in which runs are.")
+        self._path = os.path.join(self.root, INDEX_FILE)
+        self._database = _open(self._path)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+    def read(self) -> list[Outline]:
+        """Return the runs by path; what changed is read, what is gone is forgotten."""
+        try:
+            return self._read()
+        except sqlite3.DatabaseError:
+            self._reopen(":memory:")
+            with contextlib.suppress(OSError):  # damaged: made anew
+                os.remove(self._path)
+                self._reopen(self._path)
+            return self._read()
+
+    def _reopen(self, path: str) -> None:
+        self._database.close()
+        self._database = _create(path)
+
+    def _read(self) -> list[Outline]:
+        query = self._database.execute("select path, signature, outline from runs")
+        known = {path: (signature, _checked(outline)) for path, signature, outline in query}
+        found, fresh = {}, {}
+        for path, signature in find_run_folders(self.root):
+            name = os.path.relpath(path, self.root)
+            if name in known and known[name][0] == signature:
+                found[name] = known[name][1]
+            else:
+                fresh[name] = signature
+        gone = known.keys() - found.keys() - fresh.keys()
+        if fresh or gone:
+            try:
+                found.update(self._update(fresh, gone, not known))
+            except sqlite3.OperationalError:  # read-only, full, or locked for long
+                self._reopen(":memory:")
+                return self._read()
+        outlines = [_outline_of(self.root, name, json.loads(found[name])) for name in sorted(found)]
+        for outline in outlines:
+            if any(start.is_fork for start in outline.training[:1]):
+                outline.extents = extents_of(self.curves(outline))
+        return outlines
+
+    def _update(self, fresh: dict[str, str], gone: set[str], is_new: bool) -> dict[str, bytes]:
+        """Read runs anew and keep them; return their outlines as bytes."""
+        done: dict[str, bytes] = {}
+        with self._transaction(), _without_garbage_collection():
+            for name in gone:
+                self._database.execute("delete from runs where path = ?", (name,))
+            folders = [os.path.join(self.root, name) for name in fresh]
+            for name, (outline, files) in zip(fresh, _read_all(folders) if is_new else map(self._read_run, folders)):
+                done[name] = outline
+                row = (name, fresh[name], _sealed(outline))
+                self._database.execute("insert or replace into runs values (?, ?, ?)", row)
+                for file in files:
+                    self._keep(file)
+            if gone:
+                for (path,) in self._database.execute("select path from files").fetchall():
+                    if not os.path.exists(os.path.join(self.root, path)):
+                        self._forget(path)
+        return done
+
+    def _read_run(self, folder: str) -> tuple[bytes, list[_File]]:
+        return _read_run(folder, self._known)
+
+    def _known(self, path: str) -> _Known | None:
+        name = os.path.relpath(path, self.root)
+        row = self._database.execute("select inode, offset, tail from files where path = ?", (name,)).fetchone()
+        return None if row is None else _Known(row[0], row[1], row[2], self._chunks(name))
+
+    def _keep(self, file: _File) -> None:
+        name = os.path.relpath(file.path, self.root)
+        if not file.is_continued:
+            self._forget(name)
+        chunks = [*self._chunks(name), *file.added]
+        if len(chunks) > _MAX_CHUNKS:
+            self._database.execute("delete from chunks where file = ?", (name,))
+            chunks = file.added = [pack(_put_together(chunks))]
+        for chunk in file.added:
+            self._database.execute("insert into chunks values (?, ?, ?)", (name, len(chunks), _sealed(chunk)))
+        row = (name, file.inode, file.offset, file.tail)
+        self._database.execute("insert or replace into files values (?, ?, ?, ?)", row)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.execute("begin immediate")
+        try:
+            yield
+        except BaseException:
+            self._database.execute("rollback")
+            raise
+        self._database.execute("commit")
+
+    def curves(self, outline: Outline) -> list[Curve]:
+        """Return the curves of a run that `read` returned, its starts joined, those of a fork from the first iteration.
+
+        Without the records that were added since.
+        """
+        return curves_of(outline, self._kept)
+
+    def _kept(self, file: Path) -> list[Part]:
+        """Return what is kept of a file; one that is not in the index is read."""
+        chunks = self._chunks(os.path.relpath(file, self.root))
+        return _put_together(chunks) if chunks else read_parts(file)
+
+    def _chunks(self, name: str) -> list[bytes]:
+        query = self._database.execute("select data from chunks where file = ? order by number", (name,))
+        return [_checked(data) for (data,) in query]
+
+    def _forget(self, name: str) -> None:
+        self._database.execute("delete from files where path = ?", (name,))
+        self._database.execute("delete from chunks where file = ?", (name,))
+
+
+def _open(path: str) -> sqlite3.Connection:
+    """Return the database; a damaged one, and one of another version, is made anew."""
+    for _ in range(2):
+        try:
+            return _create(path)
+        except sqlite3.OperationalError:  # cannot be written here
+            break
+        except sqlite3.DatabaseError:
+            with contextlib.suppress(OSError):
+                os.remove(path)
+    return _create(":memory:")
+
+
+def _create(path: str) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)
+    try:
+        (version,) = database.execute("pragma user_version").fetchone()
+        if version != _VERSION:
+            tables = "".join(f"drop table if exists {name};" for name in ("runs", "files", "chunks"))
+            database.executescript(f"begin immediate; {tables} {_SCHEMA} pragma user_version = {_VERSION}; commit;")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+class _Known(NamedTuple):
+    """What the index has of a file of records."""
+
+    inode: int
+    offset: int
+    tail: bytes
+    chunks: list[bytes]
+
+
+@dataclass
+class _File:
+    """What the index is to keep of a file: where it was read to, and what was added to it."""
+
+    path: str
+    inode: int
+    offset: int
+    tail: bytes
+    is_continued: bool
+    added: list[bytes]
+
+
+def _read_all(folders: Sequence[str]) -> Iterator[tuple[bytes, list[_File]]]:
+    """Read many runs of which nothing is known, on as many cores as there are."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    if cores < 2 or len(folders) < 200 or threading.active_count() > 1 or "torch" in sys.modules:
+        yield from map(_read_run, folders)  # a fork in the middle of threads is none
+        return
+    with ProcessPoolExecutor(cores, multiprocessing.get_context("fork")) as pool:
+        yield from pool.map(_read_run, folders, chunksize=20)
+
+
+def _read_run(folder: str, known: Callable[[str], _Known | None] = lambda path: None) -> tuple[bytes, list[_File]]:
+    """Return the outline of a run as bytes, and what is to be kept of its files."""
+    files: list[_File] = []
+
+    def take(path: Path) -> list[Part]:
+        parts, file = _read_file(str(path), known(str(path)))
+        files.append(file)
+        return parts
+
+    with _without_garbage_collection():
+        return _as_bytes(read_outline(folder, take)), files
+
+
+def _read_file(path: str, known: _Known | None) -> tuple[list[Part], _File]:
+    """Return the parts of a file, of which only what was added is read."""
+    with open(path, "rb") as opened:
+        inode = os.fstat(opened.fileno()).st_ino
+        offset = _read_to(opened, inode, known)
+        opened.seek(offset)
+        data = opened.read()
+        size = _whole(data)
+        tail = data[max(0, size - _TAIL) : size]
+    if offset and known:
+        tail = (known.tail + tail)[-_TAIL:]
+    added = parts_of(parse_records(data[:size]))
+    file = _File(path, inode, offset + size, tail, offset > 0, [pack(added)] if added else [])
+    if not offset or known is None:
+        return added, file
+    return _put_together([*known.chunks, *file.added]), file
+
+
+def _read_to(opened: Any, inode: int, known: _Known | None) -> int:
+    """Return to where a file was read, 0 where it is another one by now."""
+    if known is None or inode != known.inode:
+        return 0
+    opened.seek(known.offset - len(known.tail))
+    is_same = opened.read(len(known.tail)) == known.tail
+    if is_same and not known.tail.endswith(b"\n"):  # a record whose line had no end is whole only if it ends now
+        is_same = opened.read(1) in (b"\n", b"")
+    return known.offset if is_same else 0
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Leave the collector out: it would look at millions of records that nothing refers to in circles."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _whole(data: bytes) -> int:
+    """Return how many bytes hold whole records: a last line that is being written is read the next time."""
+    size = data.rfind(b"\n") + 1
+    return len(data) if parse_records(data[size:]) else size
+
+
+def _put_together(chunks: Sequence[bytes]) -> list[Part]:
+    parts: list[Part] = []
+    for chunk in chunks:
+        append(parts, unpack(chunk))
+    return parts
+
+
+def _sealed(data: bytes) -> bytes:
+    return zlib.crc32(data).to_bytes(4, "little") + data
+
+
+def _checked(sealed: bytes) -> bytes:
+    data = sealed[4:]
+    if zlib.crc32(data).to_bytes(4, "little") != sealed[:4]:
+        raise sqlite3.DatabaseError("an entry of the index is damaged")
+    return data
+
+
+# --------------------------------------------------------------------------------------------------------- outlines
+def read_outline(folder: str | os.PathLike[str], take: Callable[[Path], list[Part]] | None = None) -> Outline:
+    """Read a run.
+
+    Args:
+        folder: Its folder.
+        take: Returns the parts of a file of records, which are then those of its own starts alone. None reads them,
+            for a fork those of the run that it branched off too.
+    """
+    path = Path(folder)
+    try:
+        outline = Outline(path, starts=read_starts(path))
+    except ValueError as error:
+        return Outline(path, mistake=str(error))
+    outline.config = read_config(path, outline.training)
+    outline.environment = _environment(outline.training)
+    own = [start.metrics for start in outline.training if start.metrics.is_file()]
+    curves = curves_of(outline) if take is None else join([part for file in own for part in take(file)])
+    outline.extents = extents_of(curves)
+    return outline
+
+
+def curves_of(outline: Outline, take: Callable[[Path], list[Part]] | None = None) -> list[Curve]:
+    """Return the curves of a run, its starts joined, those of a fork from the first iteration on.
+
+    Args:
+        outline: The run.
+        take: Returns the parts of a file of records; None reads it.
+    """
+    own = [start.metrics for start in outline.training if start.metrics.is_file()]
+    return list(join([part for file in [*files_before(outline.starts), *own] for part in (take or read_parts)(file)]))
+
+
+def read_parts(file: Path) -> list[Part]:
+    """Return the parts of a file of records."""
+    return parts_of(parse_records(file.read_bytes()))
+
+
+def _environment(starts: Sequence[Start]) -> dict[str, Any]:
+    env = starts[-1].env() if starts else {}
+    kept = ("python", "platform", "lazyengine", "torch", "numpy", "cuda", "device", "gpu", "world_size", "data")
+    found = {name: env[name] for name in kept if name in env}
+    cpu = env.get("cpu")
+    return {**found, "cpu": cpu.get("model", "")} if isinstance(cpu, dict) else found
+
+
+def extents_of(curves: Any) -> dict[str, Extent]:
+    """Return what curves come to by their name."""
+    found = {}
+    for curve in curves:
+        if curve.label == "epoch":
+            continue
+        values, least, most = curve.values, None, None
+        low, high = min(values), max(values)
+        if not (math.isfinite(sum(values))):
+            finite = [value for value in values if math.isfinite(value)]
+            low, high = (min(finite), max(finite)) if finite else (None, None)
+        if low is not None and high is not None:
+            least, most = Point(curve.steps[values.index(low)], low), Point(curve.steps[values.index(high)], high)
+        found[curve.name] = Extent(Point(curve.steps[-1], values[-1]), least, most)
+    return found
+
+
+def _as_bytes(outline: Outline) -> bytes:
+    """Return an outline as JSON, with folders as names in that of the run."""
+
+    def plain(point: Point | None) -> Any:
+        return None if point is None else (point.step, point.value)
+
+    content = {
+        "config": outline.config,
+        "starts": [{**vars(start), "folder": os.path.relpath(start.folder, outline.path)} for start in outline.starts],
+        "extents": {name: [plain(e.last), plain(e.least), plain(e.most)] for name, e in outline.extents.items()},
+        "environment": outline.environment,
+        "mistake": outline.mistake,
+    }
+    return json.dumps(content).encode()
+
+
+def _outline_of(root: str, name: str, content: dict[str, Any]) -> Outline:
+    path = Path(os.path.normpath(os.path.join(root, name)))
+    starts = [Start(**{**start, "folder": path / start["folder"]}) for start in content["starts"]]
+    extents = {
+        key: Extent(Point(*last), least and Point(*least), most and Point(*most))
+        for key, (last, least, most) in content["extents"].items()
+    }
+    return Outline(path, content["config"], starts, extents, content["environment"], content["mistake"])
+
+
+def find_run_folders(root: str) -> Iterator[tuple[str, str]]:
+    """Yield the run folders in a folder and below, each with what tells whether its files changed since."""
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        files, inner = _listing(folder)
+        is_run = any(name in files for name in (RUN_FILE, METRICS_FILE))
+        if not is_run and not any(os.path.isfile(os.path.join(folder, name, RUN_FILE)) for name in inner):
+            is_run = any(os.path.isfile(os.path.join(folder, name, METRICS_FILE)) for name in inner)  # version 0.1
+        if is_run:
+            yield folder, _signature(folder, files, inner)
+        else:
+            waiting += [os.path.join(folder, name) for name in reversed(inner)]
+
+
+def _listing(folder: str) -> tuple[set[str], list[str]]:
+    files, inner = set(), []
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                if not entry.name.startswith("."):
+                    inner.append(entry.name)
+            else:
+                files.add(entry.name)
+    return files, sorted(inner)
+
+
+def _signature(folder: str, files: set[str], inner: Sequence[str]) -> str:
+    names = [name for name in _OF_RUN if name in files]
+    names += [f"{start}/{name}" for start in inner if start not in ("code", "tensorboard") for name in _OF_START]
+    found = []
+    for name in names:
+        try:
+            about = os.stat(f"{folder}/{name}")
+        except OSError:
+            continue
+        found.append(f"{name} {about.st_size} {about.st_mtime_ns} {about.st_ino}")
+    return "\n".join(found)
+
+
+def read_outlines(folders: Sequence[str | os.PathLike[str]]) -> list[Outline]:
+    """Read runs and folders that hold runs.
+
+    Args:
+        folders: Run folders, folders of single starts, ``metrics.jsonl`` files; or folders with such below, which are
+            read through their index.
+
+    Raises:
+        FileNotFoundError: Something is neither, or a folder holds no run.
+        ValueError: The ``run.json`` of a run that was named is damaged.
+    """
+    found: dict[Path, Outline] = {}
+    for folder in folders:
+        path = Path(os.path.abspath(folder))
+        first, _ = next(find_run_folders(str(path)), ("", ""))
+        if first and first != str(path):
+            index = Index(path)
+            found.update((outline.path, outline) for outline in index.read())
+            index.close()
+            continue
+        check_run(path)
+        read_starts(path)  # raises where it is damaged
+        found[path] = read_outline(path)
+    return list(found.values())

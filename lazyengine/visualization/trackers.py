@@ -1,0 +1,324 @@
+"""Trackers as mirrors of the records: W&B, MLflow and trackio. What they hold is never read back by the engine."""
+
+from __future__ import annotations
+
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UsageRuntimeError, UsageValueError
+from ..logging import log_error
+from .backend import VisBackend
+
+_MAX_WAITING = 10_000  # calls that a slow tracker has not taken yet; more are left out
+
+
+class TrackerBackend(VisBackend):
+    """Base class of backends of trackers.
+
+    A thread calls the tracker, so that training never waits for it. A call that fails is an error in the log, the first
+    of several in a row, and the next one is tried as well. A tracker that cannot begin is left out for this start. A
+    resumed run joins the tracker's run by the engine's ``run_id``; what an earlier start showed beyond the step that it
+    was resumed from stays there beside the new points.
+
+    Args:
+        close_timeout_s: How long `close` waits at most for what is queued, in seconds.
+
+    Raises:
+        RuntimeError: The tracker's package is not installed.
+        ValueError: ``close_timeout_s`` is negative.
+    """
+
+    package = ""
+
+    def __init__(self, close_timeout_s: float = 30.0) -> None:
+        name = type(self).__name__
+        if find_spec(self.package) is None:
+            extra = f"pip install 'lazyengine[{self.package}]'"
+            raise UsageRuntimeError(f"{name}: the package {self.package} is not installed; {extra} brings it.")
+        if not close_timeout_s >= 0:
+            raise UsageValueError(f"{name}: close_timeout_s must be at least 0, got {close_timeout_s!r}.")
+        self.close_timeout_s = close_timeout_s
+        self._run: Any = None
+        self._is_failing = False
+        self._waiting: queue.Queue[Callable[[], object] | None] = queue.Queue(_MAX_WAITING)
+        self._thread: threading.Thread | None = None
+
+    @property
+    def experiment(self) -> Any:
+        """The tracker's own run; None before the start, and where it could not begin."""
+        return self._run
+
+    def begin(self, save_dir: Path, run_dir: Path, resumed_step: int | None) -> Any:
+        """Return the tracker's run, which a resumed start joins; arguments as of `start`."""
+        raise NotImplementedError
+
+    def end(self, run: Any) -> None:
+        """End the tracker's run, once everything is sent."""
+
+    def start(self, save_dir: Path, run_dir: Path, resumed_step: int | None) -> None:
+        """Begin or join the tracker's run."""
+        self.close()
+        try:
+            self._run = self.begin(save_dir, run_dir, resumed_step)
+        except Exception as error:  # whatever a library of somebody else raises
+            self._run = None
+            self._tell(error, "cannot begin")
+            return
+        self._thread = threading.Thread(target=self._work, name=type(self).__name__, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Wait until the tracker has what is queued, for a limited time, and end its run."""
+        thread, self._thread = self._thread, None
+        run, self._run = self._run, None
+        if thread is None:
+            return
+        until = time.monotonic() + self.close_timeout_s
+        for last in (lambda: self.end(run), None):
+            try:
+                self._waiting.put(last, timeout=max(0.0, until - time.monotonic()))
+            except queue.Full:
+                break
+        thread.join(max(0.0, until - time.monotonic()))
+        if thread.is_alive():
+            self._waiting = queue.Queue(_MAX_WAITING)  # what the old thread still has is no longer waited for
+            self._tell(TimeoutError(f"it has not taken everything within {self.close_timeout_s:g} s"), "is left behind")
+
+    def send(self, call: Callable[[], object]) -> None:
+        """Let the thread make a call; a tracker that is slower than training loses some."""
+        if self._thread is None:
+            return
+        try:
+            self._waiting.put_nowait(call)
+        except queue.Full:
+            self._tell(TimeoutError(f"{_MAX_WAITING} calls wait"), "is too slow, and loses points")
+
+    def _work(self) -> None:
+        waiting = self._waiting
+        while (call := waiting.get()) is not None:
+            try:
+                call()
+            except Exception as error:
+                self._tell(error, "failed")
+            else:
+                self._is_failing = False
+
+    def _tell(self, error: Exception, what: str) -> None:
+        if not self._is_failing:
+            log_error(f"{type(self).__name__}: {self.package} {what} ({type(error).__name__}: {error})")
+        self._is_failing = True
+
+
+def _named(scalars: Mapping[str, float], mode: str | None) -> dict[str, float]:
+    """Return scalars under the names that curves have everywhere."""
+    prefix = f"{mode}/" if mode else ""
+    return {prefix + name.removeprefix(prefix): value for name, value in scalars.items()}
+
+
+class WandbVisBackend(TrackerBackend):
+    """Mirrors a run to W&B (``pip install 'lazyengine[wandb]'``).
+
+    Curves have the axis ``iteration``, so that a resumed run may go back: W&B's own step cannot.
+
+    Args:
+        project: The project.
+        mode: ``"online"``, ``"offline"`` or ``"disabled"``; None as the environment says.
+        init: Further arguments of ``wandb.init``, such as ``entity`` and ``tags``.
+        close_timeout_s: See `TrackerBackend`.
+    """
+
+    package = "wandb"
+
+    def __init__(
+        self,
+        project: str = "lazyengine",
+        mode: str | None = None,
+        init: Mapping[str, Any] | None = None,
+        close_timeout_s: float = 30.0,
+    ) -> None:
+        super().__init__(close_timeout_s)
+        self.project, self.mode, self.init = project, mode, dict(init or {})
+
+    def begin(self, save_dir: Path, run_dir: Path, resumed_step: int | None) -> Any:
+        """Return the run of W&B with the id of the engine's run."""
+        import wandb
+
+        given = {"project": self.project, "name": run_dir.name, "dir": str(save_dir), "mode": self.mode}
+        given.update(id=self.run_id or None, resume="allow", settings=wandb.Settings(console="off", silent=True))
+        run = wandb.init(**{**given, **self.init})
+        run.define_metric("iteration", hidden=True)
+        run.define_metric("*", step_metric="iteration")
+        return run
+
+    def end(self, run: Any) -> None:
+        """End the run."""
+        run.finish()
+
+    def add_config_values(self, values: Mapping[str, str]) -> None:
+        """Keep the values of the config."""
+        run = self._run
+        self.send(lambda: run.config.update(dict(values), allow_val_change=True))
+
+    def add_image(self, name: str, image: np.ndarray, step: int) -> None:
+        """Show an image."""
+        run = self._run
+
+        def show() -> None:
+            import wandb
+
+            run.log({name: wandb.Image(image), "iteration": step})
+
+        self.send(show)
+
+    def add_scalars(
+        self, scalars: Mapping[str, float], step: int, mode: str | None, epoch: int | None, iter: int | None
+    ) -> None:
+        """Add a point to several curves."""
+        run, values = self._run, {**_named(scalars, mode), "iteration": step}
+        self.send(lambda: run.log(values if epoch is None else {**values, "epoch": epoch}))
+
+
+class MlflowVisBackend(TrackerBackend):
+    """Mirrors a run to MLflow (``pip install 'lazyengine[mlflow]'``).
+
+    Args:
+        experiment_name: The experiment, made where there is none.
+        tracking_uri: The server or store, as ``"sqlite:///mlflow.db"``; None as the environment says.
+        close_timeout_s: See `TrackerBackend`.
+    """
+
+    package = "mlflow"
+
+    def __init__(
+        self, experiment_name: str = "lazyengine", tracking_uri: str | None = None, close_timeout_s: float = 30.0
+    ) -> None:
+        super().__init__(close_timeout_s)
+        self.experiment_name, self.tracking_uri = experiment_name, tracking_uri
+        self._client: Any = None
+
+    def begin(self, save_dir: Path, run_dir: Path, resumed_step: int | None) -> Any:
+        """Return the run of MLflow that has the engine's id as its tag ``lazyengine.run_id``."""
+        from mlflow import MlflowClient
+
+        client = self._client = MlflowClient(tracking_uri=self.tracking_uri)
+        found = client.get_experiment_by_name(self.experiment_name)
+        where = found.experiment_id if found else client.create_experiment(self.experiment_name)
+        if self.run_id:
+            for run in client.search_runs([where], f"tags.`lazyengine.run_id` = '{self.run_id}'", max_results=1):
+                client.update_run(run.info.run_id, status="RUNNING")
+                return run
+        return client.create_run(where, run_name=run_dir.name, tags={"lazyengine.run_id": self.run_id})
+
+    def end(self, run: Any) -> None:
+        """End the run."""
+        self._client.set_terminated(run.info.run_id)
+
+    def add_config(self, text: str) -> None:
+        """Keep the config as the artifact ``config.py``."""
+        client, run = self._client, self._run
+        self.send(lambda: client.log_text(run.info.run_id, text, "config.py"))
+
+    def add_config_values(self, values: Mapping[str, str]) -> None:
+        """Keep the values of the config as parameters; one that a resume changed, which MLflow refuses, as a tag."""
+        client, run = self._client, self._run
+
+        def keep() -> None:
+            from mlflow.entities import Param, RunTag
+
+            known = run.data.params
+            named = {_mlflow_name(path): text[:500] for path, text in values.items()}
+            params = [Param(path, text) for path, text in named.items() if path not in known]
+            tags = [RunTag(f"now.{path}", text) for path, text in named.items() if known.get(path, text) != text]
+            for begin in range(0, len(params), 100):
+                client.log_batch(run.info.run_id, params=params[begin : begin + 100])
+            client.log_batch(run.info.run_id, tags=tags)
+
+        self.send(keep)
+
+    def add_image(self, name: str, image: np.ndarray, step: int) -> None:
+        """Keep an image as the artifact ``images/<name>_<step>.png``."""
+        client, run = self._client, self._run
+        file = f"images/{_mlflow_name(name)}_{step}.png"
+        pixels = image[:, :, 0] if image.shape[2] == 1 else image
+        self.send(lambda: client.log_image(run.info.run_id, pixels, file))
+
+    def add_scalars(
+        self, scalars: Mapping[str, float], step: int, mode: str | None, epoch: int | None, iter: int | None
+    ) -> None:
+        """Add a point to several curves."""
+        client, run, now = self._client, self._run, int(time.time() * 1000)
+
+        def add() -> None:
+            from mlflow.entities import Metric
+
+            named = _named(scalars, mode).items()
+            metrics = [Metric(_mlflow_name(name), float(value), now, step) for name, value in named]
+            client.log_batch(run.info.run_id, metrics=metrics)
+
+        self.send(add)
+
+
+def _mlflow_name(name: str) -> str:
+    """Return a name with the signs that MLflow takes."""
+    return re.sub(r"[^\w\-. :/]", "_", name)
+
+
+class TrackioVisBackend(TrackerBackend):
+    """Mirrors a run to trackio (``pip install 'lazyengine[trackio]'``).
+
+    Args:
+        project: The project.
+        init: Further arguments of ``trackio.init``, such as ``space_id``.
+        close_timeout_s: See `TrackerBackend`.
+    """
+
+    package = "trackio"
+
+    def __init__(
+        self, project: str = "lazyengine", init: Mapping[str, Any] | None = None, close_timeout_s: float = 30.0
+    ) -> None:
+        super().__init__(close_timeout_s)
+        self.project, self.init = project, dict(init or {})
+
+    def begin(self, save_dir: Path, run_dir: Path, resumed_step: int | None) -> Any:
+        """Return the run of trackio, whose name ends with the id of the engine's run."""
+        import trackio
+
+        name = "-".join(filter(None, (run_dir.name, self.run_id)))
+        return trackio.init(**{"project": self.project, "name": name, "resume": "allow", "embed": False, **self.init})
+
+    def end(self, run: Any) -> None:
+        """End the run."""
+        run.finish()
+
+    def add_config_values(self, values: Mapping[str, str]) -> None:
+        """Keep the values of the config."""
+        run = self._run
+        self.send(lambda: run.config.update(dict(values)))
+
+    def add_image(self, name: str, image: np.ndarray, step: int) -> None:
+        """Show an image."""
+        run = self._run
+        pixels = image.repeat(3, axis=2) if image.shape[2] == 1 else image
+
+        def show() -> None:
+            import trackio
+
+            run.log({name: trackio.Image(np.ascontiguousarray(pixels))}, step=step)
+
+        self.send(show)
+
+    def add_scalars(
+        self, scalars: Mapping[str, float], step: int, mode: str | None, epoch: int | None, iter: int | None
+    ) -> None:
+        """Add a point to several curves."""
+        run, values = self._run, _named(scalars, mode)
+        self.send(lambda: run.log(values if epoch is None else {**values, "epoch": epoch}, step=step))

@@ -1,0 +1,220 @@
+"""Trackers: what their offline stores hold after a run and its resume, and that one that fails stops nothing."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lazyengine.config import LazyConfig
+from lazyengine.logging import read_metrics
+from lazyengine.visualization import (
+    LocalVisBackend,
+    MlflowVisBackend,
+    TrackioVisBackend,
+    VisBackend,
+    Visualizer,
+    WandbVisBackend,
+)
+from lazyengine.visualization import trackers as module
+from lazyengine.visualization.trackers import TrackerBackend
+
+from ..runner.toy import toy_runner
+
+CONFIG = "from lazyengine.config import LazyCall as L\nmodel = L(dict)(width=8)\nlr = {lr}\n"
+LOUD = pytest.mark.filterwarnings("ignore")  # other people's packages warn of each other
+
+
+def mirror(backend: VisBackend, folder: Path) -> None:
+    """A run that stops at step 40 and is resumed from 20, with another rate."""
+    for number, (resumed, steps) in enumerate([(None, (10, 20, 30)), (20, (30, 40))]):
+        visualizer = Visualizer(vis_backends=[backend])
+        visualizer.run_id = "0123456789abcdef"
+        (folder / f"start{number}").mkdir(parents=True)
+        visualizer.set_save_dir(folder / f"start{number}", folder)
+        visualizer.start(resumed)
+        config = folder / f"config{number}.py"
+        config.write_text(CONFIG.format(lr=0.1 * (number + 1)))
+        visualizer.add_config(LazyConfig.load(str(config)))
+        for step in steps:
+            visualizer.add_scalars({"loss": step + number}, step=step, mode="train", epoch=1)
+            visualizer.add_scalars({"accuracy/top1": 0.5}, step=step, mode="val", epoch=1)
+        visualizer.add_image("val/picture", np.full((4, 6, 1), 200, np.uint8), step=steps[-1])
+        visualizer.close()
+
+
+LOSSES = [(10, 10.0), (20, 20.0), (30, 30.0), (30, 31.0), (40, 41.0)]
+
+
+def wandb_records(file: Path) -> list[Any]:
+    """The records of an offline store: a log of LevelDB's form, in blocks of 32 kB, of W&B's messages."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, offset, found, pending = file.read_bytes(), 7, [], b""
+    while offset + 7 <= len(data):
+        if 32768 - offset % 32768 < 7:
+            offset += 32768 - offset % 32768
+            continue
+        _, size, kind = struct.unpack("<IHB", data[offset : offset + 7])
+        pending += data[offset + 7 : offset + 7 + size]
+        offset += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            found.append(Record.FromString(pending))
+            pending = b""
+    return found
+
+
+@LOUD
+def test_wandb_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    mirror(WandbVisBackend(mode="offline", close_timeout_s=100), tmp_path / "run")
+    stores = sorted((tmp_path / "run").glob("start*/wandb/offline-run-*/*.wandb"))
+    assert [store.name for store in stores] == ["run-0123456789abcdef.wandb"] * 2
+    records = [record for store in stores for record in wandb_records(store)]
+    rows = [{i.nested_key[0] if i.nested_key else i.key: i.value_json for i in r.history.item} for r in records]
+    losses = [(int(row["iteration"]), float(row["train/loss"])) for row in rows if "train/loss" in row]
+    assert losses == LOSSES
+    assert any("val/picture" in row for row in rows)
+    configs = [i.value_json for r in records for i in r.config.update if (i.key or i.nested_key[0]) == "lr"]
+    assert configs == ['"0.1"', '"0.2"']
+    assert {record.run.run_id for record in records if record.HasField("run")} == {"0123456789abcdef"}
+
+
+@LOUD
+def test_mlflow_with_a_local_store(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    monkeypatch.chdir(tmp_path)
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    mirror(MlflowVisBackend("toys", store, close_timeout_s=100), tmp_path / "run")
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=store)
+    (run,) = client.search_runs([client.get_experiment_by_name("toys").experiment_id])
+    assert (run.info.run_name, run.info.status) == ("run", "FINISHED")
+    points = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [(point.step, point.value) for point in points] == LOSSES
+    assert run.data.params["lr"] == "0.1"
+    assert run.data.params["model.width"] == "8"
+    assert run.data.tags["now.lr"] == "0.2"
+    names = {file.path for file in client.list_artifacts(run.info.run_id, "images/val")}
+    assert names == {"images/val/picture_30.png", "images/val/picture_40.png"}
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["config.py", "images"]
+
+
+@LOUD
+def test_trackio_with_a_local_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "store"))
+    pytest.importorskip("trackio")
+    from trackio.sqlite_storage import SQLiteStorage
+
+    if Path(str(SQLiteStorage.get_project_db_path("toys"))).parent != tmp_path / "store":
+        pytest.skip("trackio was imported before, with another store")
+    backend = TrackioVisBackend("toys", init={"auto_log_cpu": False, "auto_log_gpu": False}, close_timeout_s=100)
+    mirror(backend, tmp_path / "run")
+    assert SQLiteStorage.get_runs("toys") == ["run-0123456789abcdef"]
+    logs = SQLiteStorage.get_logs("toys", "run-0123456789abcdef")
+    losses = [(log["step"], log["train/loss"]) for log in logs if "train/loss" in log]
+    assert sorted(losses) == LOSSES
+    assert any("val/picture" in log for log in logs)
+    assert SQLiteStorage.get_run_config("toys", "run-0123456789abcdef")["model.width"] == "8"
+
+
+# --------------------------------------------------------------------------------------------- a tracker that fails
+class Fake(TrackerBackend):
+    """A tracker of the test."""
+
+    package = "json"
+
+    def __init__(self, fails: str = "", **options: Any) -> None:
+        super().__init__(**options)
+        self.fails, self.seen, self.gate = fails, [], threading.Event()
+
+    def begin(self, save_dir, run_dir, resumed_step):
+        if self.fails == "begin":
+            raise ConnectionError("no server")
+        return object()
+
+    def end(self, run):
+        self.seen.append("end")
+
+    def add_scalars(self, scalars, step, mode, epoch, iter):
+        def call() -> None:
+            if self.fails == "hang":
+                self.gate.wait(60)
+            if self.fails == "call" and step % 2:
+                raise ConnectionError("no server")
+            self.seen.append(step)
+
+        self.send(call)
+
+
+@pytest.fixture
+def errors(monkeypatch):
+    found: list[str] = []
+    monkeypatch.setattr(module, "log_error", found.append)
+    return found
+
+
+def show(backend: VisBackend, folder: Path, number: int = 4) -> None:
+    visualizer = Visualizer(vis_backends=[backend], save_dir=folder)
+    for step in range(1, number + 1):
+        visualizer.add_scalars({"loss": 1.0}, step=step, mode="train")
+    visualizer.close()
+
+
+def test_calls_are_made_in_order_and_the_run_is_ended(tmp_path, errors):
+    fake = Fake()
+    show(fake, tmp_path)
+    assert (fake.seen, errors) == ([1, 2, 3, 4, "end"], [])
+
+
+def test_a_tracker_that_cannot_begin_is_left_out(tmp_path, errors):
+    fake = Fake("begin")
+    show(fake, tmp_path)
+    assert fake.seen == []
+    assert errors == ["Fake: json cannot begin (ConnectionError: no server)"]
+
+
+def test_a_call_that_fails_is_told_and_the_next_is_tried(tmp_path, errors):
+    fake = Fake("call")
+    show(fake, tmp_path, 5)
+    assert fake.seen == [2, 4, "end"]
+    assert errors == ["Fake: json failed (ConnectionError: no server)"] * 3
+
+
+def test_a_tracker_that_hangs_is_left_behind(tmp_path, errors, monkeypatch):
+    monkeypatch.setattr(module, "_MAX_WAITING", 3)
+    fake = Fake("hang", close_timeout_s=0.2)
+    show(fake, tmp_path, 20)
+    assert errors == ["Fake: json is too slow, and loses points (TimeoutError: 3 calls wait)"]
+    assert fake.seen == []
+    fake.gate.set()
+
+
+@pytest.mark.parametrize("kind", [WandbVisBackend, MlflowVisBackend, TrackioVisBackend])
+def test_a_package_that_is_missing_is_named_with_its_extra(kind, monkeypatch):
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match=rf"is not installed; pip install 'lazyengine\[{kind.package}\]' brings it"):
+        kind()
+
+
+def test_a_limit_below_nothing_is_refused():
+    with pytest.raises(ValueError, match="close_timeout_s must be at least 0, got -1"):
+        Fake(close_timeout_s=-1)
+
+
+def test_training_is_the_same_beside_a_tracker_that_fails(tmp_path):
+    records = []
+    for name, backends in (("plain", []), ("mirrored", [Fake("call"), Fake("begin")])):
+        visualizer = Visualizer(name, [LocalVisBackend(), *backends])
+        toy_runner(str(tmp_path / name), visualizer=visualizer).train()
+        found = read_metrics(tmp_path / name)
+        records.append([{k: v for k, v in record.items() if "time" not in k} for record in found])
+    assert records[0] == records[1]
+    assert len(records[0]) > 3
