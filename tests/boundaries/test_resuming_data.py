@@ -139,10 +139,15 @@ class FixedState(ToyState):
 def test_a_stream_of_hugging_face_in_a_run(tmp_path):
     datasets = pytest.importorskip("datasets")
 
+    def samples(shards: list[int]) -> Any:
+        for shard in shards:
+            for index in range(shard, 20, 4):
+                sample = fixed(index)
+                yield {**sample, "x": sample["x"].tolist(), "y": sample["y"].item()}
+
     def make_loader(number: int) -> Any:
-        rows = [{key: value.tolist() if hasattr(value, "tolist") else value for key, value in fixed(i).items()}
-                for i in range(20)]  # fmt: skip
-        stream = datasets.Dataset.from_list(rows).to_iterable_dataset(num_shards=4).shuffle(seed=1, buffer_size=3)
+        stream = datasets.IterableDataset.from_generator(samples, gen_kwargs={"shards": list(range(4))})
+        stream = stream.shuffle(seed=1, buffer_size=3)
         stream = stream.with_format("torch")
         options = {"num_workers": (0, 2, 4)[number], "multiprocessing_context": "fork"}
         return DataLoader(stream, 4, drop_last=True, **options)
