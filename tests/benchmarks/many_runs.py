@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from lazyengine.runs.index import INDEX_FILE
+from lazyengine.runs import read_run
+from lazyengine.runs.index import INDEX_FILE, Index
 from lazyengine.text import table
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -119,8 +121,8 @@ def _values(lr: float, width: int, seed: int) -> dict[str, object]:
     }
 
 
-def measure(root: Path) -> list[tuple[str, str, str]]:
-    """Return command, seconds with the index deleted, and seconds with it there."""
+def measure(root: Path) -> list[tuple[str, ...]]:
+    """Return command, and seconds on the clock and of the processor, with the index deleted and with it there."""
     sql = "select name, count(*), avg(value) from metrics group by name order by name"
     commands = {
         "compare ROOT": ["compare", str(root), "--keys", "val/accuracy/top1"],
@@ -131,15 +133,31 @@ def measure(root: Path) -> list[tuple[str, str, str]]:
     rows = []
     for name, arguments in commands.items():
         (root / INDEX_FILE).unlink(missing_ok=True)
-        rows.append((name, *(f"{_seconds(arguments):.2f}" for _ in range(2))))
+        times = [_seconds(arguments) for _ in range(2)]
+        rows.append((name, *(f"{clock:.2f} ({processor:.2f})" for clock, processor in times)))
+        print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
     return rows
 
 
-def _seconds(arguments: list[str]) -> float:
-    begin = time.perf_counter()
+def _seconds(arguments: list[str]) -> tuple[float, float]:
+    begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "lazyengine", *arguments]
     subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - begin
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - begin, processor
+
+
+def is_as_read(root: Path, every: int) -> bool:
+    """Whether the index has the same numbers as the engine's own reader, of each so many runs."""
+    index = Index(root)
+    for outline in index.read()[::every]:
+        found = {
+            c.name: (list(c.steps), list(map(float, c.values))) for c in index.curves(outline) if c.label != "epoch"
+        }
+        if found != read_run(outline.path).curves:
+            return False
+    return True
 
 
 def main() -> None:
@@ -150,8 +168,10 @@ def main() -> None:
         make_runs(root, number)
         rows = measure(root)
         size = (root / INDEX_FILE).stat().st_size / 1e6
-    print(table([(f"{number} runs", "index deleted, s", "index there, s"), *rows]))
-    print(f"size of the index: {size:.1f} MB")
+        is_equal = is_as_read(root, max(1, number // 200))
+    head = (f"{number} runs", "index deleted: s (of the processor)", "index there: s (of the processor)")
+    print(table([head, *rows]))
+    print(f"size of the index: {size:.1f} MB; numbers equal to the reader's: {is_equal}")
 
 
 if __name__ == "__main__":
