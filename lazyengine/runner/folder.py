@@ -252,7 +252,7 @@ class RunFolder:
             FolderBusyError: When another process has taken the folder over.
         """
         self._check_lock()
-        if self._is_settled:
+        if self._is_settled or not self._is_of_the_run(path):
             self._put_aside(path)
             return
         record, folder = self.read(), os.path.dirname(path)
@@ -275,7 +275,7 @@ class RunFolder:
         Args:
             path: The checkpoint.
         """
-        if not self._is_settled:
+        if not self._is_settled and self._is_of_the_run(path):
             self._finish_adoption(self.read(), path)
             self._is_settled = True
 
@@ -286,6 +286,11 @@ class RunFolder:
             return path
         found = [os.path.join(at, start, name) for start in (*reversed(self._names_of_starts()), EARLIER)]
         return next((each for each in found if os.path.isfile(each)), path)
+
+    def _is_of_the_run(self, path: str) -> bool:
+        """Return whether a checkpoint lies in the run folder, or in one of its name: a hook may save anywhere."""
+        place = os.path.basename(os.path.dirname(os.path.abspath(path)))
+        return place == os.path.basename(os.path.abspath(self.path))
 
     def weights_at(self, path: str, folders: Sequence[str]) -> str:
         """Return where the weights are that `load_from` names in one of `folders`.
