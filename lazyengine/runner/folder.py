@@ -36,7 +36,7 @@ from ..checkpoint import (
     pending_of,
     summary_of,
 )
-from ..checkpoint.finding import EXTENSIONS, Summary
+from ..checkpoint.finding import EXTENSIONS, Summary, best_of_name
 from ..checkpoint.shards import shards_of
 from ..config import LazyConfig, set_argument, sources_of
 from ..config.graph import display_path
@@ -426,7 +426,8 @@ class RunFolder:
         if not _names_same_run(pointer, path):  # of a run that is resumed, it may stay where it is
             if os.path.lexists(pointer):
                 self._put_into_earlier(pointer)
-            mark_latest_checkpoint(path)
+            if best_of_name(path) is None:  # the regular ones follow
+                mark_latest_checkpoint(path)
         start = next((each for each in record["starts"] if each["start"] == number), None)
         if start is not None:
             record["run_id"] = start["run_id"]
