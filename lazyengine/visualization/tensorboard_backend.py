@@ -91,7 +91,7 @@ class TensorboardVisBackend(QueuedBackend):
             self._is_new_file = False
 
 
-def _encode(is_first: bool, wall_time: float, step: int, values: dict[str, Any], session_log: Any) -> bytes:
+def _encode(is_first: bool, wall_time: float, step: int, values: Mapping[str, Any], session_log: Any) -> bytes:
     """Return the record of an event; done when it is written, many at once."""
     proto, buffer = _proto(), io.BytesIO()
     writer = proto.RecordWriter(buffer)
