@@ -36,7 +36,7 @@ from ..checkpoint import (
     pending_of,
     summary_of,
 )
-from ..checkpoint.finding import EXTENSIONS, Summary
+from ..checkpoint.finding import EXTENSIONS, Summary, best_of_name
 from ..checkpoint.shards import shards_of
 from ..config import LazyConfig, set_argument, sources_of
 from ..config.graph import display_path
@@ -268,7 +268,7 @@ class RunFolder:
             FolderBusyError: When another process has taken the folder over.
         """
         self._check_lock()
-        if self._is_settled:
+        if self._is_settled or not self._is_of_the_run(path):
             self._put_aside(path)
             return
         record, folder = self.read(), os.path.dirname(path)
@@ -291,7 +291,7 @@ class RunFolder:
         Args:
             path: The checkpoint.
         """
-        if not self._is_settled:
+        if not self._is_settled and self._is_of_the_run(path):
             self._finish_adoption(self.read(), path)
             self._is_settled = True
 
@@ -302,6 +302,11 @@ class RunFolder:
             return path
         found = [os.path.join(at, start, name) for start in (*reversed(self._names_of_starts()), EARLIER)]
         return next((each for each in found if os.path.isfile(each)), path)
+
+    def _is_of_the_run(self, path: str) -> bool:
+        """Return whether a checkpoint lies in the run folder, or in one of its name: a hook may save anywhere."""
+        place = os.path.basename(os.path.dirname(os.path.abspath(path)))
+        return place == os.path.basename(os.path.abspath(self.path))
 
     def weights_at(self, path: str, folders: Sequence[str]) -> str:
         """Return where the weights are that `load_from` names in one of `folders`.
@@ -437,7 +442,8 @@ class RunFolder:
         if not _names_same_run(pointer, path):  # of a run that is resumed, it may stay where it is
             if os.path.lexists(pointer):
                 self._put_into_earlier(pointer)
-            mark_latest_checkpoint(path)
+            if best_of_name(path) is None:  # the regular ones follow
+                mark_latest_checkpoint(path)
         start = next((each for each in record["starts"] if each["start"] == number), None)
         if start is not None:
             record["run_id"] = start["run_id"]

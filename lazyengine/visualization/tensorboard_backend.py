@@ -82,7 +82,7 @@ class TensorboardVisBackend(QueuedBackend):
     def _add_text(self, tag: str, text: str) -> None:
         self._add(0, {tag: functools.partial(_text_value, text)})
 
-    def _add(self, step: int, values: dict[str, dict[str, Any] | _Late], session_log: Any = None) -> None:
+    def _add(self, step: int, values: Mapping[str, Mapping[str, Any] | _Late], session_log: Any = None) -> None:
         """Add values by tag, without those that an earlier start has recorded at the very step of the resume."""
         if step == self._recorded[0]:
             values = {tag: value for tag, value in values.items() if tag not in self._recorded[1]}
@@ -91,13 +91,13 @@ class TensorboardVisBackend(QueuedBackend):
             self._is_new_file = False
 
 
-def _encode(is_first: bool, wall_time: float, step: int, values: dict[str, Any], session_log: Any) -> bytes:
+def _encode(is_first: bool, wall_time: float, step: int, values: Mapping[str, Any], session_log: Any) -> bytes:
     """Return the record of an event; done when it is written, many at once."""
     proto, buffer = _proto(), io.BytesIO()
     writer = proto.RecordWriter(buffer)
     if is_first:
         writer.write(proto.Event(wall_time=wall_time, file_version="brain.Event:2").SerializeToString())
-    entries = {tag: value() if callable(value) else value for tag, value in values.items()}
+    entries: dict[str, Any] = {tag: value() if callable(value) else value for tag, value in values.items()}
     summary = proto.Summary(value=[proto.Summary.Value(tag=tag, **entry) for tag, entry in entries.items()])
     event = proto.Event(wall_time=wall_time, step=step, session_log=session_log, summary=summary if values else None)
     writer.write(event.SerializeToString())

@@ -11,9 +11,10 @@ import torch
 from lazyengine.checkpoint import read_checkpoint, save_checkpoint, summary_of
 from lazyengine.cli import train as command
 from lazyengine.config import LazyConfig
+from lazyengine.hooks import Hook
 
 from ..runs.toy import make_project
-from .toy import toy_runner
+from .toy import StopAt, toy_runner
 
 
 def test_the_shards_of_an_earlier_run_are_moved_with_its_checkpoint(tmp_path):
@@ -79,3 +80,25 @@ def test_weights_of_the_folder_itself_are_the_same_ones_at_the_next_beginning(tm
     evaluated.test(checkpoint=path)  # the file itself
     assert evaluated.loaded_meta["run_id"] == runner.folder.run_id
     assert f"these weights are in {moved} now" in next(Path(runner.log_dir).glob("*.log")).read_text()
+
+
+class Elsewhere(Hook):
+    """Saves where it likes, before anybody else does."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 1:
+            runner.save_checkpoint("mine.pth", out_dir=self.folder)
+            runner.wait_for_checkpoints()
+
+
+def test_a_save_of_a_hook_elsewhere_begins_nothing_anew_in_the_folder(tmp_path):
+    first = toy_runner(str(tmp_path / "run"), max_epochs=1)
+    first.train()
+    hooks = {"mine": Elsewhere(str(tmp_path / "far")), "stop": StopAt(3)}
+    with pytest.raises(InterruptedError):
+        toy_runner(str(tmp_path / "run"), hooks=hooks).train()
+    assert (tmp_path / "far" / "mine.pth").is_file()
+    assert summary_of(tmp_path / "run" / "epoch_1.pth").run_id == first.folder.run_id == first.folder.read()["run_id"]
