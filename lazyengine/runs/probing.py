@@ -294,7 +294,8 @@ def look_up(runner: Runner, iterations: Sequence[int], checkpoint: str | None, f
     if launcher != "none":
         dist.init_dist(launcher)
     loop = runner.train_loop
-    saved = {} if checkpoint is None else read_checkpoint(checkpoint)["train_loop"]
+    options = {"map_location": "meta", "verify": False, "keep_shards": True}  # of which no tensor is read
+    saved = {} if checkpoint is None else read_checkpoint(checkpoint, **options)["train_loop"]
     length, found = loop.epoch_length, []
     for iteration in iterations:
         epoch, batch = saved.get("epoch", 0), saved.get("batch", 0) + iteration - saved.get("iter", 0)
