@@ -12,9 +12,8 @@ from .. import dist
 from ..fileio import atomic_write
 from ..model import Weighted, train_step
 from ..model.finite import FiniteWatch, all_finite
-from ..nesting import map_leaves
 from ..optim import NonFiniteError
-from ..plain import NotPlainError, to_plain
+from ..plain import plain_or_repr
 from ..text import listed
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def note_nonfinite(error: NonFiniteError, runner: Runner, batch: Any = None) -> 
     is_at_hand = batch is not None and iteration == present  # a check that was deferred is about the batch before
     if is_at_hand and rank < len(error.reasons) and error.reasons[rank]:
         where = {"iteration": iteration, "epoch": position.epoch, "batch": position.batch, "rank": rank}
-        error.add_note(_keep(runner, {**where, "reasons": error.reasons, "data": map_leaves(_plain, batch)}))
+        error.add_note(_keep(runner, {**where, "reasons": error.reasons, "data": plain_or_repr(batch)}))
     if is_at_hand:
         error.add_note(_look_again(runner, batch))
     ranks = f" --rank {guilty}" if dist.is_distributed() else ""
@@ -57,13 +56,6 @@ def _keep(runner: Runner, content: dict[str, Any]) -> str:
     except OSError as error:
         return f"its batch was not kept: {error}"
     return f"its batch is kept in {path}"
-
-
-def _plain(leaf: Any) -> Any:
-    try:
-        return to_plain(leaf)
-    except NotPlainError:
-        return repr(leaf)
 
 
 class _NoUpdate:
