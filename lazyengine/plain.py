@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ._torch import holds_other_tensors
-from .nesting import iter_leaves
+from .nesting import iter_leaves, map_leaves
 
 
 class NotPlainError(TypeError):
@@ -44,6 +44,18 @@ def to_plain(value: Any, path: str = "checkpoint") -> Any:
             ``checkpoint['hooks'][0]['fn']``.
     """
     return _convert(value, path, ())
+
+
+def plain_or_repr(value: Any) -> Any:
+    """Return a nesting in which leaves are plain, as `to_plain` has them; of a leaf that cannot be, its repr."""
+
+    def plain(leaf: Any) -> Any:
+        try:
+            return to_plain(leaf)
+        except NotPlainError:
+            return repr(leaf)
+
+    return map_leaves(plain, value)
 
 
 def _convert(value: Any, path: str, above: tuple[int, ...]) -> Any:

@@ -142,7 +142,8 @@ class RunFolder:
         Raises:
             FolderBusyError: When another training is at work in it.
         """
-        self._lock = FolderLock(self.path, self.on_request)
+        self._lock = FolderLock(self.path)
+        self._lock.on_request = self.on_request
         former = self._lock.acquire()
         try:
             self._finish_move()

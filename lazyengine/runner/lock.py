@@ -40,11 +40,13 @@ class FolderLock:
 
     Args:
         folder: The run folder.
+
+    Attributes:
         on_request: Called in the thread that keeps the lock, with the word of a request.
     """
 
-    def __init__(self, folder: str, on_request: Callable[[str], object] = lambda word: None) -> None:
-        self._on_request = on_request
+    def __init__(self, folder: str) -> None:
+        self.on_request: Callable[[str], object] = lambda word: None
         self.path = os.path.join(folder, NAME)
         self._own = {"host": socket.gethostname(), "pid": os.getpid(), "started": started_at(os.getpid())}
         self._ended = threading.Event()
@@ -139,7 +141,7 @@ class FolderLock:
         last = time.monotonic()
         while not self._ended.wait(min(LOOK_S, BEAT_S)):
             if (word := self._take_request()) is not None:
-                self._on_request(word)
+                self.on_request(word)
             if time.monotonic() - last < BEAT_S:
                 continue
             last = time.monotonic()

@@ -160,7 +160,7 @@ class BaseTrainLoop:
             raise
         position.advance(self._samples_per_batch)
         if position.iter == self.max_iters:
-            optim_wrapper.flush()
+            _flush(runner)
         runner.call_hook("after_train_iter", batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
         position.settle()
 
@@ -249,7 +249,7 @@ class BaseTrainLoop:
         """Step with the gradients that are left, and call ``after_train``; the last thing that `run` does."""
         if self.max_epochs is None:
             runner.call_point("after_train_epoch", self.position.epoch)
-        runner.optim_wrapper.flush()
+        _flush(runner)
         runner.call_point("after_train", self.position.iter)
 
     # ------------------------------------------------------------------ state
@@ -300,6 +300,15 @@ class BaseTrainLoop:
         self.position.iter -= excess
         self.position.batch -= excess
         return None
+
+
+def _flush(runner: Runner) -> None:
+    """Step with the gradients that are left."""
+    try:
+        runner.optim_wrapper.flush()
+    except NonFiniteError as error:
+        note_nonfinite(error, runner)
+        raise
 
 
 class EpochBasedTrainLoop(BaseTrainLoop):

@@ -12,29 +12,34 @@ from .. import dist
 from ..fileio import atomic_write
 from ..model import Weighted, train_step
 from ..model.finite import FiniteWatch, all_finite
-from ..nesting import map_leaves
 from ..optim import NonFiniteError
-from ..plain import NotPlainError, to_plain
+from ..plain import plain_or_repr
 from ..text import listed
 
 if TYPE_CHECKING:
     from .runner import Runner
 
 
-def note_nonfinite(error: NonFiniteError, runner: Runner, batch: Any) -> None:
+def note_nonfinite(error: NonFiniteError, runner: Runner, batch: Any = None) -> None:
     """Add to an error which module is guilty, where the batch is kept, and how to get there again.
 
     The batch is written to ``nonfinite_iter_<N>.pt`` in the folder of the start (``_rank<R>`` with several), as a dict
     ``{"iteration", "epoch", "batch", "rank", "reasons", "data"}``. Every rank on which something was not finite does
     it. Weights, the state of the optimizer, gradients and random streams stay as they are.
+
+    Args:
+        error: The error.
+        runner: The runner, which stands in the iteration.
+        batch: Its batch; None behind the last iteration, when gradients of former ones are left.
     """
     position, rank = runner.train_loop.position, dist.get_rank()
     guilty = next((number for number, reason in enumerate(error.reasons) if reason), 0)
-    iteration = position.iter if error.iteration is None else error.iteration
-    is_at_hand = iteration == position.iter  # a check that was deferred is about the batch before
+    present = position.iter - (batch is None)
+    iteration = present if error.iteration is None else error.iteration
+    is_at_hand = batch is not None and iteration == present  # a check that was deferred is about the batch before
     if is_at_hand and rank < len(error.reasons) and error.reasons[rank]:
         where = {"iteration": iteration, "epoch": position.epoch, "batch": position.batch, "rank": rank}
-        error.add_note(_keep(runner, {**where, "reasons": error.reasons, "data": map_leaves(_plain, batch)}))
+        error.add_note(_keep(runner, {**where, "reasons": error.reasons, "data": plain_or_repr(batch)}))
     if is_at_hand:
         error.add_note(_look_again(runner, batch))
     ranks = f" --rank {guilty}" if dist.is_distributed() else ""
@@ -51,13 +56,6 @@ def _keep(runner: Runner, content: dict[str, Any]) -> str:
     except OSError as error:
         return f"its batch was not kept: {error}"
     return f"its batch is kept in {path}"
-
-
-def _plain(leaf: Any) -> Any:
-    try:
-        return to_plain(leaf)
-    except NotPlainError:
-        return repr(leaf)
 
 
 class _NoUpdate:

@@ -37,7 +37,8 @@ class Bisection:
     Attributes:
         iteration: The first iteration, counted from 0, in which something differs; None where nothing does. Of runs
             that are laid out otherwise, it is the number of the optimizer step.
-        kind: What differs first, one of `ORDER`.
+        kind: What differs first, one of `ORDER`; ``"records"`` where what was recorded differs, and the iterations
+            do not when they are made again.
         name: Which of them, with the rank where there are several.
         interval: The iterations that records and checkpoints left to be made again, from and before.
         num_replays: How often a part of each of the runs was made again.
@@ -105,9 +106,9 @@ def bisect(
 
 
 def _compare_iterations(runs: tuple[Run, Run], found: Bisection, report: Callable[[str], object]) -> None:
-    begin, end, is_known = _interval(runs)
+    begin, end, is_parted = _interval(runs)
     found.interval = (begin, end)
-    if is_known or begin >= end:
+    if begin >= end:
         return
 
     def make(iterations: Sequence[int], is_traced: bool) -> list[tuple[Replay, Replay]]:
@@ -117,9 +118,12 @@ def _compare_iterations(runs: tuple[Run, Run], found: Bisection, report: Callabl
     is_short = end - begin <= _SHORT
     pairs = make(range(begin, end), is_short)
     parted = next((one.iteration for one, other in pairs if first_difference(one, other) is not None), None)
+    if parted is None and not is_parted:
+        return
+    found.iteration = end - 1 if parted is None else parted
+    found.kind, found.name = "records", "differ, but not when both are made again here"
     if parted is None:
         return
-    found.iteration, found.kind, found.name = parted, "it differs", "but not when it was made again"
     closer = pairs if is_short else make(range(max(begin, parted - 1), parted + 1), True)
     for one, other in closer:
         if (difference := first_difference(one, other)) is not None:
@@ -182,7 +186,7 @@ def first_difference(one: Replay, other: Replay) -> tuple[str, str] | None:
 
 
 def _interval(runs: tuple[Run, Run]) -> tuple[int, int, bool]:
-    """Return the iterations among which two runs part, from and before, and whether they are known not to."""
+    """Return the iterations among which two runs may part, from and before, and whether what was recorded says so."""
     saved = [{at: path for path, at in reversed(checkpoints_of(folders_of(run)))} for run in runs]
     common = sorted(saved[0].keys() & saved[1].keys())
     low, high = 0, len(common)
@@ -199,9 +203,8 @@ def _interval(runs: tuple[Run, Run]) -> tuple[int, int, bool]:
     begin = max(begin, equal)
     ends += [step for step in differing if step > begin]
     if ends:
-        return begin, min(ends), False
-    last = min(map(_last_of, runs))
-    return begin, last, begin >= last
+        return begin, min(ends), True
+    return begin, min(map(_last_of, runs)), False
 
 
 def _by_fingerprints(runs: tuple[Run, Run]) -> tuple[int, list[int]]:

@@ -24,7 +24,7 @@ from ..errors import UsageValueError
 from ..model import evaluating
 from ..model.finite import FiniteWatch, NotFinite, all_finite
 from ..nesting import iter_leaves, map_leaves
-from ..plain import NotPlainError, to_plain
+from ..plain import plain_or_repr
 from ..runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, loops
 from ..runner.batch import describe_batch
 from ..runner.triage import gradients_of
@@ -126,7 +126,7 @@ class Probe:
             except bdb.BdbQuit:
                 self._quit()
             except Exception as error:
-                capture.update(error=f"{type(error).__name__}: {error}", trace=entries, kept=_as_plain(kept))
+                capture.update(error=f"{type(error).__name__}: {error}", trace=entries, kept=plain_or_repr(kept))
                 raise
         values = _numbers(dict(outputs or {}))
         entries += [("loss", name, repr(value)) for name, value in values.items()]
@@ -141,7 +141,7 @@ class Probe:
         kept.setdefault("outputs", {})["step"] = values
         capture.update(values=values, norms=scalars, stepped=stepped, trace=entries)
         if self.keep:
-            capture["kept"] = _as_plain(kept)
+            capture["kept"] = plain_or_repr(kept)
         return outputs
 
     def _quit(self) -> NoReturn:
@@ -294,7 +294,8 @@ def look_up(runner: Runner, iterations: Sequence[int], checkpoint: str | None, f
     if launcher != "none":
         dist.init_dist(launcher)
     loop = runner.train_loop
-    saved = {} if checkpoint is None else read_checkpoint(checkpoint)["train_loop"]
+    options = {"map_location": "meta", "verify": False, "keep_shards": True}  # of which no tensor is read
+    saved = {} if checkpoint is None else read_checkpoint(checkpoint, **options)["train_loop"]
     length, found = loop.epoch_length, []
     for iteration in iterations:
         epoch, batch = saved.get("epoch", 0), saved.get("batch", 0) + iteration - saved.get("iter", 0)
@@ -373,16 +374,6 @@ def _steps(wrapper: Any) -> list[int]:
 
 def _copied(leaf: Any) -> Any:
     return leaf.detach().cpu().clone() if isinstance(leaf, torch.Tensor) else leaf
-
-
-def _as_plain(value: Any) -> Any:
-    def plain(leaf: Any) -> Any:
-        try:
-            return to_plain(leaf)
-        except NotPlainError:
-            return repr(leaf)
-
-    return map_leaves(plain, value)
 
 
 def _streams() -> dict[str, Any]:

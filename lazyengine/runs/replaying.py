@@ -190,7 +190,7 @@ def _replay_in_one_start(
     steps = {iteration: _recorded_at(run, iteration, window) for iteration in wanted}
     stops = only_samples or any(map(options.get, ("debug", "anomaly", "sketch")))
     until = max([wanted[-1] + 1, *(0 if stops or step is None else step for step in steps.values())])
-    path, reaching = reach(run, wanted[0], to, report)
+    path, reaching = reach(run, wanted[0], to, report, is_verified=not only_samples)
     step = reaching[-1]
     spec = to / "probe.json"
     spec.write_text(json.dumps({**options, "iterations": wanted, "until": until, "folder": str(to)}))
@@ -283,8 +283,14 @@ def index_of(run: Run, chain: Sequence[Start], iteration: int) -> int:
     return max(number for number, start in enumerate(chain) if number == 0 or origin_iter(start) <= iteration)
 
 
-def nearest_checkpoint(run: Run, iteration: int) -> str | None:
-    """Return the last checkpoint at or before an iteration, of the starts that led to the run's end; None for none."""
+def nearest_checkpoint(run: Run, iteration: int, is_verified: bool = True) -> str | None:
+    """Return the last checkpoint at or before an iteration, of the starts that led to the run's end; None for none.
+
+    Args:
+        run: The run.
+        iteration: The iteration.
+        is_verified: Whether a damaged file is passed over, for which all of it is read.
+    """
     chain = chain_of(run)
     origins = [origin_iter(start) for start in chain]
     for path, at in checkpoints_of([*folders_of(run), run.path / PREFIX]):
@@ -295,7 +301,7 @@ def nearest_checkpoint(run: Run, iteration: int) -> str | None:
         summary = summary_of(path)
         is_prefix = Path(path).parent.name == PREFIX
         is_own = summary.run_id in ("", chain[index].run_id) and (is_prefix or summary.start in writers)
-        if is_own and or_none(_whole, path) is not None:
+        if is_own and not (is_verified and or_none(_whole, path) is None):
             return path
     return None
 
@@ -310,7 +316,11 @@ def _iter_of(path: str | None) -> int:
 
 
 def reach(
-    run: Run, iteration: int, to: Path, report: Callable[[str], object] = lambda line: None
+    run: Run,
+    iteration: int,
+    to: Path,
+    report: Callable[[str], object] = lambda line: None,
+    is_verified: bool = True,
 ) -> tuple[str | None, list[Step]]:
     """Make every start before the one that an iteration belongs to again, as far as no checkpoint spares it.
 
@@ -323,7 +333,7 @@ def reach(
     """
     chain = chain_of(run)
     chain = chain[: index_of(run, chain, iteration) + 1]
-    path = nearest_checkpoint(run, iteration)
+    path = nearest_checkpoint(run, iteration, is_verified)
     if path is not None:
         chain = chain[max(number for number, start in enumerate(chain) if origin_iter(start) <= _iter_of(path)) :]
     steps = [Step(run, start, to, start is chain[0], path if start is chain[0] else None) for start in chain]

@@ -25,6 +25,9 @@ def run(options: Options) -> list[Row]:
         rows += _compare(options, f"iteration, MLP, log every {interval}", ways, "bare", n, interval, "mlp", goals)
     goals = {"lazyengine_aged": "<= 1.02"}
     rows += _compare(options, "the same, long history", ["lazyengine_aged"], "lazyengine", n, 10, "mlp", goals)
+    for kind, goal in (("mlp", {}), ("cnn", {"lazyengine_fingerprints": "<= 1.03"})):
+        work = f"the same, {kind.upper()}, fingerprints every 10"
+        rows += _compare(options, work, ["lazyengine_fingerprints"], "lazyengine", n // 10, 10, kind, goal)
     goals = {"lazyengine": "<= 1.03"}
     rows += _compare(options, "iteration, CNN, log every 10", ["lazyengine"], "bare", n // 10, 10, "cnn", goals)
     return rows + (_count_instructions(options) if options.instructions else [])

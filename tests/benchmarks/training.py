@@ -171,12 +171,19 @@ class WithLoss(nn.Module):
 
 
 def _lazyengine(
-    n: int, interval: int, net: nn.Module, data: Any, folder: str, exact: bool = True, history: int = 0
+    n: int,
+    interval: int,
+    net: nn.Module,
+    data: Any,
+    folder: str,
+    exact: bool = True,
+    history: int = 0,
+    fingerprints: int = 0,
 ) -> None:
     """The documented default run with every default hook; the progress bar is off because the output is no terminal."""
     from lazyengine import dist
     from lazyengine.dataset import DataLoader
-    from lazyengine.hooks import Hook, LoggerHook, default_hooks
+    from lazyengine.hooks import FingerprintHook, Hook, LoggerHook, default_hooks
     from lazyengine.optim import MultiStepLR, OptimWrapper
     from lazyengine.runner import EpochBasedTrainLoop, Runner
 
@@ -195,6 +202,8 @@ def _lazyengine(
     hooks = {**default_hooks(), "logger": LoggerHook(interval)}
     if history:
         hooks["age"] = Age()
+    if fingerprints:
+        hooks["fingerprints"] = FingerprintHook(fingerprints)
     optimizer = make_optimizer(net)
     Runner(
         WithLoss(net),
@@ -215,6 +224,11 @@ def lazyengine(*args: Any) -> None:
 def lazyengine_unseeded(*args: Any) -> None:
     """The same, the seeding of data and model switched off."""
     _lazyengine(*args, exact=False)
+
+
+def lazyengine_fingerprints(*args: Any) -> None:
+    """The same, with hashes of batch, weights and update every 10 iterations."""
+    _lazyengine(*args, fingerprints=10)
 
 
 def lazyengine_aged(*args: Any) -> None:

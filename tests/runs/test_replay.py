@@ -142,7 +142,7 @@ def debug(command: str, *typed: str) -> str:
         input="".join(f"{line}\n" for line in typed),
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=False,
     )
