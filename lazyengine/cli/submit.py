@@ -16,8 +16,8 @@ from .train import default_experiment_name
 
 _DESCRIPTION = """\
 Train an experiment under a supervisor that tells apart what can end a run (memory, a hang, a lost node, a full disk, a
-bad sample, a value that is not finite, an error) and starts it again from its newest checkpoint, as the `supervision` of
-the config says. What comes back at the same iteration stops it. Each decision stands in run.json.
+bad sample, a value that is not finite, an error) and starts it again from its newest checkpoint, as the `supervision`
+of the config says. What comes back at the same iteration stops it. Each decision stands in run.json.
 """
 _EPILOG = """\
 examples:
@@ -26,8 +26,8 @@ examples:
   %(prog)s configs/base.py --on slurm --nodes 2 --ranks 8 --gpus 8 --timeout 1440 --slurm partition=gpu
   %(prog)s configs/base.py --on ray --address auto
 
-exit codes: 0 trained (--on slurm: queued); 1 the supervisor gave up; 2 a mistake in the config or the command line; 143 or
-130 stopped after saving: start again with --resume.
+exit codes: 0 trained (--on slurm: queued); 1 the supervisor gave up; 2 a mistake in the config or the command line;
+143 or 130 stopped after saving: start again with --resume.
 """
 
 

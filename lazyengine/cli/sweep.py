@@ -15,9 +15,9 @@ from .submit import add_launcher_arguments, launcher_of
 from .train import default_experiment_name
 
 _DESCRIPTION = """\
-Run an experiment with many values: drawn (log_uniform, uniform, choice), all of them (grid, range, zipped), or both. Each
-trial is a run in a folder of its own. Called again in the same folder it goes on: finished trials stay, those that were
-cut off resume from their checkpoints, failed ones are started once more.
+Run an experiment with many values: drawn (log_uniform, uniform, choice), all of them (grid, range, zipped), or both.
+Each trial is a run in a folder of its own. Called again in the same folder it goes on: finished trials stay, those that
+were cut off resume from their checkpoints, failed ones are started once more.
 """
 _EPILOG = """\
 CONFIG is a config, or a file with a search: config = 'base.py', space = {'optimizer.lr': log_uniform(1e-4, 1e-1), ...},
@@ -29,8 +29,9 @@ examples:
   %(prog)s configs/sweep.py --pruner asha --jobs 4
   %(prog)s configs/sweep.py --on slurm --timeout 240 --gpus 1 --slurm partition=gpu
 
-exit codes: 0 all trials have ended; 1 some failed; 2 a mistake in the search, the config or the command line; 75 another
-sweep is at work in the folder; 143 or 130 stopped, after all trials at work have saved: the same command goes on.
+exit codes: 0 all trials have ended; 1 some failed; 2 a mistake in the search, the config or the command line; 75
+another sweep is at work in the folder; 143 or 130 stopped, after all trials at work have saved: the same command goes
+on.
 """
 
 

@@ -121,7 +121,8 @@ class Supervision:
         error: Any other exception.
         max_retries: So often without getting any further, at most.
         silence_s: After so many seconds without an iteration (of training or of a validation) the run counts as
-            hanging: the stacks of all ranks and workers go to its log, and it is ended.
+            hanging: the stacks of all ranks and workers go to its log, and it is ended. Up to the first iteration it
+            may take five times as long.
     """
 
     out_of_memory: str = "retry"

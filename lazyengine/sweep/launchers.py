@@ -67,7 +67,7 @@ class LocalLauncher:
         self._gpus = _visible_gpus()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if capacity is None and len(self._gpus) and num_ranks > len(self._gpus):
-            raise UsageValueError(f"{num_ranks} processes for each run, and {len(self._gpus)} GPUs are here; use fewer.")
+            raise UsageValueError(f"{num_ranks} processes for each run, and {len(self._gpus)} GPUs here; use fewer.")
         self.capacity = capacity or max(1, (len(self._gpus) or cores) // num_ranks)
         self._num_ranks, self._report, self._cores = num_ranks, report, cores
         self._running: dict[int, Supervised] = {}

@@ -17,7 +17,7 @@ from ..errors import UsageFileNotFoundError, UsageTypeError, UsageValueError
 from ..evaluator import rule_of
 from ..record import collect_code, flat_config
 from ..text import did_you_mean, listed
-from .spaces import Dimension, Grid, Paths, as_overrides, combinations, normal_space, parse_call, parse_dimension
+from .spaces import Dimension, Paths, as_overrides, combinations, normal_space, parse_call, parse_dimension
 
 SAMPLERS = ("tpe", "random")
 PRUNERS = ("median", "asha", "hyperband")
@@ -66,7 +66,7 @@ class Search:
         _one_of("sampler", self.sampler, SAMPLERS)
         if self.pruner is not None:
             _one_of("pruner", self.pruner_call()[0], PRUNERS)
-        is_drawn = any(not isinstance(each, Grid) for each in self.space.values())
+        is_drawn = any(each.is_drawn for each in self.space.values())
         if is_drawn and self.trials is None:
             raise UsageValueError("something is drawn at random: say how many trials (--trials 20, or trials = 20).")
         if self.trials is not None and self.trials < 1:
@@ -74,9 +74,7 @@ class Search:
         self.grid = combinations(self.space)
         if not is_drawn and self.conditional is not None:
             self.grid = [more for row in self.grid for more in self._with_conditional_grid(row)]
-        self.is_drawn = is_drawn or any(
-            any(not isinstance(v, Grid) for v in self.more(row).values()) for row in self.grid
-        )
+        self.is_drawn = is_drawn or any(each.is_drawn for row in self.grid for each in self.more(row).values())
 
     def pruner_call(self) -> tuple[str, list[Any], dict[str, Any]]:
         """Return name and arguments of the pruner."""
@@ -140,11 +138,11 @@ class Search:
 
     def _probes(self) -> Iterator[dict[Paths, Any]]:
         """Yield sets of values in which every value of every dimension occurs."""
-        for number in range(max((len(each.probes()) for each in self.space.values()), default=1)):
-            values = {paths: each.probes()[number % len(each.probes())] for paths, each in self.space.items()}
+        for number in range(max((len(each.values) for each in self.space.values()), default=1)):
+            values = {paths: each.values[number % len(each.values)] for paths, each in self.space.items()}
             more = self.more(values)
-            for inner in range(max((len(each.probes()) for each in more.values()), default=1)):
-                yield {**values, **{p: each.probes()[inner % len(each.probes())] for p, each in more.items()}}
+            for inner in range(max((len(each.values) for each in more.values()), default=1)):
+                yield {**values, **{p: each.values[inner % len(each.values)] for p, each in more.items()}}
 
     def key_of(self, overrides: Sequence[str]) -> str:
         """Return what is equal for two trials that would be the same run: of the resolved config, seed and code."""

@@ -16,77 +16,59 @@ Paths = str | tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Uniform:
-    """A number drawn from ``[low, high]``; see `uniform` and `log_uniform`."""
+class Dimension:
+    """What is tried in one place.
 
-    low: float
-    high: float
-    log: bool = False
+    Attributes:
+        kind: ``"uniform"`` or ``"log_uniform"``: drawn between two ends; ``"choice"``: one of the values, drawn;
+            ``"grid"``: every value.
+        values: The two ends, or the values.
+    """
 
-    def __post_init__(self) -> None:
-        if not (self.low < self.high and (self.low > 0 or not self.log)):
-            name, least = ("log_uniform", "0 < low < high") if self.log else ("uniform", "low < high")
-            raise UsageValueError(f"{name}({self.low}, {self.high}): expected {least}.")
-
-    def probes(self) -> list[Any]:
-        """Return values with which a config is tried."""
-        return [self.low, self.high]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of several values, drawn; see `choice`."""
-
+    kind: str
     values: tuple[Any, ...]
 
     def __post_init__(self) -> None:
-        _check_values("choice", self.values)
+        if not self.values:
+            raise UsageValueError(f"{self.kind}() is empty: name at least one value.")
+        if self.is_number and not (self.values[0] < self.values[1] and (self.kind == "uniform" or self.values[0] > 0)):
+            least = "low < high" if self.kind == "uniform" else "0 < low < high"
+            raise UsageValueError(f"{self.kind}{self.values}: expected {least}.")
 
-    def probes(self) -> list[Any]:
-        """Return values with which a config is tried."""
-        return list(self.values)
+    @property
+    def is_number(self) -> bool:
+        """Whether it is a range of numbers."""
+        return self.kind in ("uniform", "log_uniform")
 
-
-@dataclass(frozen=True)
-class Grid:
-    """Several values, each of which is tried with each of the other grids; see `grid` and `zipped`."""
-
-    values: tuple[Any, ...]
-
-    def __post_init__(self) -> None:
-        _check_values("grid", self.values)
-
-    def probes(self) -> list[Any]:
-        """Return values with which a config is tried."""
-        return list(self.values)
+    @property
+    def is_drawn(self) -> bool:
+        """Whether one value is drawn, instead of every one being tried."""
+        return self.kind != "grid"
 
 
-Dimension = Uniform | Choice | Grid
-
-
-def uniform(low: float, high: float) -> Uniform:
+def uniform(low: float, high: float) -> Dimension:
     """Draw a number from ``[low, high]``, all alike."""
-    return Uniform(float(low), float(high))
+    return Dimension("uniform", (float(low), float(high)))
 
 
-def log_uniform(low: float, high: float) -> Uniform:
+def log_uniform(low: float, high: float) -> Dimension:
     """Draw a number from ``[low, high]``, each order of magnitude alike."""
-    return Uniform(float(low), float(high), log=True)
+    return Dimension("log_uniform", (float(low), float(high)))
 
 
-def choice(*values: Any) -> Choice:
+def choice(*values: Any) -> Dimension:
     """Draw one of the values."""
-    return Choice(values)
+    return Dimension("choice", values)
 
 
-def grid(*values: Any) -> Grid:
+def grid(*values: Any) -> Dimension:
     """Try every value, with every combination of the other grids; a ``range`` does the same."""
-    return Grid(values)
+    return Dimension("grid", values)
 
 
-def zipped(*rows: Sequence[Any]) -> Grid:
+def zipped(*rows: Sequence[Any]) -> Dimension:
     """Try rows of values for several paths at once: the key of the space is a tuple of as many paths."""
-    return Grid(tuple(tuple(row) for row in rows))
+    return Dimension("grid", tuple(tuple(row) for row in rows))
 
 
 MAKERS = {"uniform": uniform, "log_uniform": log_uniform, "choice": choice, "grid": grid, "zipped": zipped}
@@ -105,7 +87,7 @@ def parse_dimension(text: str) -> tuple[Paths, Dimension] | None:
         return None
     name, args, kwargs = call
     if name == "range":
-        return path, Grid(tuple(_called(name, range, args, kwargs)))
+        return path, grid(*_called(name, range, args, kwargs))
     if name not in MAKERS:
         hint = did_you_mean(name, [*MAKERS, "range"])
         raise UsageValueError(f"{text}: {name} makes no values.{hint} There are {listed([*MAKERS, 'range'])}.")
@@ -151,10 +133,10 @@ def normal_space(space: Mapping[Any, Any], where: str) -> dict[Paths, Dimension]
     found: dict[Paths, Dimension] = {}
     for paths, value in space.items():
         if isinstance(value, range):
-            value = Grid(tuple(value))
+            value = grid(*value)
         elif not isinstance(value, Dimension):
-            value = Grid((value,) if isinstance(paths, str) else (tuple(value),))
-        if isinstance(paths, tuple) and isinstance(value, Grid):
+            value = grid(value) if isinstance(paths, str) else zipped(value)
+        if isinstance(paths, tuple) and not value.is_number:
             if wrong := [row for row in value.values if not isinstance(row, tuple) or len(row) != len(paths)]:
                 raise UsageValueError(f"{where}: {paths} are {len(paths)} paths, and the row {wrong[0]} does not fit.")
         elif not isinstance(paths, str):
@@ -178,10 +160,5 @@ def as_text(value: Any) -> str:
 
 def combinations(space: Mapping[Paths, Dimension]) -> list[dict[Paths, Any]]:
     """Return every combination of the grids of a space, the last one fastest; one empty one where there is no grid."""
-    grids = {paths: each.values for paths, each in space.items() if isinstance(each, Grid)}
+    grids = {paths: each.values for paths, each in space.items() if not each.is_drawn}
     return [dict(zip(grids, row)) for row in itertools.product(*grids.values())]
-
-
-def _check_values(name: str, values: tuple[Any, ...]) -> None:
-    if not values:
-        raise UsageValueError(f"{name}() is empty: name at least one value.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageRuntimeError, UsageValueError
 from .search import Search
-from .spaces import Dimension, Grid, Paths, Uniform, as_overrides, as_text, parse_call
+from .spaces import Dimension, Paths, as_overrides, as_text, parse_call
 
 if TYPE_CHECKING:
     import optuna
@@ -184,9 +184,9 @@ def _suggest(trial: optuna.Trial, space: Mapping[Paths, Dimension], values: dict
     """
     for paths, each in space.items():
         name = paths if isinstance(paths, str) else ",".join(paths)
-        if isinstance(each, Uniform):
-            values[paths] = trial.suggest_float(name, each.low, each.high, log=each.log)
-        elif not isinstance(each, Grid):
+        if each.is_number:
+            values[paths] = trial.suggest_float(name, *each.values, log=each.kind == "log_uniform")
+        elif each.is_drawn:
             texts = [as_text(value) for value in each.values]
             values[paths] = each.values[texts.index(trial.suggest_categorical(name, texts))]
         elif paths not in values:

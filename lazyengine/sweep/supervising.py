@@ -24,6 +24,7 @@ _NO_USR2 = ("sh", "-c", 'trap "" USR2; exec "$@"', "sh")  # which Slurm sends to
 _OF_A_RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS", "OMPI_COMM_WORLD_LOCAL_RANK")
 """Variables by which a process would take itself for a rank: those of the supervisor, which is none of the run's."""
 _LOOK_S = 1.0  # between two looks at the processes below the run's
+_BEGIN = 5  # so many times longer may it take to the first iteration: data is read, a model is compiled
 _END_S = 5.0  # for a process that was asked to write its stacks and end
 _ADVICE = "Restore it, or move it away."
 
@@ -57,7 +58,7 @@ class Supervised:
         self._family: dict[int, str] = {}  # processes of the run, and when each was started
         self._looked_s = self._changed_s = time.monotonic()
         self._beats: Any = None
-        self._hangs = self._is_stopping = False
+        self._hangs = self._has_begun = self._is_stopping = False
         self._num_kills = 0
         self._waits_for_space = False
 
@@ -139,7 +140,8 @@ class Supervised:
                 start_new_session=True,
             )
         self._family = {}
-        self._hangs, self._beats, self._changed_s = False, None, time.monotonic()
+        self._hangs = self._has_begun = False
+        self._beats, self._changed_s = None, time.monotonic()
 
     def _watch(self) -> None:
         """Look whether iterations go on; end a run that hangs, with the stacks of all its processes in the log."""
@@ -151,8 +153,10 @@ class Supervised:
         with contextlib.suppress(OSError):  # a file that is being made
             beats = self.job.beats()
             if beats != self._beats:
+                self._has_begun = self._beats is not None and any(text for _, _, text in self._beats)
                 self._beats, self._changed_s = beats, now
-        if now - self._changed_s > self.job.policy.silence_s and not self._is_stopping:
+        limit = self.job.policy.silence_s * (1 if self._has_begun else _BEGIN)
+        if now - self._changed_s > limit and not self._is_stopping:
             self._hangs = True
             self._end_with_stacks()
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 import random
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -106,7 +108,7 @@ def test_a_trial_that_fails_is_named_and_tried_again_by_the_next_call(lab, confi
 
 def test_an_objective_that_no_run_records_ends_the_sweep_with_what_there_is(lab, config):
     search = Search(config, {"train_loop.max_epochs": 1}, objective="val/accuracy")
-    with pytest.raises(UsageError, match="no curve is called 'val/accuracy'.*val/error"):
+    with pytest.raises(UsageError, match=r"no curve is called 'val/accuracy'.*val/error"):
         sweep(search, str(lab / "no_such"))
 
 
@@ -140,7 +142,9 @@ def check_asha(found, counts):
 def test_successive_halving_computes_no_iteration_twice(lab, config):
     found, counts = asha(lab, config, 2, "asha")
     check_asha(found, counts)
-    assert json.loads((lab / "asha" / found.ranked()[-1].folder / "supervision" / "pruned.json").read_text())["iter"] < 45
+    assert (
+        json.loads((lab / "asha" / found.ranked()[-1].folder / "supervision" / "pruned.json").read_text())["iter"] < 45
+    )
 
 
 @pytest.mark.suite
@@ -149,43 +153,45 @@ def test_asha_of_27_trials_computes_no_iteration_twice(lab, config):
     check_asha(*asha(lab, config, 9, "asha_27"))
 
 
+def num_starts(folder: Path) -> int:
+    """How many starts of all trials have recorded something."""
+    return len(list(folder.glob("0*/*/metrics.jsonl")))
+
+
+def check_no_finished_trial_ran_again(folder: Path, finished: dict[str, int]) -> None:
+    """Compare the number of starts of each trial with what it was when the trial had finished."""
+    for path in folder.glob("0*/run.json"):
+        entries = json.loads(path.read_text())["starts"]
+        if entries and (entries[-1]["ended"] or {}).get("how") == "finished":
+            assert finished.setdefault(path.parent.name, len(entries)) == len(entries), f"{path} ran again"
+
+
 @pytest.mark.suite
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_fifty_kills_change_nothing(lab, config):
     words = ["optimizer.lr=grid(0.1,0.01,0.001)", "runner.seed=range(4)", "train_loop.max_epochs=6", *GRID[2:]]
     quiet = rows(lab / "quiet", config, *words, cwd=lab)
     folder, rng, num_kills = lab / "fifty", random.Random(0), 0
     finished: dict[str, int] = {}
-    options = {"stdout": None, "stderr": None}
-    process = start("sweep", config, *words, "--work-dir", str(folder), cwd=lab, **options)
+    devnull = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = start("sweep", config, *words, "--work-dir", str(folder), cwd=lab, **devnull)
     while num_kills < 50:
+        check_no_finished_trial_ran_again(folder, finished)
+        if process.poll() == 0:  # it is through: some of its trials once more
+            for name in rng.sample(sorted(finished), 4):
+                del finished[name]
+                shutil.rmtree(folder / name)
+            (folder / "study.journal").unlink()
         if process.poll() is not None:
-            if process.returncode == 0:  # it is through: its last trials once more
-                for name in list(finished)[-4:]:
-                    del finished[name]
-                    shutil.rmtree(folder / name)
-                (folder / "study.journal").unlink()
-            process = start("sweep", config, *words, "--work-dir", str(folder), cwd=lab, **options)
-        for path in folder.glob("0*/run.json"):
-            entries = json.loads(path.read_text())["starts"]
-            if entries and (entries[-1]["ended"] or {}).get("how") == "finished":
-                assert finished.setdefault(path.parent.name, len(entries)) == len(entries), f"{path} ran again"
-        at_work = [o["pid"] for p in folder.glob("0*") if (o := owner_of(p)) is not None]
-        begin = len(list(folder.glob("0*/*/metrics.jsonl")))
-        limit = rng.randrange(1, 4)
-        wait_until(
-            lambda b=begin, n=limit: process.poll() is not None or len(list(folder.glob("0*/*/metrics.jsonl"))) >= b + n,
-            "more starts",
-        )
-        victim = rng.choice([process.pid, *at_work])
-        try:
-            os.kill(victim, signal.SIGKILL)
+            process = start("sweep", config, *words, "--work-dir", str(folder), cwd=lab, **devnull)
+        more, alive = num_starts(folder) + rng.randrange(1, 4), process
+        wait_until(lambda p=alive, n=more: p.poll() is not None or num_starts(folder) >= n, "more starts")
+        at_work = [owner["pid"] for path in folder.glob("0*") if (owner := owner_of(path)) is not None]
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim := rng.choice([process.pid, *at_work]), signal.SIGKILL)
             num_kills += 1
-        except ProcessLookupError:
-            continue
-        if victim == process.pid:
-            process.wait()
-    if process.poll() is None:
-        process.wait(timeout=600)
+            if victim == process.pid:
+                process.wait()
+    process.wait(timeout=600)
+    check_no_finished_trial_ran_again(folder, finished)
     assert rows(folder, config, *words, cwd=lab) == quiet
-
