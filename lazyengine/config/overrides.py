@@ -23,6 +23,7 @@ from .signature import import_target
 Step = str | int
 _MISSING: Any = object()
 _TELLING = (bool, int, float, complex, str, list, tuple, set, frozenset, dict, enum.Enum, os.PathLike)
+_BUILT = ("runner", "supervision")  # the top-level nodes that a command builds
 _SHARED = (Node, list, dict)  # what is replaced wherever the config holds it
 
 
@@ -117,7 +118,7 @@ class _Batch:
             is_held = isinstance(top, list | dict) and len(self.paths_of(lambda _, value: value is top)) > 1
             self.plain.append((path, is_held, self.source))
         is_loaded = self.cfg.__record__ is not None  # of a config made by hand nobody knows who reads it
-        if is_loaded and type(self.cfg.__arguments__.get("runner")) is Node and path[0] != "runner":
+        if is_loaded and type(self.cfg.__arguments__.get("runner")) is Node and path[0] not in _BUILT:
             self.used = self.used or used_by(self.cfg, "runner")
             is_everywhere = len(trail) == 1 and id(old) in self.used  # what is replaced wherever it is held
             if not is_everywhere and not _is_used(trail[-1], self.used):

@@ -115,3 +115,9 @@ def test_a_file_holds_a_search_and_the_command_line_wins(config, tmp_path, capsy
     file.write_text(file.read_text() + "direktion = 'minimize'\n")
     with pytest.raises(UsageError, match="Did you mean 'direction'"):
         read_search(str(file))
+
+
+def test_the_policy_of_supervision_can_be_varied_like_any_other_value(config):
+    search(config, {"supervision.max_retries": grid(1, 2)}).check()
+    with pytest.raises(UsageError, match="Did you mean 'hang'"):
+        search(config, {"supervision.hank": grid("stop")}).check()
