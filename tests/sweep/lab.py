@@ -99,6 +99,7 @@ CONFIG = (
     from .trouble import BadPoints, Diary, Trouble
 
     dataset._target_ = BadPoints
+    val_loop.dataloader.dataset = L(Points)()
     runner.hooks["trouble"] = L(Trouble)()
     runner.hooks["diary"] = L(Diary)()
     supervision = L(Supervision)(silence_s=60)
