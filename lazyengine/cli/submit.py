@@ -59,21 +59,15 @@ def launcher_of(args: argparse.Namespace, folder: str, **options: Any) -> Any:
     """Return the launcher that a command line asks for.
 
     Raises:
-        UsageValueError: An option belongs to another launcher, or is not written as KEY=VALUE.
+        UsageValueError: An option has no meaning for it, or is not written as KEY=VALUE.
     """
     from ..sweep import make_launcher
 
-    slurm = dict(each.partition("=")[::2] for each in args.slurm)
     if wrong := [each for each in args.slurm if "=" not in each]:
         raise UsageValueError(f"--slurm {wrong[0]}: expected KEY=VALUE, such as partition=gpu.")
-    given = {"gpus": args.gpus, "timeout_min": args.timeout, "options": slurm or None, "address": args.address}
-    of_launcher = {"local": (), "slurm": ("gpus", "timeout_min", "options"), "ray": ("gpus", "address")}
-    known = of_launcher.get(args.on, tuple(given))
-    flags = {"gpus": "--gpus", "timeout_min": "--timeout", "options": "--slurm", "address": "--address"}
-    for name, value in given.items():
-        if value is not None and name not in known:
-            raise UsageValueError(f"{flags[name]} has no meaning with --on {args.on}.")
-    return make_launcher(args.on, folder, num_ranks=args.ranks, **{k: given[k] for k in known if k in given}, **options)
+    slurm = dict(each.split("=", 1) for each in args.slurm)
+    given = {"gpus": args.gpus, "timeout_min": args.timeout, "slurm": slurm or None, "address": args.address}
+    return make_launcher(args.on, folder, num_ranks=args.ranks, **given, **options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,8 +95,6 @@ def _submit(args: argparse.Namespace) -> int:
     own = arguments_of(given["runner"])
     name = own.get("experiment_name") or default_experiment_name(args.config)
     work_dir = args.work_dir or own.get("work_dir") or os.path.join("work_dirs", str(name))
-    if args.nodes > 1 and args.on != "slurm":
-        raise UsageValueError(f"--nodes {args.nodes} needs --on slurm.")
     job = Job(
         config=args.config,
         work_dir=str(work_dir),
@@ -113,12 +105,12 @@ def _submit(args: argparse.Namespace) -> int:
         num_nodes=args.nodes,
         supervision=supervision_of(cfg),
     )
-    options = {"num_nodes": args.nodes} if args.on == "slurm" else {"report": _report} if args.on == "local" else {}
+    options = {"num_nodes": args.nodes if args.nodes > 1 else None, "report": say}
     (launched,) = launcher_of(args, os.path.dirname(job.work_dir) or ".", **options).launch([job])
     if args.on == "slurm":
         tell(f"queued as job {launched.id}; lazyengine ps shows it when it runs")
         return 0
-    _report(f"training in {work_dir}; what it prints goes to {job.output}")
+    say(f"training in {work_dir}; what it prints goes to {job.output}")
     with Stopping() as stopping:
         asked = 0
         while (outcome := launched.poll()) is None:
@@ -130,5 +122,6 @@ def _submit(args: argparse.Namespace) -> int:
     return 128 + stopping.number if stopping.number and outcome.how == "stopped" else outcome.exit_code
 
 
-def _report(line: str) -> None:
+def say(line: str) -> None:
+    """Print to stderr what happens."""
     print(line, file=sys.stderr, flush=True)

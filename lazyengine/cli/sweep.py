@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from ..text import table
 from .mistakes import as_json, refuse, tell
 from .show import arguments_without_dashes
-from .submit import add_launcher_arguments, launcher_of
+from .submit import add_launcher_arguments, launcher_of, say
 from .train import default_experiment_name
 
 _DESCRIPTION = """\
@@ -50,7 +49,6 @@ def build_parser() -> argparse.ArgumentParser:
         "--pruner", metavar="NAME", help="median, asha or hyperband; also as 'asha(reduction_factor=4)'"
     )
     parser.add_argument("--seed", type=int, metavar="N", help="of what is drawn (default: 0)")
-    parser.add_argument("--retries", type=int, metavar="N", help="starts of a trial that failed, besides (default: 1)")
     parser.add_argument("--work-dir", metavar="DIR", help="the sweep's folder (default: work_dirs/<name>_sweep)")
     parser.add_argument("--storage", metavar="URL", help="of Optuna (default: a journal file in the folder)")
     parser.add_argument("--jobs", type=int, metavar="N", help="trials at once (default: as many as fit)")
@@ -70,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         args = build_parser().parse_intermixed_args(arguments_without_dashes(argv))
-        names = ("objective", "direction", "trials", "sampler", "pruner", "seed", "retries")
+        names = ("objective", "direction", "trials", "sampler", "pruner", "seed")
         search = read_search(args.config, args.overrides, **{name: getattr(args, name) for name in names})
         if args.dry_run:
             search.check()
@@ -80,13 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             tell(table(rows) + (f"\n... and {more} more" if more else ""))
             return 0
         folder = args.work_dir or os.path.join("work_dirs", f"{default_experiment_name(args.config)}_sweep")
-        launcher = launcher_of(args, folder, capacity=args.jobs)
-        found = sweep(search, folder, launcher, storage=args.storage, num_ranks=args.ranks, report=_report)
+        launcher = launcher_of(args, folder, capacity=args.jobs, report=say)
+        found = sweep(search, folder, launcher, storage=args.storage, num_ranks=args.ranks, report=say)
     except Exception as error:
         return refuse(error)
     tell(as_json(asdict(found)) if args.json else found.as_text())
     return found.exit_code
-
-
-def _report(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

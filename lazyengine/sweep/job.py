@@ -141,7 +141,8 @@ class Outcome:
     """How a job ended.
 
     Attributes:
-        how: ``"finished"``, ``"pruned"``, ``"stopped"`` (it saved, and can go on) or ``"failed"``.
+        how: ``"finished"``, ``"pruned"``, ``"stopped"`` (it saved, and can go on), ``"lost"`` (its job is gone, and
+            can go on) or ``"failed"``.
         reason: Why it stopped or failed.
         exit_code: Of the command that ran it: 0, 143, or that of the failure.
     """

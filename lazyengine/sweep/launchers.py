@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from ..errors import UsageRuntimeError, UsageValueError
-from ..text import listed
+from ..text import did_you_mean, listed
 from .job import Job, Outcome
 from .supervising import Supervised, is_own_checkpoint
 
-LAUNCHERS = ("local", "slurm", "ray")
 _POLL_S = 0.1
 _SLURM_ID = "slurm_id"
 _GONE = ("TIMEOUT", "PREEMPTED", "NODE_FAIL", "CANCELLED")
@@ -103,7 +103,7 @@ class SlurmLauncher:
         gpus: GPUs on each machine.
         cpus: Cores on each machine.
         capacity: Jobs of an array at once.
-        options: Further parameters of sbatch, such as ``partition``; their values as text.
+        slurm: Further parameters of sbatch, such as ``partition``; their values as text.
         cluster: ``"slurm"``, or submitit's ``"local"``, which runs the same jobs here.
 
     Raises:
@@ -120,7 +120,7 @@ class SlurmLauncher:
         gpus: int = 0,
         cpus: int | None = None,
         capacity: int = 1000,
-        options: dict[str, Any] | None = None,
+        slurm: dict[str, Any] | None = None,
         cluster: str = "slurm",
     ) -> None:
         submitit = _import("submitit", "slurm", "Slurm")
@@ -132,7 +132,7 @@ class SlurmLauncher:
         resources = {"nodes": num_nodes, "tasks_per_node": 1, "gpus_per_node": gpus, "cpus_per_task": cpus or num_ranks}
         if cluster == "slurm":
             resources |= {"slurm_signal_delay_s": 120, "slurm_array_parallelism": capacity}
-            resources |= {f"slurm_{name}": value for name, value in (options or {}).items()}
+            resources |= {f"slurm_{name}": value for name, value in (slurm or {}).items()}
         try:
             self._executor.update_parameters(timeout_min=timeout_min, **resources)
         except (ValueError, NameError) as error:
@@ -228,9 +228,8 @@ class SlurmJob:
             return self._queued.results()[0]
         except Exception as error:  # the job is gone without a result: what Slurm says of it
             state = self._queued.state
-            how = "stopped" if state.startswith(_GONE) else "failed"
             reason = f"job {self.id} ended as {state}: {str(error).strip().splitlines()[-1]}"
-            return Outcome(how, reason, 143 if how == "stopped" else 1)
+            return Outcome("lost" if state.startswith(_GONE) else "failed", reason, 1)
 
     def stop(self) -> None:
         """Ask it to save and end."""
@@ -296,11 +295,9 @@ class RayJob:
         try:
             return self._ray.get(self._task)
         except self._ray.exceptions.RayError as error:
-            is_lost = isinstance(
-                error, self._ray.exceptions.WorkerCrashedError | self._ray.exceptions.TaskCancelledError
-            )
+            lost = (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.NodeDiedError)
             reason = f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
-            return Outcome("stopped" if is_lost else "failed", reason, 143 if is_lost else 1)
+            return Outcome("lost" if isinstance(error, lost) else "failed", reason, 1)
 
     def stop(self) -> None:
         """Ask it to save and end."""
@@ -333,16 +330,23 @@ def make_launcher(on: str, folder: str, **options: Any) -> Launcher:
     Args:
         on: ``"local"``, ``"slurm"`` or ``"ray"``.
         folder: Where it may keep files.
-        **options: Of the launcher's class; those that are None are left out.
+        **options: Of the launcher's class; None for what was not given.
+
+    Raises:
+        UsageValueError: There is no such launcher, or an option has no meaning for it.
     """
+    if on not in LAUNCHERS:
+        raise UsageValueError(f"--on {on}: expected one of {listed(LAUNCHERS)}.{did_you_mean(on, LAUNCHERS)}")
     given = {name: value for name, value in options.items() if value is not None}
-    if on == "local":
-        return LocalLauncher(**given)
+    known = inspect.signature(LAUNCHERS[on]).parameters
+    if wrong := [name for name in given if name not in known and name != "report"]:
+        raise UsageValueError(f"{wrong[0]}={given[wrong[0]]!r} has no meaning with --on {on}.")
     if on == "slurm":
-        return SlurmLauncher(str(Path(folder) / "slurm"), **given)
-    if on == "ray":
-        return RayLauncher(**given)
-    raise UsageValueError(f"--on {on}: expected one of {listed(LAUNCHERS)}.")
+        given["folder"] = os.path.join(folder, "slurm")
+    return LAUNCHERS[on](**{name: value for name, value in given.items() if name in known})
+
+
+LAUNCHERS: dict[str, Callable[..., Launcher]] = {"local": LocalLauncher, "slurm": SlurmLauncher, "ray": RayLauncher}
 
 
 @dataclass
@@ -358,7 +362,9 @@ class Stopping:
     count: int = 0
 
     def __enter__(self) -> Stopping:
-        self._former = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        is_main = threading.current_thread() is threading.main_thread()  # elsewhere Python allows no handlers
+        numbers = (signal.SIGTERM, signal.SIGINT) if is_main else ()
+        self._former = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def __exit__(self, *exc: object) -> None:

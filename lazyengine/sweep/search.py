@@ -41,7 +41,6 @@ class Search:
         pruner: None, ``"median"``, ``"asha"`` or ``"hyperband"``, with the arguments of Optuna's class, such as
             ``"asha(reduction_factor=3)"``; its unit is a validation.
         seed: Of what is drawn.
-        retries: How often a trial that failed is started anew, beyond what the config's `Supervision` does.
     """
 
     config: str
@@ -54,7 +53,6 @@ class Search:
     sampler: str = "tpe"
     pruner: str | None = None
     seed: int = 0
-    retries: int = 1
 
     def __post_init__(self) -> None:
         self.space = normal_space(self.space, "space")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import optuna
 
 JOURNAL = "study.journal"
+IN_MEMORY = ":memory:"
+"""The storage of a study that is not kept."""
 NAME = "sweep"
 _GRACE_S = 5  # after which the lock of a killed writer is taken away
 
@@ -29,7 +31,6 @@ class Trial:
         how: ``"running"`` (or cut off), ``"finished"``, ``"pruned"`` or ``"failed"``.
         value: What the objective came to.
         overrides: What it changes in the config.
-        folder: Name of its run folder, in that of the sweep.
         key: Of its resolved config, seed and code.
         same_as: The trial whose run this one is too, because nothing runs twice.
         reason: Why it failed.
@@ -40,10 +41,14 @@ class Trial:
     how: str
     value: float | None
     overrides: list[str]
-    folder: str
     key: str
     same_as: int | None = None
     reason: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Name of its run folder, in that of the sweep."""
+        return f"{self.point:04d}"
 
 
 class Study:
@@ -59,17 +64,14 @@ class Study:
     """
 
     def __init__(self, folder: str, search: Search, storage: str | None = None) -> None:
-        optuna = import_optuna()
+        self._optuna = optuna = import_optuna()
         self._search = search
         self.storage = storage or os.path.join(folder, JOURNAL)
         self.name = NAME if storage is None else f"{NAME}:{os.path.basename(os.path.abspath(folder))}"
-        self._study = optuna.create_study(
-            storage=open_storage(self.storage),
-            study_name=self.name,
-            load_if_exists=True,
-            direction=search.direction,
-            sampler=optuna.samplers.RandomSampler(search.seed),
-        )
+        if search.pruner is not None:
+            make_pruner(search.pruner)
+        options = {"study_name": self.name, "load_if_exists": True, "direction": search.direction}
+        self._study = optuna.create_study(storage=open_storage(self.storage), **options)
 
     def trials(self) -> list[Trial]:
         """Return all trials by their number."""
@@ -87,14 +89,16 @@ class Study:
         values, params, distributions = self._draw(point)
         overrides = as_overrides(values)
         key = self._search.key_of(overrides)
-        same = next((each for each in trials if each.key == key and each.how != "failed"), None)
-        return self._add(point, overrides, key, None if same is None else same.number, params, distributions)
+        same = next((each.number for each in trials if each.key == key and each.how != "failed"), None)
+        about = {"point": point, "overrides": overrides, "key": key, "same_as": same}
+        return self._add(about, params, distributions)
 
     def again(self, trial: Trial) -> Trial:
         """Write down and return a further attempt at a trial that failed, in the same folder."""
         frozen = self._frozen(trial.number)
         key = self._search.key_of(trial.overrides)
-        return self._add(trial.point, trial.overrides, key, None, frozen.params, frozen.distributions)
+        about = {"point": trial.point, "overrides": trial.overrides, "key": key}
+        return self._add(about, frozen.params, frozen.distributions)
 
     def finish(self, trial: Trial, value: float) -> None:
         """Write down what a trial came to."""
@@ -102,18 +106,14 @@ class Study:
 
     def prune(self, trial: Trial, value: float | None) -> None:
         """Write down that a trial was pruned."""
-        import optuna
-
         if value is not None and not self._frozen(trial.number).intermediate_values:
-            self._handle(trial.number).report(value, 1)
-        self._study.tell(trial.number, state=optuna.trial.TrialState.PRUNED)
+            handle_of(self._study, trial.number).report(value, 1)
+        self._study.tell(trial.number, state=self._optuna.trial.TrialState.PRUNED)
 
     def fail(self, trial: Trial, reason: str) -> None:
         """Write down that a trial failed, and why."""
-        import optuna
-
-        self._handle(trial.number).set_user_attr("reason", reason[:2000])
-        self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        handle_of(self._study, trial.number).set_user_attr("reason", reason[:2000])
+        self._study.tell(trial.number, state=self._optuna.trial.TrialState.FAIL)
 
     def pruning_of(self, trial: Trial) -> dict[str, Any] | None:
         """Return what the process of a trial needs to ask the pruner."""
@@ -127,27 +127,12 @@ class Study:
     def _frozen(self, number: int) -> optuna.trial.FrozenTrial:
         return self._study.get_trials(deepcopy=False)[number]
 
-    def _handle(self, number: int) -> optuna.Trial:
-        return handle_of(self._study, number)
-
-    def _add(
-        self,
-        point: int,
-        overrides: Sequence[str],
-        key: str,
-        same_as: int | None,
-        params: Mapping[str, Any],
-        distributions: Mapping[str, Any],
-    ) -> Trial:
+    def _add(self, about: dict[str, Any], params: dict[str, Any], distributions: dict[str, Any]) -> Trial:
         """Write a trial down, as a whole or not at all."""
-        from optuna.trial import TrialState, create_trial
-
         number = len(self._study.get_trials(deepcopy=False))
-        about = {"point": point, "overrides": list(overrides), "key": key, "same_as": same_as}
-        made = create_trial(
-            state=TrialState.RUNNING, params=dict(params), distributions=dict(distributions), user_attrs=about
-        )
-        self._study.add_trial(made)
+        states, create = self._optuna.trial.TrialState, self._optuna.trial.create_trial
+        values = {"params": params, "distributions": distributions, "user_attrs": about}
+        self._study.add_trial(create(state=states.RUNNING, **values))
         return self.trials()[number]
 
     def _draw(self, point: int) -> tuple[dict[Paths, Any], dict[str, Any], dict[str, Any]]:
@@ -155,15 +140,12 @@ class Study:
 
         Consecutive trials try each combination of the grids with the same drawn values.
         """
-        import optuna
-
-        search = self._search
+        optuna, search = self._optuna, self._search
         group, place = divmod(point, len(search.grid))
         values = dict(search.grid[place])
         kinds = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
-        scratch = optuna.create_study(
-            direction=search.direction, sampler=kinds[search.sampler](seed=search.seed + group)
-        )
+        sampler = kinds[search.sampler](seed=search.seed + group)
+        scratch = optuna.create_study(direction=search.direction, sampler=sampler)
         if search.sampler != "random":
             states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
             scratch.add_trials(self._study.get_trials(deepcopy=False, states=states))
@@ -214,10 +196,8 @@ def make_pruner(text: str) -> Any:
     Raises:
         UsageValueError: The arguments are not those of its class.
     """
-    import optuna
-
     name, args, kwargs = parse_call(text) or (text, [], {})
-    pruners = optuna.pruners
+    pruners = import_optuna().pruners
     kinds = {
         "median": (pruners.MedianPruner, {"n_startup_trials": 4}),
         "asha": (pruners.SuccessiveHalvingPruner, {"min_resource": 1, "reduction_factor": 3}),
@@ -232,15 +212,15 @@ def make_pruner(text: str) -> Any:
 
 def open_storage(where: str) -> Any:
     """Return Optuna's storage: of an URL, or a journal file, whose end a killed writer may have left torn."""
-    import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
+    if where == IN_MEMORY:
+        return None
     if "://" in where:
         return where
     lock = JournalFileSymlinkLock(where, grace_period=_GRACE_S)
     backend = JournalFileBackend(where, lock_obj=lock)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     lock.acquire()
     try:
         with open(where, "rb+") as file:
@@ -254,10 +234,8 @@ def open_storage(where: str) -> Any:
 
 def handle_of(study: optuna.Study, number: int) -> optuna.Trial:
     """Return the object by which values of a running trial are reported."""
-    import optuna
-
     frozen = study.get_trials(deepcopy=False)[number]
-    return optuna.trial.Trial(study, frozen._trial_id)  # there is no public way from the number to the object
+    return import_optuna().trial.Trial(study, frozen._trial_id)  # there is no public way from the number to the object
 
 
 def import_optuna() -> Any:
@@ -275,16 +253,6 @@ def import_optuna() -> Any:
 
 
 def _trial_of(frozen: optuna.trial.FrozenTrial) -> Trial:
-    hows = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
-    about = frozen.user_attrs
-    return Trial(
-        frozen.number,
-        about["point"],
-        hows.get(frozen.state.name, "running"),
-        frozen.value if frozen.state.name != "FAIL" else None,
-        about["overrides"],
-        f"{about['point']:04d}",
-        about["key"],
-        about.get("same_as"),
-        about.get("reason", ""),
-    )
+    how = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}.get(frozen.state.name, "running")
+    value = None if how == "failed" else frozen.value
+    return Trial(number=frozen.number, how=how, value=value, **frozen.user_attrs)

@@ -6,11 +6,11 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ..config import arguments_of, instantiate
-from ..errors import UsageRuntimeError, UsageValueError
+from ..errors import UsageValueError
 from ..evaluator import is_better
 from ..fileio import atomic_write
 from ..record import read_run_file
@@ -21,10 +21,11 @@ from .faults import Supervision
 from .job import Job, Outcome
 from .launchers import Launched, Launcher, LocalLauncher, Stopping
 from .search import Search
-from .study import Study, Trial
+from .study import IN_MEMORY, Study, Trial
 
 SWEEP_FILE = "sweep.json"
 _POLL_S = 0.1
+_MAX_LOST = 3
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class _Trials:
         self._policy, self._num_ranks, self._report = policy, num_ranks, report
         self._running: dict[int, tuple[Trial, Launched]] = {}
         self._same: list[Trial] = []  # those whose run another one is, which has not ended
-        self._tries: dict[int, int] = {}  # in this call, by point
+        self._num_lost: dict[int, int] = {}  # how often the job of a trial was lost, by point
         self._resumed: Iterator[Trial] = iter(())
 
     def run(self, launcher: Launcher, stopping: Stopping) -> Sweep:
@@ -200,21 +201,23 @@ class _Trials:
 
     def _end(self, trial: Trial, outcome: Outcome) -> None:
         """Write down how a trial ended."""
-        if outcome.how == "finished":
-            value = self._value_of(trial)
+        value = self._value_of(trial) if outcome.how in ("finished", "pruned") else None
+        if outcome.how == "finished" and value is None:
+            outcome = Outcome("failed", f"{self._search.objective} was never finite")
+        if outcome.how == "finished" and value is not None:
             self._study.finish(trial, value)
             self._report(f"trial {trial.folder} finished: {self._search.objective} {value:.6g}")
         elif outcome.how == "pruned":
-            self._study.prune(trial, self._value_of(trial))
+            self._study.prune(trial, value)
             self._report(f"trial {trial.folder} was pruned")
         elif outcome.how == "failed":
             self._study.fail(trial, outcome.reason)
             self._report(f"trial {trial.folder} failed: {outcome.reason.partition(chr(10))[0]}")
-            self._tries[trial.point] = self._tries.get(trial.point, 0) + 1
-            if self._tries[trial.point] <= self._search.retries and outcome.exit_code != 2:
-                self._resumed = iter([*self._resumed, self._study.again(trial)])
-        else:  # it saved; the next call goes on with it
-            self._report(f"trial {trial.folder} was stopped: {outcome.reason.partition(chr(10))[0]}")
+        else:  # it can go on: now where its job was lost, else when the sweep is called again
+            self._report(f"trial {trial.folder} was {outcome.how}: {outcome.reason.partition(chr(10))[0]}")
+            self._num_lost[trial.point] = self._num_lost.get(trial.point, 0) + 1
+            if outcome.how == "lost" and self._num_lost[trial.point] <= _MAX_LOST:
+                self._resumed = iter([*self._resumed, trial])
         self._end_same()
 
     def _end_same(self) -> None:
@@ -230,8 +233,8 @@ class _Trials:
             else:
                 self._study.fail(trial, other.reason)
 
-    def _value_of(self, trial: Trial) -> float:
-        """Return the best value of the objective that a run recorded.
+    def _value_of(self, trial: Trial) -> float | None:
+        """Return the best value of the objective that a run recorded; None where it was never finite.
 
         Raises:
             UsageValueError: It recorded no such metric; says what there is.
@@ -247,8 +250,6 @@ class _Trials:
         best: float | None = None
         for value in run.curves[keys[0]][1]:
             best = value if is_better(value, best, rule) else best
-        if best is None:
-            raise UsageRuntimeError(f"trial {trial.folder}: {keys[0]} was never finite.")
         return best
 
     def _result(self, exit_code: int | None) -> Sweep:
@@ -256,15 +257,8 @@ class _Trials:
         trials = [latest[point] for point in sorted(latest)]
         num_left = self._search.num_trials - sum(trial.how in ("finished", "pruned", "failed") for trial in trials)
         code = 1 if any(trial.how == "failed" for trial in trials) else 0
-        direction = str(self._search.direction)
-        return Sweep(
-            self._folder,
-            self._search.objective,
-            direction,
-            trials,
-            num_left,
-            code if exit_code is None else exit_code,
-        )
+        about = (self._folder, self._search.objective, str(self._search.direction))
+        return Sweep(*about, trials, num_left, code if exit_code is None else exit_code)
 
 
 def supervision_of(cfg: Any) -> dict[str, Any]:
@@ -304,7 +298,7 @@ def planned(search: Search, limit: int = 20) -> list[list[str]]:
 
     What a sampler draws of the results of earlier trials is drawn here as if there were none.
     """
-    study = Study("", replace(search), "sqlite:///:memory:")
+    study = Study("", search, IN_MEMORY)
     found = []
     while len(found) < limit and (trial := study.next_trial()) is not None:
         found.append(trial.overrides)

@@ -87,7 +87,7 @@ def test_submitits_own_executor_gives_the_same_table(lab, by_processes):
 
 def test_options_of_slurm_are_checked(lab, slurm):
     with pytest.raises(UsageError, match="partitionn"):
-        SlurmLauncher(str(lab / "x"), options={"partitionn": "gpu"})
+        SlurmLauncher(str(lab / "x"), slurm={"partitionn": "gpu"})
 
 
 @pytest.mark.slow

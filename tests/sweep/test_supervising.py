@@ -147,7 +147,7 @@ def test_a_mistake_is_not_tried_again(lab, capsys):
     found = submit(lab, "mistake", plan(lab), "optimizer.lr=-1.0", code=1)
     assert [decision for _, _, decision in found] == ["retry", "stop"]
     assert main(["submit", str(lab / "lab" / "config.py"), "--gpus", "2"]) == 2
-    assert "--gpus has no meaning with --on local" in capsys.readouterr().err
+    assert "gpus=2 has no meaning with --on local" in capsys.readouterr().err
 
 
 def test_a_run_that_begins_anew_does_not_retry_with_an_earlier_runs_checkpoint(lab, quiet):

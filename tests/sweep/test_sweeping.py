@@ -97,7 +97,7 @@ def test_the_same_run_is_found_and_not_made_again(lab, config):
 
 def test_a_trial_that_fails_is_named_and_tried_again_by_the_next_call(lab, config):
     broken = plan(lab, ("error", 3, "always"))
-    search = Search(config, {"runner.seed": grid(0)}, objective="val/error", overrides=[broken], retries=0)
+    search = Search(config, {"runner.seed": grid(0)}, objective="val/error", overrides=[broken])
     found = sweep(search, str(lab / "failing"))
     assert (found.exit_code, found.trials[0].how) == (1, "failed")
     assert "KeyError" in found.trials[0].reason
