@@ -82,5 +82,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = sweep(search, folder, launcher, storage=args.storage, num_ranks=args.ranks, report=say)
     except Exception as error:
         return refuse(error)
-    tell(as_json(asdict(found)) if args.json else found.as_text())
+    trials = [{"folder": each.folder, **asdict(each)} for each in found.ranked()]
+    tell(as_json({**asdict(found), "trials": trials}) if args.json else found.as_text())
     return found.exit_code

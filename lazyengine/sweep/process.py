@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import dist
 from ..config import LazyConfig, arguments_of, set_argument
-from ..errors import UsageError
+from ..errors import UsageError, UsageRuntimeError
 from ..evaluator import score_of
 from ..fileio import atomic_write
 from ..hooks import Hook, Priority
@@ -123,6 +123,9 @@ def build(job: Job, beat: BeatHook) -> Runner:
     if job.pruning is not None:
         runner.register_hook(PruningHook(job))
     if job.skipped:
+        if not hasattr(runner.train_dataloader, "leave_out"):
+            name = type(runner.train_dataloader).__name__
+            raise UsageRuntimeError(f"no sample can be left out of a {name}: set supervision.bad_sample='stop'.")
         runner.train_dataloader.leave_out(job.skipped)
     return runner
 

@@ -185,7 +185,7 @@ def _read_file(path: str) -> dict[str, Any] | None:
         UsageValueError: It has names that a search does not know, or no config.
     """
     with open(path, encoding="utf-8") as file:
-        if not any(line.startswith(("space ", "space=", "space:", "def space")) for line in file):
+        if not any(line.startswith(("space ", "space=", "space:")) for line in file):
             return None
     try:
         found = runpy.run_path(path)

@@ -174,7 +174,7 @@ def _suggest(trial: optuna.Trial, space: Mapping[Paths, Dimension], values: dict
         elif paths not in values:
             if len(each.values) > 1:
                 raise UsageValueError(f"conditional(): {name} is a grid; beside drawn values use choice(...) there.")
-            values[paths] = each.values[0]
+            values[paths] = next(iter(each.values))
 
 
 def report_and_ask(about: Mapping[str, Any], value: float, step: int) -> bool:

