@@ -27,7 +27,7 @@ examples:
   %(prog)s configs/base.py --on ray --address auto
 
 exit codes: 0 trained (--on slurm: queued); 1 the supervisor gave up; 2 a mistake in the config or the command line;
-143 or 130 stopped after saving: start again with --resume.
+75 another training is at work in the run folder; 143 or 130 stopped after saving: start again with --resume.
 """
 
 
@@ -85,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _submit(args: argparse.Namespace) -> int:
     from ..config import LazyConfig, arguments_of
+    from ..runner.lock import FolderBusyError
+    from ..runs.watching import owner_of
     from ..sweep import Job, Stopping, supervision_of
 
     cfg: Any = LazyConfig.load(args.config)
@@ -105,6 +107,8 @@ def _submit(args: argparse.Namespace) -> int:
         num_nodes=args.nodes,
         supervision=supervision_of(cfg),
     )
+    if (owner := owner_of(job.work_dir)) is not None:
+        raise FolderBusyError(f"{work_dir} is in use: process {owner.get('pid')} on {owner.get('host')} trains in it.")
     options = {"num_nodes": args.nodes if args.nodes > 1 else None, "report": say}
     (launched,) = launcher_of(args, os.path.dirname(job.work_dir) or ".", **options).launch([job])
     if args.on == "slurm":

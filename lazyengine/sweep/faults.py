@@ -19,7 +19,14 @@ ACTIONS = ("retry", "skip", "stop")
 _SAMPLE = re.compile(r"while reading index (\d+) of (\w+) \(batch")
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "is killed by signal: killed")
 _NO_SPACE = ("no space left on device", "disk quota exceeded")
-_LOST = ("connection closed", "connection reset", "timed out waiting", "broken pipe", "lost connection to another rank")
+_LOST = (
+    "in the communication",
+    "connection closed",
+    "connection reset",
+    "timed out waiting",
+    "broken pipe",
+    "lost connection to another rank",
+)
 
 
 @dataclass(frozen=True)
@@ -67,22 +74,25 @@ def fault_of(error: BaseException, iteration: int) -> Fault:
 
 
 def _kind_of(error: BaseException, whole: str, is_of_sample: bool) -> str:
-    lower = whole.lower()
     if any(isinstance(each, NonFiniteError) for each in _chain(error)):
         return NON_FINITE
     if isinstance(error, UsageError):
         return MISTAKE
     if any(isinstance(each, OSError) and each.errno in (errno.ENOSPC, errno.EDQUOT) for each in _chain(error)):
         return FULL_DISK
-    if any(word in lower for word in _NO_SPACE):  # a worker reports it as text
-        return FULL_DISK
     if any(isinstance(each, MemoryError) or type(each).__name__ == "OutOfMemoryError" for each in _chain(error)):
         return OUT_OF_MEMORY
-    if any(word in lower for word in _NO_MEMORY):
-        return OUT_OF_MEMORY
-    if "in the communication" in lower or any(word in lower for word in _LOST):
-        return LOST_NODE
-    return BAD_SAMPLE if is_of_sample else ERROR
+    kind = kind_in(whole)  # a worker reports its error as text
+    return BAD_SAMPLE if kind == ERROR and is_of_sample else kind
+
+
+def kind_in(text: str) -> str:
+    """Return which fault the text of an error, or the end of a log, tells of."""
+    lower = text.lower()
+    for words, kind in ((_NO_SPACE, FULL_DISK), (_NO_MEMORY, OUT_OF_MEMORY), (_LOST, LOST_NODE)):
+        if any(word in lower for word in words):
+            return kind
+    return ERROR
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

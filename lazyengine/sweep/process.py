@@ -158,7 +158,7 @@ def main() -> int:
         if beat.is_validating:  # of which no sample is left out
             fault = dataclasses.replace(fault, sample=None)
         if getattr(error, "exit_code", None) is None:  # 75: another training is at work in the folder
-            with atomic_write(job.fault_file(dist_rank()), "w", encoding="utf-8") as file:
+            with contextlib.suppress(OSError), atomic_write(job.fault_file(dist_rank()), "w", encoding="utf-8") as file:
                 json.dump(fault.as_dict(), file)
         if isinstance(error, UsageError):
             print(f"{type(error).__name__}: {error}", file=sys.stderr)

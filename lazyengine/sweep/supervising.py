@@ -16,7 +16,7 @@ from ..record import read_run_file
 from ..runner.folder import RunFolder
 from ..runner.lock import started_at
 from ..runs.watching import owner_of
-from .faults import ERROR, FULL_DISK, HANG, LOST_NODE, MISTAKE, OUT_OF_MEMORY, Fault
+from .faults import FULL_DISK, HANG, LOST_NODE, MISTAKE, OUT_OF_MEMORY, Fault, kind_in
 from .job import Job, Outcome
 
 BUSY = 75
@@ -25,6 +25,7 @@ _OF_A_RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS"
 """Variables by which a process would take itself for a rank: those of the supervisor, which is none of the run's."""
 _LOOK_S = 1.0  # between two looks at the processes below the run's
 _BEGIN = 5  # so many times longer may it take to the first iteration: data is read, a model is compiled
+_MIN_FREE = 1_000_000
 _END_S = 5.0  # for a process that was asked to write its stacks and end
 _ADVICE = "Restore it, or move it away."
 
@@ -61,6 +62,7 @@ class Supervised:
         self._hangs = self._has_begun = self._is_stopping = False
         self._num_kills = 0
         self._waits_for_space = False
+        self._unwritten: list[dict[str, Any]] = []
 
     def poll(self) -> Outcome | None:
         """Return how the run ended; None while it goes on, or is to be started."""
@@ -115,9 +117,10 @@ class Supervised:
         if owner_of(self.job.work_dir) is not None:
             return False
         if self._waits_for_space:
-            needed = max((file.stat().st_size for file in Path(self.job.work_dir).glob("*.pth")), default=0)
-            self._waits_for_space = shutil.disk_usage(self.job.work_dir).free < 2 * needed
-        return not self._waits_for_space
+            sizes = (file.stat().st_size for file in Path(self.job.work_dir).glob("*.pth"))
+            self._waits_for_space = shutil.disk_usage(self.job.work_dir).free < 2 * max(sizes, default=_MIN_FREE)
+        self._write_decisions()
+        return not (self._waits_for_space or self._unwritten)
 
     def _start(self) -> None:
         job = self.job
@@ -224,13 +227,14 @@ class Supervised:
         if found or code < 0 or self.job.num_ranks * self.job.num_nodes > 1:
             name = found[0].error if found else signal.Signals(-code).name if code < 0 else f"exit code {code}"
             return Fault(LOST_NODE, name, found[0].text if found else "a process is gone", iteration)
-        return Fault(MISTAKE if code == 2 else ERROR, f"exit code {code}", _tail(self.job.output), iteration)
+        text = _tail(self.job.output)
+        return Fault(MISTAKE if code == 2 else kind_in(text), f"exit code {code}", text, iteration)
 
     def _decide(self, fault: Fault) -> Outcome | None:
         """Answer a fault as the policy says, and write that into ``run.json``."""
         former = self._decisions()
         decision = self.job.policy.decide(fault, former)
-        RunFolder(self.job.work_dir).record_decision(
+        self._unwritten.append(
             {
                 "job": self.job.id,
                 "attempt": len(former) + 1,
@@ -243,6 +247,7 @@ class Supervised:
                 "time_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             }
         )
+        self._write_decisions()
         line = f"{fault.kind} at iteration {fault.iteration} ({fault.error}): {decision.action}, {decision.why}"
         self._report(f"{self.job.work_dir}: {line}")
         if decision.action == "stop":
@@ -255,7 +260,14 @@ class Supervised:
 
     def _decisions(self) -> list[dict[str, Any]]:
         record = read_run_file(self.job.work_dir, _ADVICE)
-        return [each for each in record.get("decisions", ()) if each["job"] == self.job.id]
+        return [each for each in (*record.get("decisions", ()), *self._unwritten) if each["job"] == self.job.id]
+
+    def _write_decisions(self) -> None:
+        """Write what was decided into ``run.json``; on a full disk it waits, and the next attempt with it."""
+        with contextlib.suppress(OSError):
+            while self._unwritten:
+                RunFolder(self.job.work_dir).record_decision(self._unwritten[0])
+                del self._unwritten[0]
 
     def _follow(self, num_seen: int) -> Outcome | None:
         """On a further machine: do what the first one decides, when it has."""

@@ -104,7 +104,11 @@ def sweep(
         study = Study(folder, search, storage)
         with Stopping() as stopping:
             trials = _Trials(search, folder, study, policy, num_ranks, report)
-            return trials.run(launcher or LocalLauncher(num_ranks, report=report), stopping)
+            try:
+                return trials.run(launcher or LocalLauncher(num_ranks, report=report), stopping)
+            except BaseException:
+                trials.stop()
+                raise
     finally:
         lock.release()
 
@@ -150,6 +154,11 @@ class _Trials:
                     return self._result(128 + stopping.number if stopping.number else None)
             else:
                 time.sleep(_POLL_S)
+
+    def stop(self) -> None:
+        """Ask all trials at work to save and end."""
+        for _, launched in self._running.values():
+            launched.stop()
 
     def _left_over(self) -> list[Trial]:
         """Return the trials that were cut off, and further attempts at those that failed."""
