@@ -9,7 +9,7 @@ import pytest
 
 from lazyengine.cli.main import main
 from lazyengine.errors import UsageError
-from lazyengine.sweep import Search, choice, grid, log_uniform, planned, read_search, uniform, zipped
+from lazyengine.sweep import Search, Study, choice, grid, log_uniform, planned, read_search, uniform, zipped
 
 from .lab import make_project
 
@@ -121,3 +121,16 @@ def test_the_policy_of_supervision_can_be_varied_like_any_other_value(config):
     search(config, {"supervision.max_retries": grid(1, 2)}).check()
     with pytest.raises(UsageError, match="Did you mean 'hang'"):
         search(config, {"supervision.hank": grid("stop")}).check()
+
+
+def test_a_journal_whose_end_a_killed_writer_has_torn_is_mended(config, tmp_path):
+    space = search(config, {"optimizer.lr": grid(0.1, 0.2, 0.3)})
+    study = Study(str(tmp_path), space)
+    trials = [study.next_trial(), study.next_trial()]
+    with open(tmp_path / "study.journal", "ab") as file:
+        file.write(b'{"op_code":6,"worker_id":"')
+    again = Study(str(tmp_path), space)
+    assert again.trials() == trials
+    assert again.next_trial().overrides == ["optimizer.lr=0.3"]
+    assert again.next_trial() is None
+    assert [each.point for each in Study(str(tmp_path), space).trials()] == [0, 1, 2]
