@@ -213,3 +213,14 @@ def test_a_supervisor_on_two_machines_retries_on_both(lab):
     printed = Path(job.output).read_text()
     assert [each.how for each in outcomes] == ["finished", "finished"], f"{outcomes} {printed}"
     assert [each["fault"] for each in decisions(folder)] == ["error"]
+
+
+@pytest.mark.suite
+def test_a_hang_of_one_rank_shows_the_stacks_of_both_and_of_their_workers(lab):
+    words = ["--ranks", "2", "train_loop.dataloader.batch_size=2", "+train_loop.dataloader.num_workers=1"]
+    found = submit(lab, "ranks_hang", *words, plan(lab, ("hang", 3)), "supervision.silence_s=8")
+    assert found == [("hang", 3, "retry")]
+    printed = (lab / "ranks_hang" / "supervision" / "output.log").read_text()
+    assert "in wait_for_ever" in printed
+    assert printed.count("in _worker_loop") == 2
+    assert printed.count("Fatal Python error: Aborted") >= 4
