@@ -67,7 +67,7 @@ def test_the_first_project_is_followed_to_the_letter(first_project):
     [
         ("resume-fork-replay.md", ["in force from iteration", "iteration 35 (", "equal"]),
         ("debugging.md", ["CheckpointHook"]),
-        ("sweeps.md", ["trial 0003", "best: ", "pruned", "+optimizer.momentum", "finished"]),
+        ("sweeps.md", ["0003", "best: ", "pruned", "+optimizer.momentum", "finished"]),
     ],
 )
 def test_a_page_is_followed_in_that_project(page, said, first_project):
