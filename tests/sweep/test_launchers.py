@@ -79,6 +79,18 @@ def test_a_job_of_slurm_whose_time_ends_is_queued_again_and_goes_on(lab, slurm):
     assert state == quiet
 
 
+def test_a_job_that_is_queued_is_found_by_the_next_call_and_can_be_stopped(lab, slurm):
+    trouble, folder = plan(lab, ("wait to be stopped", 7)), str(lab / "found_jobs")
+    job = Job(str(lab / "lab" / "config.py"), str(lab / "found"), [trouble], resume=False)
+    (first,) = SlurmLauncher(folder).launch([job])
+    wait_until((lab / "plan.json.0").exists, "iteration 7")
+    (second,) = SlurmLauncher(folder).launch([job])
+    assert (second.id, len(list(slurm.glob("job.*")))) == (first.id, 1)
+    second.stop()
+    assert wait(second).how == "stopped"
+    assert starts(lab / "found")[-1]["ended"]["how"] == "stopped"
+
+
 def test_submitits_own_executor_gives_the_same_table(lab, by_processes):
     pytest.importorskip("submitit")
     launcher = SlurmLauncher(str(lab / "local_jobs"), cluster="local")
