@@ -15,6 +15,7 @@ from torch.utils.data import (
 )
 
 from lazyengine.dataset import BaseDataset, DataLoader, InfiniteSampler, default_collate, pseudo_collate
+from lazyengine.errors import UsageRuntimeError
 from lazyengine.seeding import DATA_STREAM, derive_seed
 
 from .samples import Augmented, Boxes, Broken, Shapes, StatelessStream, Stream, jittered_collate
@@ -337,3 +338,21 @@ def test_a_profiler_sees_the_reading_of_batches():
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         assert [batch.tolist() for batch in loader] == [[0, 1], [2, 3]]
     assert any(event.key.startswith("enumerate(DataLoader)") for event in profiler.key_averages())
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_sample_that_is_left_out_is_read_as_the_one_after_it(num_workers):
+    class Brittle(torch.utils.data.Dataset):
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, index):
+            if index in (2, 3, 5):
+                raise ValueError(f"sample {index} is broken")
+            return torch.tensor(index)
+
+    loader = DataLoader(Brittle(), batch_size=2, num_workers=num_workers)
+    loader.leave_out([2, 3, 5])
+    assert [batch.tolist() for batch in loader] == [[0, 1], [4, 4], [4, 0]]
+    with pytest.raises(UsageRuntimeError, match="no sample of 6 would be left"):
+        loader.leave_out(range(6))
