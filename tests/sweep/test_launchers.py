@@ -79,6 +79,7 @@ def test_a_job_of_slurm_whose_time_ends_is_queued_again_and_goes_on(lab, slurm):
     assert state == quiet
 
 
+@pytest.mark.suite
 def test_a_job_that_is_queued_is_found_by_the_next_call_and_can_be_stopped(lab, slurm):
     trouble, folder = plan(lab, ("wait to be stopped", 7)), str(lab / "found_jobs")
     job = Job(str(lab / "lab" / "config.py"), str(lab / "found"), [trouble], resume=False)
@@ -91,6 +92,7 @@ def test_a_job_that_is_queued_is_found_by_the_next_call_and_can_be_stopped(lab, 
     assert starts(lab / "found")[-1]["ended"]["how"] == "stopped"
 
 
+@pytest.mark.suite
 def test_submitits_own_executor_gives_the_same_table(lab, by_processes):
     pytest.importorskip("submitit")
     launcher = SlurmLauncher(str(lab / "local_jobs"), cluster="local")
@@ -102,7 +104,7 @@ def test_options_of_slurm_are_checked(lab, slurm):
         SlurmLauncher(str(lab / "x"), slurm={"partitionn": "gpu"})
 
 
-@pytest.mark.slow
+@pytest.mark.suite
 @pytest.mark.timeout(600)
 def test_ray_gives_the_same_table(lab, by_processes):
     ray = pytest.importorskip("ray")

@@ -111,11 +111,11 @@ def test_a_policy_is_followed_and_checked():
 
 
 # ------------------------------------------------------------------ in real processes
-def test_faults_of_five_kinds_in_one_run_change_nothing(lab, quiet):
-    kinds = [("out of memory", 6), ("full disk", 8), ("lost node", 11), ("non-finite", 13), ("error", 14)]
-    assert submit(lab, "five", plan(lab, *kinds)) == [(kind, at, "retry") for kind, at in kinds]
-    assert last_state(lab / "five") == quiet
-    assert len(starts(lab / "five")) == 6
+def test_faults_of_three_kinds_in_one_run_change_nothing(lab, quiet):
+    kinds = [("full disk", 6), ("lost node", 8), ("non-finite", 13)]  # the suite has all
+    assert submit(lab, "three", plan(lab, *kinds)) == [(kind, at, "retry") for kind, at in kinds]
+    assert last_state(lab / "three") == quiet
+    assert len(starts(lab / "three")) == 4
 
 
 def test_a_deterministic_error_that_looks_like_memory_ends_the_run(lab):
@@ -142,6 +142,7 @@ def test_a_bad_sample_is_named_and_left_out(lab):
     assert "sample 3 of BadPoints" in decisions(lab / "bad")[0]["why"]
 
 
+@pytest.mark.suite
 def test_a_mistake_is_not_tried_again(lab, capsys):
     run("submit", "lab/config.py", "+train_loop.dataloader.limit=1", "--work-dir", "none", cwd=lab, code=2)
     found = submit(lab, "mistake", plan(lab), "optimizer.lr=-1.0", code=1)
@@ -150,6 +151,7 @@ def test_a_mistake_is_not_tried_again(lab, capsys):
     assert "gpus=2 has no meaning with --on local" in capsys.readouterr().err
 
 
+@pytest.mark.suite
 def test_a_run_that_begins_anew_does_not_retry_with_an_earlier_runs_checkpoint(lab, quiet):
     plan(lab)
     run("train", "lab/config.py", EPOCHS, "optimizer.lr=0.5", "--work-dir", "used", cwd=lab)
@@ -157,6 +159,7 @@ def test_a_run_that_begins_anew_does_not_retry_with_an_earlier_runs_checkpoint(l
     assert last_state(lab / "used") == quiet
 
 
+@pytest.mark.suite
 def test_ctrl_c_saves_and_a_resume_goes_on(lab, quiet):
     words = ["submit", "lab/config.py", EPOCHS, "--work-dir", "asked", plan(lab, ("wait to be stopped", 7))]
     process = start(*words, cwd=lab)
@@ -169,6 +172,7 @@ def test_ctrl_c_saves_and_a_resume_goes_on(lab, quiet):
     assert last_state(lab / "asked") == quiet
 
 
+@pytest.mark.suite
 def test_two_ranks_of_which_one_is_lost(lab):
     plan(lab)
     words = [EPOCHS, "--ranks", "2", "train_loop.dataloader.batch_size=2"]
@@ -196,6 +200,7 @@ def test_sixty_faults_of_six_kinds_need_no_hand(lab, quiet):
     assert submit(lab, "lasting_60", *words, code=1)[-1] == ("out of memory", 9, "stop")
 
 
+@pytest.mark.suite
 def test_a_supervisor_on_two_machines_retries_on_both(lab):
     folder = lab / "machines"
     overrides = [EPOCHS, "train_loop.dataloader.batch_size=2", plan(lab, ("error", 3))]

@@ -66,7 +66,7 @@ def test_another_search_is_refused_in_the_folder(lab, config, undisturbed):
         sweep(search, str(lab / "undisturbed"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.suite)])
 def test_a_sweep_that_was_stopped_goes_on(lab, config, undisturbed, number):
     folder = lab / f"stopped_{number}"
     process = start("sweep", config, *GRID, "--work-dir", str(folder), "--jobs", "1", cwd=lab)
@@ -77,6 +77,7 @@ def test_a_sweep_that_was_stopped_goes_on(lab, config, undisturbed, number):
     assert rows(folder, config, *GRID, cwd=lab) == undisturbed
 
 
+@pytest.mark.suite
 def test_a_trial_that_was_killed_resumes(lab, config, undisturbed):
     folder = lab / "killed_trial"
     process = start("sweep", config, *GRID, "--work-dir", str(folder), "--jobs", "1", cwd=lab)
