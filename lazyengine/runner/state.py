@@ -665,7 +665,10 @@ def _origin_of(path: str, meta: dict[str, Any]) -> dict[str, Any]:
 
 def _why_not_resumable(path: str) -> str | None:
     """The reason for which a whole file is no candidate; its tensors are not read."""
-    return summary_of(path).flaw or None
+    flaw = summary_of(path).flaw or None  # raises for a file of another kind
+    if unsafe := torch.serialization.get_unsafe_globals_in_checkpoint(path):
+        return f"it holds an object of {unsafe[0]}, which was not loaded because loading it can run code"
+    return flaw
 
 
 @contextlib.contextmanager

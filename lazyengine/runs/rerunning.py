@@ -412,7 +412,7 @@ class Step:
             new = str(self.tree / (f"@{number}" if number else ""))
             old_spelled, new_spelled = spell_folder(top), spell_folder(new)
             text = re.sub(rf"(by_path\.){re.escape(old_spelled)}(?=_2f|[.\s:])", rf"\g<1>{new_spelled}", text)
-            roots = re.search(r"^__roots__ = \{\n(?:    .*\n)*\}", text, re.MULTILINE)
+            roots = re.search(r"^__roots__ = \{(?:.*\}$|\n(?:    .*\n)*\})", text, re.MULTILINE)
             if roots is not None:
                 moved = re.sub(rf"(?<=: ['\"]){re.escape(top)}(?=['\"/])", lambda _, new=new: new, roots[0])
                 text = text.replace(roots[0], moved)
