@@ -408,14 +408,17 @@ class Step:
         for name in sorted(self.code.files, key=len, reverse=True):
             for quote in "\"'" if self.code.tops and not name.startswith("__") else "":
                 text = text.replace(f"{self.code.where(name)}{quote}", f"{self.tree / name}{quote}")
-        for number, top in enumerate(self.code.tops):
-            new = str(self.tree / (f"@{number}" if number else ""))
-            old_spelled, new_spelled = spell_folder(top), spell_folder(new)
-            text = re.sub(rf"(by_path\.){re.escape(old_spelled)}(?=_2f|[.\s:])", rf"\g<1>{new_spelled}", text)
-            roots = re.search(r"^__roots__ = \{(?:.*\}$|\n(?:    .*\n)*\})", text, re.MULTILINE)
-            if roots is not None:
-                moved = re.sub(rf"(?<=: ['\"]){re.escape(top)}(?=['\"/])", lambda _, new=new: new, roots[0])
-                text = text.replace(roots[0], moved)
+        tops = {top: str(self.tree / (f"@{number}" if number else "")) for number, top in enumerate(self.code.tops)}
+        if not tops:
+            return text
+        ordered = sorted(tops, key=len, reverse=True)  # one may lie in another, and the new tree in one of them
+        spelled = {spell_folder(top): spell_folder(new) for top, new in tops.items()}
+        names = "|".join(re.escape(spell_folder(top)) for top in ordered)
+        text = re.sub(rf"(?<=by_path\.)({names})(?=_2f|[.\s:])", lambda found: spelled[found[1]], text)
+        if (roots := re.search(r"^__roots__ = \{(?:.*\}$|\n(?:    .*\n)*\})", text, re.MULTILINE)) is not None:
+            folders = "|".join(map(re.escape, ordered))
+            moved = re.sub(rf"(?<=: ['\"])({folders})(?=['\"/])", lambda found: tops[found[1]], roots[0])
+            text = text.replace(roots[0], moved)
         return text
 
     def _environment(self) -> dict[str, str]:

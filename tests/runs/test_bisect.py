@@ -132,10 +132,6 @@ GRADIENT = """y = x * (1 + self.depth)
         if at() == 123 and y.requires_grad:
             y.register_hook(lambda gradient: gradient * 1.000001)
         return y"""
-STREAM = """if at() == 187 and self.training:
-            import torch
-            torch.rand(1)
-        return x * (1 + self.depth)"""
 DIFFERENCES: dict[str, tuple[Way, int | None, str, str]] = {
     **{f"dropout from {at}": (changed(at, "dropout"), at, "output", "net.2") for at in (17, 60, 133, 200, 221)},
     **{
@@ -185,7 +181,7 @@ DIFFERENCES: dict[str, tuple[Way, int | None, str, str]] = {
     "seed": (lambda package: ["runner.seed=1"], 0, "batch", "['x']"),
     "schedule": (lambda package: ["runner.param_schedulers[0].end=11"], 1, "state of the optimizer", "lr"),
     "a gradient at 123": (layer(GRADIENT), 123, "gradient", "net.3."),
-    "a random number more at 187": (layer(STREAM), 187, "random streams", "torch"),
+    "a bit of net.0.bias at 187": (changed(187, "net.0.bias"), 187, "parameters", "net.0.bias"),
     "threads, a sum": (threads, 0, "output", "scale"),
     "threads, a mean": (threads, 0, "output", "scale"),
 }
