@@ -5,7 +5,7 @@ from __future__ import annotations
 from .base_dataset import BaseDataset, force_full_init
 from .collate import default_collate, pseudo_collate
 from .combined import CombinedLoader
-from .generators import find_generators
+from .generators import OwnGenerators, find_generators
 from .loader import DataLoader, set_epoch, settle_generators
 from .pipeline import Compose
 from .samplers import (
@@ -37,6 +37,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "CombinedLoader",
     "set_epoch",
     "find_generators",
+    "OwnGenerators",
     "settle_generators",
     "merge_loader_states",
     "num_padded",

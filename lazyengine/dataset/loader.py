@@ -259,7 +259,10 @@ class DataLoader(TorchDataLoader[Any]):
                     self._reasons.append(f"{path} is registered, and drawn from in {self.num_workers} workers")
             elif (other := elsewhere.get(id(generator))) is not None:
                 left.append(path)
-                self._reasons.append(f"{path} is {other} too, so it is not seeded, and its state not saved")
+                self._reasons.append(
+                    f"{path} is {other} too, so it is not seeded, and its state not saved (give each its own, or call "
+                    "runner.register_generator)"
+                )
         self._reader.left_alone, self._batches.left_alone = frozenset(left), [found[path] for path in left]
         self._kept = None
         paths = [path for path in found if path not in left]

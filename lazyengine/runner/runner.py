@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from .. import dist
 from ..checkpoint import LoadFrom, find_checkpoint
 from ..config import Lazy
+from ..dataset import find_generators
 from ..errors import UsageError, UsageRuntimeError, UsageTypeError, UsageValueError
 from ..hooks import Hook, HookSchedule, Priority, default_hooks, get_priority
 from ..logging import LogProcessor, MessageHub, MMLogger
@@ -712,8 +713,21 @@ class Runner:
         """Return the hooks timeline and a summary of the model; builds neither datasets nor loops."""
         return describe(self)
 
-    def register_generator(self, name: str, generator: torch.Generator) -> None:
-        """Let a random generator of your own be saved and resumed under `name`."""
+    def register_generator(self, name: str, generator: Any) -> None:
+        """Let a random generator of your own be saved and resumed under `name`.
+
+        Args:
+            name: Its name in checkpoints.
+            generator: One of torch or numpy, or a ``random.Random``.
+
+        Raises:
+            UsageTypeError: It is something else, or a global one.
+        """
+        if name not in find_generators({name: generator}):
+            raise UsageTypeError(
+                f"register_generator: {name!r} is {type(generator).__name__}; accepted are generators of torch and "
+                "numpy and random.Random, but not the global ones, which are seeded from the position."
+            )
         self._state.generators[name] = generator
 
     def stop_if_asked(self) -> None:

@@ -38,7 +38,7 @@ from ..checkpoint import (
     why_not_resumable,
 )
 from ..config.saving import to_json
-from ..dataset import merge_loader_states
+from ..dataset import OwnGenerators, merge_loader_states
 from ..errors import UsageError, UsageRuntimeError
 from ..fileio.remote import sha256_of
 from ..hooks import CheckpointHook
@@ -86,7 +86,7 @@ class RunState:
         self._shard_group: Any = None  # all ranks, for what the writing threads send
         self._shard_memory: dict[str, Any] = {}
         self._former: dict[str, Any] | None = None  # meta of the checkpoint that this start goes on from
-        self.generators: dict[str, torch.Generator] = {}
+        self.generators: dict[str, Any] = {}
 
     @functools.cached_property
     def _experiment(self) -> dict[str, str]:
@@ -302,7 +302,7 @@ class RunState:
         """Return what differs between ranks, by rank: generators of the user and positions in streams."""
         own: dict[str, Any] = {}
         if self.generators:
-            own["generators"] = {name: generator.get_state() for name, generator in self.generators.items()}
+            own["generators"] = OwnGenerators(self.generators).state_dict()
         loader = self._runner.train_dataloader
         if hasattr(loader, "state_dict") and (state := loader.state_dict()):
             own["loader"] = state
@@ -626,9 +626,7 @@ class RunState:
                 f"shared out among {dist.get_world_size()}; resume with {len(ranks)} ranks"
             )
         own = ranks[dist.get_rank()]
-        for name, state in own.get("generators", {}).items():
-            if name in self.generators:
-                self.generators[name].set_state(state)
+        OwnGenerators(self.generators).load_state_dict(own.get("generators", {}))
 
     def _resume_loader(self, states: list[dict[str, Any]]) -> None:
         """Let the train loader go on from the states that it had on the ranks."""

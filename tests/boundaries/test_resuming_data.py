@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset
 
 from lazyengine.dataset import DataLoader
+from lazyengine.hooks import Hook
 from lazyengine.runner import IterBasedTrainLoop, ValLoop
 
 from ..runner.toy import MeanError, StopAt, ToyData, toy_runner
@@ -59,10 +61,10 @@ class NoisyData(ToyData):
         return {**sample, "x": sample["x"] + self.rng.normal()}
 
 
-def build(folder: Any, loader: Any, stop: int | None = None, resume: bool = True, inexact: bool = False, **kwargs: Any):
+def build(folder: Any, loader: Any, stop: int | None = None, inexact: bool = False, **hooks: Any):
     """Return a runner of 17 iterations over a loader, which saves every second one."""
-    hooks: dict[str, Any] = {} if stop is None else {"kill": StopAt(stop)}
-    runner = toy_runner(str(folder), max_iters=17, hooks=hooks, val_interval=0, resume=resume, **kwargs)
+    hooks |= {} if stop is None else {"kill": StopAt(stop)}
+    runner = toy_runner(str(folder), max_iters=17, hooks=hooks, val_interval=0, resume=True)
     saving: Any = runner.hooks["checkpoint"]
     saving.by_epoch, saving.interval = False, 2
     runner._parts["train_loop"] = IterBasedTrainLoop(loader, 17, val_interval=0, allow_inexact_resume=inexact)
@@ -198,3 +200,67 @@ def test_validation_over_a_stream_without_length_and_over_a_list(tmp_path, kind)
         each.train()
         values.append(each.val())
     assert values[0] == values[1]
+
+
+SHARED = {
+    "numpy": (lambda: np.random.default_rng(0), lambda rng: float(rng.normal())),
+    "numpy, legacy": (lambda: np.random.RandomState(0), lambda rng: float(rng.normal())),
+    "python": (lambda: random.Random(0), lambda rng: rng.gauss(0, 1)),
+    "torch": (lambda: torch.Generator().manual_seed(0), lambda rng: torch.randn((), generator=rng).item()),
+}
+
+
+class SharedData(ToyData):
+    """Draws from a generator from which the model draws too."""
+
+    def __init__(self, rng: Any, draw: Any) -> None:
+        super().__init__()
+        self.rng, self.draw = rng, draw
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = super().__getitem__(index)
+        return {**sample, "x": sample["x"] + self.draw(self.rng)}
+
+
+class DrawToo(Hook):
+    def __init__(self, rng: Any, draw: Any) -> None:
+        self.rng, self.draw = rng, draw
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        data_batch["x"] += self.draw(self.rng)
+
+
+def shared(folder: Any, kind: str, stop: int | None = None, registers: bool = True) -> Any:
+    make, draw = SHARED[kind]
+    rng = make()
+    loader = DataLoader(SharedData(rng, draw), 4, shuffle=True)
+    runner = build(folder, loader, stop, draw=DrawToo(rng, draw))
+    if registers:
+        runner.register_generator("shared", rng)
+    return runner
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_a_generator_from_which_a_hook_draws_too_is_saved_where_it_is_registered(tmp_path, kind):
+    whole = shared(tmp_path / "whole", kind)
+    whole.train()
+    for stop in (3, 12):
+        with pytest.raises(InterruptedError):
+            shared(tmp_path / "killed", kind, stop).train()
+    killed = shared(tmp_path / "killed", kind)
+    killed.train()
+    assert all(map(torch.equal, whole.model.state_dict().values(), killed.model.state_dict().values()))
+
+
+def test_else_a_resume_in_mid_epoch_is_refused(tmp_path):
+    with pytest.raises(InterruptedError):
+        shared(tmp_path, "numpy", 3, registers=False).train()
+    with pytest.raises(RuntimeError, match=r"dataset\.rng is .*\.rng too, .*call runner\.register_generator"):
+        shared(tmp_path, "numpy", registers=False).train()
+
+
+def test_what_is_no_generator_of_ones_own_is_not_registered(tmp_path):
+    runner = build(tmp_path, [])
+    for wrong in (random, np.random.rand.__self__, torch.default_generator, 3):  # type: ignore[attr-defined]
+        with pytest.raises(TypeError, match=r"accepted are generators of torch and numpy and random\.Random"):
+            runner.register_generator("wrong", wrong)
