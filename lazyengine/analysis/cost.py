@@ -188,7 +188,8 @@ def _count(runner: Any, mode: Any) -> Cost:
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):
                 hook.before_train(runner)
-                meter.mark("averaged weights", [*hook.ema_model.parameters(), *hook.ema_model.buffers()])
+                average: Any = hook.ema_model
+                meter.mark("averaged weights", [*average.parameters(), *average.buffers()])
         meter.mark("data", batch)
         meter.hold("data", held_by_loader)
         with meter.counting():
