@@ -22,7 +22,7 @@ from ..dataset import set_epoch
 from ..dataset.counting import count_batch
 from ..errors import UsageError, UsageValueError
 from ..hooks import EMAHook
-from ..logging import MessageHub
+from ..logging import MessageHub, MMLogger
 from ..model import evaluating, set_training, train_step, val_step
 from ..nesting import iter_leaves, map_leaves
 from ..runner.batch import describe_batch
@@ -135,14 +135,21 @@ def begin_pass(loader: Any) -> Iterator[Any]:
 @contextlib.contextmanager
 def quietly(level: int = logging.INFO) -> Iterator[None]:
     """Keep what is recorded meanwhile to itself, and what is logged up to a level."""
-    former = logging.root.manager.disable
+    former, current = logging.root.manager.disable, MMLogger.get_current_instance()
     logging.disable(max(former, level))
+
+    def is_above(record: logging.LogRecord) -> bool:
+        return record.levelno > level
+
+    current.addFilter(is_above)  # it remembers which levels were on, and is none that `logging.disable` tells
+
     try:
         with warnings.catch_warnings(), MessageHub.get_instance(f"plan_{time.perf_counter_ns()}").as_current():
             warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # by copies of modules
             yield
     finally:
         logging.disable(former)
+        current.removeFilter(is_above)
 
 
 def prepare(runner: Any) -> None:
@@ -181,7 +188,8 @@ def _count(runner: Any, mode: Any) -> Cost:
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):
                 hook.before_train(runner)
-                meter.mark("averaged weights", [*hook.ema_model.parameters(), *hook.ema_model.buffers()])
+                average: Any = hook.ema_model
+                meter.mark("averaged weights", [*average.parameters(), *average.buffers()])
         meter.mark("data", batch)
         meter.hold("data", held_by_loader)
         with meter.counting():

@@ -273,8 +273,8 @@ def compare(plan: Plan, base: Cost, name: str) -> dict[str, Any]:
         *(f"{len(missing)} weights are only {where}" for where, missing in _only_in(base, cost) if missing),
         *_refusals(runner, former),
     ]
-    values = [flat_config(to_json(each.cfg)) for each in (former, runner)]
-    changes = changed_values(*values, runner.optim_wrapper.named())
+    was, now = (flat_config(to_json(each.cfg)) for each in (former, runner))
+    changes = changed_values(was, now, runner.optim_wrapper.named())
     loader = runner.train_loop.dataloader
     settle_generators(loader, {"model": runner.model, "hooks": list(runner.hooks)})
     reason = why_not_exact(loader)

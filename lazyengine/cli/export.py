@@ -196,7 +196,7 @@ def _write_folder(loaded: Loaded, inputs: dict[str, Tensor], path: str) -> nn.Mo
     for name in ("config.py", "config.json"):  # a model of transformers writes a config.json of its own over it
         if os.path.isfile(os.path.join(run, name)):
             shutil.copy(os.path.join(run, name), os.path.join(path, name))
-    owner = next((m for m in (loaded.model, getattr(loaded.model, "network", None)) if _is_pretrained(m)), None)
+    owner: Any = next((m for m in (loaded.model, getattr(loaded.model, "network", None)) if _is_pretrained(m)), None)
     if owner is None:
         again = _write_weights(loaded, inputs, os.path.join(path, "model.safetensors"))
         how = "`lazyengine.config.instantiate` of the config's `runner.model`, then `safetensors.torch.load_file`"

@@ -106,7 +106,7 @@ def _answer(args: argparse.Namespace, folder: str) -> str:
     if seconds is not None and base is not None:
         plan.seconds = seconds(plan.cost.total_flops)
     ranks = planning.on_ranks(plan, args.ranks, args.gpu)
-    found = None if base is None else planning.compare(plan, base, args.against)
+    found = None if base is None else planning.compare(plan, base, str(args.against))
     if args.json:
         return as_json({**plan.as_json(), "ranks": ranks, "against": found})
     parts = [plan.as_text(args.depth)]

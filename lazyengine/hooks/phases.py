@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +36,7 @@ class PhaseTimer:
         self.tokens: int | None = None
         self.mfu_seconds: float | None = None
         self.num_measured = 0
-        self._seconds: Counter[str] = Counter()
+        self._seconds: dict[str, float] = defaultdict(float)
         self._restore: list[Callable[[], None]] = []
         self._pending: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
         self._settled = self._other = 0.0
@@ -54,7 +54,7 @@ class PhaseTimer:
             return
         wrapper, position = runner.optim_wrapper, runner.train_loop.position
         on_device = runner.device.type == "cuda"
-        marks = {"begun": now, "stepping": 0.0, "end": 0.0}
+        marks: dict[str, Any] = {"begun": now, "stepping": 0.0, "end": 0.0}
         spent = _spent_by_hooks(runner)
 
         def begins_step() -> None:

@@ -33,10 +33,11 @@ def test_groups_keep_their_shares_of_the_rate(tmp_path):
     made = []
 
     def make():
-        made.append(maker_of(DIGITS, ["optimizer.params.layer_decay=0.5"], str(tmp_path))())
+        made.append(maker_of(DIGITS, ["optimizer.params.bias_lr_mult=2.0"], str(tmp_path))())
         return made[-1]
 
     groups = [group["lr"] for group in make().optim_wrapper.param_groups]
+    assert len(set(groups)) == 2
     find_lr(make, low=1e-4, high=1e-2, steps=5)
     raised = [group["lr"] for group in made[-1].optim_wrapper.param_groups]
     assert [each / raised[0] for each in raised] == pytest.approx([each / groups[0] for each in groups])

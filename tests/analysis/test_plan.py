@@ -280,7 +280,7 @@ def test_against_a_run_takes_its_speed(capsys, tmp_path):
     assert found["against"]["weights"]["fit"] == 14
 
 
-def test_sharded_over_ranks(capsys):
+def test_ranks_under_ddp(capsys):
     arguments = ("plan", DIGITS, "--steps", "0", "--ranks", "4")
     code, text = run(capsys, *arguments, "runner.model_setup=None")
     assert code == 0
