@@ -200,12 +200,12 @@ def keep_value(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if is_fresh else tensor.clone()
 
 
-def take_stoppable_step(optimizer: Optimizer, flag: Tensor, **kwargs: Any) -> None:
+def take_stoppable_step(optimizer: Optimizer, flag: Tensor | None, **kwargs: Any) -> None:
     """Step an optimizer; a flag on its device that is 1.0 turns the step into nothing (see above), as GradScaler does.
 
     Args:
         optimizer: The optimizer.
-        flag: The flag, shape `()`.
+        flag: The flag, shape `()`; None steps in any case.
         **kwargs: Arguments of its `step`.
     """
     stopped: Any = optimizer

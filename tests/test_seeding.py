@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import itertools
 
+import pytest
+import torch
+
+from lazyengine.config import LazyCall, instantiate
+from lazyengine.runner import Runner
 from lazyengine.seeding import DATA_STREAM, MODEL_STREAM, SAMPLER_STREAM, Purpose, derive_seed, stream_seed
 
 
@@ -27,3 +32,16 @@ def test_every_point_of_a_run_has_its_own_stream():
     points = {f"{when}_{what}" for when in ("BEFORE", "AFTER") for what in ("TRAIN", "VAL", "TEST")}
     points |= {f"{point}_EPOCH" for point in points}
     assert points <= set(Purpose.__members__)
+
+
+def test_neighbouring_seeds_build_other_weights(tmp_path):
+    """Seeds 2k and 2k + 1 built the same ones, so that nothing over seeds could be trusted; scheme 1 keeps to that."""
+
+    def weight(seed, scheme=2):
+        model = LazyCall(torch.nn.Linear)(in_features=3, out_features=2)
+        runner = LazyCall(Runner)(model=model, work_dir=str(tmp_path), seed=seed, seed_scheme=scheme)
+        return instantiate(runner).model.weight.tolist()
+
+    weights = [weight(seed) for seed in range(6)]
+    assert all(a != b for a, b in itertools.combinations(weights, 2))
+    assert [weight(0, 1), weight(1, 1)] == [weights[0], weights[0]]

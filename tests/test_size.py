@@ -34,22 +34,22 @@ ENGINE_BUDGET = 13_500
 # issues on folders, configs, borders, time travel and the first hour land on top of the re-cut, whose budgets the table
 # goes on to show: cutting back to them (with their allowances) is still owed.
 STANDS = {
-    "config": 3270,
-    "optim": 2367,
-    "model": 1689,
-    "dataset": 2050,
-    "runner": 2228,
-    "hooks": 1216,
-    "checkpoint": 1065,
-    "logging": 828,
-    "evaluator": 785,
-    "dist": 645,
-    "visualization": 581,
+    "config": 3526,
+    "optim": 2374,
+    "model": 1780,
+    "dataset": 2105,
+    "runner": 2572,
+    "hooks": 1533,
+    "checkpoint": 1334,
+    "logging": 866,
+    "evaluator": 802,
+    "dist": 660,
+    "visualization": 798,
 }
-ENGINE_STANDS = 18_366
+ENGINE_STANDS = 20_082
 BELOW_THE_ENGINE = {"analysis", "runs", "sweep", "port", "cli"}
 BELOW_BUDGET = 6_500
-BELOW_STANDS = 6_700
+BELOW_STANDS = 11_777
 MAX_FUNCTION_LINES = 60
 
 

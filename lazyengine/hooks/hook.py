@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import abc
 import inspect
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from enum import IntEnum
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import UsageValueError
@@ -95,7 +93,7 @@ class Hook(metaclass=_HookType):
     steps_schedulers: ClassVar[bool] = False
     evaluates: ClassVar[bool] = False
     needs_validation: bool = False
-    spent_s: Mapping[str, float] = MappingProxyType({})
+    spent_s: dict[str, float] = {}  # noqa: RUF012 - nobody writes into this one
 
     def add_param_groups(self, runner: Runner) -> None:
         """Add groups of parameters to the optimizer; called once, before schedules are built and anything is loaded."""

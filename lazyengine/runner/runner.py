@@ -404,7 +404,8 @@ class Runner:
     @cached_property
     def model(self) -> nn.Module:
         """The model, without any wrapper around it."""
-        seed_everything(derive_seed(self.seed))  # weights drawn in constructors depend on nothing built before
+        # Weights drawn in constructors depend on nothing built before. (Scheme 1 gave 2k and 2k + 1 the same ones.)
+        seed_everything(self.seed % 2**63 if self.seed_scheme > 1 else derive_seed(self.seed))
         return build_part(self._parts["model"])
 
     @cached_property

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import Pending, pending_file, pending_in
+from ..checkpoint import Pending, pending_in
 from ..logging import METRICS_FILE
 from ..record import ENV_FILE, RUN_FILE, START_FILE, read_run_file
 
@@ -100,7 +100,11 @@ def read_starts(path: Path) -> list[Start]:
 def begun_anew(path: Path) -> Pending | None:
     """Return the new beginning that has a first checkpoint in a run folder, and was killed before it had settled."""
     pending = pending_in(os.fspath(path))
-    return pending if pending is not None and pending_file(pending) is not None else None
+    if pending is None:
+        return None
+    from ..checkpoint import pending_file  # needs torch, which takes longer to import than a thousand runs to read
+
+    return pending if pending_file(pending) is not None else None
 
 
 def _listed(path: Path, content: dict[str, Any]) -> list[Start]:

@@ -9,7 +9,7 @@ import pytest
 
 from lazyengine.checkpoint import summary_of
 from lazyengine.cli import fork as command
-from lazyengine.runs import compare_runs, fork, from_branch_point, prepare_fork, read_run, split_name
+from lazyengine.runs import compare_runs, fork, from_branch_point, prepare_fork, read_outlines, read_run, split_name
 from lazyengine.runs.verifying import checkpoints_of, hash_of_state
 
 from .toy import make_project
@@ -48,7 +48,7 @@ def test_a_fork_in_the_middle_of_an_epoch_is_computed_once_and_ends_as_the_run_d
     steps, values = from_branch_point(forked).curves["train/loss"]
     assert steps == [*range(7, 16)]
     assert values == read_run(run).curves["train/loss"][1][6:]
-    assert compare_runs([read_run(run), forked], []).forked_from == ["", "run @ 7"]
+    assert compare_runs(read_outlines([run, tmp_path / "new"]), []).columns()["forked from"] == ["-", "run @ 7"]
 
 
 _PROGRAM = """\
