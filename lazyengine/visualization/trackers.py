@@ -149,7 +149,7 @@ class WandbVisBackend(TrackerBackend):
 
     def begin(self, save_dir: Path, run_dir: Path, resumed_step: int | None) -> Any:
         """Return the run of W&B with the id of the engine's run."""
-        import wandb
+        import wandb  # type: ignore
 
         given = {"project": self.project, "name": run_dir.name, "dir": str(save_dir), "mode": self.mode}
         given.update(id=self.run_id or None, resume="allow", settings=wandb.Settings(console="off", silent=True))
@@ -172,7 +172,7 @@ class WandbVisBackend(TrackerBackend):
         run = self._run
 
         def show() -> None:
-            import wandb
+            import wandb  # type: ignore
 
             run.log({name: wandb.Image(image), "iteration": step})
 
@@ -206,7 +206,7 @@ class MlflowVisBackend(TrackerBackend):
 
     def begin(self, save_dir: Path, run_dir: Path, resumed_step: int | None) -> Any:
         """Return the run of MLflow that has the engine's id as its tag ``lazyengine.run_id``."""
-        from mlflow import MlflowClient
+        from mlflow import MlflowClient  # type: ignore
 
         client = self._client = MlflowClient(tracking_uri=self.tracking_uri)
         found = client.get_experiment_by_name(self.experiment_name)
@@ -231,7 +231,7 @@ class MlflowVisBackend(TrackerBackend):
         client, run = self._client, self._run
 
         def keep() -> None:
-            from mlflow.entities import Param, RunTag
+            from mlflow.entities import Param, RunTag  # type: ignore
 
             known = run.data.params
             named = {_mlflow_name(path): text[:500] for path, text in values.items()}
@@ -257,7 +257,7 @@ class MlflowVisBackend(TrackerBackend):
         client, run, now = self._client, self._run, int(time.time() * 1000)
 
         def add() -> None:
-            from mlflow.entities import Metric
+            from mlflow.entities import Metric  # type: ignore
 
             named = _named(scalars, mode).items()
             metrics = [Metric(_mlflow_name(name), float(value), now, step) for name, value in named]
@@ -290,7 +290,7 @@ class TrackioVisBackend(TrackerBackend):
 
     def begin(self, save_dir: Path, run_dir: Path, resumed_step: int | None) -> Any:
         """Return the run of trackio, whose name ends with the id of the engine's run."""
-        import trackio
+        import trackio  # type: ignore
 
         name = "-".join(filter(None, (run_dir.name, self.run_id)))
         return trackio.init(**{"project": self.project, "name": name, "resume": "allow", "embed": False, **self.init})
@@ -310,7 +310,7 @@ class TrackioVisBackend(TrackerBackend):
         pixels = image.repeat(3, axis=2) if image.shape[2] == 1 else image
 
         def show() -> None:
-            import trackio
+            import trackio  # type: ignore
 
             run.log({name: trackio.Image(np.ascontiguousarray(pixels))}, step=step)
 
