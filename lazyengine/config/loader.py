@@ -106,7 +106,7 @@ class Load:
     Attributes:
         file: The file that was asked for.
         modules: File to module, of every config that ran.
-        sources: File to its text.
+        sources: File to its text, also of real code that was looked at.
         namespaces: File to its globals, also of real code of the project that a config has imported.
         imports: File to the config files that it imports.
         taken: File to `(module as written, module, names)` of each of its `from ... import`.
@@ -128,6 +128,11 @@ class Load:
         self._files: dict[str, str] = {}
         self._copies: dict[int, Any] = {}  # memo of the copies of nodes that real modules hold
         self._builtins = {**vars(builtins), "__import__": self._import}
+
+    @property
+    def configs(self) -> dict[str, bytes]:
+        """File to its text, of every config that ran."""
+        return {file: self.sources[file] for file in self.modules}
 
     def load_all(self, files: Sequence[str], roots: Sequence[str | None]) -> Config:
         """Run a config and its mix-ins, and return the config."""

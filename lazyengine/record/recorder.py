@@ -56,7 +56,7 @@ class Recorder:
         self._env_file = os.path.join(start_folder, "env.json")
         self._device = device
         load = getattr(cfg, "__record__", None)
-        self._configs: dict[str, bytes] = dict(load.sources) if load is not None else {}
+        self._configs: dict[str, bytes] = load.configs if load is not None else {}
         self._config_file: str | None = os.path.abspath(cfg.__file__) if getattr(cfg, "__file__", "") else None
         self._globs = tuple(record)
         self._cfg = cfg if load is not None else None

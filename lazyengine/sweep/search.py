@@ -146,7 +146,7 @@ class Search:
         """Return what is equal for two trials that would be the same run: of the resolved config, seed and code."""
         cfg = self.load(overrides)
         values = {path: v for path, v in flat_config(to_json(cfg)).items() if not path.startswith(_NO_IDENTITY)}
-        code = collect_code(cfg.__record__.sources).hash
+        code = collect_code(cfg.__record__.configs).hash
         return hashlib.sha256(json.dumps([code, values], sort_keys=True).encode()).hexdigest()[:16]
 
     def identity(self) -> dict[str, Any]:
