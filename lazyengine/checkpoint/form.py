@@ -93,7 +93,7 @@ def _is_optimizer(state: Any) -> bool:
 
 
 def _is_group(group: Any) -> bool:
-    is_rate = not isinstance(group.get("lr", 0.0), (*_NO_TENSOR, Mapping, bool, type(None)))
+    is_rate = not isinstance(group.get("lr", 0.0), (*_NO_TENSOR, Mapping, bool))  # None: the optimizer sets it
     return _is_named(group) and isinstance(group["params"], list) and all(map(_is_count, group["params"])) and is_rate
 
 

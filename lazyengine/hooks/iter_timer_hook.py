@@ -101,8 +101,8 @@ class IterTimerHook(Hook):
         rows = [("speed", ", ".join(texts[name].format(value) for name, value in rate.items()))] if rate else []
         total = sum(self._spent.values())
         if self._phases.num_measured and total > 0:
-            parts = (f"{name} {seconds / total:.0%}" for name, seconds in self._spent.items())
-            rows.append(("time by phase", ", ".join(parts)))
+            parts = [f"{name} {seconds / total:.0%}" for name, seconds in self._spent.items()]
+            rows += [("time by phase", ", ".join(parts[:4])), ("", ", ".join(parts[4:]))]  # lines of 100 columns
         return rows
 
     def close(self) -> None:

@@ -485,8 +485,9 @@ class OptimWrapper:
             self._built = [{**new, **{k: v for k, v in old.items() if f"initial_{k}" in g}} for old, new, g in now]
         saved_as_built = counters.get("as_built")  # not by version 0.1, nor by plain optimizers
         changes = option_changes(saved_as_built or options_as_built(state_dict["param_groups"]), self._built)
+        options = list(self.optimizer.defaults)  # loading adds some
         self.optimizer.load_state_dict(shard_optimizer_state(state_dict, self.param_groups))
-        lacking = {option for group in self.param_groups for option in self.optimizer.defaults if option not in group}
+        lacking = {option for group in self.param_groups for option in options if option not in group}
         require(not lacking, f"the saved {own_class} has no {listed(sorted(lacking))} in its parameter groups")
         if "training_weights" in counters:  # the model's own in the file are those to evaluate
             self._modes.set_weights(counters["training_weights"])

@@ -5,12 +5,12 @@ from __future__ import annotations
 from .backend import LocalVisBackend, VisBackend
 from .progress import ProgressBar
 from .tensorboard_backend import TensorboardVisBackend
-from .trackers import MlflowVisBackend, TrackioVisBackend, WandbVisBackend
+from .trackers import MLflowVisBackend, TrackioVisBackend, WandbVisBackend
 from .visualizer import Visualizer
 
 __all__ = [
     "LocalVisBackend",
-    "MlflowVisBackend",
+    "MLflowVisBackend",
     "ProgressBar",
     "TensorboardVisBackend",
     "TrackioVisBackend",

@@ -186,7 +186,7 @@ class WandbVisBackend(TrackerBackend):
         self.send(lambda: run.log(values if epoch is None else {**values, "epoch": epoch}))
 
 
-class MlflowVisBackend(TrackerBackend):
+class MLflowVisBackend(TrackerBackend):
     """Mirrors a run to MLflow (``pip install 'lazyengine[mlflow]'``).
 
     Args:

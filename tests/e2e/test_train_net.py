@@ -99,7 +99,7 @@ def test_eval_only_gives_the_accuracy_of_training_and_builds_no_optimizer(digits
         *("--config", "projects/digits/config.py", "--work-dir", str(folder), "--eval-only", "--checkpoint", "best"),
         *(*SMALL, "optimizer.lr=-1.0", "train_dataset.file=missing.csv"),
     )
-    assert accuracy_in(done.stdout, r"(?m)^accuracy/top1: (\d\.\d+)") == pytest.approx(best, abs=5e-5)
+    assert accuracy_in(done.stdout, r"(?m)^  val/accuracy/top1 +(\d\.\d+)") == pytest.approx(best, abs=5e-5)
 
 
 def test_the_saved_config_runs_again_and_gives_the_same_weights(digits_run, tmp_path):

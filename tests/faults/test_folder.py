@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lazyengine.checkpoint import find_checkpoint, read_checkpoint, save_checkpoint, summary_of
-from lazyengine.runs import compare_runs, read_run
+from lazyengine.runs import compare_runs, read_outlines, read_run
 
 from .conftest import end_of, visible
 from .faults import files_of
@@ -53,7 +53,7 @@ def answers_of(lab, folder: Path, **spec) -> dict[str, tuple[str, int]]:
     run = read_run(folder)
     trained = [start for start in run.starts if start.kind == "train"]
     ids = {start.run_id or id_of(found) for start in trained}  # of version 0.1 a start does not say
-    iterations = compare_runs([run], ["val/error"]).iterations[0]
+    iterations = compare_runs(read_outlines([folder]), ["val/error"]).rows[0].iterations[0]
     return {
         "search": (id_of(found), meta["iter"]),
         "evaluation": (said["run_id"] or id_of(found), said["iter"]),

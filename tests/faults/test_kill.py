@@ -109,7 +109,7 @@ SAVING = {
     "before_flush": {"call": "os.fsync", "match": ".iter_5.pth", "action": "KILL"},
     "before_rename": {**RENAME, "match": "iter_5.pth"},
     "between_data_and_pointer": {**RENAME, "match": "iter_5.pth", "when": "after"},
-    "before_pointer": {**RENAME, "match": "last_checkpoint", "first": 5},
+    "before_pointer": {**RENAME, "match": "last_checkpoint", "first": 6},
     "between_commit_and_prune": {"call": "os.remove", "match": "iter_4.pth", "action": "KILL"},
     "after_prune": {"call": "os.remove", "match": "iter_4.pth", "action": "KILL", "when": "after"},
 }
