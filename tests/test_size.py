@@ -34,7 +34,7 @@ ENGINE_BUDGET = 13_500
 # issues on folders, configs, borders, time travel and the first hour land on top of the re-cut, whose budgets the table
 # goes on to show: cutting back to them (with their allowances) is still owed.
 STANDS = {
-    "config": 3529,
+    "config": 3534,
     "optim": 2375,
     "model": 1780,
     "dataset": 2105,
@@ -46,7 +46,7 @@ STANDS = {
     "dist": 660,
     "visualization": 798,
 }
-ENGINE_STANDS = 20_086
+ENGINE_STANDS = 20_091
 BELOW_THE_ENGINE = {"analysis", "runs", "sweep", "port", "cli"}
 BELOW_BUDGET = 6_500
 BELOW_STANDS = 11_777

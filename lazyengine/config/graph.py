@@ -7,12 +7,12 @@ kept throughout: what occurs twice is one thing, in copies and in comparisons.
 from __future__ import annotations
 
 import copy
-import itertools
+import functools
 import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from types import CellType, FunctionType, MethodType, ModuleType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 from ..errors import UsageValueError
@@ -300,12 +300,17 @@ def describe_source(source: Source) -> str:
     return f"{display_path(file)}:{line or source[0].co_firstlineno}"
 
 
+@functools.lru_cache(maxsize=16)
+def _positions(code: CodeType) -> list[tuple[int | None, int | None, int | None, int | None]]:
+    return list(code.co_positions())
+
+
 def span_of(source: Source) -> tuple[str, tuple[int, int, int, int]] | None:
     """Return file, and line and column of beginning and end, of the call that a source stands for; None for text."""
     if isinstance(source, str):
         return None
     code, offset = source
-    begin, end, column, last = next(itertools.islice(code.co_positions(), offset // 2, None), (None,) * 4)
+    begin, end, column, last = _positions(code)[offset // 2]
     return code.co_filename, (begin or 0, column or 0, end or 0, last or 0)
 
 

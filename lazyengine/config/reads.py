@@ -270,6 +270,8 @@ def followers(load: Load, root: Any, reads: list[tuple[str, Read]]) -> tuple[lis
 
     Left out are arguments that were set again since, and nodes that are not below `root`.
     """
+    if not reads:
+        return [], []
     nodes, all_nodes = (_nodes_by_span(each) for each in (root, [load.namespaces[file] for file, _ in reads]))
     paths, others = [], []
     for file, read in reads:
