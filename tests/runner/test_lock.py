@@ -91,8 +91,8 @@ def test_a_busy_folder_is_exit_code_75_and_stays_as_it_is(tmp_path, capsys):
     runner.folder._lock = None
 
     class Other(FolderLock):
-        def __init__(self, folder):
-            super().__init__(folder)
+        def __init__(self, *args):
+            super().__init__(*args)
             self._own = {**self._own, "started": "another"}
 
     from lazyengine.runner import folder
