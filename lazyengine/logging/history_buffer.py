@@ -83,7 +83,7 @@ class HistoryBuffer:
                 if is_waiting
                 else require_number(value, "HistoryBuffer.update: log_val")
             )
-        if is_waiting or self._pending or self._is_held:  # whatever comes while tensors are pending waits too: order is kept
+        if is_waiting or self._pending or self._is_held:  # what comes while others are pending waits too, for the order
             self._pending.append((value, count))
             if len(self._pending) >= MAX_PENDING:
                 self._ready()
