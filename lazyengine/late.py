@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+_IMPORT = re.compile(r"^    from (\.\S+) import (?:\(([^)]+)\)|(.+))$", re.MULTILINE)  # below `if TYPE_CHECKING:`
 
-def late_names(
-    package: str, homes: Mapping[str, tuple[str, ...]]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+
+def late_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return ``__getattr__`` and ``__dir__`` of a package that imports its modules late.
 
     What reads run folders needs a few small modules and no torch, whose import takes longer than to compare a thousand
-    runs; a package that imported all its modules would bring it in. A type checker reads the same names from the
-    imports below ``if TYPE_CHECKING``.
+    runs; a package that imported all its modules would bring it in. Which module has a name is read from the imports
+    below ``if TYPE_CHECKING:`` in the package's ``__init__.py``, the same that a type checker reads.
 
     Args:
-        package: The package's ``__name__``.
-        homes: The names that each module defines, by the module as ``from`` spells it. No name may be that of a module.
+        package: The package's ``__name__``. No name may be that of a module, nor be imported by another one.
     """
-    module_of = {name: module for module, names in homes.items() for name in names}
+    loader: Any = sys.modules[package].__spec__.loader  # type: ignore[union-attr]
+    imports = _IMPORT.findall(loader.get_source(package))
+    module_of = {name: module for module, *names in imports for name in re.findall(r"\w+", "".join(names))}
 
     def get(name: str) -> Any:
         if name not in module_of:
