@@ -51,6 +51,7 @@ from ..record import (
     built_values,
     changed_data,
     changed_lines,
+    changed_options,
     changed_values,
     flat_config,
     saved_config,
@@ -86,6 +87,7 @@ class RunState:
         self._shard_group: Any = None  # all ranks, for what the writing threads send
         self._shard_memory: dict[str, Any] = {}
         self._former: dict[str, Any] | None = None  # meta of the checkpoint that this start goes on from
+        self._compared: tuple[dict[str, str], dict[str, str]] = ({}, {})  # its values and those of this start, by path
         self.generators: dict[str, Any] = {}
 
     @functools.cached_property
@@ -131,8 +133,8 @@ class RunState:
         if dist.is_main_process():
             source = None if path is None else _origin_of(path, summary_of(path)._asdict())
             is_fork = path is not None and not self._runner.folder.holds(path, self.folders())
-            former, present = self._compared(path)
-            values = changed_values(former, present, self._runner.optim_wrapper.named())
+            _ = self._experiment  # before anything is trained
+            values = changed_values(*self._compared, self._runner.optim_wrapper.named())
             changes = values + self._begin_record(source)
             for change in changes:
                 change["from_iter"] = self._runner.num_iters_completed
@@ -151,12 +153,12 @@ class RunState:
             return None
         return {"path": runner.load_from.path, **{key: runner.loaded_meta.get(key) for key in ("run_id", "iter")}}
 
-    def _compared(self, path: str | None) -> tuple[dict[str, str], dict[str, str]]:
+    def _compare(self, path: str, meta: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
         """Return the values of the checkpoint's experiment and of this one, as far as both can be known."""
-        meta, runner, built = self._former or {}, self._runner, self._experiment  # before anything is trained
+        runner, built = self._runner, self._experiment
         if former := meta.get("experiment"):
             return former, built
-        if path is None or not isinstance(meta.get("cfg"), str):  # built by hand: what the optimizer loaded is compared
+        if not isinstance(meta.get("cfg"), str):  # built by hand: what the optimizer loaded is compared
             return {}, {}
         if runner.cfg is None or (former := saved_config(os.path.dirname(os.path.abspath(path)), meta["cfg"])) is None:
             runner.logger.warning(
@@ -561,6 +563,7 @@ class RunState:
         if flaw := why_not_resumable(checkpoint):
             raise UsageCheckpointError(f"{path} cannot be resumed: {flaw}")
         with _contents_explained(path):
+            self._compared = self._on_main(lambda: self._compare(path, checkpoint["meta"]))
             self._restore(checkpoint)
         runner.logger.info(
             "resumed from %s: %d epochs and %d iterations are done", path, runner.epoch, runner.num_iters_completed
@@ -579,6 +582,9 @@ class RunState:
             )
             checkpoint["state_dict"] = checkpoint["ema_state_dict"]
         load_state_dict(runner.model, checkpoint["state_dict"], strict=True, logger=runner.logger)
+        for name, wrapper in runner.optim_wrapper.named().items() if all(self._compared) else ():
+            changed = changed_options(*self._compared, name, wrapper.optimizer.defaults)
+            wrapper.set_saved_as_built(checkpoint["optimizer"][name] if name else checkpoint["optimizer"], changed)
         runner.optim_wrapper.load_state_dict(checkpoint["optimizer"])
         runner.message_hub.load_state_dict(checkpoint["message_hub"])
         for name in runner.hooks.load_state_dict(checkpoint.get("hooks", {})):
