@@ -31,6 +31,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="relative difference that counts, for runs that add up in another order; measured where ranks or "
         "accumulation differ, else every bit counts",
     )
+    parser.add_argument(
+        "--whole",
+        action="store_true",
+        help="make all iterations again, for a difference that fades before anything of it is recorded",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON, for other programs")
     return parser
 
@@ -39,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code (see ``--help``)."""
     args = build_parser().parse_args(argv)
     try:
-        found = bisect(args.first, args.second, tolerance=args.tolerance, report=say_running)
+        found = bisect(args.first, args.second, tolerance=args.tolerance, whole=args.whole, report=say_running)
     except Exception as error:
         return refuse(error)
     tell(as_json(asdict(found)) if args.json else found.as_text())
