@@ -121,10 +121,11 @@ class Outline:
         """``"finished"``, ``"stopped"``, ``"failed"``, ``"running"``, ``"killed"``, or ``"evaluated"``."""
         if self.mistake or not self.starts or self.training[-1].kind != "train":
             return "unknown" if self.mistake else "evaluated"
+        if how := (self.training[-1].ended or {}).get("how"):
+            return str(how)
         from .watching import owner_of  # imports more, for the few that have not ended
 
-        ended = self.training[-1].ended or {}
-        return str(ended.get("how") or ("running" if owner_of(self.path) else "killed"))
+        return "running" if owner_of(self.path) else "killed"
 
 
 class Index:

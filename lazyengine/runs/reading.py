@@ -14,6 +14,7 @@ from ..errors import UsageFileNotFoundError, UsageValueError
 from ..logging import METRICS_FILE, read_metrics
 from ..record import RUN_FILE, flat_config
 from ..text import did_you_mean, listed, near
+from .columns import PLACE as PLACE  # of records, as what is below
 from .columns import join, parts_in
 from .lineage import Start, begun_anew, branch_of, changes_of, files_before, read_starts
 
