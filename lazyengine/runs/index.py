@@ -15,7 +15,7 @@ import sqlite3
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ from .lineage import Start, changes_of, files_before, read_starts
 from .reading import check_run, read_config
 
 INDEX_FILE = ".lazyengine_index.sqlite"
-_VERSION = 2
+_VERSION = 3
 _WAIT_S = 20.0  # for another process that updates the index
 _MANY = 200  # runs, which several processes read
 _TAIL = 64  # bytes before the place that a file was read to: are they others, it is another file
@@ -65,6 +65,27 @@ class Extent:
     most: Point | None
 
 
+class _Extents(Mapping[str, Extent]):
+    """Extents as the index keeps them, made when they are asked for: of thousands of runs most are not."""
+
+    def __init__(self, rows: dict[str, list[float]]) -> None:
+        self._rows = rows
+
+    def __getitem__(self, name: str) -> Extent:
+        row = self._rows[name]
+        points = [Point(*row[i : i + 2]) for i in range(0, len(row), 2)]
+        return Extent(*points) if len(points) == 3 else Extent(points[0], None, None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._rows
+
+
 @dataclass
 class Outline:
     """What is known of a run without its curves.
@@ -82,7 +103,7 @@ class Outline:
     path: Path
     config: dict[str, str] = field(default_factory=dict)
     starts: list[Start] = field(default_factory=list)
-    extents: dict[str, Extent] = field(default_factory=dict)
+    extents: Mapping[str, Extent] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     mistake: str = ""
 
@@ -174,7 +195,7 @@ class Index:
                 found[name] = _checked(known[name][1])
             else:
                 fresh[name] = signature
-        with _without_garbage_collection():
+        with without_garbage_collection():
             if fresh or len(found) < len(known):
                 try:
                     found.update(self._update(fresh, known.keys() - found.keys()))
@@ -306,7 +327,7 @@ def _read_run(job: _Job) -> tuple[bytes, list[_File]]:
         files.append(file)
         return parts
 
-    with _without_garbage_collection():
+    with without_garbage_collection():
         return _as_bytes(read_outline(folder, take)), files
 
 
@@ -337,7 +358,7 @@ def _read_to(opened: Any, known: _File) -> int:
 
 
 @contextlib.contextmanager
-def _without_garbage_collection() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """Leave the collector out: it would look at millions of records that nothing refers to in circles."""
     was_on = gc.isenabled()
     gc.disable()
@@ -345,6 +366,8 @@ def _without_garbage_collection() -> Iterator[None]:
         yield
     finally:
         if was_on:
+            gc.freeze()
+            gc.unfreeze()  # both together: what was read counts as old, and is not looked at now
             gc.enable()
 
 
@@ -421,13 +444,13 @@ def extents_of(curves: Any) -> dict[str, Extent]:
 def _as_bytes(outline: Outline) -> bytes:
     """Return an outline as JSON, with folders as names in that of the run."""
 
-    def plain(point: Point | None) -> Any:
-        return None if point is None else (point.step, point.value)
-
     content = {
         "config": outline.config,
         "starts": [{**vars(start), "folder": os.path.relpath(start.folder, outline.path)} for start in outline.starts],
-        "extents": {name: [plain(e.last), plain(e.least), plain(e.most)] for name, e in outline.extents.items()},
+        "extents": {
+            name: [number for point in (e.last, e.least, e.most) if point for number in (point.step, point.value)]
+            for name, e in outline.extents.items()
+        },
         "environment": outline.environment,
         "mistake": outline.mistake,
     }
@@ -435,13 +458,10 @@ def _as_bytes(outline: Outline) -> bytes:
 
 
 def _outline_of(root: str, name: str, content: dict[str, Any]) -> Outline:
-    path = Path(os.path.normpath(os.path.join(root, name)))
+    path = Path(root, name)
     starts = [Start(**{**start, "folder": path / start["folder"]}) for start in content["starts"]]
-    extents = {
-        key: Extent(Point(*last), least and Point(*least), most and Point(*most))
-        for key, (last, least, most) in content["extents"].items()
-    }
-    return Outline(path, content["config"], starts, extents, content["environment"], content["mistake"])
+    about = (content["config"], starts, _Extents(content["extents"]), content["environment"], content["mistake"])
+    return Outline(path, *about)
 
 
 def find_run_folders(root: str) -> Iterator[tuple[str, str]]:
