@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
 
 from ..runs import query
-from ..text import table
+from ..text import csv_table, table
 from .mistakes import as_json, refuse, tell
 
 _DESCRIPTION = """\
@@ -61,9 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
         tell(as_json([dict(zip(found.columns, row)) for row in found.rows]))
     elif args.csv:
-        file = io.StringIO()
-        csv.writer(file, lineterminator="\n").writerows([found.columns, *found.rows])
-        tell(file.getvalue().rstrip("\n"))
+        tell(csv_table([found.columns, *found.rows]))
     else:
         tell(table([found.columns, *([*map(_shown, row)] for row in found.rows)]))
     return 0
