@@ -688,6 +688,19 @@ class Runner:
         self._has_weights = True
         return self.loaded_meta
 
+    def load_or_resume(self) -> None:
+        """Load weights now, as training would: of the checkpoint that `resume` names, else of `load_from`; once.
+
+        Optimizer, schedules and position are restored when training begins. Collective: every rank must call.
+        """
+        self.setup()
+        named = self.load_from
+        path = None if self._has_weights else self._state.choose_checkpoint(self.resume_from)
+        if path is not None:
+            self.set_checkpoint(path)
+        self.prepare_model(skip_weights=False, train=False)
+        self.load_from = named
+
     def register_hook(self, hook: Hook | Lazy[Hook], priority: int | str | Priority | None = None) -> None:
         """Add a hook, under the name of its class, to those that the runner was given; before training.
 

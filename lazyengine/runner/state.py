@@ -51,7 +51,8 @@ class RunState:
         self._frozen: ckpt.FrozenWeights | None = None
         self._shard_group: Any = None  # all ranks, for what the writing threads send
         self._shard_memory: dict[str, Any] = {}
-        self._former: dict[str, Any] = {}  # meta of the checkpoint that this start goes on from
+        self._former: dict[str, Any] | None = None  # meta of the checkpoint that this start goes on from
+        self._compared: tuple[dict[str, str], dict[str, str]] = ({}, {})  # its values and those of this start, by path
         self.generators: dict[str, Any] = {}
 
     @functools.cached_property
@@ -98,7 +99,8 @@ class RunState:
             return
         runner, folder = self._runner, self._runner.folder
         source = None if path is None else _origin_of(path, ckpt.summary_of(path)._asdict())
-        values = record.changed_values(*self._compared(path), runner.optim_wrapper.named())
+        _ = self._experiment  # before anything is trained
+        values = record.changed_values(*self._compared, runner.optim_wrapper.named())
         changes = values + self._begin_record(source)
         for change in changes:
             change["from_iter"] = runner.num_iters_completed
@@ -107,18 +109,18 @@ class RunState:
             text = "the folders of earlier starts hold %d checkpoints of earlier runs, or dumps: %.1f MB"
             runner.logger.info(text, len(sizes), sum(sizes) / 1e6)
         weights: dict[str, Any] | None = None
-        if runner.load_from is not None and not self._former:  # they were loaded
+        if runner.load_from is not None and self._former is None:  # they were loaded
             about = {key: runner.loaded_meta.get(key) for key in ("run_id", "iter")}
             weights = {"path": runner.load_from.path, **about}
         is_fork = path is not None and not folder.holds(path, self.folders())
         folder.record_start(source, changes, is_fork=is_fork, weights=weights)
 
-    def _compared(self, path: str | None) -> tuple[dict[str, str], dict[str, str]]:
+    def _compare(self, path: str, meta: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
         """Return the values of the checkpoint's experiment and of this one, as far as both can be known."""
-        meta, runner, built = self._former, self._runner, self._experiment  # before anything is trained
+        runner, built = self._runner, self._experiment
         if former := meta.get("experiment"):
             return former, built
-        if path is None or not isinstance(meta.get("cfg"), str):  # built by hand: what the optimizer loaded is compared
+        if not isinstance(meta.get("cfg"), str):  # built by hand: what the optimizer loaded is compared
             return {}, {}
         former = record.saved_config(os.path.dirname(os.path.abspath(path)), meta["cfg"])
         if runner.cfg is None or former is None:
@@ -160,7 +162,7 @@ class RunState:
                 f"the code was changed since the checkpoint: {'; '.join(changed)}. Undo that, or set "
                 "train_loop.allow_inexact_resume=True, or leave deterministic='strict' out."
             )
-        data = record.changed_data(self._former.get("data") or {}, self._recorder.data)
+        data = record.changed_data((self._former or {}).get("data") or {}, self._recorder.data)
         return record.changed_lines("code", changed, former) + record.changed_lines("data", data)
 
     def _kept_code(self, source: dict[str, Any] | None) -> str | None:
@@ -507,6 +509,7 @@ class RunState:
         if flaw := ckpt.why_not_resumable(checkpoint):
             raise ckpt.UsageCheckpointError(f"{path} cannot be resumed: {flaw}")
         with _contents_explained(path):
+            self._compared = self._on_main(lambda: self._compare(path, checkpoint["meta"]))
             self._restore(checkpoint)
         runner.logger.info(
             "resumed from %s: %d epochs and %d iterations are done", path, runner.epoch, runner.num_iters_completed
@@ -525,6 +528,9 @@ class RunState:
             )
             checkpoint["state_dict"] = checkpoint["ema_state_dict"]
         ckpt.load_state_dict(runner.model, checkpoint["state_dict"], strict=True, logger=runner.logger)
+        for name, wrapper in runner.optim_wrapper.named().items() if all(self._compared) else ():
+            changed = record.changed_options(*self._compared, name, wrapper.optimizer.defaults)
+            wrapper.set_saved_as_built(checkpoint["optimizer"][name] if name else checkpoint["optimizer"], changed)
         runner.optim_wrapper.load_state_dict(checkpoint["optimizer"])
         runner.message_hub.load_state_dict(checkpoint["message_hub"])
         for name in runner.hooks.load_state_dict(checkpoint.get("hooks", {})):
