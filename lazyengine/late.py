@@ -9,7 +9,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-_IMPORT = re.compile(r"^    from (\.\S+) import (?:\(([^)]+)\)|(.+))$", re.MULTILINE)  # below `if TYPE_CHECKING:`
 
 def late_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return ``__getattr__`` and ``__dir__`` of a package that imports its modules late.
