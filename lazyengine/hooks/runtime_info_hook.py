@@ -70,12 +70,13 @@ class RuntimeInfoHook(Hook):
         Raises:
             TypeError: What `train_step` returned is no dict of numbers and tensors with one element.
         """
-        name = None
+        name = ""
         try:
             for name, value in {} if outputs is None else outputs.items():
                 self._updater(name)(*(value if isinstance(value, Weighted) else (value,)))
         except (AttributeError, TypeError) as error:
-            error.add_note(f"outputs of train_step: {short(outputs if name is None else {name: outputs[name]})}")
+            which = f", of which {name!r} cannot be logged" if name else ", and no dict of what to log"
+            error.add_note(f"train_step returned {short(outputs)}{which}")
             raise
 
     def evaluation_context(self, runner: Runner) -> ExitStack:
