@@ -112,7 +112,8 @@ def test_a_busy_folder_is_exit_code_75_and_stays_as_it_is(tmp_path, capsys):
 
 def test_the_folder_is_held_until_the_last_checkpoint_of_a_thread_is_written(tmp_path, monkeypatch):
     """A writer that is only as fast as it has to be: it goes on when somebody waits for it."""
-    go, write, wait, leave = threading.Event(), saving._write, saving.CheckpointWriter.wait, RunFolder.leave
+    writer = saving.CheckpointWriter
+    go, write, wait, leave = threading.Event(), writer._run, writer.wait, RunFolder.leave
     there: list[bool] = []
 
     def slow(*args):
@@ -128,8 +129,8 @@ def test_the_folder_is_held_until_the_last_checkpoint_of_a_thread_is_written(tmp
         there.append((tmp_path / "epoch_1.pth").exists())
         leave(self)
 
-    monkeypatch.setattr(saving, "_write", slow)
-    monkeypatch.setattr(saving.CheckpointWriter, "wait", wait_for_it)
+    monkeypatch.setattr(writer, "_run", slow)
+    monkeypatch.setattr(writer, "wait", wait_for_it)
     monkeypatch.setattr(RunFolder, "leave", note)
     toy_runner(str(tmp_path), max_epochs=1, hooks={"checkpoint": CheckpointHook(async_save=True)}).train()
     assert there == [True]
