@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..dist import get_data_world_size, get_world_size, is_distributed
 from ..text import did_you_mean, listed
 from .data_preprocessor import move_data
-from .weighted import Weighted, add_up
+from .weighted import Weighted, add_up, mean_of
 from .wrappers import is_sharded
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def parse_losses(losses: Any) -> tuple[Any, dict[str, Any]]:
         for name in log_vars.keys() - {"loss"}:
             if "loss" in name and not isinstance(log_vars[name], Weighted):
                 log_vars[name] = Weighted(log_vars[name] * total.count, total.count)
-    log_vars["loss"] = sum(part.mean().detach() for part in total) if isinstance(total, list) else total.detach()
+    log_vars["loss"] = (mean_of(total) if isinstance(total, list) else total).detach()
     return total, log_vars
 
 
