@@ -544,7 +544,7 @@ class OptimWrapper:
         if not factor:
             self.zero_grad()
         elif factor != 1.0:
-            _torch.multiply(gradients, factor)
+            _torch.change_all("mul_", gradients, factor)
         return bool(factor)
 
     def _mark(self) -> None:

@@ -115,6 +115,14 @@ def test_parts_that_stay_frozen_go_on_evaluating():
         unfreeze_parameters(model, "0.7")
 
 
+def test_a_tied_parameter_is_unfrozen_by_any_of_its_names():
+    model: Any = nn.ModuleDict({"embed": nn.Embedding(5, 3), "head": nn.Linear(3, 5, bias=False)})
+    model["head"].weight = model["embed"].weight
+    freeze_parameters(model, "head")
+    assert unfreeze_parameters(model, "head") == ["embed.weight"]
+    assert model["head"].weight.requires_grad
+
+
 def test_what_does_not_fit_is_refused():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     runner: Any = SimpleNamespace(model=model, optim_wrapper=OptimWrapperDict(head=adamw(model[1])))
