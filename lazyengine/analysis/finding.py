@@ -14,7 +14,7 @@ from ..model import Weighted
 from ..optim import NonFiniteError
 from ..seeding import seed_everything
 from .cost import Cost, begin_pass, prepare, quietly, take_step
-from .text_plot import draw_curves
+from .curves import draw_curves, smooth
 
 _SMOOTHING = 0.9
 
@@ -113,10 +113,7 @@ def _raise_lr(runner: Any, low: float, high: float, steps: int) -> LrCurve:
 
 
 def _curve(rates: list[float], losses: list[float]) -> LrCurve:
-    smoothed, mean = [], 0.0
-    for i, loss in enumerate(losses, 1):
-        mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
-        smoothed.append(mean / (1 - _SMOOTHING**i))
+    smoothed = smooth(range(1, len(losses) + 1), losses, _SMOOTHING)
     slopes = [after - before for before, after in itertools.pairwise(smoothed)]
     steepest = min(range(len(slopes)), key=slopes.__getitem__)
     return LrCurve(

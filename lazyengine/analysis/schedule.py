@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from lazyengine.errors import UsageValueError
-from lazyengine.optim import _ParamScheduler
-
-from .text_plot import draw_curves
+from ..errors import UsageValueError
+from ..optim import _ParamScheduler
+from .curves import draw_curves, write_curves
 
 __all__ = ["ScheduleCurves", "plot_schedule", "simulate_schedule"]
 
@@ -36,6 +35,24 @@ class ScheduleCurves:
         for name, values in self.values[option].items():
             merged.setdefault(tuple(values), []).append(name)
         return {_join(names): list(values) for values, names in merged.items()}
+
+    def as_text(self, width: int = 72, height: int = 10) -> str:
+        """Return the curves as text, option by option, each so many columns wide and rows high."""
+        last = self.iters[-1] + 1
+        x_title = f"{last} iterations" + (f" ({last / self.epoch_length:g} epochs)" if self.epoch_length else "")
+        size: Any = {"x_title": x_title, "width": width, "height": height, "x_from": 0}
+        texts = []
+        for option, curves in self._panels().items():
+            is_lone = list(curves) == ["all"]
+            texts.append(draw_curves(option, {"": curves["all"]} if is_lone else curves, **size))
+        return "\n\n".join(texts)
+
+    def write(self, path: str) -> None:
+        """Write the curves as a PNG; needs matplotlib."""
+        write_curves(self._panels(), path, epoch_length=self.epoch_length)
+
+    def _panels(self) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
+        return {option: {name: (self.iters, y) for name, y in self.distinct(option).items()} for option in self.values}
 
 
 def simulate_schedule(
@@ -105,8 +122,8 @@ def plot_schedule(
     """
     curves = simulate_schedule(optim_wrapper, schedulers, max_iters=max_iters, epoch_length=epoch_length)
     if path is not None:
-        _write_picture(curves, path)
-    return "\n\n".join(_draw(curves, option, width, height) for option in curves.values)
+        curves.write(path)
+    return curves.as_text(width, height)
 
 
 class _Preview:
@@ -157,35 +174,3 @@ def _join(names: Sequence[str], limit: int = 3) -> str:
     if len(names) <= limit:
         return ", ".join(names)
     return f"{', '.join(names[:limit])} and {len(names) - limit} more"
-
-
-def _draw(curves: ScheduleCurves, option: str, width: int, height: int) -> str:
-    last = curves.iters[-1] + 1
-    epochs = f" ({last / curves.epoch_length:g} epochs)" if curves.epoch_length else ""
-    distinct = {name: (curves.iters, values) for name, values in curves.distinct(option).items()}
-    if list(distinct) == ["all"]:
-        distinct = {"": distinct["all"]}
-    return draw_curves(option, distinct, x_title=f"{last} iterations{epochs}", width=width, height=height, x_from=0)
-
-
-def _write_picture(curves: ScheduleCurves, path: str) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 2.6 * len(curves.values)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(curves.values), 1, sharex=True, squeeze=False)[:, 0]
-    for axis, option in zip(axes, curves.values):
-        distinct = curves.distinct(option)
-        for name, values in distinct.items():
-            axis.plot(curves.iters, values, label=name, linewidth=1.5)
-        axis.set_ylabel(option)
-        axis.grid(alpha=0.3)
-        if list(distinct) != ["all"]:
-            axis.legend(fontsize="small", ncols=1 + len(distinct) // 8)
-    axes[-1].set_xlabel("iteration")
-    length = curves.epoch_length
-    if length and curves.iters[-1] >= length:
-        top = axes[0].secondary_xaxis("top", functions=(lambda x: x / length, lambda x: x * length))
-        top.set_xlabel("epoch")
-    figure.savefig(path, dpi=120)

@@ -1,74 +1,58 @@
-"""The command line that finds the largest batch that fits: ``lazyengine batch-find``."""
+"""Find the largest batch whose training fits into a memory, by counting with tensors that have no values: no step is
+taken, and no memory of the device is needed. What kernels need for themselves is not counted: a tenth is kept free.
+
+exit codes: 0 done; 2 a mistake in the config or the command line
+"""
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
 from typing import Any
 
 from ..config import ConfigError
 from ..text import format_bytes, table
-from .mistakes import as_json, refuse, tell
+from .command import CommandParser, add_config, as_json, command, make_parser
 from .plan import maker_of
-from .show import add_config_argument, settle_config
 
-_DESCRIPTION = """\
-Find the largest batch whose training fits into a memory, by counting with tensors that have no values: no step is
-taken, and no memory of the device is needed. What kernels need for themselves is not counted: a tenth is kept free.
-"""
 _KEY = "train_loop.dataloader.batch_size"
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of the command."""
-    epilog = "exit codes: 0 done; 2 a mistake in the config or the command line"
-    parser = argparse.ArgumentParser(description=_DESCRIPTION, epilog=epilog)
-    add_config_argument(parser)
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to the config")
+    parser = make_parser(__doc__, with_json=True)
+    add_config(parser)
     parser.add_argument("--gpu", metavar="NAME", help="an accelerator, such as H100 (default: the one of this machine)")
     parser.add_argument("--memory", type=float, metavar="GIB", help="the memory, instead of an accelerator's")
     parser.add_argument("--start", type=int, default=1, metavar="N", help="the first size to try (1)")
     parser.add_argument("--key", default=_KEY, help=f"where the config has the size of a batch ({_KEY})")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON, for other programs")
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, or 2 for a mistake in the config or the command line.
+@command(build_parser)
+def main(args: argparse.Namespace) -> object:
+    """Find the largest batch."""
+    from ..analysis.cost import cost_of
+    from ..analysis.finding import largest_batch
 
-    Args:
-        argv: Arguments without the program's name; None for those of the process.
-    """
-    parser = build_parser()
-    args = parser.parse_intermixed_args(argv)
-    settle_config(parser, args)
-    try:
-        from ..analysis.cost import cost_of
-        from ..analysis.finding import largest_batch
+    if args.start < 1:
+        raise ConfigError(f"--start {args.start}: expected at least 1.")
+    memory = 0.9 * _memory(args)
+    with tempfile.TemporaryDirectory(prefix="lazyengine-") as folder:
 
-        if args.start < 1:
-            raise ConfigError(f"--start {args.start}: expected at least 1.")
-        memory = 0.9 * _memory(args)
-        with tempfile.TemporaryDirectory(prefix="lazyengine-") as folder:
+        def cost(size: int) -> Any:
+            return cost_of(maker_of(args.config, [*args.overrides, f"{args.key}={size}"], folder))
 
-            def cost(size: int) -> Any:
-                return cost_of(maker_of(args.config, [*args.overrides, f"{args.key}={size}"], folder))
-
-            found = largest_batch(cost, memory, args.start)
-    except Exception as error:
-        return refuse(error)
+        found = largest_batch(cost, memory, args.start)
     sizes = {each.samples: each.peak_bytes for each in found}
     largest = max((size for size, peak in sizes.items() if size and peak <= memory), default=None)
     if args.json:
-        tell(as_json({"largest": largest, "memory": memory, "peak_bytes": sizes}))
-        return 0
+        return as_json({"largest": largest, "memory": memory, "peak_bytes": sizes})
     rows = [("samples", "at the peak", "")]
     rows += [(str(size), format_bytes(peak), "" if peak <= memory else "too much") for size, peak in sizes.items()]
     whole = largest == max(size or 0 for size in sizes)
     more = " (the dataset has no more for a batch)" if whole else ""
-    tell(f"{table(rows)}\n{args.key}={largest} fits into {format_bytes(memory)}{more}")
-    return 0
+    return f"{table(rows)}\n{args.key}={largest} fits into {format_bytes(memory)}{more}"
 
 
 def _memory(args: argparse.Namespace) -> float:

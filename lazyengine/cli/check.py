@@ -1,42 +1,34 @@
-"""The command line that tries whether an experiment can be exact: ``lazyengine check CONFIG --exact``."""
+"""Read one batch in several ways that must give the same (directly, after those before it, by two workers) and take one
+step twice. What differs is no function of the position: such a run cannot be repeated or resumed to the bit.
+
+exit codes: 0 nothing differed; 1 something did, it is named; 2 a mistake in the config or command line
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from ..config import LazyConfig
-from .mistakes import refuse
-
-_DESCRIPTION = """\
-Read one batch in several ways that must give the same (directly, after those before it, by two workers) and take one
-step twice. What differs is no function of the position: such a run cannot be repeated or resumed to the bit.
-"""
+from .command import CommandParser, add_overrides, command, load_config, make_parser
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of the command."""
-    epilog = "exit codes: 0 nothing differed; 1 something did, it is named; 2 a mistake in the config or command line"
-    parser = argparse.ArgumentParser(description=_DESCRIPTION, epilog=epilog)
+    parser = make_parser(__doc__)
     parser.add_argument("config", help="the experiment: a Python config file")
     parser.add_argument("--exact", action="store_true", required=True, help="compare bit for bit")
     parser.add_argument("--position", type=int, default=1, metavar="N", help="the batch to read (default: 1)")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to the config")
+    add_overrides(parser)
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    args = build_parser().parse_intermixed_args(argv)
-    try:
-        found = check_exact(
-            lambda: LazyConfig.apply_overrides(LazyConfig.load(args.config), args.overrides), args.position
-        )
-    except Exception as error:
-        return refuse(error)
+@command(build_parser)
+def main(args: argparse.Namespace) -> object:
+    """Try whether an experiment is exact."""
+    found = check_exact(lambda: load_config(args.config, args.overrides), args.position)
     print(*(found or ["nothing differed"]), sep="\n", file=sys.stderr if found else sys.stdout)
     return 1 if found else 0
 

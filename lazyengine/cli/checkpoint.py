@@ -1,11 +1,25 @@
-"""The command line about checkpoint files: ``tools/checkpoint.py``."""
+"""Look at, check, convert and average checkpoints. Nothing in them is run. FILE is a path or a URL; a run folder stands
+for the checkpoint that its last_checkpoint names.
+
+examples:
+  %(prog)s show work_dirs/run/epoch_3.pth                   what is in it, and its SHA-256
+  %(prog)s show work_dirs/run --depth 4                     deeper
+  %(prog)s verify work_dirs/run/*.pth                       compare every record with its checksum
+  %(prog)s export work_dirs/run model.safetensors           the model alone; also to .pth
+  %(prog)s export best.pth backbone.pth --prefix backbone   a part of it
+  %(prog)s export run/epoch_3.pth ema.pth --key ema_state_dict
+  %(prog)s merge run/epoch_3.pth whole.pth                   one file of a checkpoint of FSDP2 and its shards
+  %(prog)s average run/epoch_8.pth run/epoch_9.pth -o soup.pth
+  %(prog)s export run/epoch_3.pth whole.pth --base pretrained.pth   of Runner(save='trained')
+
+exit codes: 0 done; 1 a checkpoint is damaged or cannot be used; 2 a mistake in the command line.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import sys
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,36 +43,14 @@ from ..fileio import atomic_write, get_local_path
 from ..fileio.remote import sha256_of
 from ..nesting import iter_leaves
 from ..text import listed, printable, short
-from .mistakes import until_the_reader_leaves
+from .command import CommandParser, command, make_parser, say
 
-_DESCRIPTION = """\
-Look at, check, convert and average checkpoints. Nothing in them is run. FILE is a path or a URL; a run folder stands
-for the checkpoint that its last_checkpoint names.
-"""
-_EPILOG = """\
-examples:
-  %(prog)s show work_dirs/run/epoch_3.pth                   what is in it, and its SHA-256
-  %(prog)s show work_dirs/run --depth 4                     deeper
-  %(prog)s verify work_dirs/run/*.pth                       compare every record with its checksum
-  %(prog)s export work_dirs/run model.safetensors           the model alone; also to .pth
-  %(prog)s export best.pth backbone.pth --prefix backbone   a part of it
-  %(prog)s export run/epoch_3.pth ema.pth --key ema_state_dict
-  %(prog)s merge run/epoch_3.pth whole.pth                   one file of a checkpoint of FSDP2 and its shards
-  %(prog)s average run/epoch_8.pth run/epoch_9.pth -o soup.pth
-  %(prog)s export run/epoch_3.pth whole.pth --base pretrained.pth   of Runner(save='trained')
-
-exit codes: 0 done; 1 a checkpoint is damaged or cannot be used; 2 a mistake in the command line.
-"""
 _BASE = "the frozen weights that a checkpoint of Runner(save='trained') leaves out"
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("show", help="list what a checkpoint holds")
     show.add_argument("file")
@@ -83,22 +75,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: Its arguments; by default those of the process.
-
-    Returns:
-        The exit code.
-    """
-    args = build_parser().parse_args(argv)
+@command(build_parser)
+def main(args: argparse.Namespace) -> object:
+    """Do what the first word says."""
     try:
-        with until_the_reader_leaves():
-            return _COMMANDS[args.command](args)
-        return 0
+        return _COMMANDS[args.command](args)
     except (CheckpointError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 1
 
 

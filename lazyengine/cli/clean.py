@@ -1,4 +1,12 @@
-"""The command line that deletes checkpoints of old runs: ``lazyengine clean``."""
+"""Delete checkpoints of old runs below a folder. Records, logs, configs, code and copies under other names stay, and so
+does what another run below that folder went on from.
+
+examples:
+  %(prog)s work_dirs --dry-run
+  %(prog)s work_dirs --keep best --older 7d
+
+exit codes: 0 done; 2 a mistake in the command line.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +16,14 @@ from collections.abc import Sequence
 
 from ..runs import Cleaned, clean
 from ..text import listed, table
-from .mistakes import as_json, refuse, tell
+from .command import CommandParser, as_json, command, make_parser
 
-_DESCRIPTION = """\
-Delete checkpoints of old runs below a folder. Records, logs, configs, code and copies under other names stay, and so
-does what another run below that folder went on from.
-"""
-_EPILOG = """\
-examples:
-  %(prog)s work_dirs --dry-run
-  %(prog)s work_dirs --keep best --older 7d
-
-exit codes: 0 done; 2 a mistake in the command line.
-"""
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
-        description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, with_json=True)
     parser.add_argument("root", metavar="ROOT", help="a run folder, or a folder of run folders at any depth")
     parser.add_argument(
         "--keep", default="best,last", metavar="WHAT", help="what stays of each run: best, last or best,last (default)"
@@ -41,23 +36,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="leave folders alone in which something was written within this time: 12h, 30d, 8w (default 30d)",
     )
     parser.add_argument("--dry-run", action="store_true", help="delete nothing, print what would be deleted")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON, for other programs")
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code (see ``--help``).
-
-    Args:
-        argv: Arguments without the program's name; None for those of the process.
-    """
-    args = build_parser().parse_args(argv)
-    try:
-        cleaned = clean(args.root, keep=args.keep.split(","), older_s=args.older, dry_run=args.dry_run)
-    except Exception as error:
-        return refuse(error)
-    tell(as_json([each.as_json() for each in cleaned]) if args.json else _describe(cleaned, args.dry_run))
-    return 0
+@command(build_parser)
+def main(args: argparse.Namespace) -> object:
+    """Delete checkpoints, or say which."""
+    cleaned = clean(args.root, keep=args.keep.split(","), older_s=args.older, dry_run=args.dry_run)
+    return as_json([each.as_json() for each in cleaned]) if args.json else _describe(cleaned, args.dry_run)
 
 
 def _describe(cleaned: Sequence[Cleaned], is_dry_run: bool) -> str:

@@ -1,22 +1,10 @@
-"""The command line that puts runs side by side: ``tools/compare_runs.py``."""
-
-from __future__ import annotations
-
-import argparse
-from collections.abc import Sequence
-
-from ..runs import choose_keys, compare_runs, parse_conditions, read_outlines
-from .mistakes import as_json, refuse, tell
-
-_DESCRIPTION = """\
-Put runs side by side: a row for each, or for those that differ in the seed alone (mean ± standard deviation); of their
-configs only what differs; the best and the last values of their metrics.
+"""Put runs side by side: a row for each, or for those that differ in the seed alone (mean ± standard deviation); of
+their configs only what differs; the best and the last values of their metrics.
 
 RUN is the folder of a run, or a folder with any number of runs below it. Configs are compared as they were saved
 (config.json); nothing is imported. What a resume changed is shown with the iteration from which it is in force, as in
 0.05 -> 0.5 @ 120. Of two rows it says whether the second is better than the first, by a test over the seeds.
-"""
-_EPILOG = """\
+
 examples:
   %(prog)s work_dirs                                     all runs below it, the best first
   %(prog)s work_dirs/lr1e-3 work_dirs/lr3e-3
@@ -26,14 +14,17 @@ examples:
 exit codes: 0 done; 2 a folder holds no run, or a key, a column or a condition is not there.
 """
 
+from __future__ import annotations
 
-def build_parser() -> argparse.ArgumentParser:
+import argparse
+
+from ..runs import choose_keys, compare_runs, parse_conditions, read_outlines
+from .command import CommandParser, command, make_parser
+
+
+def build_parser() -> CommandParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run, or one with runs below it")
     parser.add_argument(
         "--keys", nargs="+", metavar="KEY", help="train/loss, loss, top1 or a pattern such as 'val/*' (losses, metrics)"
@@ -50,25 +41,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code (see ``--help``).
-
-    Args:
-        argv: Arguments without the program's name; None for those of the process.
-    """
-    args = build_parser().parse_args(argv)
-    try:
-        runs = read_outlines(args.runs)
-        conditions = parse_conditions(args.where, runs)
-        runs = [run for run in runs if all(condition.holds(run) for condition in conditions)]
-        if not runs:
-            tell("no run fits the conditions")
-            return 0
-        found = compare_runs(runs, choose_keys(runs, args.keys), each=args.each, sort=args.sort)
-    except Exception as error:
-        return refuse(error)
-    if args.json:
-        tell(as_json(found.as_json()))
-    else:
-        tell(found.as_csv() if args.csv else found.as_latex() if args.latex else found.as_text())
-    return 0
+@command(build_parser)
+def main(args: argparse.Namespace) -> object:
+    """Put runs side by side."""
+    runs = read_outlines(args.runs)
+    conditions = parse_conditions(args.where, runs)
+    runs = [run for run in runs if all(condition.holds(run) for condition in conditions)]
+    if not runs:
+        return "no run fits the conditions"
+    found = compare_runs(runs, choose_keys(runs, args.keys), each=args.each, sort=args.sort)
+    return found.as_csv() if args.csv else found.as_latex() if args.latex else found

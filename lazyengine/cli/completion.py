@@ -1,4 +1,12 @@
-"""Completion in a shell: ``lazyengine completion bash|zsh|fish`` prints what the shell is to read."""
+"""Print what lets a shell complete commands, options, paths of configs and keys of overrides.
+
+examples:
+  bash: eval "$(%(prog)s bash)"      in ~/.bashrc
+  zsh:  eval "$(%(prog)s zsh)"       in ~/.zshrc, after compinit
+  fish: %(prog)s fish | source       in ~/.config/fish/config.fish
+
+exit codes: 0 printed; 2 no such shell.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +20,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from ..config import LazyConfig
+from .command import CommandParser, command, make_parser
 from .keys import format_keys
-from .mistakes import tell
 
 _ASK = "lazyengine completion words --"
 _SCRIPTS = {
@@ -38,42 +46,37 @@ compdef _lazyengine lazyengine
 complete -c lazyengine -a '({_ASK} (commandline -opc)[2..] (commandline -ct) 2>/dev/null)'
 """,
 }
-_EPILOG = """\
-examples:
-  bash: eval "$(%(prog)s bash)"      in ~/.bashrc
-  zsh:  eval "$(%(prog)s zsh)"       in ~/.zshrc, after compinit
-  fish: %(prog)s fish | source       in ~/.config/fish/config.fish
+_TAKE_CONFIGS = [
+    "train",
+    "test",
+    "show",
+    "plan",
+    "summary",
+    "profile",
+    "lr-find",
+    "batch-find",
+    "schedule",
+    "sweep",
+    "submit",
+    "check",
+]
 
-exit codes: 0 printed; 2 no such shell.
-"""
-_TAKE_CONFIGS = ("train", "test", "show", "schedule", "check")
 
-
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
-        description="Print what lets a shell complete commands, options, paths of configs and keys of overrides.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("shell", choices=[*_SCRIPTS, "words"], help="words: what the last of the words can become")
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code (see ``--help``).
-
-    Args:
-        argv: Arguments without the program's name; None for those of the process.
-    """
-    args = build_parser().parse_args(argv)
+@command(build_parser)
+def main(args: argparse.Namespace) -> object:
+    """Print the script of a shell, or what the last word can become."""
     if args.shell != "words":
-        tell(_SCRIPTS[args.shell].rstrip())
-        return 0
+        return _SCRIPTS[args.shell].rstrip()
     with contextlib.suppress(Exception), contextlib.redirect_stderr(None):  # nobody reads errors while typing
-        found = complete(args.words)
-        tell("\n".join(found))
+        return "\n".join(complete(args.words))
     return 0
 
 

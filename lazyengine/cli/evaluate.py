@@ -1,28 +1,7 @@
-"""The command line that computes metrics from saved predictions: ``tools/evaluate.py``."""
-
-from __future__ import annotations
-
-import argparse
-import ast
-import importlib
-import inspect
-import os
-import sys
-from collections.abc import Sequence
-from typing import Any
-
-from ..config import LazyConfig, instantiate
-from ..config.node import arguments_of, is_node
-from ..errors import UsageValueError
-from ..text import did_you_mean, listed
-from .mistakes import as_json, refuse
-
-_DESCRIPTION = """\
-Compute metrics from the predictions that DumpResults saved, without the model.
+"""Compute metrics from the predictions that DumpResults saved, without the model.
 
 The metrics come from a config (those of its validation loop), or are given one by one.
-"""
-_EPILOG = """\
+
 examples:
   %(prog)s results.pt --metric "Accuracy(topk=(1, 5))" --metric ConfusionMatrix
   %(prog)s results.pt --metric "my_package.metrics.Dice(threshold=0.5)"
@@ -32,14 +11,24 @@ examples:
 exit codes: 0 done; 2 a mistake in the config or the command line.
 """
 
+from __future__ import annotations
 
-def build_parser() -> argparse.ArgumentParser:
+import argparse
+import ast
+import os
+import sys
+from typing import Any
+
+from ..config import instantiate
+from ..config.node import arguments_of, is_node
+from ..config.signature import import_object
+from ..errors import UsageValueError
+from .command import CommandParser, add_overrides, as_json, command, load_config, make_parser
+
+
+def build_parser() -> CommandParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("results", metavar="RESULTS", help="a file of DumpResults (.pt, .jsonl or .pkl)")
     parser.add_argument("--metric", action="append", default=[], metavar="CALL", help="a metric, with its arguments")
     parser.add_argument("--config", metavar="FILE", help="take the metrics from this experiment")
@@ -49,26 +38,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--chunk-size", type=int, default=256, metavar="N", help="samples processed at once (256)")
     parser.add_argument("--trusted", action="store_true", help="allow a .pkl file, which can run code when read")
     parser.add_argument("--json", action="store_true", help="print the values as JSON, for other programs")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to the config")
+    add_overrides(parser)
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, or 2 for a mistake in the config or the command line.
-
-    Args:
-        argv: Arguments without the program's name; None for those of the process.
-    """
-    args = build_parser().parse_intermixed_args(argv)
-    try:
-        values, number = _compute(args)
-    except Exception as error:
-        return refuse(error)
+@command(build_parser)
+def main(args: argparse.Namespace) -> object:
+    """Compute metrics."""
+    values, number = _compute(args)
     if args.json:
-        print(as_json(values))
-        return 0
-    print(f"{number} samples of {args.results}", *(f"{name}: {value}" for name, value in values.items()), sep="\n")
-    return 0
+        return as_json(values)
+    return "\n".join([f"{number} samples of {args.results}", *(f"{name}: {value}" for name, value in values.items())])
 
 
 def _compute(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
@@ -115,25 +95,12 @@ def parse_metric(text: str) -> Any:
 def _metric_class(path: str) -> Any:
     from .. import evaluator
 
-    module, _, name = path.rpartition(".")
     if os.getcwd() not in sys.path:  # the package of a project that is not installed, as `python -m` would find it
         sys.path.append(os.getcwd())
-    try:
-        source = importlib.import_module(module) if module else evaluator
-    except ImportError as error:
-        raise UsageValueError(f"--metric {path}: cannot import {module!r}: {error}") from error
-    found = getattr(source, name, None)
-    if _is_metric(found):
-        return found
-    known = sorted(key for key, value in vars(source).items() if _is_metric(value))
-    hint = did_you_mean(name, known) or f" There are {listed(known)}."
-    raise UsageValueError(f"--metric {path}: no metric of that name.{hint}")
-
-
-def _is_metric(value: Any) -> bool:
-    from ..evaluator import BaseMetric
-
-    return isinstance(value, type) and issubclass(value, BaseMetric) and not inspect.isabstract(value)
+    found = import_object(path if "." in path else f"{evaluator.__name__}.{path}")
+    if not (isinstance(found, type) and issubclass(found, evaluator.BaseMetric)):
+        raise UsageValueError(f"--metric {path}: expected the name of a metric, got {found!r}.")
+    return found
 
 
 def _of_loader(part: Any, args: argparse.Namespace) -> Any:
@@ -148,9 +115,7 @@ def _of_loader(part: Any, args: argparse.Namespace) -> Any:
 
 def _from_config(args: argparse.Namespace) -> tuple[list[Any], Any]:
     """Build the metrics of a config's loop and, if asked for, its loader."""
-    cfg = LazyConfig.load(args.config)
-    LazyConfig.apply_overrides(cfg, args.overrides)
-    loop: Any = arguments_of(cfg.runner).get(args.loop) if hasattr(cfg, "runner") else None
+    loop: Any = arguments_of(load_config(args.config, args.overrides).runner).get(args.loop)
     if loop is None or not is_node(loop) or "evaluator" not in arguments_of(loop):
         raise UsageValueError(f"{args.config}: runner.{args.loop} has no evaluator.")
     names = ("evaluator", "dataloader") if args.with_data else ("evaluator",)

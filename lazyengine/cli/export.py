@@ -1,4 +1,14 @@
-"""The command line that exports the model of a run: ``lazyengine export``."""
+"""Write the model of a run for use without its training: its weights, or its computation. What was written is read
+again and compared: it must give the same for a batch of the validation data.
+
+examples:
+  %(prog)s work_dirs/digits                                      work_dirs/digits/export/model.safetensors
+  %(prog)s work_dirs/digits --format torch-export --fields image   model.pt2, for torch.export.load
+  %(prog)s work_dirs/digits --format onnx --fields image           model.onnx (extra onnx)
+  %(prog)s work_dirs/digits --format hub-folder                    a folder to upload: weights, config, README
+
+exit codes: 0 written, and the outputs are equal; 1 the outputs differ; 2 a mistake in the command line.
+"""
 
 from __future__ import annotations
 
@@ -24,29 +34,14 @@ from ..runner.loops import loaders_of
 from ..runs import Loaded, load
 from ..text import listed
 from .checkpoint import export_safetensors
-from .mistakes import refuse
+from .command import CommandParser, command, make_parser
 
-_DESCRIPTION = """\
-Write the model of a run for use without its training: its weights, or its computation. What was written is read again
-and compared: it must give the same for a batch of the validation data.
-"""
-_EPILOG = """\
-examples:
-  %(prog)s work_dirs/digits                                      work_dirs/digits/export/model.safetensors
-  %(prog)s work_dirs/digits --format torch-export --fields image   model.pt2, for torch.export.load
-  %(prog)s work_dirs/digits --format onnx --fields image           model.onnx (extra onnx)
-  %(prog)s work_dirs/digits --format hub-folder                    a folder to upload: weights, config, README
-
-exit codes: 0 written, and the outputs are equal; 1 the outputs differ; 2 a mistake in the command line.
-"""
 _FILES = {"safetensors": "model.safetensors", "torch-export": "model.pt2", "onnx": "model.onnx", "hub-folder": "hub"}
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
-        description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("folder", metavar="RUN", help="the run folder")
     parser.add_argument("--format", choices=_FILES, default="safetensors", help="default: safetensors")
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), latest or a path")
@@ -56,28 +51,23 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code (see ``--help``).
-
-    Args:
-        argv: Arguments without the program's name; None for those of the process.
-    """
-    args = build_parser().parse_args(argv)
-    try:
-        loaded = load(args.folder, args.checkpoint)
-        path = args.output or os.path.join(args.folder, "export", _FILES[args.format])
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        inputs = example_inputs(loaded, args.fields)
-        again = _WRITERS[args.format](loaded, inputs, path)
-        difference = largest_difference(Tensors(loaded.model, list(inputs)), again, inputs)
-    except Exception as error:
-        return refuse(error)
+@command(build_parser)
+def main(args: argparse.Namespace) -> object:
+    """Write the model of a run, read it again and compare."""
+    loaded = load(args.folder, args.checkpoint)
+    path = args.output or os.path.join(args.folder, "export", _FILES[args.format])
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    inputs = example_inputs(loaded, args.fields)
+    again = _WRITERS[args.format](loaded, inputs, path)
+    difference = largest_difference(Tensors(loaded.model, list(inputs)), again, inputs)
     is_equal = difference <= args.tolerance
     files = [os.path.join(path, name) for name in os.listdir(path)] if os.path.isdir(path) else [path]
-    print(f"written: {path}, {sum(map(os.path.getsize, files)):,} bytes, from {loaded.checkpoint}")
-    print(f"inputs: {listed(f'{name} {tuple(value.shape)}' for name, value in inputs.items())}")
-    print(f"outputs {'equal' if is_equal else 'DIFFER'}: largest relative difference {difference:.1e}")
-    return 0 if is_equal else 1
+    lines = [
+        f"written: {path}, {sum(map(os.path.getsize, files)):,} bytes, from {loaded.checkpoint}",
+        f"inputs: {listed(f'{name} {tuple(value.shape)}' for name, value in inputs.items())}",
+        f"outputs {'equal' if is_equal else 'DIFFER'}: largest relative difference {difference:.1e}",
+    ]
+    return "\n".join(lines), 0 if is_equal else 1
 
 
 class Tensors(nn.Module):
@@ -147,12 +137,14 @@ def _write_weights(loaded: Loaded, inputs: dict[str, Tensor], path: str) -> nn.M
 def _write_program(loaded: Loaded, inputs: dict[str, Tensor], path: str) -> nn.Module:
     if not path.endswith(".pt2"):
         raise ConfigError(f"--output {path}: a program of torch.export is a file that ends in .pt2")
-    batch = torch.export.Dim("batch")
-    shapes = {"fields": tuple({0: batch} for _ in inputs)}
-    two = tuple(value[:2] for value in inputs.values())  # the comparison has three: any number must do
-    program = torch.export.export(Tensors(loaded.model, list(inputs)), two, dynamic_shapes=shapes)
-    torch.export.save(program, path)
+    torch.export.save(torch.export.export(Tensors(loaded.model, list(inputs)), **_any_number(inputs)), path)
     return torch.export.load(path).module()
+
+
+def _any_number(inputs: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the arguments of an exporter for a batch of any number: two samples, as the comparison has three."""
+    shapes = tuple({0: torch.export.Dim("batch")} for _ in inputs)
+    return {"args": tuple(value[:2] for value in inputs.values()), "dynamic_shapes": {"fields": shapes}}
 
 
 class _OnnxProgram(nn.Module):
@@ -177,15 +169,10 @@ def _write_onnx(loaded: Loaded, inputs: dict[str, Tensor], path: str) -> nn.Modu
     lacks = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if lacks:
         raise ConfigError(f"--format onnx needs {listed(lacks)}: pip install 'lazyengine[onnx]'")
-    model = Tensors(loaded.model, list(inputs))
-    two = tuple(value[:2] for value in inputs.values())  # the comparison has three: any number must do
-    options = {
-        "input_names": list(inputs),
-        "dynamic_shapes": {"fields": tuple({0: torch.export.Dim("batch")} for _ in inputs)},
-    }
+    options: Any = {"input_names": list(inputs), "external_data": False, "verbose": False, **_any_number(inputs)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about itself
-        torch.onnx.export(model, two, path, dynamo=True, external_data=False, verbose=False, **options)
+        torch.onnx.export(Tensors(loaded.model, list(inputs)), f=path, dynamo=True, **options)
     return _OnnxProgram(path, list(inputs))
 
 

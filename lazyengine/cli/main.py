@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -46,8 +48,12 @@ COMMANDS: dict[str, tuple[str, list[str], str]] = {
 
 def usage() -> str:
     """Return the text of ``lazyengine --help``; imports none of the commands."""
-    lines = [f"  {name:<12}{text}" for name, (_, _, text) in COMMANDS.items()]
-    ranks = "With several processes: torchrun --no-python --nproc_per_node=2 lazyengine train CONFIG"
+    width = shutil.get_terminal_size().columns
+    lines = [
+        textwrap.fill(text, width, initial_indent=f"  {name:<12}", subsequent_indent=" " * 14)
+        for name, (_, _, text) in COMMANDS.items()
+    ]
+    ranks = "With several processes:\n  torchrun --no-python --nproc_per_node=2 lazyengine train CONFIG"
     more = ["", "lazyengine COMMAND --help says more.", ranks]
     return "\n".join(["usage: lazyengine COMMAND [arguments]", "", *lines, *more])
 

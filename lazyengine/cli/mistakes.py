@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
-import math
 import os
 import sys
 import traceback
-from collections.abc import Iterator
-from typing import Any
 
 from ..errors import UsageError
-from ..nesting import map_leaves
 
 _ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _HIDDEN = (_ENGINE, contextlib.__file__, functools.__file__)  # what stands between the engine and the code it calls
@@ -35,32 +30,6 @@ def refuse(error: Exception) -> int:
         raise error
     report(error)
     return getattr(error, "exit_code", 2)
-
-
-@contextlib.contextmanager
-def until_the_reader_leaves() -> Iterator[None]:
-    """End the block without an error when the reader of stdout, such as ``head``, has seen enough."""
-    try:
-        yield
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def tell(text: str) -> None:
-    """Print to stdout; a reader such as ``head`` that has seen enough is no error."""
-    with until_the_reader_leaves():
-        print(text, flush=True)
-
-
-def say_running(line: str) -> None:
-    """Print to stderr what a command has begun to do."""
-    print(f"running {line} ...", file=sys.stderr, flush=True)
-
-
-def as_json(value: Any) -> str:
-    """Return plain data as JSON text; what is not finite, which JSON has not, is null."""
-    finite = map_leaves(lambda leaf: None if isinstance(leaf, float) and not math.isfinite(leaf) else leaf, value)
-    return json.dumps(finite, indent=1)
 
 
 def is_mistake(error: Exception) -> bool:

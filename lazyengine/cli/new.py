@@ -1,17 +1,23 @@
-"""The command line that makes a project: ``lazyengine new``."""
+"""Make a project that runs at once: dataset, model, metric, two experiments, a test.
+
+examples:
+  %(prog)s shapes
+  %(prog)s words --template language
+
+exit codes: 0 made; 2 the name cannot be used, or there is something of that name.
+"""
 
 from __future__ import annotations
 
 import argparse
 import keyword
 import os
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import UsageValueError
 from ..text import listed
-from .mistakes import refuse
+from .command import CommandParser, command, make_parser
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _COMMON = "common"  # what every project gets
@@ -30,42 +36,23 @@ OBJECTIVES = {
     "plain": ("val/error", "minimize"),
 }
 """What a search in each template looks for."""
-_EPILOG = """\
-examples:
-  %(prog)s shapes
-  %(prog)s words --template language
-
-exit codes: 0 made; 2 the name cannot be used, or there is something of that name.
-"""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of the command."""
     listing = "\n".join(f"  {name:<16}{what}" for name, what in TEMPLATES.items())
-    parser = argparse.ArgumentParser(
-        description="Make a project that runs at once: dataset, model, metric, two experiments, a test.",
-        epilog=f"templates:\n{listing}\n\n{_EPILOG}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(f"{__doc__}\n\ntemplates:\n{listing}")
     parser.add_argument("name", metavar="NAME", help="the folder to make; its last part names project and package")
-    parser.add_argument("--template", choices=TEMPLATES, default="classification", help="default: classification")
+    parser.add_argument("--template", choices=TEMPLATES, metavar="TEMPLATE", default="classification", help="see below")
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code (see ``--help``).
-
-    Args:
-        argv: Arguments without the program's name; None for those of the process.
-    """
-    args = build_parser().parse_args(argv)
-    try:
-        files = make_project(args.name, args.template)
-    except Exception as error:
-        return refuse(error)
-    print(*(f"  {os.path.join(args.name, name)}" for name in files), sep="\n")
-    print(f"\nmade. Now:\n  cd {args.name}\n  lazyengine train configs/base.py\n  pytest")
-    return 0
+@command(build_parser)
+def main(args: argparse.Namespace) -> object:
+    """Make a project."""
+    files = make_project(args.name, args.template)
+    made = "\n".join(f"  {os.path.join(args.name, name)}" for name in files)
+    return f"{made}\n\nmade. Now:\n  cd {args.name}\n  lazyengine train configs/base.py\n  pytest"
 
 
 def make_project(folder: str | os.PathLike[str], template: str = "classification") -> list[str]:

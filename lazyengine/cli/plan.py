@@ -1,4 +1,16 @@
-"""The command lines that say what an experiment costs before it runs: ``lazyengine plan`` and ``summary``."""
+"""Say what an experiment costs before it runs: parameters, FLOPs, peak memory by kind and module, length, speed, time,
+checkpoints; what it changes against another one, and what several ranks hold and send. The datasets are built and one
+batch of each is read; nothing is written. FLOPs and memory are counted by tensors without values; the speed is that of
+a few real steps on this machine's CPU, or that of a RUN.
+
+examples:
+  %(prog)s projects/digits/config.py model.width=64
+  %(prog)s projects/digits/config.py model.width=64 --against projects/digits/config.py
+  %(prog)s projects/digits/config.py --against work_dirs/digits     its speed, scaled by the FLOPs
+  %(prog)s projects/shakespeare/gpu_config.py --ranks 8 --gpu H100
+
+exit codes: 0 done; 2 a mistake in the config or the command line.
+"""
 
 from __future__ import annotations
 
@@ -9,62 +21,30 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..config import ConfigError, LazyConfig
-from .mistakes import as_json, refuse, tell
-from .show import add_config_argument, settle_config
-
-_DESCRIPTION = """\
-Say what an experiment costs before it runs: parameters, FLOPs, peak memory by kind and module, length, speed, time,
-checkpoints; what it changes against another one, and what several ranks hold and send. The datasets are built and one
-batch of each is read; nothing is written. FLOPs and memory are counted by tensors without values; the speed is that of
-a few real steps on this machine's CPU, or that of a RUN.
-"""
-_EPILOG = """\
-examples:
-  %(prog)s projects/digits/config.py model.width=64
-  %(prog)s projects/digits/config.py model.width=64 --against projects/digits/config.py
-  %(prog)s projects/digits/config.py --against work_dirs/digits     its speed, scaled by the FLOPs
-  %(prog)s projects/shakespeare/gpu_config.py --ranks 8 --gpu H100
-
-exit codes: 0 done; 2 a mistake in the config or the command line.
-"""
+from ..config import ConfigError
+from .command import CommandParser, add_config, as_json, command, load_config, make_parser
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
-        description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_config_argument(parser)
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to the config")
+    parser = make_parser(__doc__, with_json=True)
+    add_config(parser)
     parser.add_argument("--against", metavar="BASE|RUN", help="a config, or a run folder, to compare with")
     parser.add_argument("--ranks", type=int, default=1, metavar="N", help="what each of N ranks holds and sends")
     parser.add_argument("--gpu", metavar="NAME", help="an accelerator, such as H100: does it fit, how fast")
     parser.add_argument("--steps", type=int, default=3, metavar="N", help="real steps to measure (3); 0 for none")
     parser.add_argument("--depth", type=int, metavar="N", help="also print the modules, down to this depth")
     parser.add_argument("--summary", action="store_true", help=argparse.SUPPRESS)  # `lazyengine summary`
-    parser.add_argument("--json", action="store_true", help="print the result as JSON, for other programs")
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, or 2 for a mistake in the config or the command line.
-
-    Args:
-        argv: Arguments without the program's name; None for those of the process.
-    """
-    parser = build_parser()
-    args = parser.parse_intermixed_args(argv)
-    settle_config(parser, args)
-    try:
-        if args.ranks < 1 or args.steps < 0:
-            raise ConfigError(f"--ranks {args.ranks} --steps {args.steps}: expected at least 1 rank, and 0 steps.")
-        with tempfile.TemporaryDirectory(prefix="lazyengine-") as folder:
-            text = _answer(args, folder)
-    except Exception as error:
-        return refuse(error)
-    tell(text)
-    return 0
+@command(build_parser)
+def main(args: argparse.Namespace) -> object:
+    """Say what an experiment costs."""
+    if args.ranks < 1 or args.steps < 0:
+        raise ConfigError(f"--ranks {args.ranks} --steps {args.steps}: expected at least 1 rank, and 0 steps.")
+    with tempfile.TemporaryDirectory(prefix="lazyengine-") as folder:
+        return _answer(args, folder)
 
 
 def maker_of(config: str, overrides: Sequence[str], folder: str) -> Callable[[], Any]:
@@ -73,10 +53,7 @@ def maker_of(config: str, overrides: Sequence[str], folder: str) -> Callable[[],
     Raises:
         ConfigError: The config has no runner.
     """
-    path = os.path.join(config, "config.py") if os.path.isdir(config) else config
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(path), list(overrides))
-    if not hasattr(cfg, "runner"):
-        raise ConfigError(f"{path} has no top-level `runner`, whose training could be looked at.")
+    cfg = load_config(config, overrides)
 
     def make() -> Any:
         from ..runner import Runner

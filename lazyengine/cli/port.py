@@ -1,23 +1,8 @@
-"""The command line that moves a project to lazyengine: ``lazyengine port``."""
-
-from __future__ import annotations
-
-import argparse
-from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
-
-from ..port import Ported, PortError, port_path, prove
-from ..text import table
-from .mistakes import refuse, tell
-
-_DESCRIPTION = """\
-Port configs and code of mmengine, detectron2 (LazyConfig), Hydra and LightningCLI.
+"""Port configs and code of mmengine, detectron2 (LazyConfig), Hydra and LightningCLI.
 
 PATH is a file or a folder. Nothing of the project is imported: classes are found by reading its sources. What needs a
 hand is marked `# TODO port: <reason>` in the new files, and listed.
-"""
-_EPILOG = """\
+
 examples:
   %(prog)s my_project --to my_project_lazy              everything below the folder
   %(prog)s configs/resnet50.py --to new                 one config, and the base configs that it needs
@@ -28,14 +13,20 @@ examples:
 exit codes: 0 done; 1 something needs a hand, or a proof found a difference; 2 the command line is wrong.
 """
 
+from __future__ import annotations
 
-def build_parser() -> argparse.ArgumentParser:
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from ..port import Ported, PortError, port_path, prove
+from ..text import table
+from .command import CommandParser, command, make_parser
+
+
+def build_parser() -> CommandParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("path", metavar="PATH", type=Path, help="the file or folder to port")
     parser.add_argument("--to", metavar="DIR", type=Path, help="folder for the ports (default: PATH with _lazy)")
     parser.add_argument("--flat", action="store_true", help="write each config as one file, without base configs")
@@ -46,29 +37,21 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code (see ``--help``).
-
-    Args:
-        argv: Arguments without the program's name; None for those of the process.
-    """
-    args = build_parser().parse_args(argv)
+@command(build_parser)
+def main(args: argparse.Namespace) -> object:
+    """Port a project."""
     target = args.to or args.path.with_name(f"{args.path.stem}_lazy")
-    try:
-        if not args.path.exists():
-            raise PortError(f"{args.path} does not exist. Name a file or folder of the project to port.")
-        classes = [folder.resolve() for folder in args.classes]
-        ported, kinds = port_path(args.path, target.resolve(), classes=classes, flat=args.flat)
-        lines = _report(ported, kinds)
-        is_clean = not ported.todos and not ported.failed
-        if args.prove:
-            proof = prove(ported, args.path, classes)
-            lines += ["", *proof.lines]
-            is_clean = is_clean and proof.is_equal
-    except Exception as error:
-        return refuse(error)
-    tell("\n".join(lines))
-    return 0 if is_clean else 1
+    if not args.path.exists():
+        raise PortError(f"{args.path} does not exist. Name a file or folder of the project to port.")
+    classes = [folder.resolve() for folder in args.classes]
+    ported, kinds = port_path(args.path, target.resolve(), classes=classes, flat=args.flat)
+    lines = _report(ported, kinds)
+    is_clean = not ported.todos and not ported.failed
+    if args.prove:
+        proof = prove(ported, args.path, classes)
+        lines += ["", *proof.lines]
+        is_clean = is_clean and proof.is_equal
+    return "\n".join(lines), 0 if is_clean else 1
 
 
 def _report(ported: Ported, kinds: dict[str, list[Path]]) -> list[str]:

@@ -1,28 +1,16 @@
-"""The command line that answers SQL about runs: ``lazyengine query``."""
+"""Answer a question in SQL about the runs in a folder and below it, by DuckDB (pip install 'lazyengine[query]') or,
+where it is not installed, by SQLite. Three views are there:
 
-from __future__ import annotations
+runs     a row for each run: run, path, run_id, state, reason, iterations,
+         num_starts, started_utc, host, command, code, parent, parent_iter;
+         "env.torch" and the like; each value of the configs by its path, as
+         "optimizer.lr"; the last, smallest and largest value of each curve
+         as "last val/loss", "min val/loss", "max val/loss"
+metrics  a row for each recorded number: run, name, mode, step, epoch, value;
+         starts of resumed runs are joined
+events   a row for each start, change and end: run, start, event, iter,
+         time_utc, what, detail
 
-import argparse
-import csv
-import io
-from collections.abc import Sequence
-from typing import Any
-
-from ..runs import query
-from ..text import table
-from .mistakes import as_json, refuse, tell
-
-_DESCRIPTION = """\
-Answer a question in SQL about the runs in a folder and below it, by DuckDB (pip install 'lazyengine[query]') or, where
-it is not installed, by SQLite. Three views are there:
-
-runs     a row for each run: run, path, run_id, state, reason, iterations, num_starts, started_utc, host, command, code,
-         parent, parent_iter; "env.torch" and the like; each value of the configs by its path, as "optimizer.lr"; the
-         last, smallest and largest value of each curve as "last val/loss", "min val/loss", "max val/loss"
-metrics  a row for each recorded number: run, name, mode, step, epoch, value; starts of resumed runs are joined
-events   a row for each start, change and end: run, start, event, iter, time_utc, what, detail
-"""
-_EPILOG = """\
 examples:
   %(prog)s work_dirs 'select run, state, "optimizer.lr", "max val/accuracy/top1" from runs order by 4 desc limit 10'
   %(prog)s work_dirs "select run, max(value) from metrics where name = 'val/accuracy/top1' group by run"
@@ -31,14 +19,19 @@ examples:
 exit codes: 0 done; 2 there is no such folder, or the statement is wrong.
 """
 
+from __future__ import annotations
 
-def build_parser() -> argparse.ArgumentParser:
+import argparse
+from typing import Any
+
+from ..runs import query
+from ..text import csv_table, table
+from .command import CommandParser, as_json, command, make_parser
+
+
+def build_parser() -> CommandParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("root", metavar="ROOT", help="the folder in which runs are")
     parser.add_argument("sql", metavar="SQL", help="the statement")
     form = parser.add_mutually_exclusive_group()
@@ -47,26 +40,15 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code (see ``--help``).
-
-    Args:
-        argv: Arguments without the program's name; None for those of the process.
-    """
-    args = build_parser().parse_args(argv)
-    try:
-        found = query(args.root, args.sql)
-    except Exception as error:
-        return refuse(error)
+@command(build_parser)
+def main(args: argparse.Namespace) -> object:
+    """Answer a statement."""
+    found = query(args.root, args.sql)
     if args.json:
-        tell(as_json([dict(zip(found.columns, row)) for row in found.rows]))
-    elif args.csv:
-        file = io.StringIO()
-        csv.writer(file, lineterminator="\n").writerows([found.columns, *found.rows])
-        tell(file.getvalue().rstrip("\n"))
-    else:
-        tell(table([found.columns, *([*map(_shown, row)] for row in found.rows)]))
-    return 0
+        return as_json([dict(zip(found.columns, row)) for row in found.rows])
+    if args.csv:
+        return csv_table([found.columns, *found.rows])
+    return table([found.columns, *([*map(_shown, row)] for row in found.rows)])
 
 
 def _shown(value: Any) -> str:

@@ -1,23 +1,10 @@
-"""The command line that makes an iteration of a run again: ``lazyengine replay``."""
-
-from __future__ import annotations
-
-import argparse
-from collections.abc import Sequence
-
-from ..errors import UsageValueError
-from ..runs import replay, replay_range
-from .mistakes import refuse, say_running, tell
-
-_DESCRIPTION = """\
-Make an iteration of a run again: the nearest checkpoint at or before it, run forward with the code and the config that
-the run's folder keeps. Shows its samples, loss, gradient norm and learning rates, and whether what was recorded is
+"""Make an iteration of a run again: the nearest checkpoint at or before it, run forward with the code and the config
+that the run's folder keeps. Shows its samples, loss, gradient norm and learning rates, and whether what was recorded is
 equal to the bit. Nothing in the folder of the run is changed.
 
 Iterations are counted from 0, as errors and hooks count them: iteration 7 is the one behind which 8 are done, and which
 is recorded at step 8. What was recorded as a mean over a window is compared as that mean.
-"""
-_EPILOG = """\
+
 examples:
   %(prog)s work_dirs/digits --iter 700
   %(prog)s work_dirs/digits --iter 700:710 --batch
@@ -29,12 +16,18 @@ exit codes: 0 equal, or not recorded; 1 not equal, or something is missing, whic
 line.
 """
 
+from __future__ import annotations
 
-def build_parser() -> argparse.ArgumentParser:
+import argparse
+
+from ..errors import UsageValueError
+from ..runs import replay, replay_range
+from .command import CommandParser, command, make_parser, say_running
+
+
+def build_parser() -> CommandParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
-        description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("folder", metavar="RUN", help="the folder of the run")
     parser.add_argument("--iter", required=True, metavar="N|A:B", help="the iteration, or those from A to before B")
     parser.add_argument("--batch", action="store_true", help="only print the samples; nothing is run")
@@ -50,38 +43,21 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code (see ``--help``).
-
-    Args:
-        argv: Arguments without the program's name; None for those of the process.
-    """
-    args = build_parser().parse_args(argv)
-    try:
-        iterations = _iterations(args.iter)
-        if args.at is not None and not args.pdb:
-            raise UsageValueError("--at names where the debugger stops; add --pdb.")
-        if (args.save or args.pdb) and len(iterations) > 1:
-            raise UsageValueError(f"--iter {args.iter}: --save and --pdb are for one iteration.")
-
-        if len(iterations) == 1 and not args.batch:
-            options = {
-                "trace": not args.pdb,
-                "debug": args.pdb,
-                "at": args.at,
-                "rank": args.rank,
-                "save": args.save,
-                "anomaly": args.anomaly,
-            }
-            found = [replay(args.folder, iterations[0], report=say_running, **options)]
-        else:
-            found = replay_range(
-                args.folder, iterations, only_samples=args.batch, anomaly=args.anomaly, report=say_running
-            )
-    except Exception as error:
-        return refuse(error)
-    tell("\n\n".join(each.as_text() for each in found))
-    return 1 if any(each.is_equal is False for each in found) else 0
+@command(build_parser)
+def main(args: argparse.Namespace) -> object:
+    """Make iterations again."""
+    iterations = _iterations(args.iter)
+    if args.at is not None and not args.pdb:
+        raise UsageValueError("--at names where the debugger stops; add --pdb.")
+    if (args.save or args.pdb) and len(iterations) > 1:
+        raise UsageValueError(f"--iter {args.iter}: --save and --pdb are for one iteration.")
+    shared = {"anomaly": args.anomaly, "report": say_running}
+    if len(iterations) == 1 and not args.batch:
+        options = {"trace": not args.pdb, "debug": args.pdb, "at": args.at, "rank": args.rank, "save": args.save}
+        found = [replay(args.folder, iterations[0], **options, **shared)]
+    else:
+        found = replay_range(args.folder, iterations, only_samples=args.batch, **shared)
+    return "\n\n".join(each.as_text() for each in found), 1 if any(each.is_equal is False for each in found) else 0
 
 
 def _iterations(text: str) -> range:

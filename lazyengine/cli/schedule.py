@@ -1,100 +1,77 @@
-"""The command line that draws a config's schedule: ``tools/show_schedule.py``."""
+"""Draw the learning rate (and momentum) of every parameter group over the whole run, without training.
+
+The model is built, since the groups are its parameters. The dataset is built only when the length of an epoch is needed
+and --epoch-length does not give it.
+
+exit codes: 0 drawn; 2 a mistake in the config or the command line.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from typing import Any
 
-from ..config import ConfigError, Lazy, LazyCall, LazyConfig, instantiate
+from ..analysis import ScheduleCurves, simulate_schedule
+from ..config import ConfigError, Lazy, LazyCall, instantiate
 from ..config.node import arguments_of
 from ..optim import SchedulerRecipes, build_param_schedulers
-from .mistakes import refuse
-from .show import add_config_argument, settle_config
-
-_DESCRIPTION = """\
-Draw the learning rate (and momentum) of every parameter group over the whole run, without training.
-
-The model is built, since the groups are its parameters. The dataset is built only when the length of an epoch is needed
-and --epoch-length does not give it.
-"""
+from .command import CommandParser, add_config, command, load_config, make_parser
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
-        description=_DESCRIPTION,
-        epilog="exit codes: 0 drawn; 2 a mistake in the config or the command line.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_config_argument(parser)
+    parser = make_parser(__doc__)
+    add_config(parser)
     parser.add_argument("--output", metavar="PNG", help="also write the curves as a picture (needs matplotlib)")
     parser.add_argument(
         "--epoch-length", type=int, metavar="N", help="iterations in one epoch (no dataset is built then)"
     )
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to the config")
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, or 2 for a mistake in the config or the command line.
-
-    Args:
-        argv: Arguments without the program's name; None for those of the process.
-    """
-    parser = build_parser()
-    args = parser.parse_intermixed_args(argv)
-    settle_config(parser, args)
-    try:
-        cfg = LazyConfig.load(args.config)
-        LazyConfig.apply_overrides(cfg, args.overrides)
-        print(show(cfg, epoch_length=args.epoch_length, path=args.output))
-    except Exception as error:
-        return refuse(error)
+@command(build_parser)
+def main(args: argparse.Namespace) -> object:
+    """Draw the schedule."""
+    curves = simulate(load_config(args.config, args.overrides), epoch_length=args.epoch_length)
+    print(curves.as_text())
     if args.output is not None:
+        curves.write(args.output)
         print(f"\nwritten: {args.output}")
     return 0
 
 
-def show(cfg: Any, *, epoch_length: int | None = None, path: str | None = None) -> str:
-    """Draw the schedule of a loaded config.
+def simulate(cfg: Any, *, epoch_length: int | None = None) -> ScheduleCurves:
+    """Return the schedule of a loaded config.
 
     Args:
-        cfg: What `LazyConfig.load` returned; its ``runner`` has an ``optim_wrapper`` and a ``train_loop``.
+        cfg: What `load_config` returned; its ``runner`` has an ``optim_wrapper`` and a ``train_loop``.
         epoch_length: Iterations in one epoch; None to ask the train loop, which builds its dataset.
-        path: Where to write a picture; None for none.
-
-    Returns:
-        The curves as text.
 
     Raises:
-        ConfigError: The config has no runner, or the runner no optimizer or train loop.
+        ConfigError: The runner has no optimizer or no train loop.
     """
-    given = arguments_of(cfg.runner) if hasattr(cfg, "runner") else {}
+    given = arguments_of(cfg.runner)
     missing = [name for name in ("optim_wrapper", "train_loop") if given.get(name) is None]
     if missing:
         raise ConfigError(
             f"the schedule needs a top-level `runner` with optim_wrapper and train_loop; missing: {', '.join(missing)}"
         )
     names = ("optim_wrapper", "train_loop", "param_schedulers")
-    node = LazyCall(_draw)(epoch_length=epoch_length, path=path, **{k: given[k] for k in names if k in given})
+    node = LazyCall(_simulate)(epoch_length=epoch_length, **{k: given[k] for k in names if k in given})
     return instantiate(node)
 
 
-def _draw(
+def _simulate(
     optim_wrapper: Any,
     train_loop: Lazy[Any],
     param_schedulers: SchedulerRecipes = None,
     epoch_length: int | None = None,
-    path: str | None = None,
-) -> str:
-    from ..analysis.schedule import plot_schedule
-
+) -> ScheduleCurves:
     max_epochs, max_iters, epoch_length = _lengths(train_loop, epoch_length)
     schedulers = build_param_schedulers(
         param_schedulers, optim_wrapper, max_epochs=max_epochs, max_iters=max_iters, epoch_length=epoch_length
     )
-    return plot_schedule(optim_wrapper, schedulers, max_iters=max_iters, epoch_length=epoch_length, path=path)
+    return simulate_schedule(optim_wrapper, schedulers, max_iters=max_iters, epoch_length=epoch_length)
 
 
 def _lengths(train_loop: Lazy[Any], epoch_length: int | None) -> tuple[int | None, int, int | None]:

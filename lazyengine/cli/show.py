@@ -1,26 +1,7 @@
-"""The command line that shows a config: ``tools/show_config.py``."""
-
-from __future__ import annotations
-
-import argparse
-import json
-import os
-import re
-import sys
-from collections.abc import Sequence
-from typing import Any
-
-from ..config import ConfigError, ConfigFileError, LazyConfig, check_config, diff, format_tree
-from ..config.saving import check_saving
-from .keys import format_keys
-from .mistakes import refuse, tell
-
-_DESCRIPTION = """\
-Show a config: what every value is, where it came from, what can be overridden. Nothing is built.
+"""Show a config: what every value is, where it came from, what can be overridden. Nothing is built.
 
 FILE is a config (.py), or a run folder that holds config.py.
-"""
-_EPILOG = """\
+
 examples:
   %(prog)s projects/digits/config.py                            the tree, with types and defaults
   %(prog)s projects/digits/config.py optimizer.lr=1 --blame     which line or argument set each value
@@ -33,16 +14,22 @@ exit codes: 0 done (--diff: equal; --check: nothing found); 1 --diff found diffe
 line, is wrong.
 """
 
+from __future__ import annotations
 
-def build_parser() -> argparse.ArgumentParser:
+import argparse
+from typing import Any
+
+from ..config import check_config, diff, format_tree
+from ..config.saving import check_saving
+from .command import CommandParser, add_overrides, as_json, command, load_config, make_parser
+from .keys import format_keys
+
+
+def build_parser() -> CommandParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("file", metavar="FILE", help="the config, or a run folder")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to the config")
+    add_overrides(parser)
     parser.add_argument("--blame", action="store_true", help="show which file:line or argument set each value")
     parser.add_argument("--diff", metavar="OTHER", help="show how OTHER (a config or a run folder) differs")
     parser.add_argument(
@@ -55,81 +42,28 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code (see ``--help``).
-
-    Args:
-        argv: Arguments without the program's name; None for those of the process.
-    """
-    try:
-        args = build_parser().parse_intermixed_args(arguments_without_dashes(argv))
-        text, code = _answer(args)
-    except Exception as error:
-        return refuse(error)
-    tell(text)
-    return code
-
-
-def arguments_without_dashes(argv: Sequence[str] | None) -> Sequence[str]:
-    """Return the arguments of the command, None for those of the process.
-
-    Raises:
-        ConfigError: An override is written as an option, `--optimizer.lr=1`.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    for argument in argv:
-        if re.match(r"--[\w-]+[.\[]", argument):
-            raise ConfigError(f"{argument} is no option. An override has no dashes: write {argument[2:]}.")
-    return argv
-
-
-def add_config_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the config of an experiment: the first argument, or ``--config``; see `settle_config`."""
-    parser.add_argument("config", nargs="?", metavar="CONFIG", help="the experiment: a Python config file")
-    parser.add_argument("--config", dest="config_option", metavar="FILE", help="the same, as an option")
-
-
-def settle_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Set ``args.config`` to the config that was named in either way; exits with code 2 where none was."""
-    if args.config_option is not None:
-        args.overrides = [*([args.config] if args.config is not None else []), *args.overrides]
-        args.config = args.config_option
-    elif args.config is None or re.match(r"[+~]?[\w.]+=", args.config):
-        parser.error(f"name the config of the experiment, as in: {parser.prog} path/to/config.py")
-
-
-def _answer(args: argparse.Namespace) -> tuple[str, int]:
-    cfg = LazyConfig.apply_overrides(_load(args.file), args.overrides)
+@command(build_parser)
+def main(args: argparse.Namespace) -> object:
+    """Show a config."""
+    cfg = load_config(args.file, args.overrides, needs_runner=args.hooks)
     if args.diff is not None:
-        found = diff(cfg, _load(args.diff))
-        if args.json:
-            return json.dumps([each._asdict() for each in found], indent=1), 1 if found else 0
-        return "\n".join(map(str, found)) or "no difference", 1 if found else 0
+        found = diff(cfg, load_config(args.diff, needs_runner=False))
+        text = as_json([each._asdict() for each in found]) if args.json else "\n".join(map(str, found))
+        return text or "no difference", 1 if found else 0
     if args.check:
         problems = check_config(cfg) + check_saving(cfg)
-        return "\n".join(problems) or "every target resolves, every required argument is set, every type fits", (
-            2 if problems else 0
-        )
+        right = "every target resolves, every required argument is set, every type fits"
+        return "\n".join(problems) or right, 2 if problems else 0
     if args.hooks:
-        return _hooks(cfg, args.file), 0
+        return _hooks(cfg)
     if args.keys is not None:
-        return format_keys(cfg, args.keys), 0
-    return format_tree(cfg, defaults=not args.no_defaults, blame=args.blame), 0
+        return format_keys(cfg, args.keys)
+    return format_tree(cfg, defaults=not args.no_defaults, blame=args.blame)
 
 
-def _hooks(cfg: Any, file: str) -> str:
+def _hooks(cfg: Any) -> str:
     """Return the timeline of the runner's hooks; of the runner, nothing else is built."""
-    if not hasattr(cfg, "runner"):
-        raise ConfigError(f"{file} has no `runner`, whose hooks could be shown.")
     from ..runner import Runner
     from ..runner.describe import describe_hooks
 
     return describe_hooks(Runner.from_cfg(cfg))
-
-
-def _load(path: str) -> Any:
-    if os.path.isdir(path):
-        folder, path = path, os.path.join(path, "config.py")
-        if not os.path.isfile(path):
-            raise ConfigFileError(f"{folder!r} is a folder without config.py. Name a config, or the folder of a run.")
-    return LazyConfig.load(path)

@@ -1,25 +1,7 @@
-"""The command line that trains unattended, here or on a cluster: ``lazyengine submit``."""
-
-from __future__ import annotations
-
-import argparse
-import os
-import sys
-import time
-from collections.abc import Sequence
-from typing import Any
-
-from ..errors import UsageValueError
-from .mistakes import refuse, tell
-from .show import arguments_without_dashes
-from .train import default_experiment_name
-
-_DESCRIPTION = """\
-Train an experiment under a supervisor that tells apart what can end a run (memory, a hang, a lost node, a full disk, a
-bad sample, a value that is not finite, an error) and starts it again from its newest checkpoint, as the `supervision`
+"""Train an experiment under a supervisor that tells apart what can end a run (memory, a hang, a lost node, a full disk,
+a bad sample, a value that is not finite, an error) and starts it again from its newest checkpoint, as the `supervision`
 of the config says. What comes back at the same iteration stops it. Each decision stands in run.json.
-"""
-_EPILOG = """\
+
 examples:
   %(prog)s configs/base.py optimizer.lr=3e-4
   %(prog)s configs/base.py --ranks 2 --resume
@@ -29,6 +11,17 @@ examples:
 exit codes: 0 trained (--on slurm: queued); 1 the supervisor gave up; 2 a mistake in the config or the command line;
 75 another training is at work in the run folder; 143 or 130 stopped after saving: start again with --resume.
 """
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from typing import Any
+
+from ..errors import UsageValueError
+from .command import CommandParser, add_overrides, command, load_config, make_parser, say
+from .train import default_experiment_name
 
 
 def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,13 +34,11 @@ def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", help="with ray: of the cluster (default: one on this machine)")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
-        description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("config", metavar="CONFIG", help="the experiment: a Python config file")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to the config")
+    add_overrides(parser)
     parser.add_argument("--work-dir", metavar="DIR", help="the run folder (default: work_dirs/<experiment_name>)")
     parser.add_argument("--resume", action="store_true", help="go on with what is in the run folder")
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="with slurm: machines")
@@ -70,31 +61,16 @@ def launcher_of(args: argparse.Namespace, folder: str, **options: Any) -> Any:
     return make_launcher(args.on, folder, num_ranks=args.ranks, **given, **options)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code (see ``--help``).
-
-    Args:
-        argv: Arguments without the program's name; None for those of the process.
-    """
-    try:
-        args = build_parser().parse_intermixed_args(arguments_without_dashes(argv))
-        return _submit(args)
-    except Exception as error:
-        return refuse(error)
-
-
-def _submit(args: argparse.Namespace) -> int:
-    from ..config import LazyConfig, arguments_of
+@command(build_parser)
+def main(args: argparse.Namespace) -> object:
+    """Train under a supervisor."""
+    from ..config import arguments_of
     from ..runner.lock import FolderBusyError
     from ..runs.watching import owner_of
     from ..sweep import Job, Stopping, supervision_of
 
-    cfg: Any = LazyConfig.load(args.config)
-    LazyConfig.apply_overrides(cfg, args.overrides)
-    given = arguments_of(cfg)
-    if "runner" not in given:
-        raise UsageValueError(f"{args.config} has no `runner`, so there is nothing to train.")
-    own = arguments_of(given["runner"])
+    cfg = load_config(args.config, args.overrides)
+    own = arguments_of(cfg.runner)
     name = own.get("experiment_name") or default_experiment_name(args.config)
     work_dir = args.work_dir or own.get("work_dir") or os.path.join("work_dirs", str(name))
     job = Job(
@@ -112,8 +88,7 @@ def _submit(args: argparse.Namespace) -> int:
     options = {"num_nodes": args.nodes if args.nodes > 1 else None, "report": say}
     (launched,) = launcher_of(args, os.path.dirname(job.work_dir) or ".", **options).launch([job])
     if args.on == "slurm":
-        tell(f"queued as job {launched.id}; lazyengine ps shows it when it runs")
-        return 0
+        return f"queued as job {launched.id}; lazyengine ps shows it when it runs"
     say(f"training in {work_dir}; what it prints goes to {job.output}")
     with Stopping() as stopping:
         asked = 0
@@ -122,10 +97,5 @@ def _submit(args: argparse.Namespace) -> int:
                 asked = stopping.count
                 launched.stop() if asked == 1 else launched.kill()
             time.sleep(0.1)
-    tell(f"{outcome.how}{': ' if outcome.reason else ''}{outcome.reason}")
-    return 128 + stopping.number if stopping.number and outcome.how == "stopped" else outcome.exit_code
-
-
-def say(line: str) -> None:
-    """Print to stderr what happens."""
-    print(line, file=sys.stderr, flush=True)
+    code = 128 + stopping.number if stopping.number and outcome.how == "stopped" else outcome.exit_code
+    return f"{outcome.how}{': ' if outcome.reason else ''}{outcome.reason}", code

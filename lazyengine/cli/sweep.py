@@ -1,24 +1,7 @@
-"""The command line that searches: ``lazyengine sweep``."""
-
-from __future__ import annotations
-
-import argparse
-import os
-from collections.abc import Sequence
-from dataclasses import asdict
-
-from ..text import table
-from .mistakes import as_json, refuse, tell
-from .show import arguments_without_dashes
-from .submit import add_launcher_arguments, launcher_of, say
-from .train import default_experiment_name
-
-_DESCRIPTION = """\
-Run an experiment with many values: drawn (log_uniform, uniform, choice), all of them (grid, range, zipped), or both.
+"""Run an experiment with many values: drawn (log_uniform, uniform, choice), all of them (grid, range, zipped), or both.
 Each trial is a run in a folder of its own. Called again in the same folder it goes on: finished trials stay, those that
 were cut off resume from their checkpoints, failed ones are started once more.
-"""
-_EPILOG = """\
+
 CONFIG is a config, or a file with a search: config = 'base.py', space = {'optimizer.lr': log_uniform(1e-4, 1e-1), ...},
 objective = 'val/accuracy/top1', trials = 20.
 
@@ -33,14 +16,23 @@ another sweep is at work in the folder; 143 or 130 stopped, after all trials at 
 on.
 """
 
+from __future__ import annotations
 
-def build_parser() -> argparse.ArgumentParser:
+import argparse
+import os
+from dataclasses import asdict
+
+from ..text import table
+from .command import CommandParser, add_overrides, as_json, command, make_parser, say
+from .submit import add_launcher_arguments, launcher_of
+from .train import default_experiment_name
+
+
+def build_parser() -> CommandParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
-        description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, with_json=True)
     parser.add_argument("config", metavar="CONFIG", help="a config, or a file with a search")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=values", help="what is varied, and overrides")
+    add_overrides(parser, "values", "what is varied, and overrides")
     parser.add_argument("--objective", metavar="METRIC", help="the metric that counts, such as val/accuracy/top1")
     parser.add_argument("--direction", choices=["maximize", "minimize"], help="default: as the metric's name tells")
     parser.add_argument("--trials", type=int, metavar="N", help="number of runs (default: all combinations of grids)")
@@ -53,35 +45,25 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--storage", metavar="URL", help="of Optuna (default: a journal file in the folder)")
     parser.add_argument("--jobs", type=int, metavar="N", help="trials at once (default: as many as fit)")
     parser.add_argument("--dry-run", action="store_true", help="check the search and print its first trials")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON, for other programs")
     add_launcher_arguments(parser)
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code (see ``--help``).
-
-    Args:
-        argv: Arguments without the program's name; None for those of the process.
-    """
+@command(build_parser)
+def main(args: argparse.Namespace) -> object:
+    """Search."""
     from ..sweep import planned, read_search, sweep
 
-    try:
-        args = build_parser().parse_intermixed_args(arguments_without_dashes(argv))
-        names = ("objective", "direction", "trials", "sampler", "pruner", "seed")
-        search = read_search(args.config, args.overrides, **{name: getattr(args, name) for name in names})
-        if args.dry_run:
-            search.check()
-            trials = planned(search)
-            rows = [("trial", "changes"), *((f"{n:04d}", " ".join(each)) for n, each in enumerate(trials))]
-            more = search.num_trials - len(trials)
-            tell(table(rows) + (f"\n... and {more} more" if more else ""))
-            return 0
-        folder = args.work_dir or os.path.join("work_dirs", f"{default_experiment_name(args.config)}_sweep")
-        launcher = launcher_of(args, folder, capacity=args.jobs, report=say)
-        found = sweep(search, folder, launcher, storage=args.storage, num_ranks=args.ranks, report=say)
-    except Exception as error:
-        return refuse(error)
+    names = ("objective", "direction", "trials", "sampler", "pruner", "seed")
+    search = read_search(args.config, args.overrides, **{name: getattr(args, name) for name in names})
+    if args.dry_run:
+        search.check()
+        trials = planned(search)
+        rows = [("trial", "changes"), *((f"{n:04d}", " ".join(each)) for n, each in enumerate(trials))]
+        more = search.num_trials - len(trials)
+        return table(rows) + (f"\n... and {more} more" if more else "")
+    folder = args.work_dir or os.path.join("work_dirs", f"{default_experiment_name(args.config)}_sweep")
+    launcher = launcher_of(args, folder, capacity=args.jobs, report=say)
+    found = sweep(search, folder, launcher, storage=args.storage, num_ranks=args.ranks, report=say)
     trials = [{"folder": each.folder, **asdict(each)} for each in found.ranked()]
-    tell(as_json({**asdict(found), "trials": trials}) if args.json else found.as_text())
-    return found.exit_code
+    return as_json({**asdict(found), "trials": trials}) if args.json else found, found.exit_code

@@ -1,26 +1,5 @@
-"""The command line that trains and evaluates: ``tools/train_net.py`` and ``lazyengine train``."""
+"""Train or evaluate the experiment that a config file describes.
 
-from __future__ import annotations
-
-import argparse
-import contextlib
-import os
-import re
-import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
-
-from ..config import ConfigError, LazyConfig, arguments_of, check_config, format_tree, set_argument
-from ..config.saving import check_saving
-from ..errors import UsageFileNotFoundError
-from .mistakes import as_json, refuse, until_the_reader_leaves
-from .show import add_config_argument, arguments_without_dashes, settle_config
-from .trying import fast_dev_run, limit_batches, parse_limits
-
-if TYPE_CHECKING:
-    from ..runner import Runner
-
-_EPILOG = """\
 overrides:
   optimizer.lr=3e-4                       a value; the path starts at a name of the config file
   train_loop.max_epochs=5 model.width=64  several
@@ -48,10 +27,30 @@ the run folder: try again later; 143 stopped by a signal, or 130 by Ctrl-C, afte
 second Ctrl-C stops at once.
 """
 
+from __future__ import annotations
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command to a parser."""
-    add_config_argument(parser)
+import argparse
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..config import ConfigError, arguments_of, check_config, format_tree, set_argument
+from ..config.saving import check_saving
+from ..errors import UsageFileNotFoundError
+from .command import CommandParser, add_config, as_json, command, load_config, make_parser
+from .trying import fast_dev_run, limit_batches, parse_limits
+
+if TYPE_CHECKING:
+    from ..runner import Runner
+
+
+def build_parser() -> CommandParser:
+    """Return the parser of the command."""
+    parser = make_parser(__doc__)
+    add_config(parser)
     parser.add_argument(
         "--with", dest="mixins", nargs="+", default=[], metavar="FILE", help="configs that change it, applied in order"
     )
@@ -100,41 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--launcher", choices=["none", "pytorch", "slurm", "mpi"], help="how ranks were started (default: found out)"
     )
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to the config, see below")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
-        description="Train or evaluate the experiment that a config file describes.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_arguments(parser)
     return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code.
-
-    Args:
-        argv: Arguments without the program's name; None for those of the process.
-    """
-    try:
-        parser = build_parser()
-        args = parser.parse_intermixed_args(_tell_overrides_apart(arguments_without_dashes(argv)))
-        settle_config(parser, args)
-        with until_the_reader_leaves():
-            if args.fast_dev_run is not None:
-                return fast_dev_run(args, load_config, build_runner)
-            cfg = load_config(args)
-            return _report_to_launcher(run)(build_runner(cfg, args), cfg, args)
-        return 0
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        return refuse(error)
 
 
 def _tell_overrides_apart(argv: Sequence[str]) -> list[str]:
@@ -157,24 +122,28 @@ def _tell_overrides_apart(argv: Sequence[str]) -> list[str]:
     return told
 
 
-def load_config(args: argparse.Namespace) -> Any:
+@command(build_parser, _tell_overrides_apart)
+def main(args: argparse.Namespace) -> int:
+    """Train or evaluate."""
+    if args.fast_dev_run is not None:
+        return fast_dev_run(args, load_experiment, build_runner)
+    cfg = load_experiment(args)
+    return _report_to_launcher(run)(build_runner(cfg, args), cfg, args)
+
+
+def load_experiment(args: argparse.Namespace) -> Any:
     """Load the config, apply the overrides, and check that it describes an experiment.
 
     Raises:
         ConfigError: For anything wrong with it.
     """
     mixins = [each for each in args.mixins if each.endswith(".py")]
-    cfg = LazyConfig.load(args.config, *mixins)
-    LazyConfig.apply_overrides(cfg, [each for each in args.mixins if each not in mixins] + args.overrides)
+    overrides = [each for each in args.mixins if each not in mixins] + args.overrides
+    cfg = load_config(args.config, overrides, *mixins)
     if args.eval_only and args.resume is not None:
         raise ConfigError(
             "--eval-only evaluates, --resume continues training: name the weights to evaluate by --checkpoint "
             f"{'latest' if args.resume == 'auto' else args.resume}"
-        )
-    if not hasattr(cfg, "runner"):
-        raise ConfigError(
-            f"{args.config} has no `runner`: the command needs a top-level runner = LazyCall(Runner)(...); its names "
-            f"are {', '.join(sorted(arguments_of(cfg))) or 'none'}"
         )
     limit_batches(cfg, args.limit, args.overfit)
     if args.dry_run and (problems := check_config(cfg) + check_saving(cfg)):

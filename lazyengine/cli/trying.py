@@ -48,7 +48,7 @@ def fast_dev_run(args: argparse.Namespace, load: Callable[..., Any], build: Call
 
     Args:
         args: The arguments of the command; ``args.fast_dev_run`` is the number of batches.
-        load: Loads the config, see `train.load_config`.
+        load: Loads the config, see `train.load_experiment`.
         build: Builds the runner, see `train.build_runner`.
 
     Raises:

@@ -1,6 +1,7 @@
 """The node: a target, its arguments, where it was written and what changed it; and the loaded config that holds nodes.
 
-Both have dunder members only, so that every ordinary name is an argument's (`node.keys`); everything that can be done
+Both have dunder members only, and the one that notebooks ask for, so that every ordinary name is an argument's
+(`node.keys`); everything that can be done
 with them is a function of this module or of `graph`.
 """
 
@@ -9,13 +10,14 @@ from __future__ import annotations
 import copy
 import enum
 import functools
+import html
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar, overload
 
 from ..text import did_you_mean, short
 from .errors import ConfigWarning, TargetError, UnknownNameError, UnsetError
-from .graph import ATOMIC, Holder, Source, children, describe_source, source_here, swap
+from .graph import ATOMIC, Holder, Source, children, describe_source, join_path, source_here, swap
 from .ref import Ref
 from .signature import Signature, check_name, import_target, signature_of
 
@@ -54,6 +56,10 @@ class _Editable(Holder):
 
     def __delattr__(self, name: str) -> None:
         delete_argument(self, name, source=source_here(1))
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the tree, whose branches open by a click."""
+        return f"<div style='font-family: monospace'>{_as_html('', self, '', {})}</div>"
 
 
 class Node(_Editable):
@@ -438,6 +444,24 @@ def brief(value: Any, limit: int = 80) -> str:
     """Return one line for any value, at most `limit` characters."""
     text = _text(value)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def _as_html(name: str, value: Any, path: str, seen: dict[int, str]) -> str:
+    """Return the part of a tree that is below a path; `seen` has the paths of what was shown already."""
+    inner, head = children(value) or [], f"<b>{html.escape(name)}</b> = " if name else ""
+    is_tree = isinstance(value, Holder) or any(children(child) for _, child in inner)
+    if not is_tree or id(value) in seen:
+        text = f"same as {seen[id(value)] or 'the top'}" if is_tree else brief(value, 100)
+        return f"<div>{head}{html.escape(text)}</div>"
+    seen[id(value)] = path
+    what, where = type(value).__name__, ""
+    if isinstance(value, Node):
+        what, where = target_label(value), f" <span style='opacity: 0.6'>{html.escape(defined_at(value))}</span>"
+    elif isinstance(value, Config):
+        where = f" <span style='opacity: 0.6'>{html.escape(value.__file__)}</span>"
+    parts = "".join(_as_html(str(key), child, join_path(path, key), seen) for key, child in inner)
+    summary = f"<summary>{head}{html.escape(what)}{where}</summary>"
+    return f"<details{'' if name else ' open'}>{summary}<div style='margin-left: 2em'>{parts}</div></details>"
 
 
 def _text(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from contextlib import ExitStack
 from typing import Any
 
@@ -13,10 +14,11 @@ from .logger_hook import LoggerHook
 
 
 class ProgressBarHook(Hook):
-    """Show loss, learning rate and ETA beside a bar, where the output is a terminal and rich is installed.
+    """Show loss, speed, ETA and memory beside a bar, where the output is a terminal and rich is installed.
 
-    Loss and learning rate are those of the last log line, so that the bar never waits for the device. A validation
-    and a test have a bar of their own, with the time that is left of it.
+    Loss and speed are those of the last log line, so that the bar never waits for the device. The memory is that of
+    the device which the line has, or of the process. A validation and a test have a bar of their own, with the time
+    that is left of it.
 
     Args:
         refreshes_per_s: How often the bar is drawn, at most.
@@ -69,9 +71,24 @@ class ProgressBarHook(Hook):
 def _values(runner: Runner, mode: str) -> dict[str, Any]:
     """Return what stands beside the bar."""
     hooks = runner.hooks if mode == "train" else ()
-    logged = next((hook.last_values for hook in hooks if isinstance(hook, LoggerHook)), {})
-    shown = {name: v for name in ("loss", "lr") if (v := logged.get(name, logged.get(f"train/{name}"))) is not None}
+    last = next((hook.last_values for hook in hooks if isinstance(hook, LoggerHook)), {})
+    logged = {name.removeprefix("train/"): value for name, value in last.items()}
+    shown: dict[str, Any] = {"loss": logged["loss"]} if "loss" in logged else {}
+    if logged.get("time"):
+        shown["it/s"] = 1 / logged["time"]
     eta = runner.message_hub.get_info("eta")
     if eta is not None:
         shown["eta"] = datetime.timedelta(seconds=int(eta))
+    memory = logged.get("memory") or _resident_mib()
+    if mode == "train" and memory:
+        shown["memory"] = f"{memory:,.0f} MiB"
     return shown
+
+
+def _resident_mib() -> float:
+    """Return the memory of this process in MiB; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    except OSError:
+        return 0.0

@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import logging
 import os
+import shutil
 import sys
 import time
 import warnings
@@ -17,7 +18,7 @@ from .. import dist
 from ..errors import UsageTypeError, UsageValueError
 from ..text import listed, short
 from .manager import ManagerMixin
-from .terminal import terminal_line
+from .terminal import terminal_line, wrap_message
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LINE = "{time} {level} {place}  {message}"
@@ -30,7 +31,7 @@ class LineFormatter(logging.Formatter):
     Args:
         for_terminal: Whether to write for people, whose columns are few: ``12:00:00  message``; level and place only
             where the level is another than INFO, without the folders of this package's own files; see also
-            `terminal_line`.
+            `terminal_line`. Where stdout is a terminal, lines are broken between words at its width.
         is_coloured: Whether time and place are dim, and the level is coloured.
     """
 
@@ -48,13 +49,18 @@ class LineFormatter(logging.Formatter):
         when, path, level = _time_text(int(record.created)), _short_path(record.pathname), record.levelname
         if not self._for_terminal:
             return _LINE.format(time=when, level=level, place=f"{path}:{record.lineno}", message=message)
-        when, message = self._in_style("2", when[11:]), terminal_line(message)
-        if record.levelno == logging.INFO:
-            return f"{when}  {message}"
         if record.pathname.startswith(_PACKAGE):
             path = record.filename
-        level, place = self._in_style(_STYLES.get(level, "0"), level), self._in_style("2", f"{path}:{record.lineno}")
-        return _LINE.format(time=when, level=level, place=place, message=message)
+        when, place, is_info = when[11:], f"{path}:{record.lineno}", record.levelno == logging.INFO
+        if sys.stdout.isatty():
+            columns = shutil.get_terminal_size().columns
+            begin = len(when) + 2 + (0 if is_info else len(level) + len(place) + 2)
+            message = wrap_message(terminal_line(message, min(columns, 100) - 10), columns, begin)
+        else:
+            message = terminal_line(message)
+        when, place = self._in_style("2", when), self._in_style("2", place)
+        level = self._in_style(_STYLES.get(level, "0"), level)
+        return f"{when}  {message}" if is_info else _LINE.format(time=when, level=level, place=place, message=message)
 
     def _in_style(self, style: str, text: str) -> str:
         return f"\x1b[{style}m{text}\x1b[0m" if self._is_coloured else text

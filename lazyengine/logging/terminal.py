@@ -1,8 +1,9 @@
-"""Lines of values, arranged for a terminal of 100 columns."""
+"""Lines of values, arranged for the columns of a terminal."""
 
 from __future__ import annotations
 
 import re
+import textwrap
 
 _HEAD = re.compile(r"(Epoch|Iter)\(\w+\) *(\[[\d ]+\])?\[[\d ]+/[\d?]+\]  ")
 _MEAN = re.compile(r"\[mean of (\d+|the epoch)\]")
@@ -26,6 +27,25 @@ def terminal_line(line: str, width: int = 90) -> str:
             lines[-1] += f"  {part}"
         elif _rank(part) < 3:
             lines.append(f"{'':18}{part}")
+    return "\n".join(lines)
+
+
+def wrap_message(message: str, columns: int, begin: int) -> str:
+    """Return a message whose lines are at most `columns` long, broken between words; a longer word stays whole.
+
+    Args:
+        message: What is written.
+        columns: Columns of the terminal.
+        begin: Column in which the first line begins, behind time and place; lines that go on begin in column 10.
+    """
+    lines = message.split("\n")
+    for number, line in enumerate(lines):
+        before = 0 if number else begin
+        if before + len(line) > columns:
+            after = " " * (10 if number == 0 else len(line) - len(line.lstrip()) + 2)
+            options = {"break_long_words": False, "break_on_hyphens": False}
+            wrapped = textwrap.wrap(line, columns, initial_indent=" " * before, subsequent_indent=after, **options)
+            lines[number] = "\n".join(wrapped)[before:]
     return "\n".join(lines)
 
 

@@ -53,18 +53,4 @@ __all__ = [  # noqa: RUF022 - in reading order
     "as_line",
 ]
 
-__getattr__, __dir__ = late_names(
-    __name__,
-    {
-        ".code_changes": ("changed_code", "changes"),
-        ".code": ("CodeRecord", "collect_code", "load_code", "save_code"),
-        ".data": ("changed_data", "fingerprint"),
-        ".environment": ("collect_env", "write_env"),
-        ".experiment": (
-            *("as_line", "built_values", "changed_lines", "changed_options", "changed_values", "flat_config"),
-            "saved_config",
-        ),
-        ".recorder": ("Recorder",),
-        ".run_file": ("CODE_FOLDER", "ENV_FILE", "FORMAT", "RUN_FILE", "START_FILE", "read_run_file"),
-    },
-)
+__getattr__, __dir__ = late_names(__name__)

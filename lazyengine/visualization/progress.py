@@ -36,13 +36,16 @@ class ProgressBar:
         if self._progress is None and dist.is_main_process() and is_rich_terminal(sys.stdout):
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+            from rich.table import Column
 
+            console = Console(highlight=False, soft_wrap=True)
+            values = Column(no_wrap=True, overflow="ellipsis")
             self._progress = Progress(
                 TextColumn("{task.description}", style="bold"),
-                BarColumn(bar_width=24),
+                BarColumn(bar_width=min(max(console.width - 72, 8), 24)),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[values]}", style="cyan"),
-                console=Console(highlight=False, soft_wrap=True),
+                TextColumn("{task.fields[values]}", style="cyan", table_column=values),
+                console=console,
                 auto_refresh=False,
                 transient=True,
             )

@@ -301,7 +301,7 @@ def test_mistakes_end_with_2(capsys, tmp_path):
     assert main(["plan", DIGITS, "model.widht=3"]) == 2
     Path(tmp_path, "plain.py").write_text("a = 1\n")
     assert main(["plan", str(tmp_path / "plain.py")]) == 2
-    assert "no top-level `runner`" in capsys.readouterr().err
+    assert "has no `runner`" in capsys.readouterr().err
 
 
 def test_without_private_parts_it_says_so(monkeypatch, tmp_path):

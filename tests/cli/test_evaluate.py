@@ -131,9 +131,9 @@ def test_a_refusal_of_a_metric_ends_with_code_2(results, capsys):
     ("arguments", "message"),
     [
         ([], "there is no metric to compute"),
-        (["--metric", "Acuracy"], "--metric Acuracy: no metric of that name. Did you mean 'Accuracy'?"),
-        (["--metric", "torch.nn.Linear(2, 2)"], "no metric of that name"),
-        (["--metric", "no_such_package.Metric"], "cannot import 'no_such_package'"),
+        (["--metric", "Acuracy"], "has no 'Acuracy'. Did you mean 'Accuracy'?"),
+        (["--metric", "torch.nn.Linear(2, 2)"], "torch.nn.Linear: expected the name of a metric"),
+        (["--metric", "no_such_package.Metric"], "Cannot import target 'no_such_package.Metric'"),
         (["--metric", "Accuracy(topk=open('x'))"], "expected a name, or a call with literal arguments"),
         (["--metric", "Accuracy(topk=0)"], "topk needs different numbers"),
         (["--config", "nowhere.py"], "nowhere.py"),

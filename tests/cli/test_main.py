@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import subprocess
 import sys
@@ -43,6 +44,15 @@ def test_each_command_explains_itself_under_its_own_name(name, capsys, monkeypat
     out = capsys.readouterr().out
     assert out.startswith(f"usage: lazyengine {name} ")
     assert "exit codes: 0 " in out
+
+
+@pytest.mark.parametrize("columns", [80, 100, 140])
+@pytest.mark.parametrize("name", ["", *command.COMMANDS])
+def test_the_page_of_a_command_fits_the_terminal(name, columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with contextlib.suppress(SystemExit):
+        command.main([name, "--help"] if name else ["--help"])
+    assert not [line for line in capsys.readouterr().out.splitlines() if len(line) > columns]
 
 
 def test_train_and_test_are_the_training_script(capsys):

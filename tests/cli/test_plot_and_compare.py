@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lazyengine.analysis.text_plot import draw_curves
+from lazyengine.analysis.curves import draw_curves, smooth
 from lazyengine.cli import compare, plot
-from lazyengine.cli.plot import smooth
 from lazyengine.config import LazyConfig
 from lazyengine.logging import MetricsWriter
 from lazyengine.runs import choose_keys, compare_runs, read_outlines, read_runs

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lazyengine.logging.terminal import terminal_line
+from lazyengine.logging.terminal import terminal_line, wrap_message
 from lazyengine.visualization import ProgressBar
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ TRAINING = """
     bar.begin("train", 4, "epoch 1/2")
     for i in range(4):
         bar.advance("train", lambda: {"loss": 0.5 / (i + 1), "lr": 1e-3, "eta": "0:00:0%d" % i})
-        logger.warning("step %d " % i + "x" * 100)
+        logger.warning("step %d" % i + " word" * 20)
     bar.begin("val", 2)
     bar.advance("val", lambda: {"acc": 0.75})
     bar.end("val")
@@ -32,11 +32,11 @@ TRAINING = """
 """
 
 
-def run_in_terminal(code):
-    """Output of the code in a terminal of 80 columns."""
+def run_in_terminal(code, columns=80):
+    """Output of the code in a terminal of so many columns."""
     pty = pytest.importorskip("pty")
     main, child = pty.openpty()
-    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
+    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": "24"}
     env.pop("NO_COLOR", None)
     command = [sys.executable, "-c", textwrap.dedent(code)]
     with subprocess.Popen(command, stdout=child, stderr=child, stdin=child, cwd=ROOT, env=env) as process:
@@ -61,13 +61,38 @@ def test_bars_and_lines_on_a_terminal():
     assert "begin [bold]as it is[/bold] 3.14" in plain
     assert re.search(r"epoch 1/2 .*4/4 loss 0\.125\s+lr 0\.001", plain)
     assert re.search(r"val .*1/2 acc 0\.75", plain)
-    lines = [line.strip() for line in plain.replace("\r", "\n").split("\n")]
-    for i in range(4):  # each line whole and alone, not cut at the width, no bar in it
+    lines = [line.rstrip() for line in plain.replace("\r", "\n").split("\n") if line.strip()]
+    for i in range(4):  # each message whole and alone, in lines that are broken between words, no bar in them
         place = r"\d\d:\d\d:\d\d WARNING <string>:\d+  step "
-        assert len([line for line in lines if re.fullmatch(place + f"{i} x{{100}}", line)]) == 1
-    assert lines[-1] == "" or "end" in lines[-1]
+        first = [n for n, line in enumerate(lines) if re.fullmatch(rf"{place}{i}( word)+", line)]
+        assert len(first) == 1
+        assert re.fullmatch(r" {10}word( word)+", lines[first[0] + 1])
+        assert sum(line.count(" word") for line in lines[first[0] : first[0] + 2]) == 20
+    assert "end" in lines[-1]
+    assert max(map(len, lines)) <= 80
     assert "\x1b[" in output
     assert output.count("\x1b[?25l") == output.count("\x1b[?25h") > 0  # the cursor comes back
+
+
+@pytest.mark.parametrize("columns", [40, 80, 100, 140])
+def test_the_status_line_fits_and_loses_its_last_value_first(columns):
+    output = run_in_terminal(
+        """
+        from lazyengine.visualization import ProgressBar
+        bar = ProgressBar(refreshes_per_s=1e6)
+        bar.start()
+        bar.begin("train", 4000, "epoch 100/300", completed=2500)
+        bar.advance("train", lambda: {"loss": 0.5, "it/s": 12.5, "eta": "1:00:00", "memory": "12,345 MiB"})
+        bar.stop()
+        """,
+        columns,
+    )
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
+    lines = [line.rstrip() for line in plain.replace("\r", "\n").split("\n") if "2501/4000" in line]
+    assert lines
+    assert max(map(len, lines)) <= columns
+    assert columns < 80 or "loss 0.5  it/s 12.5  eta 1:00:00" in lines[0]
+    assert columns < 100 or "memory 12,345 MiB" in lines[0]
 
 
 def test_without_a_terminal_there_is_plain_text_and_no_bar():
@@ -105,6 +130,13 @@ def test_losses_come_first_and_times_where_they_fit():
     assert terminal_line(line, 70) == f"{head}  loss: 0.7500  num: 3  lr: 1.0000e-02"
     val = "Iter(val) [3/3]  acc: 1.0000  [mean of the epoch]  data_time: 0.2500  time: 0.5000"
     assert terminal_line(val) == "Iter(val) [3/3]  acc: 1.0000  data_time: 0.2500  time: 0.5000"
+
+
+def test_a_message_is_broken_between_words_and_a_long_word_stays_whole():
+    path = "/data/" + "x" * 40
+    assert wrap_message("short", 20, 10) == "short"
+    assert wrap_message(f"saved in {path} now", 30, 10) == f"saved in\n          {path}\n          now"
+    assert wrap_message("head\n  a b c d e", 8, 10) == "head\n  a b c\n    d e"
 
 
 def test_no_value_is_lost_for_want_of_columns():

@@ -1,0 +1,196 @@
+"""What every command shares: the page that is its ``--help``, how it reads arguments, how it answers, how it ends."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import math
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ..config import ConfigError, ConfigFileError, LazyConfig, arguments_of
+from ..nesting import map_leaves
+from .mistakes import refuse
+
+_EPILOG = re.compile(r"^(?=overrides:|examples:|templates:|exit codes:)", re.MULTILINE)  # where it begins in a page
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that knows whether its command takes overrides, which may stand between the options."""
+
+    takes_overrides = False
+
+
+class _Page(argparse.HelpFormatter):
+    """Fills a page to the width of the terminal: paragraphs whole, those with indented lines line by line."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        filled = []
+        for part in re.split(r"\n\s*\n", text.strip("\n")):
+            if re.search("^ ", part, re.MULTILINE):
+                filled.append("\n".join(_fill_line(line, width) for line in part.splitlines()))
+            else:
+                filled.append(textwrap.fill(" ".join(part.split()), width))
+        return "\n\n".join(filled)
+
+
+def _fill_line(line: str, width: int) -> str:
+    """Break a line of two columns that is too long: its second column goes on below itself, or begins a line."""
+    if len(line) <= width:
+        return line
+    left, gap, right = re.split(r"(?<=\S)( {2,}|$)", line, maxsplit=1)
+    column = len(left) + len(gap)
+    if right and column <= width // 2:
+        return textwrap.fill(right, width, initial_indent=left + gap, subsequent_indent=" " * column)
+    parts = [(left, " " * (len(left) - len(left.lstrip())))] + [(right, " " * 6)] * bool(right)
+    options: Any = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": " " * 6}
+    return "\n".join(textwrap.fill(text.lstrip(), width, initial_indent=begin, **options) for text, begin in parts)
+
+
+def make_parser(page: str | None, *, with_json: bool = False) -> CommandParser:
+    """Return a parser whose ``--help`` is a page: what the command does, its arguments, examples and exit codes.
+
+    Args:
+        page: The docstring of the command's module.
+        with_json: Add ``--json``.
+    """
+    description, *epilog = _EPILOG.split(page or "", maxsplit=1)
+    parser = CommandParser(description=description, epilog="".join(epilog), formatter_class=_Page)
+    if with_json:
+        parser.add_argument("--json", action="store_true", help="print the result as JSON, for other programs")
+    return parser
+
+
+def add_config(parser: CommandParser) -> None:
+    """Add the config of an experiment, as the first argument or as ``--config``, and its overrides."""
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="the experiment: a Python config file")
+    parser.add_argument("--config", dest="config_option", metavar="FILE", help="the same, as an option")
+    add_overrides(parser)
+
+
+def add_overrides(parser: CommandParser, values: str = "value", what: str = "changes to the config") -> None:
+    """Add the overrides of a config; call it after the other positional arguments are added."""
+    parser.takes_overrides = True
+    parser.add_argument("overrides", nargs="*", metavar=f"key.sub={values}", help=what)
+
+
+def command(
+    build_parser: Callable[[], CommandParser], prepare: Callable[[Sequence[str]], Sequence[str]] = list
+) -> Callable[[Callable[[argparse.Namespace], Any]], Callable[[Sequence[str] | None], int]]:
+    """Return a decorator that makes the ``main`` of a command of a function that answers its parsed arguments.
+
+    The function returns text to print, or a result with ``as_text()`` (with ``--json`` its ``as_json()``, else its
+    fields), or one of these with the exit code, or only the exit code. A mistake of the user ends with code 2 and a
+    message, Ctrl-C with 130; another error is raised.
+
+    Args:
+        build_parser: Returns the parser of the command.
+        prepare: Changes the words of the command line before they are parsed.
+    """
+
+    def decorate(answer: Callable[[argparse.Namespace], Any]) -> Callable[[Sequence[str] | None], int]:
+        @functools.wraps(answer)
+        def main(argv: Sequence[str] | None = None) -> int:
+            try:
+                with ignore_broken_pipe():
+                    args = parse_arguments(build_parser(), prepare(sys.argv[1:] if argv is None else argv))
+                    return _print(answer(args), getattr(args, "json", False))
+                return 0
+            except KeyboardInterrupt:
+                print("interrupted", file=sys.stderr)
+                return 130
+            except Exception as error:
+                return refuse(error)
+
+        return main
+
+    return decorate
+
+
+def parse_arguments(parser: CommandParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; ``args.config`` is the config that was named in either way.
+
+    Raises:
+        ConfigError: An override is written as an option, `--optimizer.lr=1`.
+    """
+    if not parser.takes_overrides:
+        return parser.parse_args(argv)
+    for argument in argv:
+        if re.match(r"--[\w-]+[.\[]", argument):
+            raise ConfigError(f"{argument} is no option. An override has no dashes: write {argument[2:]}.")
+    args = parser.parse_intermixed_args(argv)
+    if getattr(args, "config_option", None) is not None:
+        args.overrides = [*([args.config] if args.config is not None else []), *args.overrides]
+        args.config = args.config_option
+    elif hasattr(args, "config_option") and (args.config is None or re.match(r"[+~]?[\w.]+=", args.config)):
+        parser.error(f"name the config of the experiment, as in: {parser.prog} path/to/config.py")
+    return args
+
+
+def _print(answer: Any, is_json: bool) -> int:
+    """Print what a command answered, and return its exit code."""
+    found, code = answer if isinstance(answer, tuple) else (answer, 0)
+    if isinstance(found, int):
+        return found
+    if not isinstance(found, str):
+        fields = (found.as_json() if hasattr(found, "as_json") else asdict(found)) if is_json else None
+        found = as_json(fields) if is_json else found.as_text()
+    print(found, flush=True)
+    return code
+
+
+def load_config(path: str, overrides: Sequence[str] = (), *mixins: str, needs_runner: bool = True) -> Any:
+    """Load a config, or the one that a run folder keeps, and apply overrides.
+
+    Args:
+        path: The config, or the folder.
+        overrides: Changes to it.
+        *mixins: Configs that change it before, in order.
+        needs_runner: Refuse one that describes no experiment.
+
+    Raises:
+        ConfigError: For anything wrong with it.
+    """
+    if os.path.isdir(path):
+        folder, path = path, os.path.join(path, "config.py")
+        if not os.path.isfile(path):
+            raise ConfigFileError(f"{folder!r} is a folder without config.py. Name a config, or the folder of a run.")
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(path, *mixins), list(overrides))
+    if needs_runner and not hasattr(cfg, "runner"):
+        raise ConfigError(
+            f"{path} has no `runner`: the command needs a top-level runner = LazyCall(Runner)(...); its names "
+            f"are {', '.join(sorted(arguments_of(cfg))) or 'none'}"
+        )
+    return cfg
+
+
+@contextlib.contextmanager
+def ignore_broken_pipe() -> Iterator[None]:
+    """End the block without an error when the reader of stdout, such as ``head``, has seen enough."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def say(line: str) -> None:
+    """Print to stderr what happens."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def say_running(line: str) -> None:
+    """Print to stderr what a command has begun to do."""
+    say(f"running {line} ...")
+
+
+def as_json(value: Any) -> str:
+    """Return plain data as JSON text; what is not finite, which JSON has not, is null."""
+    finite = map_leaves(lambda leaf: None if isinstance(leaf, float) and not math.isfinite(leaf) else leaf, value)
+    return json.dumps(finite, indent=1)
