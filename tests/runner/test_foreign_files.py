@@ -122,9 +122,7 @@ def test_a_resume_passes_over_the_state_of_an_optimizer_that_this_one_cannot_hav
     runner.train()
     assert "epoch_2.pth: it is damaged, or not a checkpoint" in log_of(runner)
     assert "epoch_1.pth: 1 epochs and 5 iterations are done" in log_of(runner)
-    with pytest.raises(
-        CheckpointError, match=r"epoch_2\.pth cannot be resumed: .* its optimizer cannot be"
-    ):
+    with pytest.raises(CheckpointError, match=r"epoch_2\.pth cannot be resumed: .* its optimizer cannot be"):
         toy_runner(str(run), resume=str(run / "epoch_2.pth")).train()
 
 
