@@ -25,7 +25,7 @@ from ..errors import UsageFileNotFoundError
 from ..logging import METRICS_FILE
 from ..record import ENV_FILE, RUN_FILE, START_FILE
 from .columns import Curve, Part, append, join, pack, parts_in, unpack
-from .lineage import Start, changes_of, files_before, read_starts
+from .lineage import Start, changes_of, files_before, led_to_end, read_starts
 from .reading import check_run, read_config
 
 INDEX_FILE = ".lazyengine_index.sqlite"
@@ -398,7 +398,7 @@ def read_outline(folder: str | os.PathLike[str], take: Callable[[Path], list[Par
         return Outline(path, mistake=str(error))
     outline.config = read_config(path, outline.training)
     outline.environment = _environment(outline.training)
-    own = [start.metrics for start in outline.training if start.metrics.is_file()]
+    own = [start.metrics for start in led_to_end(outline.starts) if start.metrics.is_file()]
     curves = curves_of(outline) if take is None else join([part for file in own for part in take(file)])
     outline.extents = extents_of(curves)
     return outline
@@ -411,7 +411,7 @@ def curves_of(outline: Outline, take: Callable[[Path], list[Part]] | None = None
         outline: The run.
         take: Returns the parts of a file of records; None reads it.
     """
-    own = [start.metrics for start in outline.training if start.metrics.is_file()]
+    own = [start.metrics for start in led_to_end(outline.starts) if start.metrics.is_file()]
     take = take or (lambda file: parts_in(file.read_bytes()))
     return join([part for file in [*files_before(outline.starts), *own] for part in take(file)])
 
