@@ -29,10 +29,10 @@ def curves_in(parts: list[Part]) -> Curves:
 def curves_of(records: list[dict[str, object]]) -> Curves:
     """The same of records, one by one."""
     found: Curves = {}
-    for record in records:
-        for name, value in record.items():
+    for each in records:
+        for name, value in each.items():
             if name not in ("step", "epoch", "mode") and type(value) in (int, float):
-                mode, step = str(record["mode"]), float(str(record["step"]))
+                mode, step = str(each["mode"]), float(str(each["step"]))
                 key = name if name.startswith(f"{mode}/") else f"{mode}/{name}"
                 steps, values = found.setdefault(key, ([], []))
                 steps.append(int(step))
