@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,7 +86,7 @@ def _submit(args: argparse.Namespace) -> int:
     from ..config import LazyConfig, arguments_of
     from ..runner.lock import FolderBusyError
     from ..runs.watching import owner_of
-    from ..sweep import Job, Stopping, supervision_of
+    from ..sweep import Job, Stopping, supervision_of, wait
 
     cfg: Any = LazyConfig.load(args.config)
     LazyConfig.apply_overrides(cfg, args.overrides)
@@ -116,12 +115,7 @@ def _submit(args: argparse.Namespace) -> int:
         return 0
     say(f"training in {work_dir}; what it prints goes to {job.output}")
     with Stopping() as stopping:
-        asked = 0
-        while (outcome := launched.poll()) is None:
-            if stopping.count > asked:
-                asked = stopping.count
-                launched.stop() if asked == 1 else launched.kill()
-            time.sleep(0.1)
+        outcome = wait(launched, lambda: stopping.count)
     tell(f"{outcome.how}{': ' if outcome.reason else ''}{outcome.reason}")
     return 128 + stopping.number if stopping.number and outcome.how == "stopped" else outcome.exit_code
 
