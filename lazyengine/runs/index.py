@@ -309,10 +309,11 @@ def _read_all(jobs: Sequence[_Job]) -> Iterator[tuple[bytes, list[_File]]]:
     if cores < 2 or len(jobs) < _MANY or threading.active_count() > 1 or "torch" in sys.modules:
         yield from map(_read_run, jobs)  # a fork in the middle of threads is none
         return
-    from multiprocessing import get_context  # 30 ms, for many runs only
+    from concurrent.futures import ProcessPoolExecutor  # 40 ms, for many runs only
+    from multiprocessing import get_context
 
-    with get_context("fork").Pool(cores) as pool:
-        yield from pool.imap(_read_run, jobs, chunksize=20)
+    with ProcessPoolExecutor(cores, get_context("fork")) as pool:
+        yield from pool.map(_read_run, jobs, chunksize=20)
 
 
 def _read_run(job: _Job) -> tuple[bytes, list[_File]]:

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from lazyengine.checkpoint import saving
-from lazyengine.cli.mistakes import refuse
+from lazyengine.cli import command
 from lazyengine.hooks import CheckpointHook, Hook
 from lazyengine.runner import lock
 from lazyengine.runner.folder import RunFolder

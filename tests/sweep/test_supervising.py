@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -70,7 +72,7 @@ def of_worker(text: str) -> RuntimeError:
 def test_faults_are_told_apart(error, kind):
     found = fault_of(error, 3)
     assert (found.kind, found.iteration, found.error) == (kind, 3, type(error).__name__)
-    assert Fault.from_dict(found.as_dict()) == found
+    assert Fault(**json.loads(json.dumps(asdict(found)))) == found
 
 
 def test_what_caused_an_error_counts():
