@@ -16,7 +16,7 @@ from .errors import PortError, Todo
 from .mmengine_configs import Translator
 from .mmengine_files import ConfigFile, Reader, is_config, walk_bases
 from .statements import write_file
-from .yaml_configs import Composer, Composition, load_yaml, merge_at, translate
+from .yaml_configs import Composer, Composition, load_yaml, merge_at, translate, translate_lightning
 from .yaml_configs import kind_of as yaml_kind
 
 _MARK = "# TODO port: "
@@ -204,7 +204,8 @@ def _port_others(kinds: dict[str, list[Path]], root: Path, target: Path, table: 
     port_hydra(kinds.get("Hydra config", []), Places(root, target), ported)
     for file in kinds.get("LightningCLI config", []):
         place = Places(root, target).of(file).relative_to(target)
-        _write_text(file, root, target, lambda f: write_file(translate(load_yaml(f))), ported, place)
+        names = translate_lightning(load_yaml(file), table.given_to_lightning())
+        _write_text(file, root, target, lambda _, names=names: write_file(names), ported, place)
     for file in kinds.get("other", []) if root.is_dir() and len(kinds) > 1 else []:
         if file.suffix in (".py", ".toml", ".md", ".txt", ".json"):
             _write_text(file, root, target, lambda f: f.read_text(encoding="utf-8"), ported)
@@ -265,7 +266,7 @@ def _write_group(file: Path, root: Path, composer: Composer, places: Places, por
     if group == "hydra":
         return
     try:
-        composed = composer.compose_group(file, group)
+        composed = composer.compose(file, group=group)
     except PortError as error:
         ported.failed[file] = str(error)
         return
