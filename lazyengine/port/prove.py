@@ -22,7 +22,7 @@ from ..text import short, table
 from .classes import ClassTable
 from .errors import PortError
 from .prove_configs import Difference, StandIns, compare_configs
-from .tree import Ported, is_mmengine_config, project_root, reader_for
+from .tree import Ported, kind_of, project_root, reader_for
 
 
 @dataclass
@@ -47,7 +47,7 @@ def prove(ported: Ported, path: Path, classes: Sequence[Path] = ()) -> Proof:
         classes: More source trees.
     """
     class_table = ClassTable([project_root(path.resolve()), *classes])
-    configs = {old: new for old, new in ported.written.items() if is_mmengine_config(old)}
+    configs = {old: new for old, new in ported.written.items() if kind_of(old) == "mmengine config"}
     reader, rows = reader_for(class_table), []
     found: dict[Path, list[Difference]] = {}
     runs: list[Path] = []

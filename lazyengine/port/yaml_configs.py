@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .classes import ClassTable
 from .errors import PortError
 from .expressions import REF, REQUIRED, Call, Code, Missing, Symbol, ref_text
 
@@ -210,17 +211,17 @@ def translate(values: dict[str, Any], notes: Sequence[str] = ()) -> dict[str, An
     return names
 
 
-def translate_lightning(values: dict[str, Any], classes: dict[str, Symbol]) -> dict[str, Any]:
+def translate_lightning(values: dict[str, Any], table: ClassTable) -> dict[str, Any]:
     """Return top-level names and their expressions for a config of LightningCLI.
 
     Args:
         values: What the file holds; the options of a subcommand, such as `fit`, are its own level.
-        classes: What the script gave to `LightningCLI`: `model` and `data` where the file names no class.
+        table: Where a script gives `LightningCLI` the classes of `model` and `data` that the file does not name.
     """
     commands = [values[name] for name in ("fit", "validate", "test", "predict") if isinstance(values.get(name), dict)]
     values = commands[0] if commands and len(values) == 1 else values
     names = translate(values)
-    for name, symbol in {"trainer": Symbol("lightning.pytorch", "Trainer"), **classes}.items():
+    for name, symbol in {"trainer": Symbol("lightning.pytorch", "Trainer"), **table.given_to_lightning()}.items():
         if isinstance(names.get(name), dict):
             names[name] = Call(symbol, names[name])
     for name in ("model", "data"):
