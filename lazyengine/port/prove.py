@@ -160,7 +160,8 @@ def missing_packages(files: Any) -> list[str]:
     """Return the top packages that ported files import and that are not installed."""
     text = "\n".join(file.read_text(encoding="utf-8") for file in files)
     names = set(re.findall(r"^from (\w+)", text, re.M))
-    return sorted(name for name in names if importlib.util.find_spec(name) is None)
+    specs = {name: importlib.util.find_spec(name) for name in names}
+    return sorted(name for name, spec in specs.items() if spec is None or spec.origin is None)  # a folder is no package
 
 
 def _names(class_table: ClassTable) -> Any:

@@ -20,8 +20,7 @@ BY_FIT = """
 import json, sys
 sys.path.insert(0, ".")
 from dots.fit import fit
-from lazyengine.config import LazyConfig, instantiate
-from lazyengine.config import arguments_of, target_of
+from lazyengine.config import LazyConfig, arguments_of, instantiate, target_of
 import functools
 cfg = LazyConfig.load(sys.argv[1])
 """
