@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -141,9 +142,17 @@ def _print(answer: Any, is_json: bool) -> int:
         return found
     if not isinstance(found, str):
         fields = (found.as_json() if hasattr(found, "as_json") else asdict(found)) if is_json else None
-        found = as_json(fields) if is_json else found.as_text()
+        found = as_json(fields) if is_json else _fit(found.as_text())
     print(found, flush=True)
     return code
+
+
+def _fit(text: str) -> str:
+    """Break lines that are longer than the terminal is wide between words; what is piped stays as it is."""
+    if not sys.stdout.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(_fill_line(line, width) for line in text.splitlines())
 
 
 def load_config(path: str, overrides: Sequence[str] = (), *mixins: str, needs_runner: bool = True) -> Any:

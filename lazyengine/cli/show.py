@@ -17,6 +17,8 @@ line, is wrong.
 from __future__ import annotations
 
 import argparse
+import shutil
+import sys
 from typing import Any
 
 from ..config import check_config, diff, format_tree
@@ -57,7 +59,7 @@ def main(args: argparse.Namespace) -> object:
     if args.hooks:
         return _hooks(cfg)
     if args.keys is not None:
-        return format_keys(cfg, args.keys)
+        return format_keys(cfg, args.keys, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
     return format_tree(cfg, defaults=not args.no_defaults, blame=args.blame)
 
 
