@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import ast
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 
-def late_names(
-    package: str, homes: Mapping[str, tuple[str, ...]]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+def late_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return ``__getattr__`` and ``__dir__`` of a package that imports its modules late.
 
     What reads run folders needs a few small modules and no torch, whose import takes longer than to compare a thousand
-    runs; a package that imported all its modules would bring it in. A type checker reads the same names from the
-    imports below ``if TYPE_CHECKING``.
+    runs; a package that imported all its modules would bring it in. The names and their modules are those that a type
+    checker reads: the imports below ``if TYPE_CHECKING`` in the package's own file.
 
     Args:
-        package: The package's ``__name__``.
-        homes: The names that each module defines, by the module as ``from`` spells it. No name may be that of a module.
+        package: The package's ``__name__``. No name may be that of a module.
     """
-    module_of = {name: module for module, names in homes.items() for name in names}
+    tree = ast.parse(Path(str(sys.modules[package].__file__)).read_text(encoding="utf-8"))
+    imports = (node for block in tree.body if isinstance(block, ast.If) for node in block.body)
+    module_of = {
+        alias.name: "." * node.level + (node.module or "")
+        for node in imports
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
 
     def get(name: str) -> Any:
         if name not in module_of:

@@ -3,8 +3,9 @@
 Names are loaded when they are first used, because fvcore and matplotlib take long to import.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..late import late_names
 
 if TYPE_CHECKING:
     from ..runner.describe import summary
@@ -36,18 +37,4 @@ __all__ = [
     "summary",
 ]
 
-_ELSEWHERE = {"summary": "..runner.describe", "check_batches": ".exactness", "first_difference": ".exactness"}
-_ELSEWHERE |= dict.fromkeys(("ScheduleCurves", "plot_schedule", "simulate_schedule"), ".schedule")
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(_ELSEWHERE.get(name, ".complexity"), __name__)
-    value = getattr(module, name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = late_names(__name__)

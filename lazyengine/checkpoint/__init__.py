@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         list_checkpoints,
         or_none,
         pending_file,
+        run_of,
         summary_of,
     )
     from .form import FORMAT_VERSION, why_not_resumable
@@ -60,6 +61,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "find_best_checkpoints",
     "list_checkpoints",
     "summary_of",
+    "run_of",
     "or_none",
     "why_not_resumable",
     "Pending",
@@ -98,39 +100,4 @@ __all__ = [  # noqa: RUF022 - in reading order
     "unwrap_module",
 ]
 
-__getattr__, __dir__ = late_names(
-    __name__,
-    {
-        "..plain": ("to_plain",),
-        ".errors": ("CheckpointError", "UsageCheckpointError"),
-        ".finding": (
-            "find_best_checkpoints",
-            "find_checkpoint",
-            "find_latest_checkpoint",
-            "find_valid_checkpoint",
-            "list_checkpoints",
-            "or_none",
-            "pending_file",
-            "summary_of",
-        ),
-        ".form": ("FORMAT_VERSION", "why_not_resumable"),
-        ".frozen": ("FrozenWeights", "complete", "left_out_of"),
-        ".loading": ("CheckpointLoader", "LoadFrom", "load_checkpoint", "revise_state_dict", "state_dict_of"),
-        ".pending": ("RUN_FILE", "Pending", "pending_in", "pending_of"),
-        ".reading": ("SkippedObject", "read_checkpoint", "verify_checkpoint", "verify_shards"),
-        ".retention": ("check_filename_template", "superseded_checkpoints"),
-        ".saving": ("POINTER", "CheckpointWriter", "mark_latest_checkpoint", "publish_checkpoint", "save_checkpoint"),
-        ".shards": (
-            "SavedTensor",
-            "copy_shards",
-            "is_sharded_tensor",
-            "remove_checkpoint",
-            "remove_shards",
-            "save_shards",
-            "shard_like",
-            "shard_optimizer_state",
-            "split_shards",
-        ),
-        ".state_dict": ("get_state_dict", "load_state_dict", "unwrap_module", "weights_to_cpu"),
-    },
-)
+__getattr__, __dir__ = late_names(__name__)

@@ -130,6 +130,12 @@ def or_none(function: Callable[[_Path], Any], path: _Path) -> Any:
         return None
 
 
+def run_of(path: _Path) -> str | None:
+    """Return which run a checkpoint is of; None where there is no whole one."""
+    summary = or_none(summary_of, path)
+    return None if summary is None else summary.run_id
+
+
 def find_latest_checkpoint(folder: _Path) -> str | None:
     """Return the checkpoint that the file ``last_checkpoint`` in ``folder`` names.
 
@@ -168,8 +174,7 @@ def pending_file(pending: Pending) -> str | None:
     """Return the first checkpoint of a new beginning, under either name; None where it is not there."""
     if os.path.isfile(pending.draft):
         return pending.draft
-    summary = or_none(summary_of, pending.path)
-    return pending.path if summary is not None and summary.run_id == pending.run_id else None
+    return pending.path if run_of(pending.path) == pending.run_id else None
 
 
 def list_checkpoints(*folders: _Path) -> list[str]:

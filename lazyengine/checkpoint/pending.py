@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 RUN_FILE = "run.json"
@@ -47,10 +49,16 @@ class Pending(NamedTuple):
             "name": os.path.basename(self.path),
         }
 
+    def moves(self) -> Iterator[tuple[str, str, str]]:
+        """Yield the name of each file, where it was, and where it goes."""
+        for name in self.names:
+            yield name, os.path.join(self.folder, name), os.path.join(self.folder, self.to, name)
+
     def hides(self, path: str) -> bool:
         """Return whether a file counts as moved already."""
         folder, name = os.path.split(path)
-        return name in self.names and os.path.isfile(self.draft) and _is_same(folder, self.folder)
+        is_there = os.path.realpath(folder) == os.path.realpath(self.folder)
+        return name in self.names and os.path.isfile(self.draft) and is_there
 
 
 def pending_of(journal: Any, run_folder: str) -> Pending:
@@ -76,16 +84,11 @@ def pending_of(journal: Any, run_folder: str) -> Pending:
 
 def pending_in(folder: str) -> Pending | None:
     """Return what ``run.json`` of a folder says is being moved; None where there is nothing, or a damaged one."""
-    file = os.path.join(folder, RUN_FILE)
-    if not os.path.isfile(file):
+    file = Path(folder, RUN_FILE)
+    if not file.is_file():
         return None
     try:
-        with open(file, encoding="utf-8") as opened:
-            journal = json.load(opened).get("moving")
+        journal = json.loads(file.read_text("utf-8")).get("moving")
         return None if journal is None else pending_of(journal, folder)
     except (OSError, ValueError, AttributeError):
         return None
-
-
-def _is_same(folder: str, other: str) -> bool:
-    return os.path.realpath(folder) == os.path.realpath(other)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import functools
 import logging
 import os
 import threading
@@ -82,25 +81,6 @@ class _Output:
         """Do nothing: nothing is buffered."""
 
 
-def _write(
-    plain: Any,
-    target: str,
-    then: Callable[[], object] | None,
-    ready: Callable[[str], object] | None,
-    before: Callable[[], dict[str, Any]] | None,
-) -> None:
-    if before is not None:
-        plain = {**plain, **before()}
-    with atomic_write(target, ready=ready, buffering=0) as file:
-        output = _Output(file)
-        try:
-            torch.save(plain, output)  # pyright: ignore[reportArgumentType]
-        except Exception as error:
-            raise output.error or error from None
-    if then is not None:
-        then()
-
-
 class CheckpointWriter:
     """Saves checkpoints one after the other, optionally in a background thread.
 
@@ -151,7 +131,19 @@ class CheckpointWriter:
         os.makedirs(folder, exist_ok=True)
         remove_leftovers(folder)
         copied = on_host(plain, self._memory if self.async_save else None)
-        self.call(functools.partial(_write, copied, target, then, ready, before), target)
+
+        def write() -> None:
+            whole = copied if before is None else {**copied, **before()}
+            with atomic_write(target, ready=ready, buffering=0) as file:
+                output: Any = _Output(file)
+                try:
+                    torch.save(whole, output)
+                except Exception as error:
+                    raise output.error or error from None
+            if then is not None:
+                then()
+
+        self.call(write, target)
 
     def call(self, write: Callable[[], object], path: str | os.PathLike[str]) -> None:
         """Call what writes a part of the checkpoint ``path`` as `save` writes a whole one: in the background or now."""

@@ -26,11 +26,16 @@ def build_parser() -> CommandParser:
         help="relative difference that counts, for runs that add up in another order; measured where ranks or "
         "accumulation differ, else every bit counts",
     )
+    parser.add_argument(
+        "--whole",
+        action="store_true",
+        help="make all iterations again, for a difference that fades before anything of it is recorded",
+    )
     return parser
 
 
 @command(build_parser)
 def main(args: argparse.Namespace) -> object:
     """Find where two runs part."""
-    found = bisect(args.first, args.second, tolerance=args.tolerance, report=say_running)
+    found = bisect(args.first, args.second, tolerance=args.tolerance, whole=args.whole, report=say_running)
     return found, 0 if found.is_equal else 1

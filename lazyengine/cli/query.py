@@ -22,12 +22,10 @@ exit codes: 0 done; 2 there is no such folder, or the statement is wrong.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 from typing import Any
 
 from ..runs import query
-from ..text import table
+from ..text import csv_table, table
 from .command import CommandParser, as_json, command, make_parser
 
 
@@ -49,9 +47,7 @@ def main(args: argparse.Namespace) -> object:
     if args.json:
         return as_json([dict(zip(found.columns, row)) for row in found.rows])
     if args.csv:
-        file = io.StringIO()
-        csv.writer(file, lineterminator="\n").writerows([found.columns, *found.rows])
-        return file.getvalue().rstrip("\n")
+        return csv_table([found.columns, *found.rows])
     return table([found.columns, *([*map(_shown, row)] for row in found.rows)])
 
 

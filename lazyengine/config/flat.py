@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from .finding import without_folder
@@ -35,4 +36,11 @@ def _flatten(value: Any, path: str, found: dict[str, str]) -> None:
     elif isinstance(value, dict):  # {"$same": "model"}, {"$object": "torch:float16"} …
         found[path] = " ".join(str(content) for content in value.values())
     else:
-        found[path] = json.dumps(value)
+        found[path] = _as_text(value)
+
+
+def _as_text(value: Any) -> str:
+    """Return a value as JSON; numbers, of which configs are full, without what a call of `json.dumps` takes."""
+    if type(value) is int or (type(value) is float and math.isfinite(value)):
+        return repr(value)
+    return json.dumps(value)

@@ -7,6 +7,7 @@ Every rank of the group must call each of these. In a single process they return
 from __future__ import annotations
 
 import itertools
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -301,37 +302,62 @@ def all_reduce_dict(data: dict[str, Tensor], op: str = "sum", group: torch_dist.
     data.update((keys[index], reduced) for index, reduced in _reduced(tensors, op, group))
 
 
-@named_communication("lazyengine.dist.average_lists")
-def average_lists(
+def start_average(
     lists: dict[str, list[float]], group: torch_dist.ProcessGroup | None = None
-) -> dict[str, list[float]] | None:
-    """Return the means over all ranks of lists of numbers by name; None where names or lengths differ between ranks.
+) -> Callable[..., dict[str, list[float]] | None]:
+    """Ask for the means over all ranks of lists of numbers by name, without waiting for them.
 
-    Up to 256 numbers are one message of a fixed size. It holds a hash of names and lengths and its square: these are
-    the same on all ranks where the sum of the squares, times the number of ranks, is the square of the sum.
+    Up to 256 numbers are one message of a fixed size; more are sent in a second one, which waits for the first. The
+    first holds a hash of names and lengths and its square: these are the same on all ranks where the sum of the
+    squares, times the number of ranks, is the square of the sum.
+
+    Returns:
+        What gives the means when called, which is no collective call: None where names or lengths differ between
+        ranks. Called with `timeout_s`, it raises a `TimeoutError` when the other ranks have not sent theirs by then.
     """
-    world_size = get_world_size(group)
-    if world_size == 1:
-        return lists
     digest = zlib.crc32(repr([(name, len(values)) for name, values in lists.items()]).encode())
     tags = [digest & 0xFFFF, digest >> 16]
     numbers = list(itertools.chain.from_iterable(lists.values()))
     first, rest = numbers[:_NUMBERS_IN_A_MESSAGE], numbers[_NUMBERS_IN_A_MESSAGE:]
     padding = [0.0] * (_NUMBERS_IN_A_MESSAGE - len(first))
-    received = _sums([*tags, *(tag**2 for tag in tags), *first, *padding], group)
-    low, high, low_squares, high_squares = map(int, received[:4])
-    if low**2 != world_size * low_squares or high**2 != world_size * high_squares:
-        return None
-    sums = received[4 : 4 + len(first)] + (_sums(rest, group) if rest else [])
-    means = iter([total / world_size for total in sums])
-    return {name: list(itertools.islice(means, len(values))) for name, values in lists.items()}
+    receive = _start_sums([*tags, *(tag**2 for tag in tags), *first, *padding], group)
+    world_size = get_world_size(group)
+
+    def is_same(received: list[float]) -> bool:
+        low, high, low_squares, high_squares = map(int, received[:4])
+        return low**2 == world_size * low_squares and high**2 == world_size * high_squares
+
+    receive_rest = _start_sums(rest, group) if rest and is_same(receive()) else list
+
+    def finish(timeout_s: float | None = None) -> dict[str, list[float]] | None:
+        received = receive(timeout_s)
+        if not is_same(received):
+            return None
+        means = (total / world_size for total in received[4 : 4 + len(first)] + (receive_rest() if rest else []))
+        return {name: list(itertools.islice(means, len(values))) for name, values in lists.items()}
+
+    return finish
 
 
-def _sums(numbers: list[float], group: torch_dist.ProcessGroup | None) -> list[float]:
-    """Return the sum over all ranks of each of some numbers, as many on every rank."""
+def _start_sums(numbers: list[float], group: torch_dist.ProcessGroup | None) -> Callable[..., list[float]]:
+    """Ask for the sum over all ranks of each of some numbers, as many on every rank."""
     sums = torch.tensor(numbers, dtype=torch.float64, device=get_comm_device(group))
-    torch_dist.all_reduce(sums, group=group)
-    return sums.tolist()
+    if get_world_size(group) == 1:
+        return lambda timeout_s=None: numbers
+    with named_communication("lazyengine.dist.start_average"):
+        work: Any = torch_dist.all_reduce(sums, group=group, async_op=True)
+
+    def receive(timeout_s: float | None = None) -> list[float]:
+        with named_communication("lazyengine.dist.start_average"):
+            deadline = time.monotonic() + (timeout_s or 0.0)
+            while timeout_s is not None and not work.is_completed():
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"the other ranks have not sent their values within {timeout_s:g} s")
+                time.sleep(0.001)
+            work.wait()
+            return sums.tolist()
+
+    return receive
 
 
 @named_communication("lazyengine.dist.all_reduce_params")

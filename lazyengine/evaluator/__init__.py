@@ -41,16 +41,4 @@ __all__ = [  # noqa: RUF022 - in reading order
     "save_results",
 ]
 
-__getattr__, __dir__ = late_names(
-    __name__,
-    {
-        ".classification": ("Accuracy", "ConfusionMatrix", "MeanIoU"),
-        ".dump": ("DumpResults", "load_results", "save_results"),
-        ".evaluator": ("Evaluator",),
-        ".loss": ("MeanLoss", "Perplexity"),
-        ".metric": ("BaseMetric", "TensorMetric"),
-        ".rules": ("Rule", "get_metric_value", "is_better", "rule_of", "score_of"),
-        ".samples": ("iter_samples",),
-        ".torch_metric": ("TorchMetric",),
-    },
-)
+__getattr__, __dir__ = late_names(__name__)

@@ -50,32 +50,34 @@ class FingerprintHook(Hook):
         self.interval = interval
         self._file: QueuedFile | None = None
         self._begun: tuple[int, Any, Any] | None = None
-        self._weights: list[Tensor] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Begin a file, and note which tensors are hashed."""
+        """Begin a file."""
         path = os.path.join(runner.log_dir, f"{FINGERPRINTS}_rank{dist.get_rank()}.jsonl")
         self._file = QueuedFile(path, 1.0, b"\n", print_log)
-        self._weights = [*runner.model.parameters(), *runner.model.buffers()]
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Hash the batch and the weights."""
         if runner.iter % self.interval == 0:
             batch = hash_tensors([leaf for _, leaf in iter_leaves(data_batch)])
-            self._begun = runner.iter, batch, hash_tensors(self._weights)
+            self._begun = runner.iter, batch, _hash_weights(runner)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Hash the weights again, and record."""
         if self._begun is None or self._file is None:
             return
         (iteration, batch, weights), self._begun = self._begun, None
-        update = hash_tensors(self._weights)
+        update = _hash_weights(runner)
         self._file.add(lambda: _line(iter=iteration, batch=batch, weights=weights, update=update))
 
     def close(self) -> None:
         """Write what is queued."""
         if self._file is not None:
             self._file.close()
+
+
+def _hash_weights(runner: Runner) -> list[Any]:
+    return hash_tensors([*runner.model.parameters(), *runner.model.buffers()])
 
 
 def _line(**values: Any) -> bytes:

@@ -7,11 +7,22 @@ import time
 from typing import Any
 
 from ..errors import UsageValueError
-from ..logging import as_number
+from ..logging import as_number, print_log
 from ..text import table
 from .hook import Hook, Priority, Runner
 from .iter_timer_hook import IterTimerHook
 from .runtime_info_hook import RuntimeInfoHook
+
+
+class _Moment:
+    """The runner, where it stands when this is made: a line may be written an iteration later."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.epoch, self.iter, self.num_iters_completed = runner.epoch, runner.iter, runner.num_iters_completed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
 
 
 class LoggerHook(Hook):
@@ -20,7 +31,8 @@ class LoggerHook(Hook):
     Curves of every mode are drawn over the training iterations completed, so that they share an axis in every backend.
 
     Losses are on their device until a line is due; reading them here is the only time that training waits for the
-    device. With several ranks they are the means over all ranks. At the end of the run a table sums it up.
+    device. With several ranks they are the means over all ranks: sent beside the next iteration, after which the line
+    of this one is written, with its own step. At the end of the run a table sums it up.
 
     Args:
         interval: Training iterations between two lines (validation: batches). In an epoch-based loop, counted within
@@ -46,6 +58,7 @@ class LoggerHook(Hook):
         self.ignore_last = ignore_last
         self.last_values: dict[str, Any] = {}
         self._last_metrics: dict[str, list[tuple[str, Any]]] = {}
+        self._hub: Any = None
         self._num_batches: dict[str, int] = {}  # of evaluations by mode, whose loaders may have no length
 
     def before_run(self, runner: Runner) -> None:
@@ -56,6 +69,7 @@ class LoggerHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Begin without values of an earlier training, and warn when nothing records what is to be logged."""
         self.last_values = {}
+        self._hub = runner.message_hub
         self._first_iter = runner.iter
         self.spent_s = {"logging": 0.0}
         self._epoch_length = None if runner.max_epochs is None else runner.train_loop.epoch_length
@@ -66,20 +80,45 @@ class LoggerHook(Hook):
                 runner.message_hub.pop_info("eta")  # that of an earlier start
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Write a training line when one is due."""
+        """Write a training line when one is due, or was due an iteration ago and waited for the other ranks."""
+        runner.message_hub.settle()
         done = batch_idx + 1
         is_last = done == self._epoch_length and (done < self.interval or not self.ignore_last)
         if is_last or done % self.interval == 0:
             self._log_training(runner, batch_idx)
 
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Write the line that waits for the other ranks."""
+        runner.message_hub.settle()
+
+    def before_val(self, runner: Runner) -> None:
+        """Write the line that waits for the other ranks before those of the validation."""
+        runner.message_hub.settle()
+
     def after_train(self, runner: Runner) -> None:
         """Write a line where there are no epochs and training ended before one was due."""
         if runner.max_epochs is None and self._first_iter < runner.iter < self.interval:
             self._log_training(runner, runner.iter - 1)
+        runner.message_hub.settle()
+
+    def close(self) -> None:
+        """Write the line that waits for the other ranks, also when the run failed; they may have failed too."""
+        if self._hub is None:
+            return
+        try:
+            self._hub.settle(timeout_s=5.0)
+        except Exception as error:
+            print_log(f"the last line is lost, which waited for the other ranks: {error}", logger="current")
+        self._hub = None
 
     def _log_training(self, runner: Runner, batch_idx: int) -> None:
+        begin, spent = time.perf_counter(), self.spent_s["logging"]
+        moment = _Moment(runner)
+        runner.message_hub.start_average_over_ranks(lambda: self._write_line(moment, batch_idx))
+        self.spent_s["logging"] = spent + time.perf_counter() - begin
+
+    def _write_line(self, runner: Runner, batch_idx: int) -> None:
         begin = time.perf_counter()
-        runner.message_hub.average_over_ranks()
         self.last_values, line = runner.log_processor.get_log_after_iter(runner, batch_idx, "train")
         for name in ("time", "train/time"):
             if name in self.last_values:

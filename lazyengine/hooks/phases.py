@@ -38,14 +38,15 @@ class PhaseTimer:
         self.num_measured = 0
         self._seconds: dict[str, float] = defaultdict(float)
         self._restore: list[Callable[[], None]] = []
-        self._pending: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
-        self._settled = self._other = 0.0
+        self._pending: list[tuple[str, Any, Any]] = []  # phases, with the marks between which they were
+        self._settled = 0.0
+        self._on_device = False
 
     # ------------------------------------------------------------------ one iteration
     def begin(self, runner: Any, batch: Any, is_first: bool, now: float) -> None:
         """Measure the iteration that begins; of the first, its size alone."""
         self.restore()
-        self._read_events()
+        self._read()
         self._settled = 0.0
         if is_first:
             ranks = get_data_world_size()
@@ -53,18 +54,18 @@ class PhaseTimer:
             self._count_flops(runner)
             return
         wrapper, position = runner.optim_wrapper, runner.train_loop.position
-        on_device = runner.device.type == "cuda"
-        marks: dict[str, Any] = {"begun": now, "stepping": 0.0, "end": 0.0}
+        self._on_device = runner.device.type == "cuda"
+        marks: dict[str, Any] = {"begun": now}
         spent = _spent_by_hooks(runner)
 
         def begins_step() -> None:
             marks["stepping"] = marks["end"] = time.perf_counter()
-            marks["event"] = self._event() if on_device else None
+            marks["last"] = self._mark()
 
         self._stand_in(wrapper, "begin_iteration", before=begins_step)
         for each in wrapper.named().values():
             for method, phase in _CALLS.items():
-                self._time(each, method, phase, marks, on_device)
+                self._time(each, method, phase, marks)
         self._stand_in(position, "settle", after=lambda: self._settle(runner, marks, spent))
 
     def note_data(self, now: float) -> None:
@@ -92,7 +93,7 @@ class PhaseTimer:
             train_s: Seconds of all training iterations.
             exact: Phases whose seconds are known; what is left is divided as the measured iterations were.
         """
-        self._read_events()
+        self._read()
         total = sum(self._seconds.values())
         left = max(train_s - sum(exact.values()), 0.0)
         order = ("data", "forward", "backward", "step", "hooks")
@@ -100,23 +101,15 @@ class PhaseTimer:
         return {**shares, **exact}
 
     # ------------------------------------------------------------------ inside
-    def _time(self, wrapper: Any, method: str, phase: str, marks: dict[str, Any], on_device: bool) -> None:
-        begin = [0.0, None]
-
+    def _time(self, wrapper: Any, method: str, phase: str, marks: dict[str, Any]) -> None:
         def before() -> None:
-            begin[:] = [time.perf_counter(), self._event() if on_device else None]
-            if on_device:
-                self._pending.append(("forward", marks["event"], begin[1]))
-            else:
-                self._seconds["forward"] += begin[0] - marks["end"]
+            former, marks["last"] = marks["last"], self._mark()
+            self._pending.append(("forward", former, marks["last"]))
 
         def after() -> None:
+            former, marks["last"] = marks["last"], self._mark()
+            self._pending.append((phase, former, marks["last"]))
             marks["end"] = time.perf_counter()
-            if on_device:
-                marks["event"] = self._event()
-                self._pending.append((phase, begin[1], marks["event"]))
-            else:
-                self._seconds[phase] += marks["end"] - begin[0]
 
         self._stand_in(wrapper, method, before, after)
 
@@ -145,16 +138,19 @@ class PhaseTimer:
             lambda: owner.__dict__.pop(method, None) if own is None else owner.__dict__.update({method: own})
         )
 
-    def _event(self) -> torch.cuda.Event:
+    def _mark(self) -> Any:
+        """Return the present moment of whatever computes."""
+        if not self._on_device:
+            return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
-    def _read_events(self) -> None:
-        """Add what the device has timed; it has long passed the events of an iteration measured before."""
-        if self._pending and self._pending[-1][2].query():
+    def _read(self) -> None:
+        """Add what was timed; a device has long passed the events of an iteration measured before."""
+        if self._pending and (not self._on_device or self._pending[-1][2].query()):
             for phase, begin, end in self._pending:
-                self._seconds[phase] += begin.elapsed_time(end) / 1000
+                self._seconds[phase] += begin.elapsed_time(end) / 1000 if self._on_device else end - begin
             self._pending = []
 
     def _count_flops(self, runner: Any) -> None:

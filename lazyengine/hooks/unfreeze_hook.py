@@ -24,7 +24,8 @@ class UnfreezeHook(Hook):
     Args:
         at: Completed epochs (or iterations) before they train.
         patterns: Patterns on names of parameters and modules, as those of ``freeze``.
-        by_epoch: Whether ``at`` counts epochs; else iterations, and the begin of the next accumulation.
+        by_epoch: Whether ``at`` counts epochs; else iterations, and the begin of the next accumulation. In a loop that
+            counts iterations, epochs are passes over the loader.
         optimizer: Name of the optimizer where there are several.
         **options: Options of the group: ``lr_mult``, ``decay_mult`` or any of the optimizer, such as ``lr``.
 
@@ -37,13 +38,7 @@ class UnfreezeHook(Hook):
     priority = Priority.HIGH
 
     def __init__(
-        self,
-        at: int,
-        patterns: str | Iterable[str],
-        *,
-        by_epoch: bool = True,
-        optimizer: str = "",
-        **options: Any,
+        self, at: int, patterns: str | Iterable[str], *, by_epoch: bool = True, optimizer: str = "", **options: Any
     ) -> None:
         if at < 0:
             raise UsageValueError(f"at={at}: expected a number of completed epochs or iterations")
@@ -77,12 +72,15 @@ class UnfreezeHook(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Unfreeze when it is time, also where a resumed run is beyond it."""
-        if self.by_epoch and runner.epoch >= self.at:
+        if self.by_epoch and runner.max_epochs is not None and runner.epoch >= self.at:
             self._unfreeze(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Unfreeze when it is time, between two steps of the optimizer."""
-        if not self.by_epoch and runner.iter >= self.at and runner.optim_wrapper.at_step_boundary:
+        if self._is_done or (self.by_epoch and runner.max_epochs is not None):
+            return
+        done = runner.epoch if self.by_epoch else runner.iter
+        if done >= self.at and runner.optim_wrapper.at_step_boundary:
             self._unfreeze(runner)
 
     def _unfreeze(self, runner: Runner) -> None:

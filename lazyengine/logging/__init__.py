@@ -33,15 +33,4 @@ __all__ = [
     "require_number",
 ]
 
-__getattr__, __dir__ = late_names(
-    __name__,
-    {
-        ".history_buffer": ("HistoryBuffer", "as_number", "require_number"),
-        ".log_processor": ("LogProcessor",),
-        ".logger": ("MMLogger", "is_rich_terminal", "log_error", "output_path", "print_log"),
-        ".manager": ("ManagerMeta", "ManagerMixin"),
-        ".message_hub": ("MessageHub",),
-        ".metrics": ("MetricsWriter",),
-        ".records": ("METRICS_FILE", "read_metrics"),
-    },
-)
+__getattr__, __dir__ = late_names(__name__)

@@ -37,7 +37,8 @@ class HistoryBuffer:
     """
 
     _statistics_methods: ClassVar[dict[str, Callable[..., Any]]] = {}
-    _peers: Iterable[HistoryBuffer] = ()  # those of a hub, whose pending tensors are moved in the same copy
+    _flush_hub: Callable[[], None] | None = None  # moves the pending tensors of a hub's buffers in the same copy
+    _is_held = False  # what comes waits until the means over the ranks are there, for which the latest ones are sent
 
     def __init__(self, log_history: _Numbers = (), count_history: _Numbers = (), max_length: int = 1_000_000) -> None:
         if len(log_history) != len(count_history):
@@ -82,7 +83,7 @@ class HistoryBuffer:
                 if is_waiting
                 else require_number(value, "HistoryBuffer.update: log_val")
             )
-        if is_waiting or self._pending:  # whatever comes while tensors are pending waits too: order is kept
+        if is_waiting or self._pending or self._is_held:  # what comes while others are pending waits too, for the order
             self._pending.append((value, count))
             if len(self._pending) >= MAX_PENDING:
                 self._ready()
@@ -112,8 +113,11 @@ class HistoryBuffer:
     # ---------------------------------------------------------------- reading
     def _ready(self) -> None:
         """Move pending tensors to the host; drop what a resume knows in sum only once it lies beyond ``max_length``."""
-        if self._pending:
-            resolve_pending(self._peers or [self])
+        if self._pending or self._is_held:
+            if self._flush_hub is not None:
+                self._flush_hub()
+            else:
+                resolve_pending([self])
         if self._older and len(self._values) >= self.max_length:
             self._older = None
 
@@ -212,23 +216,35 @@ class HistoryBuffer:
 
     # ---------------------------------------------------------------- what several processes share
     def take_new(self) -> tuple[list[float], list[float]]:
-        """Return the values that were recorded since the last call or load, oldest first, and their counts."""
+        """Return the values that were recorded since the last call or load, oldest first, and their counts.
+
+        What is recorded from here on waits for `set_aside`: it comes after those that replace these.
+        """
         self._ready()
         num_updates = self._num_dropped + len(self._values)
         num_new, self._num_taken = min(num_updates - self._num_taken, len(self._values)), num_updates
+        self._is_held = True
         begin = len(self._values) - num_new
         counts = [1.0] * num_new if self._counts is None else self._counts[begin:].tolist()
         return self._values[begin:].tolist(), counts
 
     def replace_latest(self, values: Sequence[float], counts: Sequence[float]) -> None:
         """Put other values, at least one, and their counts in place of the last ones."""
-        self._ready()
         self._values[-len(values) :] = array("d", values)
         if self._counts is None and any(count != 1 for count in counts):
             self._counts = array("d", [1.0]) * len(self._values)
         if self._counts is not None:
             self._counts[-len(values) :] = array("d", counts)
         self._only_ints = False
+
+    def set_aside(self) -> list[tuple[Any, Any]]:
+        """Return what waits since `take_new`, for `put_back`: until then the history is as it was there."""
+        waiting, self._pending, self._is_held = self._pending, [], False
+        return waiting
+
+    def put_back(self, waiting: list[tuple[Any, Any]]) -> None:
+        """Append what `set_aside` returned."""
+        self._pending += waiting
 
     # ---------------------------------------------------------------- saving
     def state_dict(self) -> dict[str, Any]:
@@ -274,7 +290,7 @@ class HistoryBuffer:
     def __getstate__(self) -> dict[str, Any]:
         """Return everything, for copies and pickles; pending tensors are read, the hub is not included."""
         self._ready()
-        return {name: value for name, value in vars(self).items() if name != "_peers"}
+        return {name: value for name, value in vars(self).items() if name != "_flush_hub"}
 
 
 for _method in (HistoryBuffer.min, HistoryBuffer.max, HistoryBuffer.current, HistoryBuffer.mean):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,6 +15,15 @@ from ..text import did_you_mean, listed
 from .history_buffer import HistoryBuffer, resolve_pending
 from .logger import print_log
 from .manager import ManagerMixin
+
+
+class _Average(NamedTuple):
+    """Means over the ranks that were asked for, and are not there yet."""
+
+    prefix: str
+    buffers: dict[str, HistoryBuffer]
+    finish: Callable[..., dict[str, list[float]] | None]
+    then: Callable[[], None]
 
 
 class MessageHub(ManagerMixin):
@@ -35,6 +44,7 @@ class MessageHub(ManagerMixin):
         self._info: dict[str, Any] = {}
         self._resumed: dict[str, bool] = {}
         self._reported: set[str] = set()
+        self._under_way: _Average | None = None
 
     # ---------------------------------------------------------------- scalars
     def update_scalar(self, key: str, value: float | torch.Tensor, count: float = 1, resumed: bool = True) -> None:
@@ -95,37 +105,76 @@ class MessageHub(ManagerMixin):
 
     def flush(self) -> None:
         """Read all pending tensors: one copy, one wait, per device."""
+        self.settle()
         resolve_pending(self._scalars.values())
 
     def average_over_ranks(self, prefix: str = "train/") -> None:
         """Put means over all ranks in place of what each recorded since the last call; every rank must call.
 
-        Called where a log line is due and where a checkpoint is saved: a message then, none in between. Does nothing in
-        a single process. Ranks that did not record the same keys equally often keep their own values, and say so once.
+        Does nothing in a single process. Ranks that did not record the same keys equally often keep their own values,
+        and say so once.
 
         Args:
             prefix: What the keys begin with.
         """
+        self.start_average_over_ranks(prefix=prefix)
+        self.settle()
+
+    def start_average_over_ranks(self, then: Callable[[], None] = lambda: None, prefix: str = "train/") -> None:
+        """Begin what `average_over_ranks` does, and wait when somebody needs it; every rank must call.
+
+        That is at `settle`, or when any scalar is read, which is not collective.
+
+        Args:
+            then: Called when the means are there, before what was recorded since is appended to the histories; at once
+                in a single process.
+            prefix: What the keys begin with.
+        """
+        self.settle()
         if dist.get_world_size() == 1:
+            return then()
+        buffers = {key: self._scalars[key] for key in sorted(self._scalars) if key.startswith(prefix)}
+        new = {key: buffer.take_new() for key, buffer in buffers.items()}
+        lists = {key: [*values, *counts] for key, (values, counts) in new.items() if values}
+        self._under_way = _Average(prefix, buffers, dist.start_average(lists), then)
+
+    def settle(self, timeout_s: float | None = None) -> None:
+        """Wait for the means over the ranks that were asked for, if any.
+
+        Args:
+            timeout_s: Seconds to wait at most; None for as long as ranks wait for each other.
+
+        Raises:
+            TimeoutError: They are not there by then; every rank keeps its own values.
+        """
+        average, self._under_way = self._under_way, None
+        if average is None:
             return
-        new = {key: self._scalars[key].take_new() for key in sorted(self._scalars) if key.startswith(prefix)}
-        new = {key: (values, counts) for key, (values, counts) in new.items() if values}
-        means = dist.average_lists({key: [*values, *counts] for key, (values, counts) in new.items()})
-        if means is not None:
-            for key, numbers in means.items():
+        waiting = {key: buffer.set_aside() for key, buffer in average.buffers.items()}
+        try:
+            means = average.finish(timeout_s)
+            for key, numbers in (means or {}).items():
                 self._scalars[key].replace_latest(numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :])
-        elif prefix not in self._reported:
-            self._reported.add(prefix)
-            _warn(
-                f"the ranks did not record the same scalars {prefix}* (here {', '.join(new)}), so that what is logged "
-                "of them is that of rank 0 alone; let the model return the same keys on every rank"
-            )
+            if means is None and average.prefix not in self._reported:
+                self._reported.add(average.prefix)
+                _warn(
+                    f"the ranks did not record the same scalars {average.prefix}* (here {', '.join(average.buffers)}), "
+                    "so that what is logged of them is that of rank 0 alone; let the model return the same keys on "
+                    "every rank"
+                )
+            average.then()
+        finally:
+            for key, buffer in average.buffers.items():
+                buffer.put_back(waiting[key])
 
     def _buffer(self, key: str) -> HistoryBuffer:
         buffer = self._scalars.get(key)
         if buffer is None:
             buffer = self._scalars[key] = HistoryBuffer()
-            buffer._peers = self._scalars.values()
+            buffer._flush_hub = self.flush
+            if self._under_way is not None and key.startswith(self._under_way.prefix):
+                buffer.take_new()
+                self._under_way.buffers[key] = buffer
         return buffer
 
     # ---------------------------------------------------------------- runtime information

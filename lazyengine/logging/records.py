@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageFileNotFoundError
 
 METRICS_FILE = "metrics.jsonl"
+_NUMBERS = {int, float}
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -41,13 +43,41 @@ def read_metrics(run_folder: str | os.PathLike[str] | Sequence[Path]) -> list[di
             )
     else:
         paths = run_folder
-    merged: list[dict[str, Any]] = []
-    for start in (start for path in paths for start in divide_at_resumes(parse_records(Path(path).read_bytes()))):
-        last_kept = last_kept_step(start)
-        records = [record for record in start if record["mode"] != "resume"]
-        again = {(record["mode"], record["step"]) for record in records}
-        merged = [r for r in merged if r["step"] <= last_kept and (r["mode"], r["step"]) not in again] + records
-    return merged
+    starts = [start for path in paths for start in divide_at_resumes(parse_records(Path(path).read_bytes()))]
+    later, held = Superseding(), []
+    for start in reversed(starts):
+        records: dict[str, list[dict[str, Any]]] = {}
+        for record in start:
+            records.setdefault(record["mode"], []).append(record)
+        records.pop("resume", None)
+        holds = {mode: later.holds(mode) for mode in records}
+        held.append([r for r in start if r["mode"] in holds and holds[r["mode"]](r["step"])])
+        later.add({mode: [r["step"] for r in found] for mode, found in records.items()}, last_kept_step(start))
+    return [record for records in reversed(held) for record in records]
+
+
+class Superseding:
+    """Which records of a start hold beside those of the later ones, which are added before it, the last one first."""
+
+    def __init__(self) -> None:
+        self._limit = math.inf
+        self._again: dict[str, set[float]] = {}
+
+    def add(self, steps: Mapping[str, Iterable[float]], last_kept: float) -> None:
+        """Add a start.
+
+        Args:
+            steps: The steps of its records by mode.
+            last_kept: See `last_kept_step`.
+        """
+        self._limit = min(self._limit, last_kept)
+        for mode, found in steps.items():
+            self._again.setdefault(mode, set()).update(found)
+
+    def holds(self, mode: str) -> Callable[[float], bool]:
+        """Return what says of a step whether an earlier record of it in a mode still holds."""
+        again, limit = self._again.get(mode, set()), self._limit
+        return lambda step: step <= limit and step not in again
 
 
 def parse_records(data: bytes) -> list[dict[str, Any]]:
@@ -55,14 +85,12 @@ def parse_records(data: bytes) -> list[dict[str, Any]]:
 
     ``"NaN"`` and infinities are floats again.
     """
-    lines = [line for line in data.decode("utf-8", "replace").split("\n") if line and not line.isspace()]
-    try:  # all at once takes a third of the time
-        found = json.loads(f"[{','.join(lines)}]")
-    except (json.JSONDecodeError, RecursionError):  # a line that was cut by a crash
-        found = []
-    if len(found) != len(lines):
-        found = [_parse_line(line) for line in lines]
-    records = [record for record in found if _is_record(record)]
+    found: list[Any] = []
+    with contextlib.suppress(ValueError, RecursionError):  # all at once takes a third of the time
+        found = json.loads(b"[%b]" % data.strip(b"\n").replace(b"\n", b","))
+    if len(found) != data.strip(b"\n").count(b"\n") + 1:  # a line was cut by a crash
+        found = [_parse_line(line) for line in data.decode("utf-8", "replace").split("\n")]
+    records = [r for r in found if type(r) is dict and type(r.get("mode")) is str and type(r.get("step")) in _NUMBERS]
     if any(text in data for text in (b'"NaN"', b'Infinity"')):
         for record in records:
             record.update({k: _NOT_FINITE[v] for k, v in record.items() if isinstance(v, str) and v in _NOT_FINITE})
@@ -70,14 +98,8 @@ def parse_records(data: bytes) -> list[dict[str, Any]]:
 
 
 def _parse_line(line: str) -> Any:
-    try:
+    with contextlib.suppress(ValueError, RecursionError):
         return json.loads(line)
-    except (json.JSONDecodeError, RecursionError):
-        return None
-
-
-def _is_record(record: Any) -> bool:
-    return type(record) is dict and "mode" in record and isinstance(record.get("step"), (int, float))
 
 
 def divide_at_resumes(records: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -464,6 +464,19 @@ class OptimWrapper:
             if self._kept is not None:
                 counters["buffers"] = self._kept.values()
         return counters
+
+    def set_saved_as_built(self, state_dict: dict[str, Any], changed: Collection[str]) -> None:
+        """Add to a state that does not say it (of version 0.1) how its optimizer was built: as this, but for options.
+
+        Args:
+            state_dict: The state, before it is loaded.
+            changed: The options that its config had otherwise.
+        """
+        counters = state_dict.setdefault(STATE_KEY, {})
+        if "as_built" not in counters:
+            pairs = zip(options_as_built(state_dict["param_groups"]), self.as_built)
+            others = [(new, {option: old[option] for option in changed if option in old}) for old, new in pairs]
+            counters["as_built"] = [{**new, **old} for new, old in others]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, or the state of a plain optimizer or of mmengine's wrappers.

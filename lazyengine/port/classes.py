@@ -71,6 +71,13 @@ def _optimizers() -> frozenset[str]:
     return frozenset(torch.optim.__all__)
 
 
+@functools.lru_cache
+def _layers() -> frozenset[str]:
+    import torch.nn
+
+    return frozenset(torch.nn.modules.__all__)
+
+
 def package_of(file: Path) -> tuple[Path, str]:
     """Return the folder from which a file's dotted name counts, and that name."""
     folder, parts = file.parent, [] if file.name == "__init__.py" else [file.stem]
@@ -194,7 +201,7 @@ class ClassTable:
             return Symbol("torchvision.transforms", name.partition("/")[2])
         if name in _optimizers():
             return Symbol("torch.optim", name)
-        return _KNOWN_ELSEWHERE.get(name)
+        return _KNOWN_ELSEWHERE.get(name) or (Symbol("torch.nn", name) if name in _layers() else None)
 
     def moved(self, symbol: Symbol) -> Symbol:
         """Return the place of a class in the ported project: lazyengine's for mmengine's classes."""

@@ -9,17 +9,18 @@ from __future__ import annotations
 import ast
 import functools
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import libcst as cst
 import libcst.matchers as m
 
-from .classes import RENAMED, ClassTable
-from .expressions import Call, Missing, Symbol, Writer
-from .mmengine_configs import Translator
+from .classes import RENAMED, ClassTable, imports_in
+from .expressions import Code, Joined, Missing, Name, Symbol, Writer, inside
+from .mmengine_configs import OPTIONS, Translator
+from .rewriting import Rewriter, code_of, dotted, is_docstring, keep_names
 
 _TABLE = Path(__file__).resolve().parents[1] / "PORTING.md"
 _REGISTRY_MODULES = re.compile(r"(^|\.)(registry|builder)$")
@@ -59,17 +60,6 @@ def name_table() -> dict[str, _Row]:
     return rows
 
 
-@dataclass
-class _Notes:
-    """What is to be put above the statement that is being left."""
-
-    pending: list[str] = field(default_factory=list)
-
-    def add(self, reason: str) -> None:
-        if reason not in self.pending:
-            self.pending.append(reason)
-
-
 def port_code(text: str, module: str, table: ClassTable) -> str:
     """Return the ported text of a code file.
 
@@ -78,44 +68,57 @@ def port_code(text: str, module: str, table: ClassTable) -> str:
         module: Its dotted name.
         table: The classes of the project.
     """
-    tree = cst.parse_module(text)
-    port = _Port(module, table, text)
-    changed = tree.visit(port)
-    return _with_imports(changed, port).code
+    return _Port(module, table, text).rewrite(text)
 
 
-class _Port(cst.CSTTransformer):
+class _Port(Rewriter):
     def __init__(self, module: str, table: ClassTable, text: str):
         super().__init__()
         self.table, self.module = table, module
         self.translator = Translator(table, module.partition(".")[0])
         self.translator._scope = self.translator.scope
-        self.writer = Writer(_bound_names(text))
+        tree = ast.parse(text)
+        self.places = imports_in(tree, module, table.files.get(module, Path()))
+        defined = [node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+        self._held = {n: place for n, place in self.places.items() if not place.module.startswith("mmengine")}
+        self._held |= {name: Symbol(module, name) for name in defined}
+        self.writer = Writer(self._held, makes_objects=True)
         self.registries = _registries(text)
-        self.notes = _Notes()
         self._functions: list[_Function] = []
         self._loops: list[bool] = []
+        self._before: list[str] = []  # statements that go before the one that is being left
+        self._configs = set(re.findall(r"^\s*(\w+) = Config\.fromfile\(", text, re.M))
+
+    def leave_Module(self, original_node: cst.Module, updated_node: cst.Module) -> cst.Module:
+        for place, names in self.writer.imports.items():
+            for name, bound in names.items() if place != "unknown" else ():
+                if self._held.get(bound) != Symbol(place, name):
+                    self.need(place, name, bound)
+        return updated_node
+
+    def leave_SimpleStatementLine(self, original_node: Any, updated_node: cst.SimpleStatementLine) -> Any:
+        if not self._before:
+            return updated_node
+        first, self._before = [cst.parse_statement(text) for text in self._before], []
+        return cst.FlattenSentinel([*first, updated_node])
 
     # ----------------------------------------------------------------------------------------------- imports
     def leave_ImportFrom(self, original_node: cst.ImportFrom, updated_node: cst.ImportFrom) -> Any:
-        module = _dotted(original_node.module) if original_node.module is not None else ""
+        module = dotted(original_node.module) if original_node.module is not None else ""
         if isinstance(original_node.names, cst.ImportStar):
             if module.partition(".")[0] == "mmengine":
-                self.notes.add(f"from {module} import *: name what is used")
+                self.todo(f"from {module} import *: name what is used")
             return updated_node
         kept = [
             alias for alias in original_node.names if not self._is_moved(alias, module, bool(original_node.relative))
         ]
         if len(kept) == len(original_node.names):
             return updated_node
-        if not kept:
-            return cst.RemoveFromParent()
-        kept[-1] = kept[-1].with_changes(comma=cst.MaybeSentinel.DEFAULT)
-        return updated_node.with_changes(names=kept)
+        return keep_names(updated_node, kept)
 
     def _is_moved(self, alias: cst.ImportAlias, module: str, is_relative: bool) -> bool:
         """Return whether an imported name goes from its line; its new import is noted."""
-        name = _dotted(alias.name)
+        name = dotted(alias.name)
         if name in self.registries and (_REGISTRY_MODULES.search(module) or module.partition(".")[0] == "mmengine"):
             return True
         if is_relative or module.partition(".")[0] != "mmengine":
@@ -124,27 +127,27 @@ class _Port(cst.CSTTransformer):
         if name in ("build_from_cfg", "is_model_wrapper", "read_base", "Registry"):
             return True
         if name == "Config":
-            self.writer.imports.setdefault("lazyengine.config", {})["LazyConfig"] = "LazyConfig"
+            self.need("lazyengine.config", "LazyConfig")
             return True
         row = name_table().get(name)
         own = RENAMED.get(name, name)
         if own in self.table.own and (row is None or row.kind in ("same", "changed", "renamed")):
-            self.writer.imports.setdefault(self.table.own[own], {})[own] = bound
+            self.need(self.table.own[own], own, bound)
             return True
         found = re.search(r"`((?:lazyengine|torch)\.[\w.]+)`", row.text) if row and row.kind == "renamed" else None
         target = found[1] if found else _TORCH_NAMES.get(name)
         if target:
             place, _, last = target.rpartition(".")
-            self.writer.imports.setdefault(place, {})[last] = bound
+            self.need(place, last, bound)
             return True
         reason = row.text if row else "no such name in PORTING.md's table"
-        self.notes.add(f"mmengine's {name}: {reason}")
+        self.todo(f"mmengine's {name}: {reason}")
         return False
 
     def leave_Import(self, original_node: cst.Import, updated_node: cst.Import) -> Any:
         for alias in original_node.names:
-            if _dotted(alias.name).partition(".")[0] == "mmengine":
-                self.notes.add(f"import {_dotted(alias.name)}: import names, from where PORTING.md says they are")
+            if dotted(alias.name).partition(".")[0] == "mmengine":
+                self.todo(f"import {dotted(alias.name)}: import names, from where PORTING.md says they are")
         return updated_node
 
     # -------------------------------------------------------------------------------------------- registries
@@ -164,7 +167,7 @@ class _Port(cst.CSTTransformer):
 
     # ---------------------------------------------------------------------------------------------- children
     def leave_Call(self, original_node: cst.Call, updated_node: cst.Call) -> Any:
-        name = _dotted(updated_node.func)
+        name = dotted(updated_node.func)
         last = name.rpartition(".")[2]
         if name == "Config.fromfile":
             keep = [a for a in updated_node.args if a.keyword is None or a.keyword.value == "filename"][:1]
@@ -174,12 +177,14 @@ class _Port(cst.CSTTransformer):
             return cst.Name("False")
         if self._is_build(original_node):
             return self._built(updated_node)
+        if name == "Runner" and str(self.places.get(name)) == str(Symbol("mmengine.runner", name)):
+            return self._runner(updated_node)
         if self._loops and self._loops[-1] and self._functions:
             return self._loop_call(updated_node, name)
         return updated_node
 
     def _is_build(self, call: cst.Call) -> bool:
-        name = _dotted(call.func)
+        name = dotted(call.func)
         owner, _, last = name.rpartition(".")
         return (last == "build" and owner.rpartition(".")[2] in self.registries) or last == "build_from_cfg"
 
@@ -188,54 +193,81 @@ class _Port(cst.CSTTransformer):
         first = next((a.value for a in call.args if a.keyword is None or a.keyword.value == "cfg"), None)
         extra = [a for a in call.args if a.keyword is not None and a.keyword.value == "default_args"]
         if first is None or extra:
-            self.notes.add("a registry built this with arguments of its own (default_args); give them to the class")
+            self.todo("a registry built this with arguments of its own (default_args); give them to the class")
             return call
         literal = self._literal(first)
         if literal is not None:
             return literal
         if not m.matches(first, m.Name() | m.Attribute() | m.Subscript()):
-            self.notes.add("a registry built this from a dict that is computed here; call the class")
+            self.todo("a registry built this from a dict that is computed here; call the class")
             return call
-        name = _dotted(first)
+        name = dotted(first)
         if self._functions and name in self._functions[-1].changed:
-            self.notes.add(f"the dict {name} is read or changed before it is built; what comes in is the object now")
+            self.todo(f"the dict {name} is read or changed before it is built; what comes in is the object now")
         return first
 
     def _literal(self, node: cst.BaseExpression) -> cst.BaseExpression | None:
-        """Return the call for a literal dict with a type, or None where it is none."""
-        try:
-            value = _literal_value(cst.Module([]).code_for_node(node))
-        except ValueError:
-            return None
-        if not isinstance(value, dict) or "type" not in value:
+        """Return the call for a dict that is written out and has a type, or None where it is none."""
+        value = self._value(node)
+        if not isinstance(value, dict) or isinstance(value.get("type", Code("")), Code):
             return None
         return self._object(self.translator.value(value))
 
+    def _value(self, node: cst.BaseExpression) -> Any:
+        return self._value_of(ast.parse(code_of(node).strip(), mode="eval").body)
+
+    def _value_of(self, node: Any, is_type: bool = False) -> Any:
+        """Return the value of an expression: dicts and lists by their entries; what is computed stays code."""
+        is_call = isinstance(node, ast.Call) and ast.unparse(node.func) == "dict" and not node.args
+        if is_call and all(k.arg for k in node.keywords):
+            return {k.arg: self._value_of(k.value, k.arg == "type") for k in node.keywords}
+        if isinstance(node, ast.Dict) and all(isinstance(key, ast.Constant) for key in node.keys):
+            pairs = [(key.value, value) for key, value in zip(node.keys, node.values)]  # type: ignore[union-attr]
+            return {key: self._value_of(value, key == "type") for key, value in pairs}
+        if isinstance(node, ast.List | ast.Tuple) and not any(isinstance(e, ast.Starred) for e in node.elts):
+            return (list if isinstance(node, ast.List) else tuple)(map(self._value_of, node.elts))
+        if is_type and isinstance(node, ast.Name) and (place := self.places.get(node.id) or self._held.get(node.id)):
+            return place
+        try:
+            return ast.literal_eval(node)
+        except ValueError:
+            return Code(ast.unparse(node))
+
     def _object(self, value: Any) -> cst.BaseExpression:
         """Return the expression that makes an object where a config would have a node."""
-        return cst.parse_expression(self._object_text(value))
+        return cst.parse_expression(self._text(value))
 
-    def _object_text(self, value: Any) -> str:
-        if isinstance(value, Missing):
-            self.notes.add(value.reason)
-            return self._object_text(value.value)
-        if isinstance(value, Call):
-            target = Symbol(*value.target.split(":")) if isinstance(value.target, str) else value.target
-            is_here = target.module in (self.module, "unknown")
-            inner = ", ".join(f"{k}={self._object_text(v)}" for k, v in value.arguments.items())
-            return f"{target.name if is_here else self.writer.name(target)}({inner})"
-        if isinstance(value, dict):
-            return "{" + ", ".join(f"{k!r}: {self._object_text(v)}" for k, v in value.items()) + "}"
-        if isinstance(value, list | tuple):
-            inner = ", ".join(map(self._object_text, value)) + ("," if type(value) is tuple and len(value) == 1 else "")
-            return f"[{inner}]" if isinstance(value, list) else f"({inner})"
+    def _text(self, value: Any) -> str:
+        for part in (part for _, part in inside(value) if isinstance(part, Missing)):
+            self.todo(part.reason)
         return self.writer.text(value)
 
+    def _runner(self, call: cst.Call) -> cst.BaseExpression:
+        """Return the call of our runner for one of mmengine's; what others use too is made in statements before it."""
+        given = {a.keyword.value: self._value(a.value) for a in call.args if a.keyword is not None}
+        names = self.translator.translate(given) if len(given) == len(call.args) else {}
+        runner = names.pop("runner", None)
+        if runner is None:
+            self.todo("Runner is made from a model and complete loops, each by its keyword; see PORTING.md")
+            return call
+        if not given.keys() & {"default_hooks", "custom_hooks"}:
+            del runner.arguments["hooks"]
+        if "launcher" in given:
+            runner.arguments["launcher"] = given["launcher"]
+        parts = [part for value in [runner, *names.values()] for _, part in inside(value)]
+        uses = Counter(part.path for part in parts if isinstance(part, Name))
+        uses.update(name for part in parts if isinstance(part, Joined) for name in part.names * 2)
+        self.writer.inlined = {name: value for name, value in names.items() if uses[name] == 1}
+        for name, value in names.items():
+            text = self._text(value)
+            self._before += [f"{name} = {text}"] if name not in self.writer.inlined and text != name else []
+        return self._object(runner)
+
     def leave_IfExp(self, original_node: cst.IfExp, updated_node: cst.IfExp) -> Any:
-        name = _dotted(updated_node.body)
+        name = dotted(updated_node.body)
         if updated_node.body.deep_equals(original_node.body) or not name:
             return updated_node
-        test = cst.Module([]).code_for_node(updated_node.test)
+        test = code_of(updated_node.test)
         is_none = m.matches(updated_node.orelse, m.Name("None"))
         return updated_node.body if is_none and test in (f"{name} is not None", name) else updated_node
 
@@ -274,7 +306,7 @@ class _Port(cst.CSTTransformer):
             made = self._initializer(parameter.default) if name == "init_cfg" else self._literal(parameter.default)
             if made is None:
                 return parameter
-            text = cst.Module([]).code_for_node(made)
+            text = code_of(made)
             first.append(cst.parse_statement(f"{name} = {name} if {name} is not None else {text}"))
             return parameter.with_changes(default=cst.Name("None"))
 
@@ -285,7 +317,7 @@ class _Port(cst.CSTTransformer):
         if not first:
             return node
         body = list(node.body.body)
-        at = 1 if body and _is_docstring(body[0]) else 0
+        at = 1 if body and is_docstring(body[0]) else 0
         return node.with_changes(params=parameters, body=node.body.with_changes(body=[*body[:at], *first, *body[at:]]))
 
     def leave_Arg(self, original_node: cst.Arg, updated_node: cst.Arg) -> cst.Arg:
@@ -295,21 +327,18 @@ class _Port(cst.CSTTransformer):
         return updated_node
 
     def _initializer(self, node: cst.BaseExpression) -> cst.BaseExpression | None:
-        try:
-            value = _literal_value(cst.Module([]).code_for_node(node))
-        except ValueError:
-            if m.findall(node, m.Call(func=m.Name("dict"))):
-                self.notes.add("init_cfg is computed here; make an initializer of lazyengine.model")
-            return None
+        value = self._value(node)
+        if isinstance(value, Code) and m.findall(node, m.Call(func=m.Name("dict"))):
+            self.todo("init_cfg is computed here; make an initializer of lazyengine.model")
         if not isinstance(value, dict | list) or not value:
             return None
         return self._object(self.translator.initializer(value))
 
     def visit_ClassDef(self, node: cst.ClassDef) -> None:
-        bases = {_dotted(base.value).rpartition(".")[2] for base in node.bases}
+        bases = {dotted(base.value).rpartition(".")[2] for base in node.bases}
         self._loops.append(bool(bases & _LOOPS))
         if elements := bases & {"BaseDataElement", "InstanceData", "PixelData", "LabelData"}:
-            self.notes.add(f"{', '.join(elements)} is a dataclass or a dict here; see PORTING.md on data elements")
+            self.todo(f"{', '.join(elements)} is a dataclass or a dict here; see PORTING.md on data elements")
 
     def leave_ClassDef(self, original_node: cst.ClassDef, updated_node: cst.ClassDef) -> cst.ClassDef:
         self._loops.pop()
@@ -329,44 +358,31 @@ class _Port(cst.CSTTransformer):
         return node.with_changes(params=node.params.with_changes(params=parameters))
 
     def _loop_call(self, call: cst.Call, name: str) -> cst.Call:
-        if name.endswith(".__init__") and call.args and _dotted(call.args[0].value) == "runner":
+        if name.endswith(".__init__") and call.args and dotted(call.args[0].value) == "runner":
             return call.with_changes(args=call.args[1:])
         if name in ("self.run_epoch", "self.run_iter"):
             return call.with_changes(args=[cst.Arg(cst.Name("runner")), *call.args])
         return call
 
     def leave_Attribute(self, original_node: cst.Attribute, updated_node: cst.Attribute) -> Any:
-        name = _dotted(original_node)
+        name = dotted(original_node)
         if self._loops and self._loops[-1] and name in ("self.runner", "self._runner"):
             if self._functions and self._functions[-1].name not in ("run", "run_epoch", "run_iter"):
-                self.notes.add("a loop gets its runner in run(runner); give it to this method")
+                self.todo("a loop gets its runner in run(runner); give it to this method")
             return cst.Name("runner")
         if name.endswith("runner.model.module"):
             return updated_node.value
         owner, _, last = name.rpartition(".")
+        if owner in self._configs and last in (*OPTIONS, "launcher"):
+            return updated_node.with_changes(value=cst.parse_expression(f"{owner}.runner"))
+        if owner in self._configs:
+            self.todo(f"{name}: a config holds the parts of the new runner; see the table in PORTING.md")
         if owner.rpartition(".")[2] == "runner":
             if last in _RUNNER_GONE:
-                self.notes.add(f"runner.{last}: {_RUNNER_GONE[last]}")
+                self.todo(f"runner.{last}: {_RUNNER_GONE[last]}")
             elif last.startswith("build_"):
-                self.notes.add(f"runner.{last}: the parts are built by the config")
+                self.todo(f"runner.{last}: the parts are built by the config")
         return updated_node
-
-    # ------------------------------------------------------------------------------------------------- notes
-    def leave_SimpleStatementLine(self, original_node: Any, updated_node: cst.SimpleStatementLine) -> Any:
-        return self._noted(updated_node)
-
-    def on_leave(self, original_node: Any, updated_node: Any) -> Any:
-        result = super().on_leave(original_node, updated_node)
-        is_block = isinstance(result, cst.ClassDef | cst.If | cst.For | cst.With)
-        return self._noted(result) if is_block and self.notes.pending else result
-
-    def _noted(self, node: Any) -> Any:
-        """Return a statement with what is to be done about it above; an empty one leaves its notes to the next."""
-        if isinstance(node, cst.SimpleStatementLine) and not node.body:
-            return node
-        lines = [cst.EmptyLine(comment=cst.Comment(f"# TODO port: {reason}")) for reason in self.notes.pending]
-        self.notes.pending = []
-        return node.with_changes(leading_lines=[*node.leading_lines, *lines]) if lines else node
 
 
 class _Function:
@@ -376,17 +392,17 @@ class _Function:
         self.name = node.name.value
         calls = m.findall(node.body, m.Call())
         self.built = {
-            _dotted(call.args[0].value)
+            dotted(call.args[0].value)
             for call in calls
             if isinstance(call, cst.Call) and call.args and port._is_build(call)
         }
         self.changed = set()
         for call in calls:
-            owner, _, last = _dotted(call.func).rpartition(".")  # type: ignore[attr-defined]
+            owner, _, last = dotted(call.func).rpartition(".")  # type: ignore[attr-defined]
             if owner in self.built and last in _CHANGES_DICT:
                 self.changed.add(owner)
         for part in m.findall(node.body, m.Subscript()):
-            if (owner := _dotted(part.value)) in self.built:  # type: ignore[attr-defined]
+            if (owner := dotted(part.value)) in self.built:  # type: ignore[attr-defined]
                 self.changed.add(owner)
 
 
@@ -401,63 +417,4 @@ def _registries(text: str) -> set[str]:
 
 def _is_registration(node: cst.BaseExpression) -> bool:
     is_call = isinstance(node, cst.Call)
-    return is_call and _dotted(node.func).rpartition(".")[2] == "register_module"  # type: ignore[union-attr]
-
-
-def _dotted(node: Any) -> str:
-    if isinstance(node, cst.Name):
-        return node.value
-    if isinstance(node, cst.Attribute):
-        outer = _dotted(node.value)
-        return f"{outer}.{node.attr.value}" if outer else ""
-    if isinstance(node, cst.Call):  # super().__init__
-        return f"{_dotted(node.func)}()"
-    return ""
-
-
-def _is_docstring(node: Any) -> bool:
-    return m.matches(node, m.SimpleStatementLine(body=[m.Expr(m.SimpleString() | m.ConcatenatedString())]))
-
-
-def _bound_names(text: str) -> set[str]:
-    tree = ast.parse(text)
-    return {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
-
-
-def _literal_value(text: str) -> Any:
-    """Return the value of a literal in which `dict(a=1)` may stand for a dict.
-
-    Raises:
-        ValueError: It is no literal.
-    """
-
-    def value(node: Any) -> Any:
-        is_dict = isinstance(node, ast.Call) and ast.unparse(node.func) == "dict" and not node.args
-        if is_dict and all(k.arg for k in node.keywords):
-            return {str(k.arg): value(k.value) for k in node.keywords}
-        if isinstance(node, ast.Dict) and all(node.keys):
-            return {value(k): value(v) for k, v in zip(node.keys, node.values) if k is not None}
-        if isinstance(node, ast.List | ast.Tuple):
-            items = [value(item) for item in node.elts]
-            return items if isinstance(node, ast.List) else tuple(items)
-        return ast.literal_eval(node)
-
-    return value(ast.parse(text.strip(), mode="eval").body)
-
-
-def _with_imports(tree: cst.Module, port: _Port) -> cst.Module:
-    """Return a module with the new imports below its own."""
-    lines = port.writer.import_lines()
-    if not lines:
-        return tree
-    body = list(tree.body)
-    at = 0
-    for i, node in enumerate(body):
-        if m.matches(node, m.SimpleStatementLine(body=[m.Import() | m.ImportFrom()])):
-            at = i + 1
-        elif at or not _is_docstring(node):
-            break
-        else:
-            at = i + 1
-    new: Sequence[Any] = cst.parse_module("\n".join(lines) + "\n").body
-    return tree.with_changes(body=[*body[:at], *new, *body[at:]])
+    return is_call and dotted(node.func).rpartition(".")[2] == "register_module"  # type: ignore[union-attr]

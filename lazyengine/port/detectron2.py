@@ -11,14 +11,16 @@ from typing import Any
 import libcst as cst
 import libcst.matchers as m
 
-_INTERPOLATION = re.compile(r"\$\{([^{}:]+)\}")
+from .expressions import ref_text
+from .rewriting import Rewriter, code_of, dotted, keep_names
+
 _DICT_METHODS = {"pop", "update", "get", "keys", "items", "values"}
 _ZOO = {"get_config", "load_rel", "load"}
 
 
 def is_config(text: str) -> bool:
     """Return whether a file is a config of detectron2's second kind."""
-    has_lazy = re.search(r"\b(LazyCall|LazyConfig|model_zoo\.get_config)\b", text) and "detectron2" in text
+    has_lazy = re.search(r"\b(LazyCall|LazyConfig|model_zoo(\.| import )get_config)\b", text) and "detectron2" in text
     return bool(has_lazy) and not re.search(r"^class \w|__name__\s*==|^\s*import argparse", text, re.M)
 
 
@@ -41,48 +43,41 @@ def port_config(text: str, file: Path) -> str:
         text: The old text.
         file: Where it is: the files that `model_zoo.get_config` names are searched from there upwards.
     """
-    tree = cst.parse_module(text)
-    port = _Port(file)
-    changed = tree.visit(port)
-    return _with_lines(changed, port.imports).code
+    return _Port(file).rewrite(text)
 
 
-class _Port(cst.CSTTransformer):
+class _Port(Rewriter):
     def __init__(self, file: Path):
         super().__init__()
         self.file = file
-        self.imports: list[str] = []
-        self.notes: list[str] = []
         self._top: list[str] = []  # the top-level name that is being assigned
         self._path: list[str] = []  # the arguments on the way to what is being visited
         self._functions = 0
 
     # ----------------------------------------------------------------------------------------------- imports
     def leave_ImportFrom(self, original_node: cst.ImportFrom, updated_node: cst.ImportFrom) -> Any:
-        module = _dotted(original_node.module) if original_node.module is not None else ""
+        module = dotted(original_node.module) if original_node.module is not None else ""
         if isinstance(original_node.names, cst.ImportStar) or original_node.relative:
             return updated_node
         names = {alias.evaluated_name: alias for alias in original_node.names}
+        taken: set[str] = set()
         if module.startswith("detectron2.config"):
-            wanted = [n for n in names if n in ("LazyCall", "LazyConfig", "instantiate")]
-            lines = [_alias_text(names[n]) for n in wanted]
-            rest = [names[n] for n in names if n not in wanted]
-            self.imports += [f"from lazyengine.config import {', '.join(lines)}"] if lines else []
-            return _kept(updated_node, rest)
-        if module == "omegaconf":
-            return cst.RemoveFromParent()
-        if module in ("detectron2", "detectron2.model_zoo") and names.keys() & {"model_zoo", "get_config"}:
-            return _kept(updated_node, [a for name, a in names.items() if name not in ("model_zoo", "get_config")])
-        if module.startswith("detectron2.solver") and "get_default_optimizer_params" in names:
-            self.imports.append("from lazyengine.optim import param_groups")
-            return _kept(
-                updated_node, [alias for name, alias in names.items() if name != "get_default_optimizer_params"]
-            )
-        return updated_node
+            taken = names.keys() & {"LazyCall", "LazyConfig", "instantiate"}
+            for name in taken:
+                self.need("lazyengine.config", name, names[name].evaluated_alias)
+        elif module == "omegaconf":
+            taken = set(names)
+        elif module in ("detectron2", "detectron2.model_zoo"):
+            taken = {"model_zoo", "get_config"}
+        elif module.startswith("detectron2.solver") and "get_default_optimizer_params" in names:
+            taken = {"get_default_optimizer_params"}
+            self.need("lazyengine.optim", "param_groups")
+        kept = [alias for name, alias in names.items() if name not in taken]
+        return updated_node if len(kept) == len(names) else keep_names(updated_node, kept)
 
     # ------------------------------------------------------------------------------------- values with a path
     def visit_Assign(self, node: cst.Assign) -> None:
-        path = _dotted(node.targets[0].target)
+        path = dotted(node.targets[0].target)
         self._top.append(path if not self._functions else "")
 
     def leave_Assign(self, original_node: cst.Assign, updated_node: cst.Assign) -> Any:
@@ -91,7 +86,7 @@ class _Port(cst.CSTTransformer):
         if found is not None and top:
             module, name, rest = found
             if name and not rest and "." not in top:
-                self.imports.append(f"from {module} import {name}" + ("" if name == top else f" as {top}"))
+                self.need(module, name, top)
                 return cst.RemoveFromParent()
         return updated_node
 
@@ -101,9 +96,9 @@ class _Port(cst.CSTTransformer):
         while isinstance(node, cst.Attribute):
             rest.insert(0, node.attr.value)
             node = node.value
-        if not isinstance(node, cst.Call) or _dotted(node.func).rpartition(".")[2] not in _ZOO or not node.args:
+        if not isinstance(node, cst.Call) or dotted(node.func).rpartition(".")[2] not in _ZOO or not node.args:
             return None
-        owner = _dotted(node.func).rpartition(".")[0]
+        owner = dotted(node.func).rpartition(".")[0]
         file = node.args[0].value
         if owner not in ("", "model_zoo", "LazyConfig") or not isinstance(file, cst.SimpleString):
             return None
@@ -114,7 +109,7 @@ class _Port(cst.CSTTransformer):
             return None
         module = self._module(path, is_relative=owner == "LazyConfig")
         if module is None:
-            self.notes.append(f"{path} is not below the folder that was ported; port it too and import it")
+            self.todo(f"{path} is not below the folder that was ported; port it too and import it")
             return None
         return module, rest[0], ".".join(rest[1:])
 
@@ -138,51 +133,30 @@ class _Port(cst.CSTTransformer):
         self._path.pop()
         return updated_node
 
-    def visit_Element(self, node: cst.Element) -> None:
-        self._path.append("[]")
+    def visit_Element(self, node: Any) -> None:
+        self._path.append("*")
 
-    def leave_Element(self, original_node: cst.Element, updated_node: cst.Element) -> cst.Element:
+    def leave_Element(self, original_node: Any, updated_node: Any) -> Any:
         self._path.pop()
         return updated_node
 
-    def visit_ListComp(self, node: cst.ListComp) -> None:
-        self._path.append("[]")
-
-    def leave_ListComp(self, original_node: cst.ListComp, updated_node: cst.ListComp) -> cst.ListComp:
-        self._path.pop()
-        return updated_node
+    visit_ListComp = visit_DictComp = visit_DictElement = visit_Element
+    leave_ListComp = leave_DictComp = leave_DictElement = leave_Element
 
     def leave_SimpleString(self, original_node: cst.SimpleString, updated_node: cst.SimpleString) -> Any:
         value = original_node.evaluated_value
         if not isinstance(value, str) or "${" not in value:
             return updated_node
-        paths = [self._absolute(path) for path in _INTERPOLATION.findall(value)]
-        if not paths or None in paths or _INTERPOLATION.sub("", value).count("${"):
-            self.notes.append(f"the interpolation {value!r} cannot be written as a path from a top-level name")
-            return updated_node
-        self.imports.append("from lazyengine.config import ref")
-        quoted = ", ".join(f'"{path}"' for path in paths)
-        if _INTERPOLATION.fullmatch(value):
-            return cst.parse_expression(f"ref({quoted})")
-        names = [f"v{i}" for i in range(len(paths))]
-        slots = iter(names)
-        text = _INTERPOLATION.sub(lambda _: "{" + next(slots) + "}", value)
-        return cst.parse_expression(f"ref({quoted}, lambda {', '.join(names)}: f{text!r})")
-
-    def _absolute(self, path: str) -> str | None:
-        """Return an interpolation's path from the top-level name, or None where it cannot be said."""
-        dots = len(path) - len(path.lstrip("."))
-        if not dots:
-            return path
         top = self._top[-1] if self._top else ""
-        steps = [*top.split("."), *self._path][:-1] if top else []  # the container of the value
-        kept = steps[: len(steps) - dots + 1]
-        if not kept or "[]" in kept or "*" in kept:
-            return None
-        return ".".join([*kept, path.lstrip(".")])
+        text = ref_text(value, [*top.split("."), *self._path] if top else ["*"])
+        if text is None:
+            self.todo(f"the interpolation {value!r} cannot be written as a path from a top-level name")
+            return updated_node
+        self.need("lazyengine.config", "ref")
+        return cst.parse_expression(text)
 
     def visit_Expr(self, node: cst.Expr) -> None:
-        owner, _, method = _dotted(node.value.func if isinstance(node.value, cst.Call) else None).rpartition(".")
+        owner, _, method = dotted(node.value.func if isinstance(node.value, cst.Call) else None).rpartition(".")
         self._top.append(owner if method == "update" and not self._functions else "")
 
     def leave_Expr(self, original_node: cst.Expr, updated_node: cst.Expr) -> cst.Expr:
@@ -191,7 +165,7 @@ class _Port(cst.CSTTransformer):
 
     # ------------------------------------------------------------------------------------------------ calls
     def leave_Call(self, original_node: cst.Call, updated_node: cst.Call) -> Any:
-        name = _dotted(original_node.func)
+        name = dotted(original_node.func)
         is_dict = name in ("dict", "OmegaConf.create", "DictConfig") and not self._functions
         if is_dict and self._is_container():
             args: Any = updated_node.args
@@ -200,7 +174,7 @@ class _Port(cst.CSTTransformer):
                 if not isinstance(value, cst.Dict) or not all(isinstance(e, cst.DictElement) for e in value.elements):
                     return updated_node
                 args = [cst.Arg(value=value, star="**")] if value.elements else []
-            self.imports.append("from lazyengine.config import LazyCall as L")
+            self.need("lazyengine.config", "LazyCall", "L")
             return updated_node.with_changes(func=cst.parse_expression("L(dict)"), args=args)
         if m.matches(original_node.func, m.Call(args=[m.Arg(m.Name("get_default_optimizer_params"))])):
             return self._groups(updated_node)
@@ -208,7 +182,7 @@ class _Port(cst.CSTTransformer):
 
     def _is_container(self) -> bool:
         """Return whether a dict stands where others set its entries by attribute: at the top, or in such a dict."""
-        return bool(self._top) and bool(self._top[-1]) and "[]" not in self._path and "*" not in self._path
+        return bool(self._top) and bool(self._top[-1]) and "*" not in self._path
 
     def _groups(self, call: cst.Call) -> cst.Call:
         """Return `param_groups` for `get_default_optimizer_params`."""
@@ -220,8 +194,8 @@ class _Port(cst.CSTTransformer):
             elif name == "overrides":
                 args.append(arg.with_changes(keyword=cst.Name("custom_keys")))
             elif name not in ("model", "base_lr"):
-                self.notes.append(f"get_default_optimizer_params({name}=...): see the arguments of param_groups")
-        self.imports.append("from lazyengine.config import REQUIRED")
+                self.todo(f"get_default_optimizer_params({name}=...): see the arguments of param_groups")
+        self.need("lazyengine.config", "REQUIRED")
         return call.with_changes(func=cst.parse_expression("L(param_groups)"), args=args)
 
     def visit_FunctionDef(self, node: cst.FunctionDef) -> None:
@@ -233,57 +207,45 @@ class _Port(cst.CSTTransformer):
 
     # ------------------------------------------------------------------------------------------- statements
     def leave_SimpleStatementLine(self, original_node: Any, updated_node: cst.SimpleStatementLine) -> Any:
-        line: Any = updated_node
-        if len(updated_node.body) == 1 and not self._functions:
-            line = self._statement(updated_node, updated_node.body[0])
-        if self.notes and not isinstance(line, cst.RemovalSentinel):
-            reasons, self.notes = list(dict.fromkeys(self.notes)), []
-            comments = [cst.EmptyLine(comment=cst.Comment(f"# TODO port: {reason}")) for reason in reasons]
-            first = line.nodes[0] if isinstance(line, cst.FlattenSentinel) else line
-            first = first.with_changes(leading_lines=[*first.leading_lines, *comments])
-            return cst.FlattenSentinel([first, *line.nodes[1:]]) if isinstance(line, cst.FlattenSentinel) else first
-        return line
+        is_one = len(updated_node.body) == 1 and not self._functions
+        return self._statement(updated_node, updated_node.body[0]) if is_one else updated_node
 
     def _statement(self, line: cst.SimpleStatementLine, node: Any) -> Any:
         if isinstance(node, cst.Assign):
-            target = _dotted(node.targets[0].target)
+            target = dotted(node.targets[0].target)
             if target.endswith((".params.lr_factor_func", ".params.overrides", ".params.weight_decay_norm")):
                 return self._optimizer_option(line, target, node.value)
             if target.endswith("._target_"):
-                value = cst.Module([]).code_for_node(node.value)
+                value = code_of(node.value)
                 return self._retargeted(line, target.removesuffix("._target_"), [("_target_", value)])
             if m.matches(node.value, m.ListComp()) and m.findall(
                 node.value, m.Call(func=m.Attribute(attr=m.Name("pop")))
             ):
-                self.notes.append("pop of several arguments: delete each, `del node.name`")
+                self.todo("pop of several arguments: delete each, `del node.name`")
             return line
         call = node.value if isinstance(node, cst.Expr) else None
         if isinstance(call, cst.ListComp) and m.findall(call, m.Call(func=m.Attribute(attr=m.Name("pop")))):
             return self._popped(call, line)
         if not isinstance(call, cst.Call) or not isinstance(call.func, cst.Attribute):
             return line
-        owner, method = cst.Module([]).code_for_node(call.func.value), call.func.attr.value
+        owner, method = code_of(call.func.value), call.func.attr.value
         if method == "pop" and call.args and isinstance(call.args[0].value, cst.SimpleString):
             return _statements(line, [f"del {owner}.{call.args[0].value.evaluated_value}"])
         if method == "update":
-            pairs = [
-                (a.keyword.value, cst.Module([]).code_for_node(a.value)) for a in call.args if a.keyword is not None
-            ]
+            pairs = [(a.keyword.value, code_of(a.value)) for a in call.args if a.keyword is not None]
             if len(pairs) == len(call.args) and "_target_" not in dict(pairs):
                 return _statements(line, [f"{owner}.{name} = {value}" for name, value in pairs])
             if len(pairs) == len(call.args):
                 return self._retargeted(line, owner, pairs)
-            self.notes.append(f"{owner}.update(...): write {owner} = replace({owner}, L(Target)(kept arguments))")
+            self.todo(f"{owner}.update(...): write {owner} = replace({owner}, L(Target)(kept arguments))")
         elif method in _DICT_METHODS:
-            self.notes.append(f"a node has no method {method}; see lazyengine.config.arguments_of")
+            self.todo(f"a node has no method {method}; see lazyengine.config.arguments_of")
         return line
 
     def _retargeted(self, line: cst.SimpleStatementLine, owner: str, pairs: list[tuple[str, str]]) -> Any:
         """Return the statement that gives a node another target and more arguments; what it has is kept."""
-        self.imports += [
-            "from lazyengine.config import LazyCall as L",
-            "from lazyengine.config import arguments_of, replace",
-        ]
+        for name, bound in (("LazyCall", "L"), ("arguments_of", None), ("replace", None)):
+            self.need("lazyengine.config", name, bound)
         new = ", ".join(f"{name}={value}" for name, value in pairs if name != "_target_")
         kept = f"arguments_of({owner})" + (f" | dict({new})" if new else "")
         return _statements(line, [f"replace({owner}, L({dict(pairs)['_target_']})(**({kept})))"])
@@ -293,37 +255,37 @@ class _Port(cst.CSTTransformer):
         keys = comp.for_in.iter
         call = comp.elt
         if not (isinstance(keys, cst.List | cst.Tuple) and isinstance(call, cst.Call)):
-            self.notes.append("pop of several arguments: delete each, `del node.name`")
+            self.todo("pop of several arguments: delete each, `del node.name`")
             return line
-        owner = cst.Module([]).code_for_node(call.func.value)  # type: ignore[attr-defined]
+        owner = code_of(call.func.value)  # type: ignore[attr-defined]
         names = [e.value.evaluated_value for e in keys.elements if isinstance(e.value, cst.SimpleString)]
         return _statements(line, [f"del {owner}.{name}" for name in names])
 
     def _optimizer_option(self, line: cst.SimpleStatementLine, target: str, value: cst.BaseExpression) -> Any:
         """Return the statement for an option of `get_default_optimizer_params` that `param_groups` calls otherwise."""
         owner, _, option = target.rpartition(".")
-        text = cst.Module([]).code_for_node(value)
+        text = code_of(value)
         if option == "overrides":
             zero = re.sub(r"""\{["']weight_decay["']: 0(\.0*)?\}""", "dict(decay_mult=0.0)", text)
             if "weight_decay" not in zero and re.fullmatch(r"\{[^{}]*\}", zero.strip()):
                 return _statements(line, [f"{owner}.custom_keys = {zero}"])
-            self.notes.append(f"overrides: set {owner}.custom_keys, with decay_mult and lr_mult")
+            self.todo(f"overrides: set {owner}.custom_keys, with decay_mult and lr_mult")
         elif option == "weight_decay_norm":
             if text in ("None", "0.0", "0"):
                 return _statements(line, [f"{owner}.norm_decay_mult = {text}"])
-            self.notes.append(f"weight_decay_norm: set {owner}.norm_decay_mult, a factor of weight_decay")
+            self.todo(f"weight_decay_norm: set {owner}.norm_decay_mult, a factor of weight_decay")
         else:
             decay = re.search(r"get_vit_lr_decay_rate\b.*lr_decay_rate=([\d.]+)", text, re.S)
             if decay:
                 return _statements(line, [f"{owner}.layer_decay = {decay[1]}"])
-            self.notes.append(f"lr_factor_func: set {owner}.layer_decay, or lr_mult in custom_keys")
+            self.todo(f"lr_factor_func: set {owner}.layer_decay, or lr_mult in custom_keys")
         return line
 
     def leave_Comparison(self, original_node: cst.Comparison, updated_node: cst.Comparison) -> Any:
         if not self._functions and m.matches(original_node, m.Comparison(left=m.SimpleString(), comparisons=[
             m.ComparisonTarget(operator=m.In(), comparator=m.Attribute())
         ])):  # fmt: skip
-            self.notes.append("a node has no `in`; see lazyengine.config.arguments_of")
+            self.todo("a node has no `in`; see lazyengine.config.arguments_of")
         return updated_node
 
 
@@ -334,34 +296,3 @@ def _statements(line: cst.SimpleStatementLine, texts: list[str]) -> Any:
     nodes: list[Any] = [cst.parse_statement(text) for text in texts]
     nodes[0] = nodes[0].with_changes(leading_lines=line.leading_lines)
     return cst.FlattenSentinel(nodes)
-
-
-def _dotted(node: Any) -> str:
-    if isinstance(node, cst.Name):
-        return node.value
-    if isinstance(node, cst.Attribute):
-        outer = _dotted(node.value)
-        return f"{outer}.{node.attr.value}" if outer else ""
-    return ""
-
-
-def _alias_text(alias: cst.ImportAlias) -> str:
-    return alias.evaluated_name + (f" as {alias.evaluated_alias}" if alias.evaluated_alias else "")
-
-
-def _kept(node: cst.ImportFrom, aliases: list[cst.ImportAlias]) -> Any:
-    if not aliases:
-        return cst.RemoveFromParent()
-    last = aliases[-1].with_changes(comma=cst.MaybeSentinel.DEFAULT)
-    return node.with_changes(names=[*aliases[:-1], last])
-
-
-def _with_lines(tree: cst.Module, lines: list[str]) -> cst.Module:
-    """Return a module with import lines below its own imports."""
-    body = list(tree.body)
-    is_import = m.SimpleStatementLine(body=[m.Import() | m.ImportFrom()])
-    at = max((i + 1 for i, node in enumerate(body) if m.matches(node, is_import)), default=0)
-    held = tree.code
-    fresh = [line for line in dict.fromkeys(lines) if line not in held]
-    new: list[Any] = list(cst.parse_module("\n".join(fresh) + "\n").body)
-    return tree.with_changes(body=[*body[:at], *new, *body[at:]])

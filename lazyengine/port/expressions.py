@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import keyword
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,13 +121,20 @@ def inside(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 class Writer:
     """Writes expressions as Python, and gathers what they import.
 
+    Args:
+        taken: Names that the file binds already, with what they stand for.
+        makes_objects: Whether a call is written as one that makes its object, and not as a node.
+
     Attributes:
         imports: Module -> names that the text uses, with the name they are bound to.
+        inlined: Names in whose place their expressions are written.
     """
 
-    def __init__(self, taken: set[str] | None = None):
+    def __init__(self, taken: dict[str, Symbol] | None = None, *, makes_objects: bool = False):
         self.imports: dict[str, dict[str, str]] = {}
-        self._taken: dict[str, Symbol] = {name: Symbol("", name) for name in taken or ()}
+        self.inlined: dict[str, Any] = {}
+        self._taken = dict(taken or {})
+        self._makes_objects = makes_objects
 
     def name(self, symbol: Symbol) -> str:
         """Return the name that a symbol is bound to; a second class of the same name gets its module's in front."""
@@ -139,15 +147,6 @@ class Writer:
         self._taken[bound] = held
         self.imports.setdefault(symbol.module, {})[outer] = bound
         return f"{bound}.{rest}" if rest else bound
-
-    def import_lines(self) -> list[str]:
-        """Return the imports, sorted: the standard library and others, then lazyengine's."""
-        lines = []
-        for module, names in sorted(self.imports.items(), key=lambda item: (item[0].startswith("lazyengine"), item[0])):
-            parts = [name if name == bound else f"{name} as {bound}" for name, bound in sorted(names.items())]
-            line = f"from {module} import {', '.join(parts)}"
-            lines += [line] if len(line) <= WIDTH else [f"from {module} import (", *(f"    {p}," for p in parts), ")"]
-        return lines
 
     def text(self, value: Any, indent: int = 0, used: int = 0) -> str:
         """Return an expression as Python; one that does not fit the line is broken after its bracket.
@@ -174,15 +173,21 @@ class Writer:
     def _parts(self, value: Any) -> tuple[str, list[tuple[str, Any]] | None, str]:
         if isinstance(value, Missing):
             return self._parts(value.value)
+        if isinstance(value, Name) and value.path in self.inlined:
+            return self._parts(self.inlined[value.path])
         if isinstance(value, Call):
-            factory = self.name(Symbol("lazyengine.config", "LazyPartial" if value.partial else "LazyCall"))
             target = self._atom(value.target) if isinstance(value.target, str) else self.name(value.target)
+            if self._makes_objects:
+                opening = f"{target.strip(chr(34)).rpartition(':')[2]}("
+            else:
+                factory = Symbol("lazyengine.config", "LazyPartial" if value.partial else "LazyCall")
+                opening = f"{self.name(factory)}({target})("
             parts: list[tuple[str, Any]] = [("**", Name(value.starred))] if value.starred else []
             named = {k: v for k, v in value.arguments.items() if _is_keyword(k)}
             parts += [(f"{key}=", inner) for key, inner in named.items()]
             if len(named) < len(value.arguments):
                 parts.append(("**", {k: v for k, v in value.arguments.items() if k not in named}))
-            return f"{factory}({target})(", parts, ")"
+            return opening, parts, ")"
         if isinstance(value, dict):
             if value and all(_is_keyword(key) for key in value):
                 return "dict(", [(f"{key}=", inner) for key, inner in value.items()], ")"
@@ -223,3 +228,49 @@ def _filled(lines: list[str], space: str) -> list[str]:
             packed.append(space)
         packed[-1] += item if packed[-1] == space else f" {item}"
     return packed
+
+
+_INTERPOLATION = re.compile(r"\$\{([^${}]*)\}")
+_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+|\[\d+\])*$")
+REF = Symbol("lazyengine.config", "ref")
+
+
+def ref_text(text: str, place: Sequence[str]) -> str | None:
+    """Return `ref(...)` for a text with OmegaConf's interpolations, or None where one is no path.
+
+    Args:
+        text: Such as `"${..width}"` or `"w${model.width}"`.
+        place: Keys from the top-level name to the text; `"*"` for one that a path cannot name.
+    """
+
+    def absolute(reference: str) -> str | None:
+        path = reference.lstrip(".")
+        dots = len(reference) - len(path)
+        above = list(place[: len(place) - dots]) if dots else []
+        named = _PATH.match(path) and "*" not in above and (above or not dots)
+        return ".".join([*above, path]) if named else None
+
+    paths = [absolute(each) for each in _INTERPOLATION.findall(text)]
+    if not paths or None in paths or "${" in _INTERPOLATION.sub("", text):
+        return None
+    quoted = ", ".join(f'"{path}"' for path in paths)
+    if _INTERPOLATION.fullmatch(text):
+        return f"ref({quoted})"
+    names = [f"v{i}" for i in range(len(paths))]
+    slots = iter(names)
+    literal = _INTERPOLATION.sub(lambda _: "{" + next(slots) + "}", text)
+    return f"ref({quoted}, lambda {', '.join(names)}: f{literal!r})"
+
+
+def import_lines(imports: dict[str, dict[str, str]]) -> list[str]:
+    """Return import statements, sorted: the standard library and others, then lazyengine's.
+
+    Args:
+        imports: Module -> names that are imported from it, with the name they are bound to.
+    """
+    lines = []
+    for module, names in sorted(imports.items(), key=lambda item: (item[0].startswith("lazyengine"), item[0])):
+        parts = [name if name == bound else f"{name} as {bound}" for name, bound in sorted(names.items())]
+        line = f"from {module} import {', '.join(parts)}"
+        lines += [line] if len(line) <= WIDTH else [f"from {module} import (", *(f"    {p}," for p in parts), ")"]
+    return lines

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..config import LazyCall, UnknownNameError
 from .classes import ClassTable
-from .expressions import REQUIRED, Call, Joined, Missing, Name, Symbol, same
+from .expressions import REQUIRED, Call, Code, Joined, Missing, Name, Symbol, same
 
 # Built by code that adds arguments of its own (mmcv's build_norm_layer and the like): these stay dicts.
 KEPT_DICTS = re.compile(
@@ -56,11 +56,11 @@ _CHANGED_DEFAULTS = {
 _LOADER_ARGUMENTS = {
     *("batch_size", "num_workers", "persistent_workers", "pin_memory", "drop_last", "prefetch_factor", "timeout"),
 }
-_PARAMWISE = {
+PARAMWISE = {
     *("custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult", "flat_decay_mult"),
     *("dcn_offset_lr_mult", "bypass_duplicate", "layer_decay"),
 }
-_OPTIONS = ("load_from", "resume", "work_dir", "experiment_name")
+OPTIONS = ("load_from", "resume", "work_dir", "experiment_name")
 _ORDER = (
     "data_preprocessor model optimizer optim_wrapper param_schedulers train_dataset train_dataloader train_loop "
     "val_dataset val_dataloader val_evaluator val_loop test_dataset test_dataloader test_evaluator test_loop "
@@ -193,15 +193,13 @@ class Translator:
     # ------------------------------------------------------------------------------------------------- parts
     def _model(self, given: dict[str, Any], names: dict[str, Any]) -> None:
         model, preprocessor = given.get("model"), given.get("data_preprocessor")
-        if model is not None and "type" not in model:  # a part of a model, which a child completes
-            names["model"] = self.value(model)
-        elif model is not None:
-            names["model"] = self.value(model, "model")
+        if model is not None:  # one without a type is a part of a model, which a child completes
+            names["model"] = self.value(model, "model" if isinstance(model, dict) and "type" in model else "")
         if preprocessor is None:
             return
         node = names.get("model")
         node = node.value if isinstance(node, Missing) else node
-        if isinstance(node, Call) and "type" not in preprocessor:
+        if isinstance(node, Call) and isinstance(preprocessor, dict) and "type" not in preprocessor:
             chosen = self.table.chosen(node.target).get("data_preprocessor", {})
             preprocessor = _completed(preprocessor, chosen, model or {})
         names["data_preprocessor"] = self.value(preprocessor, "data_preprocessor")
@@ -213,7 +211,9 @@ class Translator:
 
     def _optimizer(self, given: dict[str, Any], names: dict[str, Any]) -> None:
         wrapper = given.get("optim_wrapper")
-        if wrapper is not None and "type" not in wrapper and "optimizer" not in wrapper and _holds_wrappers(wrapper):
+        if isinstance(wrapper, Code):
+            names["optim_wrapper"] = wrapper
+        elif wrapper is not None and "type" not in wrapper and "optimizer" not in wrapper and _holds_wrappers(wrapper):
             parts = {k: self._wrapper(v, self._groups(v, names)) for k, v in wrapper.items() if isinstance(v, dict)}
             names["optim_wrapper"] = Missing(
                 self.own("OptimWrapperDict", parts),
@@ -222,7 +222,8 @@ class Translator:
         elif wrapper is not None:
             if isinstance(wrapper.get("optimizer"), dict):
                 names["optimizer"] = self._groups(wrapper, names)
-            names["optim_wrapper"] = self._wrapper(wrapper, Name("optimizer") if "optimizer" in names else REQUIRED)
+            made = Name("optimizer") if "optimizer" in names else wrapper.get("optimizer", REQUIRED)
+            names["optim_wrapper"] = self._wrapper(wrapper, made)
         self._schedulers(given, names)
 
     def _groups(self, wrapper: dict[str, Any], names: dict[str, Any]) -> Any:
@@ -238,9 +239,9 @@ class Translator:
             options.pop("num_layers", None)
         elif label != "DefaultOptimWrapperConstructor":
             reason = f"{label} chose the parameter groups; write a function that returns them and call it here"
-        if unknown := options.keys() - _PARAMWISE:
-            reason = reason or f"param_groups has no {', '.join(sorted(unknown))}; write a function that returns groups"
-        kept = {key: self.value(value) for key, value in options.items() if key in _PARAMWISE}
+        if reason and (unknown := options.keys() - PARAMWISE):  # mmengine's own constructor never reads others
+            reason += f"; it may have read {', '.join(sorted(unknown))}"
+        kept = {key: self.value(value) for key, value in options.items() if key in PARAMWISE}
         groups: Any = self.own("param_groups", {"model": Name("model") if "model" in names else REQUIRED, **kept})
         return (
             self.call(wrapper["optimizer"], "optimizer", params=Missing(groups, reason) if reason else groups)
@@ -257,9 +258,11 @@ class Translator:
         if schedulers is None:
             return
         wrapper = given.get("optim_wrapper") or {}
-        accumulates = wrapper.get("accumulative_counts", 1) != 1
+        accumulates = isinstance(wrapper, dict) and wrapper.get("accumulative_counts", 1) != 1
 
-        def one(scheduler: dict[str, Any]) -> Any:
+        def one(scheduler: Any) -> Any:
+            if isinstance(scheduler, Code):
+                return scheduler
             per_iteration = not scheduler.get("by_epoch", True) or scheduler.get("convert_to_iter_based", False)
             counted = {"count_iters": True} if accumulates and per_iteration else {}
             optimizer = Name("optimizer") if "optimizer" in names else REQUIRED
@@ -281,6 +284,8 @@ class Translator:
                 names["test_dataloader"] = Name("val_dataloader")
             elif isinstance(loader, dict):
                 self._loader(mode, loader, names)
+            elif isinstance(loader, Code):
+                names[f"{mode}_dataloader"] = loader
             else:
                 names[f"{mode}_dataloader"] = Missing(
                     self.value(loader), "several loaders: give the loop a dict of them"
@@ -357,7 +362,7 @@ class Translator:
         custom = given.get("custom_hooks") or []
         by_name: dict[str, Any] = {}
         for hook in custom if isinstance(custom, list | tuple) else [custom]:
-            kind = hook["type"] if isinstance(hook, dict) else hook
+            kind = hook["type"] if isinstance(hook, dict) else hook.text.partition("(")[0]
             name = _snake_case(kind.name if isinstance(kind, Symbol) else str(kind).rpartition(".")[2])
             while name in by_name or name in hooks:
                 name = f"{name}_2"
@@ -411,7 +416,7 @@ class Translator:
         timeout = ((given.get("env_cfg") or {}).get("dist_cfg") or {}).get("timeout")
         if isinstance(timeout, int | float):
             names["dist_timeout_s"] = float(timeout)
-        names.update({name: given[name] for name in _OPTIONS if given.get(name) not in (None, False)})
+        names.update({name: given[name] for name in OPTIONS if given.get(name) not in (None, False)})
         self._setup(given, names)
 
     def _setup(self, given: dict[str, Any], names: dict[str, Any]) -> None:
@@ -447,7 +452,7 @@ class Translator:
             if self._is_complete(names.get(f"{mode}_loop")):
                 arguments[f"{mode}_loop"] = Name(f"{mode}_loop")
         plain = ("optim_wrapper", "param_schedulers", "visualizer", "log_processor", "model_setup", "auto_scale_lr")
-        plain += ("seed", "deterministic", "dist_timeout_s", *_OPTIONS)
+        plain += ("seed", "deterministic", "dist_timeout_s", *OPTIONS)
         arguments.update({name: Name(name) for name in plain[:2] if name in names})
         arguments["hooks"] = Name("default_hooks")
         if "custom_hooks" in names:
@@ -459,7 +464,7 @@ class Translator:
 _READ = {
     *("model", "data_preprocessor", "optim_wrapper", "param_scheduler", "default_hooks", "custom_hooks", "visualizer"),
     *("log_processor", "randomness", "auto_scale_lr", "model_wrapper_cfg", "find_unused_parameters", "sync_bn"),
-    *("compile", "strategy", *_OPTIONS),
+    *("compile", "strategy", *OPTIONS),
     *(f"{mode}_{part}" for mode in ("train", "val", "test") for part in ("dataloader", "cfg", "evaluator")),
 }
 

@@ -138,7 +138,7 @@ def is_config(path: Path, text: str) -> bool:
         return False
     if re.search(r"^_base_\s*=|^with read_base\(\)", text, re.M):
         return True
-    if any(isinstance(node, ast.ClassDef | ast.AsyncFunctionDef | ast.Try) for node in body):
+    if any(isinstance(node, ast.ClassDef | ast.FunctionDef | ast.Try) for node in body):
         return False
     if re.search(r"\bLazyCall\b|__name__\s*==", text):
         return False

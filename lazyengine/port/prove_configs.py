@@ -20,6 +20,7 @@ from typing import Any
 from ..config import arguments_of, is_node, target_of
 from .classes import RENAMED
 from .expressions import Symbol
+from .mmengine_configs import PARAMWISE
 
 _OF_NO_EFFECT = re.compile(
     r"(default_scope|custom_imports|log_level|launcher|vis_backends|env_cfg|tta_\w+|_scope_)(\.|$)"
@@ -295,6 +296,9 @@ def _settled(old: dict[str, Any]) -> dict[str, Any]:
     wrapper = result.get("optim_wrapper")
     if isinstance(wrapper, dict) and "LearningRateDecay" in str(wrapper.get("constructor", "")):
         result["optim_wrapper"] = {k: v for k, v in wrapper.items() if k != "constructor"}
+    elif isinstance(wrapper, dict) and isinstance(wrapper.get("paramwise_cfg"), dict):
+        known = {k: v for k, v in wrapper["paramwise_cfg"].items() if k in PARAMWISE}  # the others are never read
+        result["optim_wrapper"] = {**wrapper, "paramwise_cfg": known}
     if isinstance(result.get("randomness"), dict):
         kept = {k: v for k, v in result["randomness"].items() if v is not None and v is not False}
         result["randomness"] = kept

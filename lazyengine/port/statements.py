@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
-from .expressions import Call, Joined, Missing, Name, Writer, inside, same
+from .expressions import Call, Joined, Missing, Name, Symbol, Writer, import_lines, inside, same
 
 _CLONE = 3  # a list of nodes is edited in place where at most so many of its items change
 
@@ -20,11 +20,11 @@ def write_file(names: dict[str, Any], bases: Sequence[tuple[str, dict[str, Any]]
     inherited: dict[str, Any] = {}
     for _, held in bases:
         inherited.update(held)
-    writer = Writer({*names, *inherited})
+    writer = Writer({name: Symbol("", name) for name in (*names, *inherited)})
     body = list(_Difference(writer, inherited, names).statements())
     gone = [name for name in inherited if name not in names]
     imports = [f"from {module} import *" for module, _ in bases]
-    lines = [*writer.import_lines(), *([""] if bases and writer.imports else []), *imports, ""]
+    lines = [*import_lines(writer.imports), *([""] if bases and writer.imports else []), *imports, ""]
     lines += [f"del {', '.join(gone)}"] if gone else []
     return "\n".join([*lines, *body]).rstrip() + "\n"
 

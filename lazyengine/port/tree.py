@@ -313,15 +313,13 @@ def kind_of(file: Path) -> str:
     if file.suffix not in (".py", ".yaml", ".yml", ".json"):
         return "other"
     text = file.read_text(encoding="utf-8", errors="replace")
+    if file.suffix == ".py" and _DETECTRON2.search(text) and _detectron2().is_config(text):
+        return "detectron2 config"
     if is_config(file, text):
         return "mmengine config"
-    if file.suffix in (".yaml", ".yml"):
-        return {"hydra": "Hydra config", "lightning": "LightningCLI config", "": "other"}[yaml_kind(text)]
     if file.suffix == ".py":
-        if _DETECTRON2.search(text) and not _MMENGINE_CODE.search(text) and _detectron2().is_config(text):
-            return "detectron2 config"
         return "mmengine code" if _MMENGINE_CODE.search(text) else "other"
-    return "other"
+    return {"hydra": "Hydra config", "lightning": "LightningCLI config"}.get(yaml_kind(text), "other")
 
 
 def is_mmengine_config(file: Path) -> bool:

@@ -9,11 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PortError
-from .expressions import REQUIRED, Call, Code, Missing, Symbol
-
-_REF = Symbol("lazyengine.config", "ref")
-_INTERPOLATION = re.compile(r"\$\{([^${}]*)\}")
-_PATH = re.compile(r"\.*[A-Za-z_][\w]*(\.\w+|\[\d+\])*$")
+from .expressions import REF, REQUIRED, Call, Code, Missing, Symbol, ref_text
 
 
 def kind_of(text: str) -> str:
@@ -279,29 +275,10 @@ def symbol_of(target: str) -> Symbol:
 
 def _text(value: str, path: tuple[str, ...]) -> Any:
     """Return the expression for a text with interpolations."""
-    found = _INTERPOLATION.findall(value)
-    whole = _INTERPOLATION.fullmatch(value)
-    if whole and (environment := re.fullmatch(r"oc\.env:\s*(\w+)\s*(?:,\s*(.*))?", found[0])):
-        default = "" if environment[2] is None else f", {environment[2].strip()!r}"
-        getter = f"os.environ.get({environment[1]!r}{default})" if default else f"os.environ[{environment[1]!r}]"
-        return Code(getter.replace("os.environ", "environ"), (Symbol("os", "environ"),))
-    paths = [_absolute(each, path) for each in found]
-    if "${" in _INTERPOLATION.sub("", value) or None in paths:
-        return Missing(value, f"the resolver in {value!r} has no counterpart; compute it in Python")
-    quoted = ", ".join(f'"{each}"' for each in paths)
-    if whole:
-        return Code(f"ref({quoted})", (_REF,))
-    names = [f"v{i}" for i in range(len(paths))]
-    slots = iter(names)
-    literal = _INTERPOLATION.sub(lambda _: "{" + next(slots) + "}", value)
-    return Code(f"ref({quoted}, lambda {', '.join(names)}: f{literal!r})", (_REF,))
-
-
-def _absolute(reference: str, path: tuple[str, ...]) -> str | None:
-    if not _PATH.match(reference):
-        return None
-    dots = len(reference) - len(reference.lstrip("."))
-    if not dots:
-        return reference
-    kept = path[: len(path) - dots]
-    return ".".join([*kept, reference.lstrip(".")])
+    if environment := re.fullmatch(r"\$\{oc\.env:\s*(\w+)\s*(?:,\s*(.*))?\}", value):
+        name, default = environment.groups()
+        read = f"environ[{name!r}]" if default is None else f"environ.get({name!r}, {default.strip()!r})"
+        return Code(read, (Symbol("os", "environ"),))
+    if text := ref_text(value, path):
+        return Code(text, (REF,))
+    return Missing(value, f"the resolver in {value!r} has no counterpart; compute it in Python")

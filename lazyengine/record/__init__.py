@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     from .code_changes import changed_code, changes
     from .data import changed_data, fingerprint
     from .environment import collect_env, write_env
-    from .experiment import as_line, built_values, changed_lines, changed_values, flat_config, saved_config
+    from .experiment import (
+        as_line,
+        built_values,
+        changed_lines,
+        changed_options,
+        changed_values,
+        flat_config,
+        saved_config,
+    )
     from .recorder import Recorder
     from .run_file import CODE_FOLDER, ENV_FILE, FORMAT, RUN_FILE, START_FILE, read_run_file
 
@@ -40,19 +48,9 @@ __all__ = [  # noqa: RUF022 - in reading order
     "saved_config",
     "built_values",
     "changed_values",
+    "changed_options",
     "changed_lines",
     "as_line",
 ]
 
-__getattr__, __dir__ = late_names(
-    __name__,
-    {
-        ".code_changes": ("changed_code", "changes"),
-        ".code": ("CodeRecord", "collect_code", "load_code", "save_code"),
-        ".data": ("changed_data", "fingerprint"),
-        ".environment": ("collect_env", "write_env"),
-        ".experiment": ("as_line", "built_values", "changed_lines", "changed_values", "flat_config", "saved_config"),
-        ".recorder": ("Recorder",),
-        ".run_file": ("CODE_FOLDER", "ENV_FILE", "FORMAT", "RUN_FILE", "START_FILE", "read_run_file"),
-    },
-)
+__getattr__, __dir__ = late_names(__name__)

@@ -6,6 +6,7 @@ editable installs belong to it. Which of its files git knows does not matter.
 
 from __future__ import annotations
 
+import functools
 import glob
 import hashlib
 import io
@@ -346,16 +347,11 @@ def _codes_in(code: CodeType) -> Iterator[CodeType]:
             yield from _codes_in(constant)
 
 
+@functools.cache
 def _foreign_folders() -> tuple[str, ...]:
     """Return what the paths of installed files begin with."""
-    global _foreign
-    if not _foreign:
-        paths = sysconfig.get_paths()
-        installed = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")]
-        own = [str(_ENGINE), str(_ENGINE.parent / "tools")]
-        names = [*installed, *site.getsitepackages(), site.getusersitepackages(), os.path.dirname(os.__file__), *own]
-        _foreign = tuple(sorted({os.path.abspath(name) + os.sep for name in names}))
-    return _foreign
-
-
-_foreign: tuple[str, ...] = ()
+    paths = sysconfig.get_paths()
+    installed = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")]
+    own = [str(_ENGINE), str(_ENGINE.parent / "tools")]
+    names = [*installed, *site.getsitepackages(), site.getusersitepackages(), os.path.dirname(os.__file__), *own]
+    return tuple(sorted({os.path.abspath(name) + os.sep for name in names}))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 import json
 import os
 import platform
@@ -93,18 +95,22 @@ def _installed_packages() -> dict[str, str]:
     They are read from the names of the metadata folders; reading the metadata itself would take long.
     """
     packages = {}
-    for folder in reversed(sys.path):
-        for name in os.listdir(folder) if os.path.isdir(folder) else ():
-            stem, ending = os.path.splitext(name)
-            if ending in (".dist-info", ".egg-info"):
-                package, _, version = stem.partition("-")
-                commit = _installed_commit(os.path.join(folder, name, "direct_url.json"))
-                packages[package] = version.removesuffix("-none-any") + (f" @ {commit}" if commit else "")
+    for path in itertools.chain.from_iterable(map(_entries, reversed(sys.path))):
+        stem, ending = os.path.splitext(os.path.basename(path))
+        if ending in (".dist-info", ".egg-info"):
+            package, _, version = stem.partition("-")
+            commit = _installed_commit(os.path.join(path, "direct_url.json"))
+            packages[package] = version.removesuffix("-none-any") + (f" @ {commit}" if commit else "")
     return dict(sorted(packages.items()))
 
 
+def _entries(folder: str) -> list[str]:
+    with contextlib.suppress(OSError):  # a zip file, or one that nobody may look into
+        return [os.path.join(folder, name) for name in os.listdir(folder)]
+    return []
+
+
 def _installed_commit(path: str) -> str | None:
-    if not os.path.isfile(path):
-        return None
-    with open(path, encoding="utf-8") as file:
+    with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
         return json.load(file).get("vcs_info", {}).get("commit_id")
+    return None

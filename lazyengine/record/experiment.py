@@ -6,7 +6,7 @@ import contextlib
 import glob
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,27 @@ def _plain(value: Any) -> list[tuple[str, Any]]:
     kinds = (bool, int, float, str, tuple)
     items = sorted(getattr(value, "__dict__", {}).items())
     return [(key, v) for key, v in items if isinstance(v, kinds) and key not in _COUNTERS and key[:1] != "_"]
+
+
+def changed_options(
+    former: Mapping[str, str], present: Mapping[str, str], name: str, options: Collection[str]
+) -> set[str]:
+    """Return which options of an optimizer two configs have otherwise; all, where they build its groups otherwise.
+
+    Args:
+        former: The values of a config by path.
+        present: Those of the other.
+        name: The name of the optimizer's wrapper; empty where it is the only one.
+        options: All options.
+    """
+    node = ".".join(filter(None, ("runner.optim_wrapper", name, "optimizer")))
+    was, now = (
+        {path.removeprefix(f"{at}."): value for path, value in values.items() if path.startswith(f"{at}.")}
+        for values in (former, present)
+        for at in (values.get(node, node),)  # a node that has a name stands under it
+    )
+    changed = {path for path in was.keys() | now.keys() if was.get(path) != now.get(path)}
+    return set(options) if any(path.startswith("params") for path in changed) else changed & set(options)
 
 
 def changed_values(

@@ -23,7 +23,6 @@ from .environment import write_env
 from .repository import describe_repository, repository_of
 from .run_file import CODE_FOLDER
 
-"""Of a run folder: `<hash>.zip` for each version of the code, `<hash>.patch` of each difference from a commit."""
 _JOIN_S = 30.0
 _ENGINE = Path(__file__).resolve().parents[1]
 
@@ -96,7 +95,8 @@ class Recorder:
     def complete(self) -> list[str]:
         """Keep what was imported since, and wait until everything is written; call it at the end, however it came.
 
-        Files that were kept at the beginning stay as they were then, whoever has changed them meanwhile.
+        Files that were kept at the beginning stay as they were then, whoever has changed them meanwhile. Where training
+        goes on in the same process, it is called again.
 
         Returns:
             What the log should say, line by line.
@@ -104,7 +104,7 @@ class Recorder:
         if self._thread is None:
             return []
         self.wait()
-        begun, self._thread = self.code_hash, None
+        begun = self.code_hash
         with contextlib.suppress(OSError):
             code = self.code()
             code.restore(self._begun)
@@ -113,7 +113,8 @@ class Recorder:
                 first = os.path.join(self._code_folder, f"{begun}.zip")
                 if first in self._written and self.code_hash != begun:
                     os.remove(first)
-        return self._errors
+        errors, self._errors = self._errors, []
+        return errors
 
     def code(self) -> CodeRecord:
         """Return the code that is imported now."""

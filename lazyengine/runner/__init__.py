@@ -24,11 +24,4 @@ __all__ = [
     "save_checkpoint",
 ]
 
-__getattr__, __dir__ = late_names(
-    __name__,
-    {
-        "..checkpoint": ("LoadFrom", "find_latest_checkpoint", "load_checkpoint", "save_checkpoint"),
-        ".loops": ("BaseTrainLoop", "EpochBasedTrainLoop", "IterBasedTrainLoop", "TestLoop", "ValLoop"),
-        ".runner": ("Runner",),
-    },
-)
+__getattr__, __dir__ = late_names(__name__)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from ..optim import OptimWrapper, param_group_table
 from ..text import table
+from .loops import length_of
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -40,14 +40,16 @@ def describe_training(runner: Runner, resume_from: str | None) -> str:
     loop = runner.train_loop
     dataset = getattr(loop.dataloader, "dataset", None)
     data = [type(dataset).__name__] if dataset is not None else []
-    with contextlib.suppress(TypeError):  # a stream has no length
-        data.append(f"{len(dataset):,} samples")  # type: ignore[arg-type]
+    if (length := length_of(dataset)) is not None:
+        data.append(f"{length:,} samples")
     if loop.epoch_length is not None:
         data.append(f"{loop.epoch_length:,} batches {'an epoch' if loop.max_epochs is not None else 'a pass'}")
     length = [f"{loop.max_epochs:,} epochs"] if loop.max_epochs is not None else []
     begins = "anew" if runner.load_from is None else f"anew, with the weights of {runner.load_from.path}"
     if resume_from is not None:
-        begins = f"after epoch {runner.epoch}, iteration {runner.num_iters_completed:,}"
+        begins = f"after iteration {runner.num_iters_completed:,}"
+        if loop.max_epochs is not None:
+            begins = f"after epoch {runner.epoch}, iteration {runner.num_iters_completed:,}"
     rows: list[tuple[str, str]] = [
         ("model", summary(runner.model).partition("\n")[0]),
         *(

@@ -26,16 +26,7 @@ from typing import Any
 import torch
 
 from .. import __version__, dist
-from ..checkpoint import (
-    POINTER,
-    CheckpointError,
-    Pending,
-    list_checkpoints,
-    mark_latest_checkpoint,
-    or_none,
-    pending_of,
-    summary_of,
-)
+from .. import checkpoint as ckpt
 from ..checkpoint.finding import EXTENSIONS, Summary, best_of_name
 from ..checkpoint.shards import shards_of
 from ..config import LazyConfig, set_argument, sources_of
@@ -69,7 +60,7 @@ def settle_work_dir(cfg: Any) -> str | None:
     at = os.path.dirname(file)
     if os.path.basename(file) != CONFIGS[0]:
         return None
-    if any(os.path.isfile(os.path.join(at, name)) for name in (RUN_FILE, POINTER)):
+    if any(os.path.isfile(os.path.join(at, name)) for name in (RUN_FILE, ckpt.POINTER)):
         folder = at
     elif os.path.isfile(os.path.join(at, ENV_FILE)):  # of a start
         folder = os.path.normpath(os.path.join(at, ".."))
@@ -102,7 +93,7 @@ class RunFolder:
         self.timestamp = ""
         self.run_id = ""
         self.start = 0
-        self.on_request: Callable[[str], object] = lambda word: None
+        self.on_request: Callable[[str], object] | None = None
         self._lock: FolderLock | None = None
         self._is_settled = False
 
@@ -119,9 +110,7 @@ class RunFolder:
     # ------------------------------------------------------------------ a start
     def begin(self, cfg: Any, device: torch.device) -> None:
         """Make the folder of this start and write what it is about into it. Collective: every rank must call."""
-        names = ["", ""]
-        if dist.is_main_process():
-            names = [*self._make_start()]
+        names = [*self._make_start()] if dist.is_main_process() else ["", ""]
         dist.broadcast_object_list(names)
         is_named_by_time = names[0] != self.path
         self.path, self.timestamp = names
@@ -142,8 +131,7 @@ class RunFolder:
         Raises:
             FolderBusyError: When another training is at work in it.
         """
-        self._lock = FolderLock(self.path)
-        self._lock.on_request = self.on_request
+        self._lock = FolderLock(self.path, self.on_request)
         former = self._lock.acquire()
         try:
             self._finish_move()
@@ -274,7 +262,7 @@ class RunFolder:
             return
         record, folder = self.read(), os.path.dirname(path)
         names = tuple(self._left_by_others(folder, record["run_id"]))
-        pending = Pending(self.start, self.run_id, folder, names, self._last_start_of(record), draft, path)
+        pending = ckpt.Pending(self.start, self.run_id, folder, names, self._last_start_of(record), draft, path)
         self._write({**record, "moving": pending.as_journal(self.path)})
         try:
             self._move(pending)
@@ -298,11 +286,8 @@ class RunFolder:
 
     def moved(self, path: str, folders: Sequence[str]) -> str:
         """Return where a file of one of `folders` is now that an earlier run was moved; other paths as they are."""
-        at, name = os.path.split(path)
-        if os.path.exists(path) or os.path.realpath(at) not in map(os.path.realpath, folders):
-            return path
-        found = [os.path.join(at, start, name) for start in (*reversed(self._names_of_starts()), EARLIER)]
-        return next((each for each in found if os.path.isfile(each)), path)
+        places = [] if os.path.exists(path) else self._places_of(path, folders)
+        return next(filter(os.path.isfile, places), path)
 
     def _is_of_the_run(self, path: str) -> bool:
         """Return whether a checkpoint lies in the run folder, or in one of its name: a hook may save anywhere."""
@@ -314,36 +299,25 @@ class RunFolder:
 
         An earlier start from the same path has recorded whose they were: another run's file may have that name now.
         """
-        if os.path.realpath(os.path.dirname(path)) not in map(os.path.realpath, folders):
-            return path
-        known = [each["weights"] for each in self.read()["starts"] if (each.get("weights") or {}).get("path") == path]
+        places = self._places_of(path, folders)
+        starts = self.read()["starts"] if places else []
+        known = [each["weights"] for each in starts if (each.get("weights") or {}).get("path") == path]
         wanted = known[-1].get("run_id") if known else None
-        summary = or_none(summary_of, path)
-        if not wanted or (summary is not None and summary.run_id == wanted):
+        if not wanted or ckpt.run_of(path) == wanted:
             return self.moved(path, folders)
-        at, name = os.path.split(path)
-        places = [os.path.join(at, start, name) for start in (*reversed(self._names_of_starts()), EARLIER)]
-        for place in places:
-            if (found := or_none(summary_of, place)) is not None and found.run_id == wanted:
-                print_log(f"load_from={path!r}: these weights are in {place} now", logger="current")
-                return place
-        return path
+        place = next((each for each in places if ckpt.run_of(each) == wanted), path)
+        if place != path:
+            print_log(f"load_from={path!r}: these weights are in {place} now", logger="current")
+        return place
 
     def sizes_in_starts(self, folders: Sequence[str]) -> list[int]:
         """Return the bytes of each checkpoint, moved from an earlier run, and dump in the folders of earlier starts."""
-        names = (*self._names_of_starts(), EARLIER)
-        places = {os.path.realpath(os.path.join(folder, name)) for folder in folders for name in names if name}
-        entries = (entry for place in places if os.path.isdir(place) for entry in os.scandir(place))
+        entries = (entry for place in self._inside(folders) if os.path.isdir(place) for entry in os.scandir(place))
         return [entry.stat().st_size for entry in entries if entry.name.endswith(EXTENSIONS) and entry.is_file()]
-
-    def _names_of_starts(self) -> list[str]:
-        return [os.path.basename(each["folder"]) for each in self.read()["starts"]]
 
     def holds(self, path: str, folders: Sequence[str]) -> bool:
         """Return whether a checkpoint is one of this folder's runs: in one of `folders`, or moved into a start's."""
-        starts = ["", EARLIER, *self._names_of_starts()]
-        own = {os.path.realpath(os.path.join(folder, start)) for folder in folders for start in starts}
-        return os.path.realpath(os.path.dirname(path)) in own
+        return os.path.realpath(os.path.dirname(path)) in {*map(os.path.realpath, folders), *self._inside(folders)}
 
     def first_start(self, recorded: Any) -> str:
         """Return the start whose curves a resumed run goes on with: the recorded one, where it is still there."""
@@ -358,21 +332,36 @@ class RunFolder:
         return [os.path.join(folder, self._last_start_of(record)) for folder in used]
 
     # ------------------------------------------------------------------ inside
+    def _names_of_starts(self) -> list[str]:
+        return [each["folder"] for each in self.read()["starts"]]
+
+    def _inside(self, folders: Sequence[str]) -> set[str]:
+        """Return the folders inside of `folders` in which files of starts and of earlier runs are."""
+        names = (*self._names_of_starts(), EARLIER)
+        return {os.path.realpath(os.path.join(folder, name)) for folder in folders for name in names}
+
+    def _places_of(self, path: str, folders: Sequence[str]) -> list[str]:
+        """Return where a file of one of `folders` may have been moved, the newest first; nothing for other files."""
+        at, name = os.path.split(path)
+        if os.path.realpath(at) not in map(os.path.realpath, folders):
+            return []
+        return [os.path.join(at, start, name) for start in (*reversed(self._names_of_starts()), EARLIER)]
+
     def _left_by_others(self, folder: str, run_id: str) -> list[str]:
         """Return what belongs to the run that holds the folder now: its checkpoints and shards, pointer and config.
 
         A file without a run's mark belongs to it where its name is one that this engine gives; copies stay.
         """
         names = []
-        for path in list_checkpoints(folder):
-            with contextlib.suppress(CheckpointError, OSError):  # what cannot be read stays
-                summary, name = summary_of(path), os.path.basename(path)
+        for path in ckpt.list_checkpoints(folder):
+            with contextlib.suppress(ckpt.CheckpointError, OSError):  # what cannot be read stays
+                summary, name = ckpt.summary_of(path), os.path.basename(path)
                 is_of_it = summary.run_id == (run_id or summary.run_id)
                 if is_of_it and summary.run_id != self.run_id and not _is_copy(path, summary):
                     own = [os.path.basename(shards) for shards in shards_of(path)]
                     names += [name, *(shards for shards in own if shards == summary.shards)]
         if names:
-            names += [name for name in (POINTER, *CONFIGS) if os.path.isfile(os.path.join(folder, name))]
+            names += [name for name in (ckpt.POINTER, *CONFIGS) if os.path.isfile(os.path.join(folder, name))]
         return names
 
     def _last_start_of(self, record: dict[str, Any]) -> str:
@@ -394,31 +383,28 @@ class RunFolder:
         record = self.read()
         if record.get("moving") is None:
             return
-        pending = pending_of(record["moving"], self.path)
+        pending = ckpt.pending_of(record["moving"], self.path)
         if os.path.isfile(pending.draft):
             self._move(pending)
             self._put_aside(pending.path)
             os.replace(pending.draft, pending.path)
-        new = or_none(summary_of, pending.path)
-        if new is not None and new.run_id == pending.run_id:
+        if ckpt.run_of(pending.path) == pending.run_id:
             self._finish_adoption(record, pending.path)
         else:  # there is no such checkpoint any more
             self._move_back(pending)
             self._write({key: value for key, value in record.items() if key != "moving"})
 
-    def _move(self, pending: Pending) -> None:
+    def _move(self, pending: ckpt.Pending) -> None:
         """Move files into the folder of an earlier start, those that are still there; never onto another one."""
-        for name in pending.names:
-            source, kept = os.path.join(pending.folder, name), os.path.join(pending.folder, pending.to, name)
-            if name in CONFIGS and os.path.isfile(source) and _are_equal(source, kept):
+        for name, source, kept in pending.moves():
+            if name in CONFIGS and _are_equal(source, kept):
                 os.remove(source)  # the start began with it, and has it
             elif os.path.lexists(source):
                 _move_into(source, os.path.dirname(kept))
 
-    def _move_back(self, pending: Pending) -> None:
+    def _move_back(self, pending: ckpt.Pending) -> None:
         """Undo `_move`, as far as it came."""
-        for name in pending.names:
-            source, kept = os.path.join(pending.folder, name), os.path.join(pending.folder, pending.to, name)
+        for name, source, kept in pending.moves():
             if os.path.lexists(kept) and not os.path.lexists(source):
                 if name in CONFIGS:  # the start keeps its own
                     shutil.copyfile(kept, source)
@@ -427,7 +413,7 @@ class RunFolder:
 
     def _put_aside(self, path: str) -> None:
         """Move what is about to be replaced, and is not of this run, out of the way: nothing is written over."""
-        own = or_none(summary_of, path)
+        own = ckpt.or_none(ckpt.summary_of, path)
         is_own = own is not None and own.run_id == self.run_id and not _is_copy(path, own)
         if os.path.lexists(path) and not is_own:
             self._put_into_earlier(path)
@@ -439,12 +425,12 @@ class RunFolder:
     def _finish_adoption(self, record: dict[str, Any], path: str) -> None:
         """Let the folder be of the start that the journal names: its pointer, the config that it began with, its id."""
         number = record.pop("moving", {"start": self.start})["start"]
-        pointer = os.path.join(os.path.dirname(path), POINTER)
+        pointer = os.path.join(os.path.dirname(path), ckpt.POINTER)
         if not _names_same_run(pointer, path):  # of a run that is resumed, it may stay where it is
             if os.path.lexists(pointer):
                 self._put_into_earlier(pointer)
             if best_of_name(path) is None:  # the regular ones follow
-                mark_latest_checkpoint(path)
+                ckpt.mark_latest_checkpoint(path)
         start = next((each for each in record["starts"] if each["start"] == number), None)
         if start is not None:
             record["run_id"] = start["run_id"]
@@ -507,9 +493,9 @@ def _is_copy(path: str, summary: Summary) -> bool:
 
 def _names_same_run(pointer: str, path: str) -> bool:
     """Return whether a pointer names a checkpoint of the run that another one is of."""
-    with contextlib.suppress(OSError, CheckpointError), open(pointer, encoding="utf-8", errors="replace") as file:
+    with contextlib.suppress(OSError), open(pointer, encoding="utf-8", errors="replace") as file:
         named = os.path.join(os.path.dirname(path), os.path.basename(file.read(4096).strip()))
-        return summary_of(named).run_id == summary_of(path).run_id
+        return ckpt.run_of(named) == ckpt.run_of(path) is not None
     return False
 
 

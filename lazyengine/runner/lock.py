@@ -40,13 +40,11 @@ class FolderLock:
 
     Args:
         folder: The run folder.
-
-    Attributes:
         on_request: Called in the thread that keeps the lock, with the word of a request.
     """
 
-    def __init__(self, folder: str) -> None:
-        self.on_request: Callable[[str], object] = lambda word: None
+    def __init__(self, folder: str, on_request: Callable[[str], object] | None = None) -> None:
+        self._on_request = on_request or (lambda word: None)
         self.path = os.path.join(folder, NAME)
         self._own = {"host": socket.gethostname(), "pid": os.getpid(), "started": started_at(os.getpid())}
         self._ended = threading.Event()
@@ -88,7 +86,7 @@ class FolderLock:
             FolderBusyError: When another process has taken it over, as after this one was stopped for long.
         """
         owner = read_lock(self.path)
-        if owner is None or not self._is_own(owner):
+        if not self._is_own(owner):
             raise FolderBusyError(
                 f"{os.path.dirname(self.path)} was taken over by {_describe(owner)} while this process stood still; "
                 "nothing more is written here."
@@ -99,8 +97,7 @@ class FolderLock:
         self._ended.set()
         if self._thread is not None:
             self._thread.join(BEAT_S)
-        owner = read_lock(self.path)
-        if owner is not None and self._is_own(owner):
+        if self._is_own(read_lock(self.path)):
             with contextlib.suppress(FileNotFoundError):
                 os.remove(self.path)
 
@@ -113,8 +110,8 @@ class FolderLock:
             json.dump({**self._own, "count": 0}, file)
         return True
 
-    def _is_own(self, owner: dict[str, Any]) -> bool:
-        return os.getpid() == self._own["pid"] and all(owner.get(key) == value for key, value in self._own.items())
+    def _is_own(self, owner: dict[str, Any] | None) -> bool:
+        return os.getpid() == self._own["pid"] and owner is not None and self._own.items() <= owner.items()
 
     def _wait_while_alive(self, owner: dict[str, Any]) -> None:
         if owner.get("host") == self._own["host"]:
@@ -141,12 +138,11 @@ class FolderLock:
         last = time.monotonic()
         while not self._ended.wait(min(LOOK_S, BEAT_S)):
             if (word := self._take_request()) is not None:
-                self.on_request(word)
+                self._on_request(word)
             if time.monotonic() - last < BEAT_S:
                 continue
             last = time.monotonic()
-            owner = read_lock(self.path)
-            if owner is None or not self._is_own(owner):
+            if not self._is_own(read_lock(self.path)):
                 return
             self._count += 1
             renewing = atomic_write(self.path, "w", ready=self.check, encoding="utf-8")

@@ -22,11 +22,11 @@ there is the same after a resume.
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import torch
 
@@ -38,12 +38,84 @@ from ..evaluator import Evaluator
 from ..model import test_step, train_step, val_step
 from ..optim import NonFiniteError
 from .batch import note_batch
-from .position import Position
 from .sharing import check_global_batch_size, check_sampler_is_distributed, global_batch_size, synchronize_buffers
 from .triage import note_nonfinite
 
 if TYPE_CHECKING:
     from .runner import Runner
+
+
+@dataclasses.dataclass
+class Position:
+    """Completed counts, and what is due.
+
+    mmengine's convention, which hooks rely on, is that `iter` and `epoch` do not count the iteration or epoch whose
+    ``after_...`` hooks are running; `shown_iter` and `shown_epoch` are these.
+
+    Attributes:
+        epoch: Completed epochs (of `IterBasedTrainLoop`: passes over the loader).
+        batch: Completed batches of the current epoch.
+        iter: Completed iterations, of all epochs.
+        samples: Samples that all ranks together have trained on, counted in whole batches; 0 where a loader does not
+            say how many a batch has.
+        val_due: Whether a validation is due before training goes on.
+        shown_epoch: Completed epochs, without the one whose hooks are running.
+        shown_iter: Completed iterations, without the one whose hooks are running.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    iter: int = 0
+    samples: int = 0
+    val_due: bool = False
+    shown_epoch: int = dataclasses.field(default=0, init=False)
+    shown_iter: int = dataclasses.field(default=0, init=False)
+
+    def advance(self, num_samples: int = 0) -> None:
+        """Count an iteration; until `settle`, its hooks are running."""
+        self.iter += 1
+        self.batch += 1
+        self.samples += num_samples
+
+    def end_epoch(self) -> None:
+        """Count an epoch: what is saved from here on goes on with the next one; until `settle`, its hooks run."""
+        self.epoch += 1
+        self.batch = 0
+
+    def settle(self) -> None:
+        """Note that the hooks of the iteration or epoch have run, or that an exception has ended them."""
+        self.shown_iter, self.shown_epoch = self.iter, self.epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts in plain types."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the counts; those that an earlier version did not save stay."""
+        for name in self.state_dict():
+            setattr(self, name, state.get(name, getattr(self, name)))
+        self.settle()
+
+
+class TrainLoopOptions(TypedDict, total=False):
+    """Options that every train loop has.
+
+    Attributes:
+        dynamic_intervals: Pairs ``(begin, val_interval)``: from that epoch or iteration on, the interval changes.
+        allow_inexact_resume: Where the epoch, the batch size or the accumulation is another one on a resume, or a
+            loader cannot skip (a stream without state), go on at the same fraction of training instead of refusing; in
+            a loop that counts iterations, with another accumulation, the optimizer steps stay.
+        limit: Batches in an epoch, or in a pass over the loader, at most; None for all that the loader has.
+        overfit: Train on the first so many batches of epoch 0 over and over, through epochs of the usual length.
+        sanity_val: Batches of every validation loader to run before the first epoch, which nothing records, so that a
+            mistake in the validation is found at once. ``val_begin=0`` is a whole, recorded validation there.
+    """
+
+    dynamic_intervals: Sequence[tuple[int, int]] | None
+    allow_inexact_resume: bool
+    limit: int | None
+    overfit: int | None
+    sanity_val: int
 
 
 class BaseTrainLoop:
@@ -54,7 +126,9 @@ class BaseTrainLoop:
 
     Args:
         dataloader: Any iterable of batches; several by name; None for a loop that makes its batches.
-        val_begin: As `EpochBasedTrainLoop`, like `val_interval`, `dynamic_intervals` and `allow_inexact_resume`.
+        val_begin: First epoch or iteration (counted from 1) after which validation may happen; 0 for before the first.
+        val_interval: Validate every so many epochs or iterations, and after the last one; 0 for never.
+        **options: See `TrainLoopOptions`.
 
     Attributes:
         max_epochs: Epochs to train; None without epochs. This, and the next two, a subclass sets.
@@ -75,7 +149,6 @@ class BaseTrainLoop:
         val_interval: int = 1,
         dynamic_intervals: Sequence[tuple[int, int]] | None = None,
         allow_inexact_resume: bool = False,
-        *,
         limit: int | None = None,
         overfit: int | None = None,
         sanity_val: int = 0,
@@ -319,13 +392,7 @@ class EpochBasedTrainLoop(BaseTrainLoop):
         max_epochs: Number of epochs, at least 1.
         val_begin: First epoch (counted from 1) after which validation may happen; 0 for one before the first epoch.
         val_interval: Validate every so many epochs, and after the last one; 0 for never.
-        dynamic_intervals: Pairs ``(epoch, val_interval)``: from that epoch on, the interval changes.
-        allow_inexact_resume: Where the epoch, the batch size or the accumulation is another one on a resume, or a
-            loader cannot skip (a stream without state), go on at the same fraction of training instead of refusing.
-        limit: Batches in an epoch, at most; None for all that the loader has.
-        overfit: Train on the first so many batches of epoch 0 over and over, through epochs of the usual length.
-        sanity_val: Batches of every validation loader to run before the first epoch, which nothing records, so that a
-            mistake in the validation is found at once. ``val_begin=0`` is a whole, recorded validation there.
+        **options: See `TrainLoopOptions`.
     """
 
     def __init__(
@@ -334,19 +401,13 @@ class EpochBasedTrainLoop(BaseTrainLoop):
         max_epochs: int,
         val_begin: int = 1,
         val_interval: int = 1,
-        dynamic_intervals: Sequence[tuple[int, int]] | None = None,
-        *,
-        allow_inexact_resume: bool = False,
-        limit: int | None = None,
-        overfit: int | None = None,
-        sanity_val: int = 0,
+        **options: Unpack[TrainLoopOptions],
     ) -> None:
-        trying = {"limit": limit, "overfit": overfit, "sanity_val": sanity_val}
-        super().__init__(dataloader, val_begin, val_interval, dynamic_intervals, allow_inexact_resume, **trying)
+        super().__init__(dataloader, val_begin, val_interval, **options)
         if max_epochs < 1:
             raise UsageValueError(f"max_epochs={max_epochs}: expected at least 1.")
         self.max_epochs = max_epochs
-        self.epoch_length = limited(_length(self.dataloader), limit)
+        self.epoch_length = limited(_length(self.dataloader), self.limit)
         self.max_iters = max_epochs * self.epoch_length
 
     def run(self, runner: Runner) -> None:
@@ -392,11 +453,7 @@ class IterBasedTrainLoop(BaseTrainLoop):
         max_iters: Number of iterations, at least 1.
         val_begin: First iteration (counted from 1) after which validation may happen; 0 for one before it.
         val_interval: Validate every so many iterations, and after the last one; 0 for never.
-        dynamic_intervals: Pairs ``(iteration, val_interval)``: from that iteration on, the interval changes.
-        allow_inexact_resume: See `EpochBasedTrainLoop`; with another accumulation, the optimizer steps stay.
-        limit: Batches in a pass over the loader, at most; None for all that it has.
-        overfit: See `EpochBasedTrainLoop`.
-        sanity_val: See `EpochBasedTrainLoop`.
+        **options: See `TrainLoopOptions`.
     """
 
     max_epochs = None
@@ -407,22 +464,14 @@ class IterBasedTrainLoop(BaseTrainLoop):
         max_iters: int,
         val_begin: int = 1,
         val_interval: int = 1000,
-        dynamic_intervals: Sequence[tuple[int, int]] | None = None,
-        *,
-        allow_inexact_resume: bool = False,
-        limit: int | None = None,
-        overfit: int | None = None,
-        sanity_val: int = 0,
+        **options: Unpack[TrainLoopOptions],
     ) -> None:
-        trying = {"limit": limit, "overfit": overfit, "sanity_val": sanity_val}
-        super().__init__(dataloader, val_begin, val_interval, dynamic_intervals, allow_inexact_resume, **trying)
+        super().__init__(dataloader, val_begin, val_interval, **options)
         if max_iters < 1:
             raise UsageValueError(f"max_iters={max_iters}: expected at least 1.")
         self.max_iters = max_iters
-        try:
-            self.epoch_length = limited(len(self.dataloader), limit)
-        except TypeError:  # a stream
-            self.epoch_length = limit
+        length = length_of(self.dataloader)
+        self.epoch_length = self.limit if length is None else limited(length, self.limit)
 
     def run(self, runner: Runner) -> None:
         """Train from where the position stands to the last iteration."""
@@ -668,19 +717,22 @@ def _length(dataloader: Any) -> int:
     return length
 
 
+def length_of(sized: Any) -> int | None:
+    """Return the length of a loader or a dataset; None for a stream, which has none."""
+    try:
+        return len(sized)
+    except TypeError:
+        return None
+
+
 def _num_samples(loader: Any) -> int | None:
     """The number of samples of a loader's dataset; None for a stream, or a loader that is no more than its batches."""
-    with contextlib.suppress(TypeError, AttributeError):
-        return len(loader.dataset)
-    return None
+    return length_of(getattr(loader, "dataset", None))
 
 
 def _common_length(loader: Any) -> int:
     """The number of batches that every rank has, 0 where one does not know. Collective: every rank must call."""
-    try:
-        length = len(loader)
-    except TypeError:
-        length = 0
+    length = length_of(loader) or 0
     return length if dist.get_world_size() == 1 else min(number for (number,) in exchange_numbers([length]))
 
 

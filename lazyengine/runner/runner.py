@@ -44,7 +44,7 @@ from .checks import check_loop, check_parameters, check_training
 from .describe import describe, describe_optimizer, describe_training
 from .environment import Determinism, choose_device, report_nondeterminism, set_determinism
 from .folder import TIME, RunFolder, settle_work_dir
-from .loops import BaseTrainLoop, TestLoop, ValLoop, limited, loaders_of, seed_loaders
+from .loops import BaseTrainLoop, TestLoop, ValLoop, length_of, limited, loaders_of, seed_loaders
 from .preemption import Preemption, seconds_of
 from .sharing import global_batch_size
 from .state import SEED_SCHEME, RunState
@@ -576,12 +576,11 @@ class Runner:
     def num_batches(self, mode: str) -> int | None:
         """Return the number of batches of one pass over the loaders of `mode`; None where one has no length."""
         if mode not in self._num_batches:
-            try:
-                limit = getattr(getattr(self, f"{mode}_loop") or self.val_loop, "limit", None)
-                loaders = loaders_of(getattr(self, f"{mode}_dataloader")).values()
-                self._num_batches[mode] = sum(limited(len(loader), limit) for loader in loaders)
-            except TypeError:
+            limit = getattr(getattr(self, f"{mode}_loop") or self.val_loop, "limit", None)
+            lengths = [length_of(loader) for loader in loaders_of(getattr(self, f"{mode}_dataloader")).values()]
+            if None in lengths:
                 return None
+            self._num_batches[mode] = sum(limited(length, limit) for length in lengths if length is not None)
         return self._num_batches[mode]
 
     # ------------------------------------------------------------------ called by loops and hooks
@@ -688,6 +687,19 @@ class Runner:
         self._load_weights()
         self._has_weights = True
         return self.loaded_meta
+
+    def load_or_resume(self) -> None:
+        """Load weights now, as training would: of the checkpoint that `resume` names, else of `load_from`; once.
+
+        Optimizer, schedules and position are restored when training begins. Collective: every rank must call.
+        """
+        self.setup()
+        named = self.load_from
+        path = None if self._has_weights else self._state.choose_checkpoint(self.resume_from)
+        if path is not None:
+            self.set_checkpoint(path)
+        self.prepare_model(skip_weights=False, train=False)
+        self.load_from = named
 
     def register_hook(self, hook: Hook | Lazy[Hook], priority: int | str | Priority | None = None) -> None:
         """Add a hook, under the name of its class, to those that the runner was given; before training.

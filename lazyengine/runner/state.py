@@ -12,49 +12,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
-from .. import __version__, dist
-from ..checkpoint import (
-    FORMAT_VERSION,
-    CheckpointError,
-    CheckpointWriter,
-    FrozenWeights,
-    UsageCheckpointError,
-    complete,
-    copy_shards,
-    find_valid_checkpoint,
-    get_state_dict,
-    list_checkpoints,
-    load_state_dict,
-    mark_latest_checkpoint,
-    or_none,
-    read_checkpoint,
-    remove_checkpoint,
-    remove_shards,
-    save_shards,
-    split_shards,
-    summary_of,
-    verify_checkpoint,
-    verify_shards,
-    why_not_resumable,
-)
-from ..config.saving import to_json
+from .. import __version__, dist, record
+from .. import checkpoint as ckpt
+from ..config.saving import to_json, to_python
 from ..dataset import OwnGenerators, merge_loader_states
 from ..errors import UsageError, UsageRuntimeError
 from ..fileio.remote import sha256_of
 from ..hooks import CheckpointHook
 from ..model import external_tensors
 from ..optim import OptimWrapper, param_schedulers_state_dict, resume_param_schedulers
-from ..record import (
-    CODE_FOLDER,
-    Recorder,
-    as_line,
-    built_values,
-    changed_data,
-    changed_lines,
-    changed_values,
-    flat_config,
-    saved_config,
-)
 from .folder import RunFolder
 from .loops import loaders_of
 
@@ -77,24 +43,25 @@ class RunState:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._writer: CheckpointWriter | None = None
+        self._writer = ckpt.CheckpointWriter()
         self._failure: OSError | None = None
         self._num_failed = 0  # planned saves in a row of which nothing could be written
         self._is_planned = False  # the save that is written now
-        self._recorder: Recorder | None = None
-        self._frozen: FrozenWeights | None = None
+        self._recorder: record.Recorder | None = None
+        self._frozen: ckpt.FrozenWeights | None = None
         self._shard_group: Any = None  # all ranks, for what the writing threads send
         self._shard_memory: dict[str, Any] = {}
         self._former: dict[str, Any] | None = None  # meta of the checkpoint that this start goes on from
+        self._compared: tuple[dict[str, str], dict[str, str]] = ({}, {})  # its values and those of this start, by path
         self.generators: dict[str, Any] = {}
 
     @functools.cached_property
     def _experiment(self) -> dict[str, str]:
         """The values of the experiment by path, as they were before a resume; kept in each checkpoint."""
         runner = self._runner
-        of_config = {} if runner.cfg is None else flat_config(to_json(runner.cfg))
+        of_config = {} if runner.cfg is None else record.flat_config(to_json(runner.cfg))
         wrappers = runner.optim_wrapper.named()
-        return {**of_config, **built_values(runner.train_dataloader, wrappers, runner.param_schedulers)}
+        return {**of_config, **record.built_values(runner.train_dataloader, wrappers, runner.param_schedulers)}
 
     # ------------------------------------------------------------------ the run folder
     @contextlib.contextmanager
@@ -128,43 +95,41 @@ class RunState:
 
     def record_start(self, path: str | None) -> None:
         """Write into the run folder that this start trains, and what it goes on from."""
-        if dist.is_main_process():
-            source = None if path is None else _origin_of(path, summary_of(path)._asdict())
-            is_fork = path is not None and not self._runner.folder.holds(path, self.folders())
-            former, present = self._compared(path)
-            values = changed_values(former, present, self._runner.optim_wrapper.named())
-            changes = values + self._begin_record(source)
-            for change in changes:
-                change["from_iter"] = self._runner.num_iters_completed
-                self._runner.logger.warning("changed since the checkpoint: %s", as_line(change))
-            if sizes := self._runner.folder.sizes_in_starts(self.folders()):
-                self._runner.logger.info(
-                    "the folders of earlier starts hold %d checkpoints of earlier runs, or dumps: %.1f MB",
-                    *(len(sizes), sum(sizes) / 1e6),
-                )
-            self._runner.folder.record_start(source, changes, is_fork=is_fork, weights=self._weights_named())
+        if not dist.is_main_process():
+            return
+        runner, folder = self._runner, self._runner.folder
+        source = None if path is None else _origin_of(path, ckpt.summary_of(path)._asdict())
+        _ = self._experiment  # before anything is trained
+        values = record.changed_values(*self._compared, runner.optim_wrapper.named())
+        changes = values + self._begin_record(source)
+        for change in changes:
+            change["from_iter"] = runner.num_iters_completed
+            runner.logger.warning("changed since the checkpoint: %s", record.as_line(change))
+        if sizes := folder.sizes_in_starts(self.folders()):
+            text = "the folders of earlier starts hold %d checkpoints of earlier runs, or dumps: %.1f MB"
+            runner.logger.info(text, len(sizes), sum(sizes) / 1e6)
+        weights: dict[str, Any] | None = None
+        if runner.load_from is not None and self._former is None:  # they were loaded
+            about = {key: runner.loaded_meta.get(key) for key in ("run_id", "iter")}
+            weights = {"path": runner.load_from.path, **about}
+        is_fork = path is not None and not folder.holds(path, self.folders())
+        folder.record_start(source, changes, is_fork=is_fork, weights=weights)
 
-    def _weights_named(self) -> dict[str, Any] | None:
-        """Return what the record says of the weights that `load_from` named, where they were loaded."""
-        runner = self._runner
-        if runner.load_from is None or self._former is not None:
-            return None
-        return {"path": runner.load_from.path, **{key: runner.loaded_meta.get(key) for key in ("run_id", "iter")}}
-
-    def _compared(self, path: str | None) -> tuple[dict[str, str], dict[str, str]]:
+    def _compare(self, path: str, meta: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
         """Return the values of the checkpoint's experiment and of this one, as far as both can be known."""
-        meta, runner, built = self._former or {}, self._runner, self._experiment  # before anything is trained
+        runner, built = self._runner, self._experiment
         if former := meta.get("experiment"):
             return former, built
-        if path is None or not isinstance(meta.get("cfg"), str):  # built by hand: what the optimizer loaded is compared
+        if not isinstance(meta.get("cfg"), str):  # built by hand: what the optimizer loaded is compared
             return {}, {}
-        if runner.cfg is None or (former := saved_config(os.path.dirname(os.path.abspath(path)), meta["cfg"])) is None:
+        former = record.saved_config(os.path.dirname(os.path.abspath(path)), meta["cfg"])
+        if runner.cfg is None or former is None:
             runner.logger.warning(
                 "what was changed in the config since the checkpoint is not known: it was saved by version 0.1, and no "
                 "config.json of it is there"
             )
             return {}, {}
-        return former, flat_config(to_json(runner.cfg))
+        return former, record.flat_config(to_json(runner.cfg))
 
     def record_evaluation(self) -> None:
         """Write into this start's folder that it evaluates, and which weights; the record of training stays."""
@@ -181,27 +146,24 @@ class RunState:
         Raises:
             UsageRuntimeError: When something was, with ``deterministic="strict"``, unless the loop allows it.
         """
-        runner = self._runner
-        folder = runner.folder
-        self._recorder = Recorder(folder.path, folder.log_dir, runner.device, runner.cfg, runner.record)
+        runner, folder = self._runner, self._runner.folder
+        self._recorder = record.Recorder(folder.path, folder.log_dir, runner.device, runner.cfg, runner.record)
         datasets = {"train": getattr(runner.train_dataloader, "dataset", None)}
         for name, loader in loaders_of(runner.val_dataloader).items():
             if loader is not None:
                 datasets["/".join(filter(None, ("val", name)))] = getattr(loader, "dataset", None)
         for line in self._recorder.begin(datasets):
             runner.logger.warning(line)
-        former = self._kept_code(source)
-        changed: list[str] = []
-        if former is not None:
-            with contextlib.suppress(OSError):
-                changed = self._recorder.changed_code(former)
+        former, changed = self._kept_code(source), []
+        with contextlib.suppress(OSError):
+            changed = [] if former is None else self._recorder.changed_code(former)
         if changed and runner.deterministic == "strict" and not runner.train_loop.allow_inexact_resume:
             raise UsageRuntimeError(
                 f"the code was changed since the checkpoint: {'; '.join(changed)}. Undo that, or set "
                 "train_loop.allow_inexact_resume=True, or leave deterministic='strict' out."
             )
-        data = changed_data((self._former or {}).get("data") or {}, self._recorder.data)
-        return changed_lines("code", changed, former) + changed_lines("data", data)
+        data = record.changed_data((self._former or {}).get("data") or {}, self._recorder.data)
+        return record.changed_lines("code", changed, former) + record.changed_lines("data", data)
 
     def _kept_code(self, source: dict[str, Any] | None) -> str | None:
         """Return the zip of the code with which the checkpoint's run was started last, which may lie elsewhere."""
@@ -211,17 +173,16 @@ class RunState:
         for folder in (self._runner.folder, RunFolder(at), RunFolder(os.path.dirname(at))):
             with contextlib.suppress(UsageError):  # the record of another folder is damaged
                 if (code := folder.code_of(source["run_id"])) is not None:
-                    return os.path.join(folder.path, CODE_FOLDER, f"{code}.zip")
+                    return os.path.join(folder.path, record.CODE_FOLDER, f"{code}.zip")
         return None
 
     def _end_record(self) -> str | None:
         """Keep what was imported meanwhile, and return the hash of the code."""
-        recorder, self._recorder = self._recorder, None
-        if recorder is None:
+        if self._recorder is None:
             return None
-        for line in recorder.complete():
+        for line in self._recorder.complete():
             self._runner.logger.warning(line)
-        return recorder.code_hash
+        return self._recorder.code_hash
 
     def _on_main(self, function: Callable[[], Any]) -> Any:
         """Call a function on the main process; every rank gets its result, or raises what it raised. Collective."""
@@ -230,7 +191,7 @@ class RunState:
         if dist.is_main_process():
             try:
                 shared[0] = function()
-            except (UsageError, CheckpointError, OSError) as e:
+            except (UsageError, ckpt.CheckpointError, OSError) as e:
                 error, shared[1] = e, str(e)
         dist.broadcast_object_list(shared)
         if shared[1] is not None:
@@ -241,7 +202,7 @@ class RunState:
     def begin_weights(self) -> None:
         """Note with which frozen weights training begins. Collective: every rank must call."""
         model = self._runner.model
-        self._frozen = FrozenWeights(model, external_tensors(model), leaves_out=self._runner.save == "trained")
+        self._frozen = ckpt.FrozenWeights(model, external_tensors(model), leaves_out=self._runner.save == "trained")
 
     def collect(self, *, save_optimizer: bool = True, save_param_scheduler: bool = True) -> dict[str, Any]:
         """Return the whole state of the run, what FSDP2 split as it is. Collective: every rank must call."""
@@ -252,7 +213,7 @@ class RunState:
         loop = {**runner.train_loop.state_dict(), "accumulative_counts": self.accumulation()}
         checkpoint: dict[str, Any] = {
             "meta": {
-                "format_version": FORMAT_VERSION,
+                "format_version": ckpt.FORMAT_VERSION,
                 "epoch": loop["epoch"],
                 "iter": loop["iter"],
                 "run_id": runner.folder.run_id,
@@ -267,7 +228,7 @@ class RunState:
                 "lazyengine_version": __version__,
                 "torch_version": torch.__version__,
                 "dataset_meta": runner.message_hub.runtime_info.get("dataset_meta"),
-                "cfg": self._config_text(),
+                "cfg": None if runner.cfg is None else to_python(runner.cfg),  # a reader's, which is never run
                 "experiment": self._experiment,
                 "data": self._recorder.data if self._recorder is not None else {},
             },
@@ -286,7 +247,7 @@ class RunState:
     def _weights(self) -> dict[str, Any]:
         """Return the model's weights; where the optimizer evaluates with others than it trains, those, copied."""
         with self._runner.optim_wrapper.evaluation_weights() as are_others:
-            weights = get_state_dict(self._runner.model)
+            weights = ckpt.get_state_dict(self._runner.model)
             if are_others:
                 for key, value in weights.items():
                     weights[key] = value.clone()
@@ -345,20 +306,17 @@ class RunState:
             OSError: When `give_up_after` planned saves in a row could not be written.
             CheckpointError: When the state holds a value that no checkpoint can hold.
         """
-        runner = self._runner
-        if self._writer is not None:
-            self._tolerate(self._writer.wait, give_up_after)  # what is collected now is what the last save left
+        runner, folder = self._runner, out_dir or self._runner.work_dir
+        self._tolerate(self._writer.wait, give_up_after)  # what is collected now is what the last save left
+        self._writer.async_save = async_save
         self._is_planned = is_latest
-        folder = out_dir or runner.work_dir
         path = os.path.join(folder, filename)
         checkpoint = self.collect(save_optimizer=save_optimizer, save_param_scheduler=save_param_scheduler)
         runner.call_hook("before_save_checkpoint", checkpoint=checkpoint)
         if self._frozen is not None:
             self._frozen.prepare(checkpoint)
         runner.visualizer.flush()
-        if self._writer is None or self._writer.async_save != async_save:
-            self._writer = CheckpointWriter(async_save=async_save)
-        checkpoint, tensors = split_shards(checkpoint)
+        checkpoint, tensors = ckpt.split_shards(checkpoint)
         shards: dict[str, Any] = {}
         write_shards = self._shard_writer(tensors, path, shards) if tensors else None
         if write_shards is not None and not (async_save and dist.is_main_process()):
@@ -371,12 +329,12 @@ class RunState:
 
             def finish() -> None:
                 runner.folder.settle(path)
-                remove_shards(path, keep=shards.get("folder"))
+                ckpt.remove_shards(path, keep=shards.get("folder"))
                 if is_latest:
-                    mark_latest_checkpoint(path)
-                    stopped = or_none(summary_of, os.path.join(folder, PREEMPTED))
-                    if filename != PREEMPTED and stopped is not None and stopped.run_id == runner.folder.run_id:
-                        remove_checkpoint(os.path.join(folder, PREEMPTED))
+                    ckpt.mark_latest_checkpoint(path)
+                    stopped = os.path.join(folder, PREEMPTED)
+                    if filename != PREEMPTED and ckpt.run_of(stopped) == runner.folder.run_id:
+                        ckpt.remove_checkpoint(stopped)
                 if then is not None:
                     then()
                 self._failure, self._num_failed = None, 0
@@ -391,13 +349,13 @@ class RunState:
     ) -> Callable[[], dict[str, Any]]:
         """Return what writes split tensors as they are now, and says so in `shards`. Collective, as what it returns."""
         group = None
-        if self._writer is not None and self._writer.async_save:
+        if self._writer.async_save:
             if self._shard_group is None:  # the thread's messages must not come between those of training
                 self._shard_group = torch.distributed.new_group(backend="gloo")
-            tensors, group = copy_shards(tensors, self._shard_memory), self._shard_group
+            tensors, group = ckpt.copy_shards(tensors, self._shard_memory), self._shard_group
 
         def write() -> dict[str, Any]:
-            shards.update(save_shards(tensors, path, group))
+            shards.update(ckpt.save_shards(tensors, path, group))
             if not dist.is_main_process():
                 self._failure, self._num_failed = None, 0
             return {"shards": shards}
@@ -410,8 +368,7 @@ class RunState:
         Raises:
             BaseException: What the writer raised, or what kept the last save from being written.
         """
-        if self._writer is not None:
-            self._writer.wait()
+        self._writer.wait()
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
@@ -454,22 +411,13 @@ class RunState:
 
     def own_folders(self) -> list[str]:
         """Return `folders` without those in which another run, whose folder has the same name, saves."""
-        work_dir = self._runner.work_dir
-        own: set[str] = {str(each.get("run_id")) for each in self._runner.folder.read()["starts"]}
+        own = {"", *(str(each.get("run_id")) for each in self._runner.folder.read()["starts"])}
 
         def is_own(folder: str) -> bool:
-            newest = next(filter(None, (or_none(summary_of, path) for path in list_checkpoints(folder))), None)
-            return newest is None or newest.run_id in ("", *own)
+            runs = (run for path in ckpt.list_checkpoints(folder) if (run := ckpt.run_of(path)) is not None)
+            return next(runs, "") in own
 
-        return [folder for folder in self.folders() if folder == work_dir or is_own(folder)]
-
-    def _config_text(self) -> str | None:
-        """The resolved config as Python text: data for a reader, never executed when a checkpoint is loaded."""
-        if self._runner.cfg is None:
-            return None
-        from ..config import to_python
-
-        return to_python(self._runner.cfg)
+        return [folder for folder in self.folders() if folder == self._runner.work_dir or is_own(folder)]
 
     # ------------------------------------------------------------------ resuming
     def choose_checkpoint(self, resume_from: str | None) -> str | None:
@@ -490,7 +438,7 @@ class RunState:
             if resume_from == "auto":
                 return self._find_newest()
             path = self._runner.folder.moved(resume_from, self.folders())
-            verify_shards(path)  # here once: ranks read them in parts, and check only the file itself
+            ckpt.verify_shards(path)  # here once: ranks read them in parts, and check only the file itself
             return path
 
         return self._on_main(choose)
@@ -514,39 +462,39 @@ class RunState:
             runner.logger.warning("not resuming from %s: %s", path, reason)
 
         folders = self.own_folders()
-        newest = find_valid_checkpoint(folders, reject, _why_not_resumable)
+        newest = ckpt.find_valid_checkpoint(folders, reject, _why_not_resumable)
         where = " and ".join(folders)
-        if newest is None and (others := [folder for folder in self.folders() if folder not in folders]):
-            raise UsageCheckpointError(
+        if newest is not None:
+            self._mend_pointer(newest)
+            return newest
+        if others := [folder for folder in self.folders() if folder not in folders]:
+            raise ckpt.UsageCheckpointError(
                 f"{where} has no checkpoint, and what is in {' and '.join(others)} is of another run, whose folder has "
                 "the same name. Use another out_dir or work_dir, or name a checkpoint with --resume PATH."
             )
-        if newest is None and rejected:
-            raise UsageCheckpointError(
+        if rejected:
+            raise ckpt.UsageCheckpointError(
                 f"no checkpoint in {where} can be resumed:\n  " + "\n  ".join(rejected) + "\nRemove them to "
                 "begin anew, or name another checkpoint with --resume PATH"
             )
-        if newest is None:
-            runner.logger.info("no checkpoint in %s yet: beginning anew", where)
-        else:
-            self._mend_pointer(newest)
-        return newest
+        runner.logger.info("no checkpoint in %s yet: beginning anew", where)
+        return None
 
     def _mend_pointer(self, newest: str) -> None:
         """Let the pointer name the last regular checkpoint: a kill between a file and its pointer has left an older."""
-        for path in list_checkpoints(os.path.dirname(newest)):
-            with contextlib.suppress(CheckpointError, OSError):
-                if not os.path.basename(path).startswith("best_") and summary_of(path).iter <= summary_of(newest).iter:
+        furthest = ckpt.summary_of(newest).iter
+        for path in ckpt.list_checkpoints(os.path.dirname(newest)):
+            with contextlib.suppress(ckpt.CheckpointError, OSError):
+                if not os.path.basename(path).startswith("best_") and ckpt.summary_of(path).iter <= furthest:
                     if path != newest:  # which was verified when it was chosen
-                        verify_checkpoint(path)
-                    mark_latest_checkpoint(path)
+                        ckpt.verify_checkpoint(path)
+                    ckpt.mark_latest_checkpoint(path)
                     return
 
     def is_whole(self, path: str) -> bool:
         """Return whether a checkpoint holds all weights; true of a file that `resume` is going to refuse."""
-        with contextlib.suppress(CheckpointError, OSError):
-            return not summary_of(path).leaves_out
-        return True
+        summary = ckpt.or_none(ckpt.summary_of, path)
+        return summary is None or not summary.leaves_out
 
     def resume(self, path: str) -> None:
         """Restore the whole state of the run from a checkpoint. Collective: every rank must call.
@@ -557,10 +505,11 @@ class RunState:
         """
         runner = self._runner
         _ = self._experiment  # as built: schedules change below
-        checkpoint = read_checkpoint(path, keep_shards=True)
-        if flaw := why_not_resumable(checkpoint):
-            raise UsageCheckpointError(f"{path} cannot be resumed: {flaw}")
+        checkpoint = ckpt.read_checkpoint(path, keep_shards=True)
+        if flaw := ckpt.why_not_resumable(checkpoint):
+            raise ckpt.UsageCheckpointError(f"{path} cannot be resumed: {flaw}")
         with _contents_explained(path):
+            self._compared = self._on_main(lambda: self._compare(path, checkpoint["meta"]))
             self._restore(checkpoint)
         runner.logger.info(
             "resumed from %s: %d epochs and %d iterations are done", path, runner.epoch, runner.num_iters_completed
@@ -568,7 +517,7 @@ class RunState:
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         runner = self._runner
-        complete(checkpoint, runner.model)
+        ckpt.complete(checkpoint, runner.model)
         if self._frozen is not None:
             self._frozen.check_external(checkpoint["meta"])
         runner.call_hook("after_load_checkpoint", checkpoint=checkpoint)
@@ -578,7 +527,10 @@ class RunState:
                 "weights themselves, the average ends here"
             )
             checkpoint["state_dict"] = checkpoint["ema_state_dict"]
-        load_state_dict(runner.model, checkpoint["state_dict"], strict=True, logger=runner.logger)
+        ckpt.load_state_dict(runner.model, checkpoint["state_dict"], strict=True, logger=runner.logger)
+        for name, wrapper in runner.optim_wrapper.named().items() if all(self._compared) else ():
+            changed = record.changed_options(*self._compared, name, wrapper.optimizer.defaults)
+            wrapper.set_saved_as_built(checkpoint["optimizer"][name] if name else checkpoint["optimizer"], changed)
         runner.optim_wrapper.load_state_dict(checkpoint["optimizer"])
         runner.message_hub.load_state_dict(checkpoint["message_hub"])
         for name in runner.hooks.load_state_dict(checkpoint.get("hooks", {})):
@@ -618,15 +570,13 @@ class RunState:
             return
         of_dataset = [{"dataset": rank["dataset"]} if "dataset" in rank else {} for rank in ranks]  # version 0.1
         self._resume_loader([rank.get("loader", former) for rank, former in zip(ranks, of_dataset)])
-        if len(ranks) != dist.get_world_size():
-            if "generators" not in ranks[0]:
-                return
-            raise RuntimeError(
+        if len(ranks) == dist.get_world_size():
+            OwnGenerators(self.generators).load_state_dict(ranks[dist.get_rank()].get("generators", {}))
+        elif "generators" in ranks[0]:
+            raise UsageRuntimeError(
                 f"the checkpoint holds the generators of each of {len(ranks)} ranks, which cannot be "
                 f"shared out among {dist.get_world_size()}; resume with {len(ranks)} ranks"
             )
-        own = ranks[dist.get_rank()]
-        OwnGenerators(self.generators).load_state_dict(own.get("generators", {}))
 
     def _resume_loader(self, states: list[dict[str, Any]]) -> None:
         """Let the train loader go on from the states that it had on the ranks."""
@@ -663,7 +613,7 @@ def _origin_of(path: str, meta: dict[str, Any]) -> dict[str, Any]:
 
 def _why_not_resumable(path: str) -> str | None:
     """The reason for which a whole file is no candidate; its tensors are not read."""
-    flaw = summary_of(path).flaw or None  # raises for a file of another kind
+    flaw = ckpt.summary_of(path).flaw or None  # raises for a file of another kind
     if unsafe := torch.serialization.get_unsafe_globals_in_checkpoint(path):
         return f"it holds an object of {unsafe[0]}, which was not loaded because loading it can run code"
     return flaw
@@ -680,7 +630,7 @@ def _contents_explained(path: str) -> Iterator[None]:
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         if isinstance(error, UsageError) or not traceback.extract_tb(error.__traceback__)[-1].filename.startswith(_OWN):
             raise
-        raise CheckpointError(
+        raise ckpt.CheckpointError(
             f"{path} cannot be resumed: {type(error).__name__}: {error}. It was changed after it was saved, or was not "
             "saved by lazyengine: use another one."
         ) from error

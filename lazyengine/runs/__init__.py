@@ -69,24 +69,4 @@ __all__ = [  # noqa: RUF022 - in reading order
     "clean",
 ]
 
-__getattr__, __dir__ = late_names(
-    __name__,
-    {
-        ".bisecting": ("Bisection", "bisect"),
-        ".cleaning": ("Cleaned", "clean"),
-        ".comparing": ("Comparison", "compare_runs", "differences"),
-        ".filtering": ("parse_conditions",),
-        ".index": ("Outline", "read_outlines"),
-        ".significance": ("Verdict", "judge"),
-        ".forking": ("fork", "prepare_fork", "split_name"),
-        ".lineage": ("Start", "read_starts"),
-        ".loading": ("Loaded", "load"),
-        ".querying": ("Answer", "query"),
-        ".reading": ("Run", "choose_keys", "from_branch_point", "read_run", "read_runs"),
-        ".replaying": ("Replay", "replay", "replay_range"),
-        ".reporting": ("report",),
-        ".rerunning": ("Rerun", "rerun"),
-        ".tables": ("Cell", "FilledTable", "Table", "commands_for", "fill", "load_table"),
-        ".watching": ("Status", "find_runs", "status_of", "stop"),
-    },
-)
+__getattr__, __dir__ = late_names(__name__)

@@ -15,14 +15,14 @@ from ..hooks import FINGERPRINTS
 from ..text import listed
 from .comparing import differences
 from .reading import MEASURED, Run, read_run
-from .replaying import Replay, origin_iter, replay_range
+from .replaying import Replay, origin_iter, replay_range, window_of
 from .rerunning import chain_of, code_differences, end_of, folders_of
 from .steps import OptimizerStep, accumulation_of, as_steps, distances_of, first_difference_above
 from .verifying import checkpoints_of, hash_of_state, is_same
 
 ORDER = (
-    *("batch", "parameters", "buffers", "state of the optimizer", "output", "not finite", "loss", "gradient", "update"),
-    "random streams",
+    *("batch", "parameters", "buffers", "state of the optimizer", "averaged weights", "output", "not finite", "loss"),
+    *("gradient", "update", "random streams"),
 )
 """In which order the things of an iteration are compared."""
 _SHORT = 16
@@ -63,7 +63,8 @@ class Bisection:
         """Return it as lines."""
         unit = "iteration" if self.tolerance is None else "optimizer step"
         lines = ["equal"] if self.is_equal else [f"{unit} {self.iteration}: {self.kind}: {self.name}"]
-        how = f"{self.num_replays} replays of each" if self.num_replays else "by what was recorded alone"
+        alone = "by what was recorded alone" + "; --whole makes all iterations again" * self.is_equal
+        how = f"{self.num_replays} replays of each" if self.num_replays else alone
         lines.append(f"looked at {unit}s {self.interval[0]} to {self.interval[1] - 1}, {how}")
         if self.tolerance is not None:
             lines.append(f"relative differences up to {self.tolerance:.1e} are that of another order of summation")
@@ -75,9 +76,13 @@ def bisect(
     second: str | os.PathLike[str],
     *,
     tolerance: float | None = None,
+    whole: bool = False,
     report: Callable[[str], object] = lambda line: None,
 ) -> Bisection:
     """Return the first iteration in which two runs differ, and the first thing in it.
+
+    What was recorded is read first, and only the iterations that it leaves in question are made again. A difference
+    that fades before anything is recorded is found with `whole` alone.
 
     Runs with other numbers of ranks or of accumulated batches add up in another order. Of these, optimizer steps are
     compared, and a difference counts that is above a tolerance, and ten times what the weights differed by before the
@@ -88,6 +93,7 @@ def bisect(
         second: Another one. It may have other code, another config, another number of workers or ranks.
         tolerance: The relative difference from which on one counts. None: every bit does or, where the runs are laid
             out otherwise, ten times the difference that the samples of a batch in reverse order make.
+        whole: Whether to make every iteration again up to the first that is known to differ.
         report: Called with a line about what is being done.
 
     Raises:
@@ -101,12 +107,12 @@ def bisect(
     if tolerance is not None or _layout(runs[0]) != _layout(runs[1]):
         _compare_steps(runs, found, report)
     else:
-        _compare_iterations(runs, found, report)
+        _compare_iterations(runs, found, whole, report)
     return found
 
 
-def _compare_iterations(runs: tuple[Run, Run], found: Bisection, report: Callable[[str], object]) -> None:
-    begin, end, is_parted = _interval(runs)
+def _compare_iterations(runs: tuple[Run, Run], found: Bisection, whole: bool, report: Callable[[str], object]) -> None:
+    begin, end, is_parted = _interval(runs, whole)
     found.interval = (begin, end)
     if begin >= end:
         return
@@ -124,7 +130,8 @@ def _compare_iterations(runs: tuple[Run, Run], found: Bisection, report: Callabl
     found.kind, found.name = "records", "differ, but not when both are made again here"
     if parted is None:
         return
-    closer = pairs if is_short else make(range(max(begin, parted - 1), parted + 1), True)
+    hidden = max(map(accumulation_of, runs))  # so long, gradients alone may differ
+    closer = pairs if is_short else make(range(max(begin, parted - hidden), parted + 1), True)
     for one, other in closer:
         if (difference := first_difference(one, other)) is not None:
             found.iteration, (found.kind, found.name) = one.iteration, difference
@@ -185,40 +192,52 @@ def first_difference(one: Replay, other: Replay) -> tuple[str, str] | None:
     return min(found)[2:] if found else None
 
 
-def _interval(runs: tuple[Run, Run]) -> tuple[int, int, bool]:
+def _interval(runs: tuple[Run, Run], whole: bool) -> tuple[int, int, bool]:
     """Return the iterations among which two runs may part, from and before, and whether what was recorded says so."""
+    start, last = max(origin_iter(chain_of(run)[0]) for run in runs), min(map(_last_of, runs))
+    signs = [sign for sign in (_by_records(runs), _by_fingerprints(runs)) if sign is not None]
     saved = [{at: path for path, at in reversed(checkpoints_of(folders_of(run)))} for run in runs]
-    common = sorted(saved[0].keys() & saved[1].keys())
-    low, high = 0, len(common)
-    while low < high:  # the first checkpoint that differs
-        middle = (low + high) // 2
-        if hash_of_state(saved[0][common[middle]]) == hash_of_state(saved[1][common[middle]]):
-            low = middle + 1
-        else:
-            high = middle
-    begin = common[low - 1] if low else max(origin_iter(chain_of(run)[0]) for run in runs)
-    ends = [common[low]] if low < len(common) else []
-    ends += [step for step in _differing_steps(runs) if step > begin]
-    equal, differing = _by_fingerprints(runs)
-    begin = max(begin, equal)
-    ends += [step for step in differing if step > begin]
-    if ends:
-        return begin, min(ends), True
-    return begin, min(map(_last_of, runs)), False
+    equal = [start]
+    for at in sorted(saved[0].keys() & saved[1].keys()):
+        if signs and at >= min(signs)[0]:
+            break
+        if hash_of_state(saved[0][at]) != hash_of_state(saved[1][at]):
+            signs.append((at, at - 1))
+            break
+        equal.append(at)
+    end, latest = min(signs, default=(last, last))
+    begin = start if whole else max([at for at in equal if at <= latest], default=start)
+    return begin, max(end, begin + 1) if signs else end, bool(signs)
 
 
-def _by_fingerprints(runs: tuple[Run, Run]) -> tuple[int, list[int]]:
-    """Return how many iterations are equal by what a `FingerprintHook` recorded, and before which one they part."""
+def _by_records(runs: tuple[Run, Run]) -> tuple[int, int] | None:
+    """Return before which iteration two runs part by their first records that differ, and before or in which at latest.
+
+    A mean tells of the iterations since the last equal one, and of no more than its window: what it shows may have
+    faded when the next checkpoint was saved. All else tells of the state.
+    """
+    window, equal = max(map(window_of, runs)), 0
+    by_position = [{(record["step"], record["mode"]): record for record in run.records} for run in runs]
+    for step, mode in sorted(by_position[0].keys() & by_position[1].keys()):
+        one, other = (records[step, mode] for records in by_position)
+        names = [name for name in one.keys() & other.keys() if name.rpartition("/")[2] not in MEASURED]
+        if any(not is_same(one[name], other[name]) for name in names):
+            return step, max(equal, step - window) if mode == "train" else step - 1
+        if mode == "train":
+            equal = step
+    return None
+
+
+def _by_fingerprints(runs: tuple[Run, Run]) -> tuple[int, int] | None:
+    """Return the same by what a `FingerprintHook` recorded."""
     mine, theirs = map(_fingerprints, runs)
-    equal = 0
     for key in sorted(mine.keys() & theirs.keys()):
         iteration = key[0]
-        same = [mine[key][name] == theirs[key][name] for name in ("weights", "batch", "update")]
-        if not all(same):
-            is_before = not same[0]
-            return (equal if is_before else max(equal, iteration)), [iteration if is_before else iteration + 1]
-        equal = iteration + 1
-    return equal, []
+        if mine[key]["weights"] != theirs[key]["weights"]:
+            return iteration, iteration - 1
+        if any(mine[key][name] != theirs[key][name] for name in ("batch", "update")):
+            return iteration + 1, iteration
+    return None
 
 
 def _fingerprints(run: Run) -> dict[tuple[int, int], dict[str, Any]]:
@@ -239,17 +258,6 @@ def _last_of(run: Run) -> int:
     last = chain_of(run)[-1]
     recorded = [int(record["step"]) for record in run.records if record["mode"] == "train"]
     return max(*recorded[-1:], 0, int((last.ended or {}).get("iter", end_of(run, last)) or 0))
-
-
-def _differing_steps(runs: tuple[Run, Run]) -> list[int]:
-    """Return the step of the first record that both have, and that differs; nothing where none does."""
-    by_position = [{(record["step"], record["mode"]): record for record in run.records} for run in runs]
-    for position in sorted(by_position[0].keys() & by_position[1].keys()):
-        one, other = (records[position] for records in by_position)
-        names = [name for name in one.keys() & other.keys() if name.rpartition("/")[2] not in MEASURED]
-        if any(not is_same(one[name], other[name]) for name in names):
-            return [position[0]]
-    return []
 
 
 def _differences(runs: tuple[Run, Run]) -> list[str]:

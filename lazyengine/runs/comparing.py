@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import functools
 import json
 import math
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +12,8 @@ from typing import Any
 
 from ..errors import UsageValueError
 from ..evaluator import rule_of
-from ..text import did_you_mean, listed, table
-from .index import Outline
+from ..text import csv_table, did_you_mean, latex_table, listed, table
+from .index import Outline, without_garbage_collection
 from .lineage import branch_of
 from .reading import Run, run_names
 from .significance import Verdict, deviation, judge
@@ -222,11 +220,7 @@ class Comparison:
             rows.append({**cells, "iterations": _span(row.iterations), "state": ", ".join(dict.fromkeys(row.states))})
         found = dict.fromkeys(name for row in rows for name in row)
         names = [name for name in found if any(row.get(name) is not None for row in rows)]
-        file = io.StringIO()
-        writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return file.getvalue().rstrip("\n")
+        return csv_table([names, *([row.get(name) for name in names] for row in rows)])
 
     def as_latex(self) -> str:
         """Return the table as LaTeX (booktabs)."""
@@ -251,6 +245,7 @@ def _as_plain(value: Value) -> dict[str, Any]:
     return {"mean": value.mean, "std": value.std, "values": value.values, "steps": value.steps}
 
 
+@without_garbage_collection()
 def compare_runs(
     runs: Sequence[Outline], keys: Sequence[str], *, each: bool = False, sort: str | None = None
 ) -> Comparison:
@@ -344,6 +339,7 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+@functools.cache
 def rule_of_key(key: str) -> str | None:
     """Return whether ``"greater"`` or ``"less"`` of a curve is better; None where its name does not tell."""
     try:
@@ -398,22 +394,3 @@ def _clip(cell: str) -> str:
     """Shorten what is long in its middle."""
     half = (_MAX_CELL - 1) // 2
     return cell if len(cell) <= _MAX_CELL else f"{cell[:half]}…{cell[-half:]}"
-
-
-def latex_table(rows: Sequence[Sequence[str]], caption: str = "") -> str:
-    """Return rows, the first of which is the head, as a LaTeX table (booktabs)."""
-    lines = [" & ".join(map(latex_text, row)) + r" \\" for row in rows]
-    body = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
-    inner = [rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}", *body, r"\end{tabular}"]
-    if caption:
-        inner = [r"\begin{table}", r"\centering", *inner, rf"\caption{{{latex_text(caption)}}}", r"\end{table}"]
-    return "\n".join(inner)
-
-
-_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--",
-          "->": r"$\to$", "…": r"\dots{}", **{sign: rf"\{sign}" for sign in "&%$#_{}"}}  # fmt: skip
-
-
-def latex_text(text: str) -> str:
-    """Return a text for LaTeX."""
-    return re.sub(r"->|[\\~^±–…&%$#_{}]", lambda match: _LATEX[match[0]], text)

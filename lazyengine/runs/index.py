@@ -10,14 +10,12 @@ import contextlib
 import gc
 import json
 import math
-import multiprocessing
 import os
 import sqlite3
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,23 +23,22 @@ from typing import Any, NamedTuple
 
 from ..errors import UsageFileNotFoundError
 from ..logging import METRICS_FILE
-from ..logging.records import parse_records
 from ..record import ENV_FILE, RUN_FILE, START_FILE
-from .columns import Curve, Part, append, join, pack, parts_of, unpack
+from .columns import Curve, Part, append, join, pack, parts_in, unpack
 from .lineage import Start, changes_of, files_before, read_starts
 from .reading import check_run, read_config
 
 INDEX_FILE = ".lazyengine_index.sqlite"
-_VERSION = 1
+_VERSION = 3
 _WAIT_S = 20.0  # for another process that updates the index
-_MAX_CHUNKS = 16  # of a file; more are put together
+_MANY = 200  # runs, which several processes read
 _TAIL = 64  # bytes before the place that a file was read to: are they others, it is another file
 _OF_RUN = (RUN_FILE, "config.json", METRICS_FILE)
 _OF_START = (METRICS_FILE, "config.json", ENV_FILE, START_FILE)
 _SCHEMA = """
+drop table if exists runs; drop table if exists records;
 create table runs (path text primary key, signature text not null, outline blob not null);
-create table files (path text primary key, inode integer, offset integer, tail blob);
-create table chunks (file text, number integer, data blob, primary key (file, number));
+create table records (path text primary key, data blob not null);
 """
 
 
@@ -68,6 +65,27 @@ class Extent:
     most: Point | None
 
 
+class _Extents(Mapping[str, Extent]):
+    """Extents as the index keeps them, made when they are asked for: of thousands of runs most are not."""
+
+    def __init__(self, rows: dict[str, list[float]]) -> None:
+        self._rows = rows
+
+    def __getitem__(self, name: str) -> Extent:
+        row = self._rows[name]
+        points = [Point(*row[i : i + 2]) for i in range(0, len(row), 2)]
+        return Extent(*points) if len(points) == 3 else Extent(points[0], None, None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._rows
+
+
 @dataclass
 class Outline:
     """What is known of a run without its curves.
@@ -85,7 +103,7 @@ class Outline:
     path: Path
     config: dict[str, str] = field(default_factory=dict)
     starts: list[Start] = field(default_factory=list)
-    extents: dict[str, Extent] = field(default_factory=dict)
+    extents: Mapping[str, Extent] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     mistake: str = ""
 
@@ -124,10 +142,11 @@ class Outline:
         """``"finished"``, ``"stopped"``, ``"failed"``, ``"running"``, ``"killed"``, or ``"evaluated"``."""
         if self.mistake or not self.starts or self.training[-1].kind != "train":
             return "unknown" if self.mistake else "evaluated"
+        if how := (self.training[-1].ended or {}).get("how"):
+            return str(how)
         from .watching import owner_of  # imports more, for the few that have not ended
 
-        ended = self.training[-1].ended or {}
-        return str(ended.get("how") or ("running" if owner_of(self.path) else "killed"))
+        return "running" if owner_of(self.path) else "killed"
 
 
 class Index:
@@ -168,96 +187,67 @@ class Index:
 
     def _read(self) -> list[Outline]:
         query = self._database.execute("select path, signature, outline from runs")
-        known = {path: (signature, _checked(outline)) for path, signature, outline in query}
+        known = {path: (signature, outline) for path, signature, outline in query}
         found, fresh = {}, {}
         for path, signature in find_run_folders(self.root):
             name = os.path.relpath(path, self.root)
             if name in known and known[name][0] == signature:
-                found[name] = known[name][1]
+                found[name] = _checked(known[name][1])
             else:
                 fresh[name] = signature
-        gone = known.keys() - found.keys() - fresh.keys()
-        if fresh or gone:
-            try:
-                found.update(self._update(fresh, gone, not known))
-            except sqlite3.OperationalError:  # read-only, full, or locked for long
-                self._reopen(":memory:")
-                return self._read()
-        outlines = [_outline_of(self.root, name, json.loads(found[name])) for name in sorted(found)]
+        with without_garbage_collection():
+            if fresh or len(found) < len(known):
+                try:
+                    found.update(self._update(fresh, known.keys() - found.keys()))
+                except sqlite3.OperationalError:  # read-only, full, or locked for long
+                    self._reopen(":memory:")
+                    return self._read()
+            outlines = [_outline_of(self.root, name, json.loads(found[name])) for name in sorted(found)]
         for outline in outlines:
             if any(start.is_fork for start in outline.training[:1]):
                 outline.extents = extents_of(self.curves(outline))
         return outlines
 
-    def _update(self, fresh: dict[str, str], gone: set[str], is_new: bool) -> dict[str, bytes]:
+    def _update(self, fresh: dict[str, str], changed: set[str]) -> dict[str, bytes]:
         """Read runs anew and keep them; return their outlines as bytes."""
-        done: dict[str, bytes] = {}
-        with self._transaction(), _without_garbage_collection():
-            for name in gone:
-                self._database.execute("delete from runs where path = ?", (name,))
-            folders = [os.path.join(self.root, name) for name in fresh]
-            for name, (outline, files) in zip(fresh, _read_all(folders) if is_new else map(self._read_run, folders)):
-                done[name] = outline
-                row = (name, fresh[name], _sealed(outline))
-                self._database.execute("insert or replace into runs values (?, ?, ?)", row)
-                for file in files:
-                    self._keep(file)
-            if gone:
-                for (path,) in self._database.execute("select path from files").fetchall():
-                    if not os.path.exists(os.path.join(self.root, path)):
-                        self._forget(path)
-        return done
-
-    def _read_run(self, folder: str) -> tuple[bytes, list[_File]]:
-        return _read_run(folder, self._known)
-
-    def _known(self, path: str) -> _Known | None:
-        name = os.path.relpath(path, self.root)
-        row = self._database.execute("select inode, offset, tail from files where path = ?", (name,)).fetchone()
-        return None if row is None else _Known(row[0], row[1], row[2], self._chunks(name))
-
-    def _keep(self, file: _File) -> None:
-        name = os.path.relpath(file.path, self.root)
-        if not file.is_continued:
-            self._forget(name)
-        chunks = [*self._chunks(name), *file.added]
-        if len(chunks) > _MAX_CHUNKS:
-            self._database.execute("delete from chunks where file = ?", (name,))
-            chunks = file.added = [pack(_put_together(chunks))]
-        for chunk in file.added:
-            self._database.execute("insert into chunks values (?, ?, ?)", (name, len(chunks), _sealed(chunk)))
-        row = (name, file.inode, file.offset, file.tail)
-        self._database.execute("insert or replace into files values (?, ?, ?, ?)", row)
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
         self._database.execute("begin immediate")
         try:
-            yield
+            jobs = [(os.path.join(self.root, name), self._records(name) if name in changed else []) for name in fresh]
+            for table in ("runs", "records"):
+                self._database.executemany(f"delete from {table} where path = ?", [(name,) for name in changed])
+            done = {}
+            for name, (outline, files) in zip(fresh, _read_all(jobs)):
+                done[name] = outline
+                self._database.execute("insert into runs values (?, ?, ?)", (name, fresh[name], _sealed(outline)))
+                self._database.execute("insert into records values (?, ?)", (name, _sealed(_as_blob(files))))
         except BaseException:
             self._database.execute("rollback")
             raise
         self._database.execute("commit")
+        return done
+
+    def _records(self, name: str) -> list[_File]:
+        """Return what is kept of the files of a run."""
+        row = self._database.execute("select data from records where path = ?", (name,)).fetchone()
+        return [] if row is None else _from_blob(_checked(row[0]))
 
     def curves(self, outline: Outline) -> list[Curve]:
         """Return the curves of a run that `read` returned, its starts joined, those of a fork from the first iteration.
 
         Without the records that were added since.
         """
-        return curves_of(outline, self._kept)
+        kept: dict[str, dict[str, _File]] = {}
 
-    def _kept(self, file: Path) -> list[Part]:
-        """Return what is kept of a file; one that is not in the index is read."""
-        chunks = self._chunks(os.path.relpath(file, self.root))
-        return _put_together(chunks) if chunks else read_parts(file)
+        def take(file: Path) -> list[Part]:
+            for run in (file.parent.parent, file.parent):
+                name = os.path.relpath(run, self.root)
+                if name not in kept:
+                    kept[name] = {each.name: each for each in self._records(name)}
+                if found := kept[name].get(os.path.relpath(file, run)):
+                    return unpack(found.data)
+            return parts_in(file.read_bytes())
 
-    def _chunks(self, name: str) -> list[bytes]:
-        query = self._database.execute("select data from chunks where file = ? order by number", (name,))
-        return [_checked(data) for (data,) in query]
-
-    def _forget(self, name: str) -> None:
-        self._database.execute("delete from files where path = ?", (name,))
-        self._database.execute("delete from chunks where file = ?", (name,))
+        return curves_of(outline, take)
 
 
 def _open(path: str) -> sqlite3.Connection:
@@ -278,89 +268,97 @@ def _create(path: str) -> sqlite3.Connection:
     try:
         (version,) = database.execute("pragma user_version").fetchone()
         if version != _VERSION:
-            tables = "".join(f"drop table if exists {name};" for name in ("runs", "files", "chunks"))
-            database.executescript(f"begin immediate; {tables} {_SCHEMA} pragma user_version = {_VERSION}; commit;")
+            database.executescript(f"begin immediate; {_SCHEMA} pragma user_version = {_VERSION}; commit;")
+        database.execute("pragma synchronous = off")  # what a crash of the machine damages is made anew
     except BaseException:
         database.close()
         raise
     return database
 
 
-class _Known(NamedTuple):
-    """What the index has of a file of records."""
+class _File(NamedTuple):
+    """What the index keeps of a file of records: where it was read to, and what stood there."""
 
+    name: str
     inode: int
     offset: int
-    tail: bytes
-    chunks: list[bytes]
+    tail: str
+    data: bytes
 
 
-@dataclass
-class _File:
-    """What the index is to keep of a file: where it was read to, and what was added to it."""
-
-    path: str
-    inode: int
-    offset: int
-    tail: bytes
-    is_continued: bool
-    added: list[bytes]
+def _as_blob(files: Sequence[_File]) -> bytes:
+    head = json.dumps([[*file[:-1], len(file.data)] for file in files]).encode()
+    return b"\n".join([head, b"".join(file.data for file in files)])
 
 
-def _read_all(folders: Sequence[str]) -> Iterator[tuple[bytes, list[_File]]]:
-    """Read many runs of which nothing is known, on as many cores as there are."""
+def _from_blob(blob: bytes) -> list[_File]:
+    head, _, data = blob.partition(b"\n")
+    files, offset = [], 0
+    for *about, size in json.loads(head):
+        files.append(_File(*about, data[offset : offset + size]))
+        offset += size
+    return files
+
+
+_Job = tuple[str, list[_File]]
+
+
+def _read_all(jobs: Sequence[_Job]) -> Iterator[tuple[bytes, list[_File]]]:
+    """Read runs, of each of which the folder is given, and what is kept of its files; many on all cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    if cores < 2 or len(folders) < 200 or threading.active_count() > 1 or "torch" in sys.modules:
-        yield from map(_read_run, folders)  # a fork in the middle of threads is none
+    if cores < 2 or len(jobs) < _MANY or threading.active_count() > 1 or "torch" in sys.modules:
+        yield from map(_read_run, jobs)  # a fork in the middle of threads is none
         return
-    with ProcessPoolExecutor(cores, multiprocessing.get_context("fork")) as pool:
-        yield from pool.map(_read_run, folders, chunksize=20)
+    from multiprocessing import get_context  # 30 ms, for many runs only
+
+    with get_context("fork").Pool(cores) as pool:
+        yield from pool.imap(_read_run, jobs, chunksize=20)
 
 
-def _read_run(folder: str, known: Callable[[str], _Known | None] = lambda path: None) -> tuple[bytes, list[_File]]:
+def _read_run(job: _Job) -> tuple[bytes, list[_File]]:
     """Return the outline of a run as bytes, and what is to be kept of its files."""
+    folder, known = job
+    former = {file.name: file for file in known}
     files: list[_File] = []
 
     def take(path: Path) -> list[Part]:
-        parts, file = _read_file(str(path), known(str(path)))
+        name = os.path.relpath(path, folder)
+        parts, file = _read_file(path, name, former.get(name))
         files.append(file)
         return parts
 
-    with _without_garbage_collection():
+    with without_garbage_collection():
         return _as_bytes(read_outline(folder, take)), files
 
 
-def _read_file(path: str, known: _Known | None) -> tuple[list[Part], _File]:
-    """Return the parts of a file, of which only what was added is read."""
+def _read_file(path: Path, name: str, known: _File | None) -> tuple[list[Part], _File]:
+    """Return the parts of a file, of which only what was added is read, and what is to be kept of it."""
     with open(path, "rb") as opened:
         inode = os.fstat(opened.fileno()).st_ino
-        offset = _read_to(opened, inode, known)
+        offset = 0 if known is None or known.inode != inode else _read_to(opened, known)
         opened.seek(offset)
         data = opened.read()
-        size = _whole(data)
-        tail = data[max(0, size - _TAIL) : size]
-    if offset and known:
-        tail = (known.tail + tail)[-_TAIL:]
-    added = parts_of(parse_records(data[:size]))
-    file = _File(path, inode, offset + size, tail, offset > 0, [pack(added)] if added else [])
-    if not offset or known is None:
-        return added, file
-    return _put_together([*known.chunks, *file.added]), file
+    size = data.rfind(b"\n") + 1
+    if parts_in(data[size:]):  # a last line without an end that is whole; one that is being written is read later
+        size = len(data)
+    parts = unpack(known.data) if known is not None and offset else []
+    append(parts, parts_in(data[:size]))
+    tail = (known.tail if known is not None and offset else "") + data[max(0, size - _TAIL) : size].hex()
+    return parts, _File(name, inode, offset + size, tail[-2 * _TAIL :], pack(parts))
 
 
-def _read_to(opened: Any, inode: int, known: _Known | None) -> int:
+def _read_to(opened: Any, known: _File) -> int:
     """Return to where a file was read, 0 where it is another one by now."""
-    if known is None or inode != known.inode:
-        return 0
-    opened.seek(known.offset - len(known.tail))
-    is_same = opened.read(len(known.tail)) == known.tail
-    if is_same and not known.tail.endswith(b"\n"):  # a record whose line had no end is whole only if it ends now
+    tail = bytes.fromhex(known.tail)
+    opened.seek(known.offset - len(tail))
+    is_same = opened.read(len(tail)) == tail
+    if is_same and not tail.endswith(b"\n"):  # a record whose line had no end is whole only if it ends now
         is_same = opened.read(1) in (b"\n", b"")
     return known.offset if is_same else 0
 
 
 @contextlib.contextmanager
-def _without_garbage_collection() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """Leave the collector out: it would look at millions of records that nothing refers to in circles."""
     was_on = gc.isenabled()
     gc.disable()
@@ -368,20 +366,9 @@ def _without_garbage_collection() -> Iterator[None]:
         yield
     finally:
         if was_on:
+            gc.freeze()
+            gc.unfreeze()  # both together: what was read counts as old, and is not looked at now
             gc.enable()
-
-
-def _whole(data: bytes) -> int:
-    """Return how many bytes hold whole records: a last line that is being written is read the next time."""
-    size = data.rfind(b"\n") + 1
-    return len(data) if parse_records(data[size:]) else size
-
-
-def _put_together(chunks: Sequence[bytes]) -> list[Part]:
-    parts: list[Part] = []
-    for chunk in chunks:
-        append(parts, unpack(chunk))
-    return parts
 
 
 def _sealed(data: bytes) -> bytes:
@@ -425,12 +412,8 @@ def curves_of(outline: Outline, take: Callable[[Path], list[Part]] | None = None
         take: Returns the parts of a file of records; None reads it.
     """
     own = [start.metrics for start in outline.training if start.metrics.is_file()]
-    return list(join([part for file in [*files_before(outline.starts), *own] for part in (take or read_parts)(file)]))
-
-
-def read_parts(file: Path) -> list[Part]:
-    """Return the parts of a file of records."""
-    return parts_of(parse_records(file.read_bytes()))
+    take = take or (lambda file: parts_in(file.read_bytes()))
+    return join([part for file in [*files_before(outline.starts), *own] for part in take(file)])
 
 
 def _environment(starts: Sequence[Start]) -> dict[str, Any]:
@@ -461,13 +444,13 @@ def extents_of(curves: Any) -> dict[str, Extent]:
 def _as_bytes(outline: Outline) -> bytes:
     """Return an outline as JSON, with folders as names in that of the run."""
 
-    def plain(point: Point | None) -> Any:
-        return None if point is None else (point.step, point.value)
-
     content = {
         "config": outline.config,
         "starts": [{**vars(start), "folder": os.path.relpath(start.folder, outline.path)} for start in outline.starts],
-        "extents": {name: [plain(e.last), plain(e.least), plain(e.most)] for name, e in outline.extents.items()},
+        "extents": {
+            name: [number for point in (e.last, e.least, e.most) if point for number in (point.step, point.value)]
+            for name, e in outline.extents.items()
+        },
         "environment": outline.environment,
         "mistake": outline.mistake,
     }
@@ -475,13 +458,10 @@ def _as_bytes(outline: Outline) -> bytes:
 
 
 def _outline_of(root: str, name: str, content: dict[str, Any]) -> Outline:
-    path = Path(os.path.normpath(os.path.join(root, name)))
+    path = Path(root, name)
     starts = [Start(**{**start, "folder": path / start["folder"]}) for start in content["starts"]]
-    extents = {
-        key: Extent(Point(*last), least and Point(*least), most and Point(*most))
-        for key, (last, least, most) in content["extents"].items()
-    }
-    return Outline(path, content["config"], starts, extents, content["environment"], content["mistake"])
+    about = (content["config"], starts, _Extents(content["extents"]), content["environment"], content["mistake"])
+    return Outline(path, *about)
 
 
 def find_run_folders(root: str) -> Iterator[tuple[str, str]]:

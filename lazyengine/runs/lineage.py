@@ -79,10 +79,12 @@ def read_starts(path: Path) -> list[Start]:
         return [_unlisted(1, path)]
     content = read_run_file(path, _ADVICE)
     listed = _listed(path, content)
-    known = {start.folder for start in listed}
-    files = [file for file in (*path.glob(METRICS_FILE), *path.glob(f"*/{METRICS_FILE}")) if file.parent not in known]
+    known = {start.folder.name for start in listed}
+    with os.scandir(path) as entries:
+        folders = [path, *(path / entry.name for entry in entries if entry.name not in known and entry.is_dir())]
+    files = [file for file in (folder / METRICS_FILE for folder in folders) if file.is_file()]
     files.sort(key=lambda file: [(int(n or -1), text) for n, text in re.findall(r"(\d+)|(\D+)", str(file.parent))])
-    pending = begun_anew(path)
+    pending = begun_anew(path) if content.get("moving") is not None else None
     run_id = content.get("run_id") if pending is None else pending.run_id
     newest = next((start.run_id for start in reversed(listed) if start.kind == "train"), "")
     own = [start for start in listed if start.run_id == (run_id or newest)]
@@ -113,7 +115,6 @@ def _listed(path: Path, content: dict[str, Any]) -> list[Start]:
     for entry in sorted(content.get("starts", ()), key=lambda entry: entry["start"]):
         name = str(entry["folder"])
         known = {"start", "kind", "folder", "run_id", "from", "changes", "code", "ended"}
-        recorded = Start(0, "train", path / name).env().get("code", {})  # run.json may have been written before
         starts.append(
             Start(
                 number=entry["start"],
@@ -122,12 +123,16 @@ def _listed(path: Path, content: dict[str, Any]) -> list[Start]:
                 run_id=str(entry.get("run_id") or content.get("run_id", "")),
                 origin=entry.get("from"),
                 changes=entry.get("changes") or [],
-                code=entry.get("code") or recorded.get("hash"),
+                code=entry.get("code") or _code_of(path / name),  # run.json may have been written before
                 ended=entry.get("ended"),
                 about={key: value for key, value in entry.items() if key not in known},
             )
         )
     return starts
+
+
+def _code_of(folder: Path) -> str | None:
+    return Start(0, "train", folder).env().get("code", {}).get("hash")
 
 
 def _unlisted(number: int, folder: Path) -> Start:
@@ -145,7 +150,7 @@ def _unlisted(number: int, folder: Path) -> Start:
                 step = int(re.search(r'"step": ?(\d+)', line)[1])  # pyright: ignore[reportOptionalSubscript]
     kind = "evaluate" if modes <= {"val", "test", ""} else "train"
     origin = None if step is None else {"run_id": None, "path": None, "iter": step, "epoch": None, "hash": None}
-    return Start(number, kind, folder, origin=origin, code=start.env().get("code", {}).get("hash"))
+    return Start(number, kind, folder, origin=origin, code=_code_of(folder))
 
 
 def changes_of(starts: Iterable[Start]) -> dict[str, list[dict[str, Any]]]:

@@ -170,16 +170,19 @@ class Probe:
                 handle.remove()
 
     def _state(self, model: nn.Module, wrapper: Any) -> list[tuple[str, str, str]]:
+        averages = [
+            (f"{name}.{key}", value.state_dict())
+            for name, hook in self._runner.hooks.items()
+            for key, value in vars(hook).items()
+            if isinstance(value, nn.Module)
+        ]
         states = {
             "parameters": dict(model.named_parameters()),
             "buffers": dict(model.named_buffers()),
-            "state of the optimizer": wrapper.state_dict() if self.trace else {},
+            "state of the optimizer": dict(iter_leaves(wrapper.state_dict())),
+            "averaged weights": {f"{name}: {key}": each for name, state in averages for key, each in state.items()},
         }
-        return [
-            (name, *each)
-            for name, state in states.items()
-            for each in _hashes(state if name != "state of the optimizer" else dict(iter_leaves(state)), self.trace)
-        ]
+        return [(kind, *each) for kind, state in states.items() for each in _hashes(state, self.trace)]
 
     @contextlib.contextmanager
     def _watching(self, model: nn.Module, entries: list[Any], kept: dict[str, Any]) -> Iterator[None]:

@@ -14,10 +14,10 @@ from ..errors import UsageFileNotFoundError, UsageValueError
 from ..logging import METRICS_FILE, read_metrics
 from ..record import RUN_FILE, flat_config
 from ..text import did_you_mean, listed, near
+from .columns import PLACE as PLACE  # of records, as what is below
+from .columns import join, parts_in
 from .lineage import Start, begun_anew, branch_of, changes_of, files_before, read_starts
 
-PLACE = {"step", "epoch", "iter", "mode"}
-"""What a record says of its place; the rest are values."""
 _PHASES = ("data", "forward", "backward", "step", "hooks", "logging", "saving")
 MEASURED = ("time", "data_time", "memory", "eta", "samples_per_s", "tokens_per_s", "mfu", *(f"{p}_s" for p in _PHASES))
 """Values of records that are measured, and so never the same."""
@@ -111,10 +111,9 @@ def _read(name: str, path: Path) -> Run:
     starts = read_starts(path)
     training = [start for start in starts if start.kind == "train"] or starts
     files = [start.metrics for start in training if start.metrics.is_file()]
-    records = read_metrics(files)
-    before = files_before(starts)
-    curves = curves_of(read_metrics([*before, *files]) if before else records)
-    return Run(name, path, curves, read_config(path, training), starts, records)
+    parts = [part for file in (*files_before(starts), *files) for part in parts_in(file.read_bytes())]
+    curves = {c.name: ([*c.steps], [*map(float, c.values)]) for c in join(parts) if c.label != "epoch"}
+    return Run(name, path, curves, read_config(path, training), starts, read_metrics(files))
 
 
 def choose_keys(runs: Sequence[HasCurves], patterns: Sequence[str] | None) -> list[str]:
@@ -184,23 +183,6 @@ def run_names(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(set(paths)):
             return names
     return [str(path) for path in paths]
-
-
-def curve_name(mode: str, name: str) -> str:
-    """Return what the curve of a value is called: ``<mode>/<name>``, the mode once."""
-    return name if name.startswith(f"{mode}/") else f"{mode}/{name}"
-
-
-def curves_of(records: Sequence[dict[str, Any]]) -> dict[str, tuple[list[int], list[float]]]:
-    """Return steps and values by ``<mode>/<name>`` of what was recorded."""
-    curves: dict[str, tuple[list[int], list[float]]] = {}
-    for record in records:
-        for name, value in record.items():
-            if name not in PLACE and isinstance(value, int | float) and not isinstance(value, bool):
-                steps, values = curves.setdefault(curve_name(record["mode"], name), ([], []))
-                steps.append(record["step"])
-                values.append(float(value))
-    return curves
 
 
 def read_config(path: Path, starts: Sequence[Start]) -> dict[str, str]:

@@ -186,7 +186,7 @@ def replay_range(
 def _replay_in_one_start(
     run: Run, wanted: list[int], to: Path, only_samples: bool, report: Callable[[str], object], options: dict[str, Any]
 ) -> list[Replay]:
-    window = _window_of(run)
+    window = window_of(run)
     steps = {iteration: _recorded_at(run, iteration, window) for iteration in wanted}
     stops = only_samples or any(map(options.get, ("debug", "anomaly", "sketch")))
     until = max([wanted[-1] + 1, *(0 if stops or step is None else step for step in steps.values())])
@@ -233,7 +233,7 @@ def _compare(run: Run, made: list[dict[str, Any]], step: int | None) -> dict[str
     return {name: (was[name], now.get(name), is_same(was[name], now.get(name))) for name in names}
 
 
-def _window_of(run: Run) -> int:
+def window_of(run: Run) -> int:
     """Return over how many iterations recorded losses are means."""
     found = [value for path, value in run.config.items() if path.endswith("log_processor.window_size")]
     return int(found[0]) if found and found[0].isdigit() else _WINDOW

@@ -37,9 +37,9 @@ class OptimizerStep:
 
 
 def accumulation_of(run: Run) -> int:
-    """Return how many batches are accumulated for an optimizer step."""
-    found = [value for path, value in run.config.items() if path == "runner.optim_wrapper.accumulative_counts"]
-    return int(found[0]) if found and found[0].isdigit() else 1
+    """Return how many batches are accumulated for an optimizer step, of several optimizers the most."""
+    found = [value for path, value in run.config.items() if path.endswith(".accumulative_counts")]
+    return max((int(value) for value in found if value.isdigit()), default=1)
 
 
 def as_steps(iterations: Sequence[Replay], accumulation: int) -> list[OptimizerStep]:

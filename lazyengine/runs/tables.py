@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 import runpy
@@ -16,9 +14,9 @@ from typing import Any
 
 from ..errors import UsageFileNotFoundError, UsageKeyError, UsageTypeError, UsageValueError
 from ..record import CODE_FOLDER, CodeRecord, changed_code, load_code
-from ..text import did_you_mean, listed
+from ..text import csv_table, did_you_mean, html_table, latex_table, listed
 from ..text import table as text_table
-from .comparing import SEED, Value, differences, latex_table, rule_of_key
+from .comparing import SEED, Value, differences, rule_of_key
 from .filtering import parse_conditions
 from .index import Index, Outline
 from .reading import choose_keys
@@ -143,31 +141,27 @@ class FilledTable:
 
     def as_csv(self) -> str:
         """Return a row for each cell: row, column, mean, std, number of runs, the runs, refusals."""
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["row", "column", "mean", "std", "num_runs", "runs", "refused"])
+        lines: list[Sequence[object]] = [("row", "column", "mean", "std", "num_runs", "runs", "refused")]
         for row, cells in self.table.cells.items():
             for column in cells:
                 cell = self.cells[f"{row}/{column}"]
-                numbers = [cell.value.mean, cell.value.std] if cell.value else ["", ""]
+                numbers = (cell.value.mean, cell.value.std) if cell.value else (None, None)
                 paths = " ".join(str(run.path) for run in cell.runs)
-                writer.writerow([row, column, *numbers, len(cell.runs), paths, "; ".join(cell.refusals)])
-        return file.getvalue().rstrip("\n")
+                lines.append((row, column, *numbers, len(cell.runs), paths, "; ".join(cell.refusals)))
+        return csv_table(lines)
 
     def as_html(self) -> str:
         """Return it as an HTML table; the title of a cell names its runs, or says why it is refused."""
         head, *rows = self._grid()
-        lines = [f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>"]
-        for row, *texts in rows:
-            cells = []
-            for column, text in zip(head[1:], texts):
-                cell = self.cells.get(f"{row}/{column}")
-                about = "" if cell is None else "; ".join(cell.refusals) or " ".join(run.path.name for run in cell.runs)
-                kind = ' class="refused"' if cell is not None and cell.refusals else ""
-                cells.append(f'<td{kind} title="{escape(about)}">{escape(text)}</td>')
-            lines.append(f"<tr><th>{escape(row)}</th>{''.join(cells)}</tr>")
-        caption = f"<caption>{escape(self.table.caption)}</caption>" if self.table.caption else ""
-        return f"<table>{caption}\n" + "\n".join(lines) + "\n</table>"
+
+        def attributes(row: int, column: int) -> str:
+            cell = self.cells.get(f"{rows[row][0]}/{head[column]}")
+            if cell is None:
+                return ""
+            about = "; ".join(cell.refusals) or " ".join(run.path.name for run in cell.runs)
+            return f'{" class=refused" if cell.refusals else ""} title="{escape(about)}"'
+
+        return html_table(head, rows, caption=self.table.caption, attributes=attributes)
 
 
 def load_table(path: str | os.PathLike[str]) -> Table:

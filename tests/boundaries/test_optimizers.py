@@ -85,7 +85,7 @@ def runner_of(path: Path, wrap: Any, *, validates: bool = True, kill_at: int = 0
     val = DataLoader(ToyData(), batch_size=4, sampler=DefaultSampler(ToyData(), shuffle=False))
     return Runner(
         model,
-        train_loop=EpochBasedTrainLoop(loader, max_epochs=4),
+        train_loop=options.pop("train_loop", EpochBasedTrainLoop)(loader, *options.pop("length", (4,))),
         val_loop=ValLoop(val, Evaluator(MeanError())) if validates else None,
         optim_wrapper=wrap(model),
         hooks=hooks,

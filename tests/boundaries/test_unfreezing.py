@@ -17,6 +17,7 @@ from lazyengine.errors import UsageKeyError, UsageValueError
 from lazyengine.hooks import Hook, UnfreezeHook
 from lazyengine.model import ModelSetup, evaluating, freeze_parameters, unfreeze_parameters
 from lazyengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper, OptimWrapperDict, param_groups
+from lazyengine.runner import IterBasedTrainLoop
 
 from .test_optimizers import flat, killed_and_resumed, runner_of
 
@@ -68,6 +69,18 @@ def test_it_begins_with_its_scheduled_rate_and_resumes_equal(by_epoch, at, first
     resumed = killed_and_resumed(tmp_path / "b", adamw_of_a_frozen, **options)
     assert torch.equal(flat(straight.model), flat(resumed.model))
     assert all(torch.equal(a, b) for a, b in zip(straight.model.buffers(), resumed.model.buffers()))
+
+
+def test_in_a_loop_that_counts_iterations_epochs_are_passes(tmp_path):
+    options = {**frozen(True, 2), "train_loop": lambda: IterBasedTrainLoop, "length": (20,)}
+    straight = runner_of(
+        tmp_path / "a", adamw_of_a_frozen, **{n: v() if callable(v) else v for n, v in options.items()}
+    )
+    straight.train()
+    rates: Any = straight.hooks["rates"]
+    assert rates.modes == [False] * 10 + [True] * 10
+    resumed = killed_and_resumed(tmp_path / "b", adamw_of_a_frozen, **options)
+    assert torch.equal(flat(straight.model), flat(resumed.model))
 
 
 def test_schedules_move_the_group_all_along():

@@ -234,12 +234,12 @@ def collect_more_than_padding(rank, world):
 def averages(rank, world):
     mine = {"a": [1.0 + rank, 2.0], "b": []}
     mean = (world - 1) / 2
-    assert dist.average_lists(mine) == {"a": [1.0 + mean, 2.0], "b": []}
-    others = dist.average_lists({"a": [1.0] * (1 + rank)})
+    assert dist.start_average(mine)() == {"a": [1.0 + mean, 2.0], "b": []}
+    others = dist.start_average({"a": [1.0] * (1 + rank)})()
     assert others == ({"a": [1.0]} if world == 1 else None)
-    assert (dist.average_lists({f"of rank {rank}": [1.0]}) is None) == (world > 1)
+    assert (dist.start_average({f"of rank {rank}": [1.0]})() is None) == (world > 1)
     many = {"a": [float("nan")] * 300, "b": [rank + i * 0.5 for i in range(1000)]}
-    means = dist.average_lists(many)
+    means = dist.start_average(many)()
     assert means is not None
     assert means["b"] == [mean + i * 0.5 for i in range(1000)]
     assert all(value != value for value in means["a"])

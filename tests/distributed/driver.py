@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from lazyengine import dist
 from lazyengine.checkpoint import read_checkpoint
 from lazyengine.dataset import DataLoader, DefaultSampler
-from lazyengine.hooks import Hook
+from lazyengine.hooks import Hook, LoggerHook
 from lazyengine.logging import MessageHub
 from lazyengine.model import FSDP2, ModelSetup
 from lazyengine.runner import EpochBasedTrainLoop
@@ -261,6 +262,71 @@ def scalars_are_means_where_all_ranks_have_them(folder: Path, alone: dict[str, A
     assert hub.get_scalar(f"train/of_rank{rank}").current() == 1.0
 
 
+def means_are_waited_for_when_somebody_reads(folder: Path, alone: dict[str, Any]) -> None:
+    """What is recorded meanwhile comes after them, and is not seen by who writes the line."""
+    rank = dist.get_rank()
+    hub = MessageHub("later")
+    seen: list[list[float]] = []
+
+    def note() -> None:
+        seen.append(hub.get_scalar("train/a").data[0].tolist())
+        assert [len(hub.get_scalar(key)) for key in ("train/late", "val/a")] == [0, 1]
+
+    hub.update_scalar("train/a", rank)
+    hub.start_average_over_ranks(note)
+    hub.update_scalars({"train/a": 5.0 + rank, "train/late": rank, "val/a": rank})
+    assert seen == []
+    assert hub.get_scalar("train/a").mean() == (0.5 + 5.0 + rank) / 2
+    assert (seen, hub.get_scalar("train/late").current()) == ([[0.5]], rank)
+    hub.start_average_over_ranks(lambda: seen.append([]))
+    assert hub.state_dict()["log_scalars"]["train/a"]["values"].tolist() == [0.5, 5.5]
+    hub.settle()
+    assert seen == [[0.5], []]
+    dist.barrier()
+    has_given_up = folder / "rank 0 has given up"
+    if rank == 0:
+        hub.start_average_over_ranks(note)
+        with pytest.raises(TimeoutError, match="the other ranks have not sent their values within 0 s"):
+            hub.settle(timeout_s=0.0)
+        assert (len(seen), hub.get_scalar("train/a").current()) == (2, 5.5)
+        has_given_up.touch()
+    else:
+        while not has_given_up.exists():  # the deadline is that of every check
+            time.sleep(0.01)
+        hub.average_over_ranks()
+
+
+class LineAtOnce(LoggerHook):
+    """Waits for the other ranks where a line is due."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        runner.message_hub.settle()
+
+
+def lines_written_later_are_those_written_at_once(folder: Path, alone: dict[str, Any]) -> None:
+    """In epochs and without, validations between, also the last line of a run that fails."""
+    lines = {}
+    for kind in (LineAtOnce, LoggerHook):
+        for name, options in {"epochs": {}, "iterations": {"max_iters": 13}, "fails": {}}.items():
+            hooks = {"logger": kind(interval=2, ignore_last=False)}
+            if name == "fails":
+                hooks["fail"] = At(8, interrupt)
+            runner = experiment(folder / f"line_{kind.__name__}_{name}", hooks=hooks, **options)
+            if name == "fails":
+                with pytest.raises(InterruptedError):
+                    runner.train()
+            else:
+                runner.train()
+            if dist.is_main_process():
+                written = map(json.loads, Path(runner.log_dir, "metrics.jsonl").read_text().splitlines())
+                timed = ("time", "_s", "eta")
+                lines[kind, name] = [{k: v for k, v in line.items() if not k.endswith(timed)} for line in written]
+    for (_, name), found in lines.items():
+        assert found == lines[LineAtOnce, name]
+        assert len(found) >= {"epochs": 12, "iterations": 8, "fails": 5}[name]
+
+
 def what_cannot_be_right_is_refused(folder: Path, alone: dict[str, Any]) -> None:
     """Loaders that give every rank all samples, and a position that means something else."""
     points = Points(n=48)
@@ -295,6 +361,8 @@ CHECKS = [
     the_learning_rate_follows_the_global_batch,
     iterations_without_epochs,
     scalars_are_means_where_all_ranks_have_them,
+    means_are_waited_for_when_somebody_reads,
+    lines_written_later_are_those_written_at_once,
     what_cannot_be_right_is_refused,
 ]
 

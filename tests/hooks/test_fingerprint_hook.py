@@ -41,6 +41,23 @@ def test_equal_runs_have_equal_fingerprints_and_a_flipped_bit_shows(tmp_path):
     assert len({entry[name] for entry in one for name in ("weights", "update")}) == 8
 
 
+class Add(Hook):
+    """Gives the model another tensor before an iteration, as pruning does."""
+
+    def __init__(self, at: int, value: float) -> None:
+        self.at, self.value = at, value
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.at:
+            runner.model.register_buffer("mask", torch.full((3,), self.value))
+
+
+def test_the_present_tensors_of_the_model_are_hashed(tmp_path):
+    one, other = (train(tmp_path / str(value), add=Add(6, value)) for value in (0.0, 1.0))
+    assert one[:2] == other[:2]
+    assert all(a["weights"] != b["weights"] for a, b in zip(one[2:], other[2:]))
+
+
 @pytest.mark.parametrize("size", [1, 7, 8, 1000, 20_001, 200_003])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex64])
 def test_each_bit_and_the_order_count(size, dtype):

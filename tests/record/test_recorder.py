@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from lazyengine.record import changed_code, collect_code, collect_env, load_code, save_code
+from lazyengine.record import changed_code, collect_code, collect_env, environment, load_code, save_code
 from lazyengine.record.repository import describe_repository
 
 from .project import commit, git, record_in, write
@@ -69,6 +69,18 @@ def test_the_project_its_configs_and_the_data_beside_are_kept(tmp_path):
     assert archive.stem == found["hash"]
     assert {*zipfile.ZipFile(archive).namelist()} == {*found["files"], "manifest.json"}
     assert load_code(archive).hash == found["hash"]
+
+
+def test_a_package_with_damaged_metadata_stops_no_run(tmp_path, monkeypatch):
+    folder = tmp_path / "broken_thing-1.2.dist-info"
+    folder.mkdir()
+    (folder / "direct_url.json").write_text("{")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    environment._installed_packages.cache_clear()
+    try:
+        assert collect_env(torch.device("cpu"))["packages"]["broken_thing"] == "1.2"
+    finally:
+        environment._installed_packages.cache_clear()
 
 
 def test_the_same_code_in_another_folder_is_kept_once_and_has_the_same_hash(tmp_path):

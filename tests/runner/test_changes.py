@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from lazyengine.config import LazyConfig
 from lazyengine.runner import Runner
@@ -124,10 +125,39 @@ def test_the_config_of_a_run_of_version_0_1_is_compared_too(tmp_path, has_json):
     log = next(Path(runner.log_dir).glob("*.log")).read_text()
     if has_json:
         assert found == {
-            "optimizer.weight_decay": ("0.05", "0.5", "without effect", 18),
+            "optimizer.weight_decay": ("0.05", "0.5", "in force", 18),
             "runner.train_loop.max_epochs": ("4", "3", "in force", 18),
         }
-        assert runner.optim_wrapper.param_groups[0]["weight_decay"] == 0.05
+        assert runner.optim_wrapper.param_groups[0]["weight_decay"] == 0.5
     else:
+        assert runner.optim_wrapper.param_groups[0]["weight_decay"] == 0.05
         assert found == {}
         assert "what was changed in the config since the checkpoint is not known: it was saved by version 0.1" in log
+
+
+def test_options_of_version_0_1_follow_the_config_and_what_it_does_not_change_is_as_saved(tmp_path):
+    """Of two optimizers one has another rate, which its schedule begins from; the other keeps what a hook had set."""
+    run = Path(shutil.copytree(GOLDEN.parents[1] / "gan" / "run", tmp_path / "run"))
+    saved = torch.load(run / "iter_12.pth", weights_only=True)
+    saved["optimizer"]["discriminator"]["param_groups"][0]["weight_decay"] = 0.25
+    torch.save(saved, run / "iter_12.pth")
+    cfg = LazyConfig.load(str(run / "config.py"))
+    LazyConfig.apply_overrides(cfg, ["generator_optimizer.lr=0.1"])
+    runner = Runner.from_cfg(cfg, resume=True)
+    seen = {}
+
+    def note(self, *args, **kwargs):
+        for name, wrapper in runner.optim_wrapper.named().items():
+            seen.setdefault(name, dict(wrapper.param_groups[0]))
+
+    runner.call_hook = lambda point, call=runner.call_hook, **kwargs: (
+        note(runner) if point == "before_train_iter" else None,
+        call(point, **kwargs),
+    )
+    runner.train()
+    former = saved["optimizer"]
+    assert seen["generator"]["initial_lr"] == 0.1
+    assert seen["generator"]["lr"] == pytest.approx(10 * former["generator"]["param_groups"][0]["lr"])
+    assert seen["discriminator"]["lr"] == former["discriminator"]["param_groups"][0]["lr"]
+    assert seen["discriminator"]["weight_decay"] == 0.25
+    assert [change["effect"] for change in changes_of(run).values()] == ["in force"]

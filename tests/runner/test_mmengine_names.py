@@ -129,6 +129,24 @@ def test_weights_are_loaded_at_once(tmp_path):
     assert other.val() == trained.val()
 
 
+def test_weights_of_a_resume_are_there_before_training(tmp_path):
+    trained = toy_runner(str(tmp_path / "a"))
+    trained.train()
+    again = toy_runner(str(tmp_path / "a"), max_epochs=trained.max_epochs + 1, resume=True)
+    again.load_or_resume()
+    for name, value in trained.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], value)
+    again.load_or_resume()  # once
+    again.train()
+    whole = toy_runner(str(tmp_path / "b"), max_epochs=trained.max_epochs + 1)
+    whole.train()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], value)
+    other = toy_runner(str(tmp_path / "c"), load_from=str(tmp_path / "a" / f"epoch_{trained.max_epochs}.pth"))
+    other.load_or_resume()
+    assert other.val() == trained.val()
+
+
 @pytest.mark.parametrize(("enable", "factor"), [(True, 2.0), (False, 1.0), (None, 1.0)])
 def test_auto_scale_lr_as_mmengine_spells_it(tmp_path, enable, factor):
     rates = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -345,3 +346,10 @@ def test_whatever_fails_at_the_end_of_a_run_the_rest_is_done(tmp_path):
         runner.train()
     assert (tmp_path / "epoch_1.pth").exists()
     assert (tmp_path / runner.timestamp / "metrics.jsonl").exists()
+
+
+def test_a_loop_without_epochs_says_after_which_iteration_it_goes_on(tmp_path):
+    toy_runner(str(tmp_path), max_iters=6).train()
+    resumed = toy_runner(str(tmp_path), max_iters=8, resume=True)
+    resumed.train()
+    assert "  begins     after iteration 6\n" in Path(resumed.folder.log_file).read_text()

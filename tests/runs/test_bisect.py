@@ -63,6 +63,7 @@ def at():
     from lazyengine.logging import MessageHub
     return MessageHub.get_current_instance().get_info("iter")
 """
+AT_ITERATION = "import lazyengine.logging as L; at = L.MessageHub.get_current_instance().get_info('iter')"
 CHANGES = """
     import torch
     from lazyengine.hooks import Hook
@@ -84,7 +85,7 @@ CHANGES = """
         @torch.no_grad()
         def flip(self, runner):
             bits = runner.model.state_dict()[self.name].view(torch.int32).view(-1)
-            bits[-1] ^= 1 << 20 if "running" in self.name else 1  # a smaller one fades until no checkpoint has it
+            bits[-1] ^= 1
 """
 
 
@@ -185,6 +186,8 @@ DIFFERENCES: dict[str, tuple[Way, int | None, str, str]] = {
     "threads, a sum": (threads, 0, "output", "scale"),
     "threads, a mean": (threads, 0, "output", "scale"),
 }
+FADES = ("a bit of net.1.running_mean at 141",)
+"""What nothing that was recorded shows: the bit is rounded away before the next checkpoint."""
 LONG = ("train_loop.max_epochs=45", "runner.val_loop=None", "runner.hooks.checkpoint.interval=3", KEPT)
 
 
@@ -225,7 +228,7 @@ def test_thirty_injected_differences_are_found_to_the_iteration(name, long_runs,
     if iteration is None:  # where the batches part by the log that the test kept of both
         mine, theirs = logbook.read(log), logbook.read(tmp_path / "log")
         iteration = min(key[0] for key in mine if mine[key]["hash"] != theirs[key]["hash"])
-    found = bisect(run, tmp_path / "other")
+    found = bisect(run, tmp_path / "other", whole=name in FADES)
     assert (found.iteration, found.kind) == (iteration, kind)
     assert what in found.name
     assert found.num_replays <= 2
@@ -269,6 +272,49 @@ def test_another_rate_is_found_in_the_state_before_the_step(run, tmp_path):
     found = bisect(run, other(tmp_path, lambda package: ["optimizer.weight_decay=0.5"]))
     assert (found.iteration, found.kind) == (0, "state of the optimizer")
     assert "weight_decay" in found.name
+
+
+LOSS = 'return {"loss": (out - y).square().mean()'
+
+
+def test_a_difference_that_no_later_checkpoint_has_is_found_by_the_records_that_it_left(run, tmp_path):
+    way = edited("net.py", LOSS, f"{AT_ITERATION}; {LOSS} + (at == 6)")
+    found = bisect(run, other(tmp_path, way))
+    assert (found.iteration, found.kind, found.name) == (6, "output", "the model")
+    assert found.interval == (5, 7)
+
+
+def test_a_difference_that_left_nothing_is_found_among_all_iterations(run, tmp_path, capsys):
+    there = other(tmp_path, edited("net.py", LOSS, f"{AT_ITERATION}; at == 6 and __import__('torch').rand(1); {LOSS}"))
+    assert command.main([str(run), str(there)]) == 0
+    assert "by what was recorded alone; --whole makes all iterations again" in capsys.readouterr().out
+    assert command.main([str(run), str(there), "--whole"]) == 1
+    assert capsys.readouterr().out.splitlines()[0] == "iteration 6: random streams: ['torch']"
+
+
+def averaged(momentum: float) -> Way:
+    def edit(package: Path) -> list[str]:
+        text = (package / "config.py").read_text().replace("import CheckpointHook", "import CheckpointHook, EMAHook")
+        hook = f"ema=L(EMAHook)(momentum={momentum}, begin_iter=6),\n        timer=L("
+        (package / "config.py").write_text(text.replace("timer=L(", hook))
+        return []
+
+    return edit
+
+
+def test_another_average_of_the_weights_is_found(tmp_path):
+    folders = [other(tmp_path / str(momentum), averaged(momentum)) for momentum in (0.1, 0.2)]
+    found = bisect(*folders)
+    assert (found.iteration, found.kind) == (6, "averaged weights")
+    assert "ema.ema_model" in found.name
+
+
+def test_a_gradient_that_differs_in_an_accumulated_batch_is_found_in_that(tmp_path):
+    accumulating = ["+runner.optim_wrapper.accumulative_counts=4"]
+    start(make_project(tmp_path / "home"), tmp_path / "run", KEPT, *accumulating)
+    way = layer(GRADIENT.replace("123", "5").replace("000001", "01"))
+    found = bisect(tmp_path / "run", other(tmp_path / "there", lambda package: [*way(package), *accumulating]))
+    assert (found.iteration, found.kind) == (5, "gradient")
 
 
 def accumulated(package: Path) -> list[str]:

@@ -62,8 +62,12 @@ def test_training_goes_on_after_ctrl_c(tmp_path, loop, accumulative_counts, capf
         runner.train()
     assert "Ctrl-C again stops now" in capfd.readouterr().err
     assert runner.num_iters_completed in (7, 8)  # with accumulation, at the next optimizer step
+    (interrupted,) = runner.folder.read()["starts"]
     runner.train()
     assert runner.num_iters_completed == 15
+    (start,) = runner.folder.read()["starts"]
+    assert (interrupted["ended"]["how"], start["ended"]["how"]) == ("stopped", "finished")
+    assert start["code"] == interrupted["code"] is not None  # which a resume compares
     assert equal(whole, runner)
     assert [s.state_dict() for s in whole.param_schedulers] == [s.state_dict() for s in runner.param_schedulers]
     assert whole.optim_wrapper.num_optimizer_steps == runner.optim_wrapper.num_optimizer_steps
