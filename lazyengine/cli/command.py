@@ -14,7 +14,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TextIO
 
 from ..config import ConfigError, ConfigFileError, LazyConfig, arguments_of
 from ..nesting import map_leaves
@@ -102,7 +102,7 @@ def command(
             try:
                 with ignore_broken_pipe():
                     args = parse_arguments(build_parser(), prepare(sys.argv[1:] if argv is None else argv))
-                    return _print(answer(args), getattr(args, "json", False))
+                    return _print(answer(args), args)
                 return 0
             except KeyboardInterrupt:
                 print("interrupted", file=sys.stderr)
@@ -135,21 +135,22 @@ def parse_arguments(parser: CommandParser, argv: Sequence[str]) -> argparse.Name
     return args
 
 
-def _print(answer: Any, is_json: bool) -> int:
+def _print(answer: Any, args: argparse.Namespace) -> int:
     """Print what a command answered, and return its exit code."""
     found, code = answer if isinstance(answer, tuple) else (answer, 0)
     if isinstance(found, int):
         return found
+    is_data = any(getattr(args, form, False) for form in ("json", "csv", "latex"))
     if not isinstance(found, str):
-        fields = (found.as_json() if hasattr(found, "as_json") else asdict(found)) if is_json else None
-        found = as_json(fields) if is_json else _fit(found.as_text())
-    print(found, flush=True)
+        fields = (found.as_json() if hasattr(found, "as_json") else asdict(found)) if is_data else None
+        found = as_json(fields) if is_data else found.as_text()
+    print(found if is_data else _fit(found, sys.stdout), flush=True)
     return code
 
 
-def _fit(text: str) -> str:
-    """Break lines that are longer than the terminal is wide between words; what is piped stays as it is."""
-    if not sys.stdout.isatty():
+def _fit(text: str, stream: TextIO) -> str:
+    """Break lines that are longer than a terminal is wide between words; what is piped stays as it is."""
+    if not stream.isatty():
         return text
     width = shutil.get_terminal_size().columns
     return "\n".join(_fill_line(line, width) for line in text.splitlines())
@@ -191,7 +192,7 @@ def ignore_broken_pipe() -> Iterator[None]:
 
 def say(line: str) -> None:
     """Print to stderr what happens."""
-    print(line, file=sys.stderr, flush=True)
+    print(_fit(line, sys.stderr), file=sys.stderr, flush=True)
 
 
 def say_running(line: str) -> None:
