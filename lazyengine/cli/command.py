@@ -157,10 +157,10 @@ def _fit(text: str, stream: TextIO) -> str:
 
 
 def load_config(path: str, overrides: Sequence[str] = (), *mixins: str, needs_runner: bool = True) -> Any:
-    """Load a config, or the one that a run folder keeps, and apply overrides.
+    """Load a config and apply overrides.
 
     Args:
-        path: The config, or the folder.
+        path: The config.
         overrides: Changes to it.
         *mixins: Configs that change it before, in order.
         needs_runner: Refuse one that describes no experiment.
@@ -168,10 +168,6 @@ def load_config(path: str, overrides: Sequence[str] = (), *mixins: str, needs_ru
     Raises:
         ConfigError: For anything wrong with it.
     """
-    if os.path.isdir(path):
-        folder, path = path, os.path.join(path, "config.py")
-        if not os.path.isfile(path):
-            raise ConfigFileError(f"{folder!r} is a folder without config.py. Name a config, or the folder of a run.")
     cfg = LazyConfig.apply_overrides(LazyConfig.load(path, *mixins), list(overrides))
     if needs_runner and not hasattr(cfg, "runner"):
         raise ConfigError(
@@ -179,6 +175,19 @@ def load_config(path: str, overrides: Sequence[str] = (), *mixins: str, needs_ru
             f"are {', '.join(sorted(arguments_of(cfg))) or 'none'}"
         )
     return cfg
+
+
+def config_in(path: str) -> str:
+    """Return a config that was named, by itself or by the run folder that keeps it.
+
+    Raises:
+        ConfigFileError: The folder keeps none.
+    """
+    if not os.path.isdir(path):
+        return path
+    if not os.path.isfile(found := os.path.join(path, "config.py")):
+        raise ConfigFileError(f"{path!r} is a folder without config.py. Name a config, or the folder of a run.")
+    return found
 
 
 @contextlib.contextmanager
