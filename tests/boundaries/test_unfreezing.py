@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +17,7 @@ from lazyengine.hooks import Hook, UnfreezeHook
 from lazyengine.model import ModelSetup, evaluating, freeze_parameters, unfreeze_parameters
 from lazyengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper, OptimWrapperDict, param_groups
 from lazyengine.runner import IterBasedTrainLoop
+from tests.ports import free_port
 
 from .test_optimizers import flat, killed_and_resumed, runner_of
 
@@ -167,7 +167,4 @@ def on_rank(rank: int, port: int) -> None:
 
 
 def test_two_ranks_synchronize_what_was_unfrozen():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    spawn(on_rank, (port,), nprocs=2)
+    spawn(on_rank, (free_port(),), nprocs=2)
