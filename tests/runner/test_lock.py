@@ -10,7 +10,7 @@ import time
 import pytest
 
 from lazyengine.checkpoint import saving
-from lazyengine.cli import train as command
+from lazyengine.cli.mistakes import refuse
 from lazyengine.hooks import CheckpointHook
 from lazyengine.runner import lock
 from lazyengine.runner.folder import RunFolder
@@ -103,7 +103,7 @@ def test_a_busy_folder_is_exit_code_75_and_stays_as_it_is(tmp_path, capsys):
             runner.train()
     finally:
         folder.FolderLock = original
-    assert command.refuse(busy.value) == 75
+    assert refuse(busy.value) == 75
     assert "trains in it" in capsys.readouterr().err
     assert json.loads((tmp_path / lock.NAME).read_text()) == content
     assert not list(tmp_path.glob("*.pth"))
