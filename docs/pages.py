@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+from notebooks import as_markdown  # noqa: E402 - beside this file, which mkdocs loads by its path
+
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add every page below lazyengine/ and projects/, and the pictures there, under their paths in the repository."""
+    """Add the notebooks as pages, and every page below lazyengine/ and projects/, and the pictures there."""
     for folder in ("lazyengine", "projects"):
         for path in sorted((ROOT / folder).rglob("*")):
             if path.suffix in (".md", ".png") and "templates" not in path.parts:
                 files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
+    for path in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        page = as_markdown(json.loads(path.read_text(encoding="utf-8")))
+        page += f"\n[The notebook]({path.name}) itself.\n"
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=page))
     return files
 
 

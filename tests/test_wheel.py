@@ -31,10 +31,8 @@ def pip(*args: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel from a copy, so that nothing is left in the repository."""
-    folder = tmp_path_factory.mktemp("wheel")
+def build_wheel(folder: Path) -> Path:
+    """Build the wheel in a folder from a copy, so that nothing is left in the repository."""
     source = folder / "source"
     source.mkdir()
     for name in ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
@@ -45,6 +43,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip("wheel", str(source), "--no-build-isolation", "--wheel-dir", str(folder))
     (found,) = folder.glob("*.whl")
     return found
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 def test_it_holds_the_package_and_no_more(wheel):

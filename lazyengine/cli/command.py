@@ -9,11 +9,12 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TextIO
 
 from ..config import ConfigError, ConfigFileError, LazyConfig, arguments_of
 from ..nesting import map_leaves
@@ -101,7 +102,7 @@ def command(
             try:
                 with ignore_broken_pipe():
                     args = parse_arguments(build_parser(), prepare(sys.argv[1:] if argv is None else argv))
-                    return _print(answer(args), getattr(args, "json", False))
+                    return _print(answer(args), args)
                 return 0
             except KeyboardInterrupt:
                 print("interrupted", file=sys.stderr)
@@ -134,23 +135,32 @@ def parse_arguments(parser: CommandParser, argv: Sequence[str]) -> argparse.Name
     return args
 
 
-def _print(answer: Any, is_json: bool) -> int:
+def _print(answer: Any, args: argparse.Namespace) -> int:
     """Print what a command answered, and return its exit code."""
     found, code = answer if isinstance(answer, tuple) else (answer, 0)
     if isinstance(found, int):
         return found
+    is_data = any(getattr(args, form, False) for form in ("json", "csv", "latex"))
     if not isinstance(found, str):
-        fields = (found.as_json() if hasattr(found, "as_json") else asdict(found)) if is_json else None
-        found = as_json(fields) if is_json else found.as_text()
-    print(found, flush=True)
+        fields = (found.as_json() if hasattr(found, "as_json") else asdict(found)) if is_data else None
+        found = as_json(fields) if is_data else found.as_text()
+    print(found if is_data else _fit(found, sys.stdout), flush=True)
     return code
 
 
+def _fit(text: str, stream: TextIO) -> str:
+    """Break lines that are longer than a terminal is wide between words; what is piped stays as it is."""
+    if not stream.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(_fill_line(line, width) for line in text.splitlines())
+
+
 def load_config(path: str, overrides: Sequence[str] = (), *mixins: str, needs_runner: bool = True) -> Any:
-    """Load a config, or the one that a run folder keeps, and apply overrides.
+    """Load a config and apply overrides.
 
     Args:
-        path: The config, or the folder.
+        path: The config.
         overrides: Changes to it.
         *mixins: Configs that change it before, in order.
         needs_runner: Refuse one that describes no experiment.
@@ -158,10 +168,6 @@ def load_config(path: str, overrides: Sequence[str] = (), *mixins: str, needs_ru
     Raises:
         ConfigError: For anything wrong with it.
     """
-    if os.path.isdir(path):
-        folder, path = path, os.path.join(path, "config.py")
-        if not os.path.isfile(path):
-            raise ConfigFileError(f"{folder!r} is a folder without config.py. Name a config, or the folder of a run.")
     cfg = LazyConfig.apply_overrides(LazyConfig.load(path, *mixins), list(overrides))
     if needs_runner and not hasattr(cfg, "runner"):
         raise ConfigError(
@@ -169,6 +175,19 @@ def load_config(path: str, overrides: Sequence[str] = (), *mixins: str, needs_ru
             f"are {', '.join(sorted(arguments_of(cfg))) or 'none'}"
         )
     return cfg
+
+
+def config_in(path: str) -> str:
+    """Return a config that was named, by itself or by the run folder that keeps it.
+
+    Raises:
+        ConfigFileError: The folder keeps none.
+    """
+    if not os.path.isdir(path):
+        return path
+    if not os.path.isfile(found := os.path.join(path, "config.py")):
+        raise ConfigFileError(f"{path!r} is a folder without config.py. Name a config, or the folder of a run.")
+    return found
 
 
 @contextlib.contextmanager
@@ -182,7 +201,7 @@ def ignore_broken_pipe() -> Iterator[None]:
 
 def say(line: str) -> None:
     """Print to stderr what happens."""
-    print(line, file=sys.stderr, flush=True)
+    print(_fit(line, sys.stderr), file=sys.stderr, flush=True)
 
 
 def say_running(line: str) -> None:

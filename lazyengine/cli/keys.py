@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from typing import Any
 
 from ..config import Config
@@ -14,8 +15,14 @@ from ..config.signature import Signature
 from ..text import table
 
 
-def format_keys(cfg: Config, prefix: str = "") -> str:
-    """Return what can be overridden below a path: name, type, value, default, first line of its documentation."""
+def format_keys(cfg: Config, prefix: str = "", columns: int | None = None) -> str:
+    """Return what can be overridden below a path: name, type, value, default, first line of its documentation.
+
+    Args:
+        cfg: The config.
+        prefix: The path; `""` for all.
+        columns: Width of the terminal that is to show it; None for a table with a line for each name.
+    """
     root = lookup(cfg, prefix, Ref((prefix,), None, "--keys")) if prefix else cfg
     rows = [("name", "type", "value", "default", "documentation")]
     for path, value in walk(root, prefix):
@@ -35,7 +42,22 @@ def format_keys(cfg: Config, prefix: str = "") -> str:
             for name, child in given.items():
                 if type(child) is not Node:
                     rows.append((join_path(path, name), type(child).__name__, brief(child, 40), "-", ""))
-    return table(rows)
+    return table(rows) if columns is None else "\n".join(_as_entry(*row, columns) for row in rows[1:])
+
+
+def _as_entry(name: str, typed: str, value: str, default: str, documentation: str, columns: int) -> str:
+    """Return lines of at most so many columns: the name with its value, then what else is known, indented."""
+    about = [part for part, is_known in ((typed, typed != "-"), (f"default {default}", default != "-")) if is_known]
+    if documentation and not documentation.endswith("."):
+        documentation += " ..."  # it goes on there
+    below = f"{', '.join(about)}. {documentation}" if about and documentation else ", ".join(about) or documentation
+    indent = " " * 4
+    return "\n".join(
+        [
+            *textwrap.wrap(name if value == "-" else f"{name} = {value}", columns, subsequent_indent=indent * 2),
+            *textwrap.wrap(below, columns, initial_indent=indent, subsequent_indent=indent),
+        ]
+    )
 
 
 _PARAMETER = re.compile(r"^[ \t]*(?:\*\*|:param )?`{0,2}(\w+)`{0,2}[ \t]*(?:\([^\n]*\))?[ \t]*:[ \t]*([^\n]*)", re.M)

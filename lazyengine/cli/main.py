@@ -10,6 +10,7 @@ from importlib import import_module
 
 from .. import __version__
 from ..text import did_you_mean, listed
+from .mistakes import show_failure
 
 # Name: (module of this package, arguments put before the others, what it does).
 COMMANDS: dict[str, tuple[str, list[str], str]] = {
@@ -77,4 +78,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     module, before, _ = COMMANDS[name]
     sys.argv[0] = f"lazyengine {name}"  # what the command's own --help calls it
+    if argv is None:
+        sys.excepthook = show_failure
     return import_module(f".{module}", __package__).main([*before, *rest])

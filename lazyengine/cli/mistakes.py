@@ -6,12 +6,17 @@ import contextlib
 import functools
 import os
 import sys
+import sysconfig
 import traceback
+from types import TracebackType
 
 from ..errors import UsageError
 
 _ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _HIDDEN = (_ENGINE, contextlib.__file__, functools.__file__)  # what stands between the engine and the code it calls
+
+_STANDARD = sysconfig.get_path("stdlib") + os.sep
+_WHOLE = "LAZYENGINE_WHOLE_TRACEBACK"
 
 
 def report(error: Exception) -> None:
@@ -30,6 +35,23 @@ def refuse(error: Exception) -> int:
         raise error
     report(error)
     return getattr(error, "exit_code", 2)
+
+
+def show_failure(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a failed run's traceback from the user's first frame on; the log file of the run has the whole.
+
+    It stands in for ``sys.excepthook``. What no code of the user's is in, a defect of the engine, is printed whole.
+    """
+    shown = traceback.TracebackException(kind, error, trace)
+    own = [number for number, frame in enumerate(shown.stack) if _is_users(frame.filename)]
+    if own and not os.environ.get(_WHOLE):
+        shown.stack = traceback.StackSummary.from_list(shown.stack[own[0] :])
+        print(f"{own[0]} frames before those of your code are left out; {_WHOLE}=1 shows them.", file=sys.stderr)
+    print("".join(shown.format()), end="", file=sys.stderr)
+
+
+def _is_users(file: str) -> bool:
+    return not file.startswith((_ENGINE, "<frozen", _STANDARD)) and f"{os.sep}site-packages{os.sep}" not in file
 
 
 def is_mistake(error: Exception) -> bool:

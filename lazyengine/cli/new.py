@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> object:
     """Make a project."""
     files = make_project(args.name, args.template)
     made = "\n".join(f"  {os.path.join(args.name, name)}" for name in files)
-    return f"{made}\n\nmade. Now:\n  cd {args.name}\n  lazyengine train configs/base.py\n  pytest"
+    return f"{made}\n\nmade. Now:\n  cd {args.name}\n  lazyengine train configs/base.py\n  python -m pytest"
 
 
 def make_project(folder: str | os.PathLike[str], template: str = "classification") -> list[str]:

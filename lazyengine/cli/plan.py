@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..config import ConfigError
-from .command import CommandParser, add_config, as_json, command, load_config, make_parser
+from .command import CommandParser, add_config, as_json, command, config_in, load_config, make_parser
 
 
 def build_parser() -> CommandParser:
@@ -53,7 +53,7 @@ def maker_of(config: str, overrides: Sequence[str], folder: str) -> Callable[[],
     Raises:
         ConfigError: The config has no runner.
     """
-    cfg = load_config(config, overrides)
+    cfg = load_config(config_in(config), overrides)
 
     def make() -> Any:
         from ..runner import Runner

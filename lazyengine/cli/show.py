@@ -17,11 +17,13 @@ line, is wrong.
 from __future__ import annotations
 
 import argparse
+import shutil
+import sys
 from typing import Any
 
 from ..config import check_config, diff, format_tree
 from ..config.saving import check_saving
-from .command import CommandParser, add_overrides, as_json, command, load_config, make_parser
+from .command import CommandParser, add_overrides, as_json, command, config_in, load_config, make_parser
 from .keys import format_keys
 
 
@@ -45,9 +47,9 @@ def build_parser() -> CommandParser:
 @command(build_parser)
 def main(args: argparse.Namespace) -> object:
     """Show a config."""
-    cfg = load_config(args.file, args.overrides, needs_runner=args.hooks)
+    cfg = load_config(config_in(args.file), args.overrides, needs_runner=args.hooks)
     if args.diff is not None:
-        found = diff(cfg, load_config(args.diff, needs_runner=False))
+        found = diff(cfg, load_config(config_in(args.diff), needs_runner=False))
         text = as_json([each._asdict() for each in found]) if args.json else "\n".join(map(str, found))
         return text or "no difference", 1 if found else 0
     if args.check:
@@ -57,7 +59,7 @@ def main(args: argparse.Namespace) -> object:
     if args.hooks:
         return _hooks(cfg)
     if args.keys is not None:
-        return format_keys(cfg, args.keys)
+        return format_keys(cfg, args.keys, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
     return format_tree(cfg, defaults=not args.no_defaults, blame=args.blame)
 
 

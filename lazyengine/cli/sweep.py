@@ -62,7 +62,8 @@ def main(args: argparse.Namespace) -> object:
         rows = [("trial", "changes"), *((f"{n:04d}", " ".join(each)) for n, each in enumerate(trials))]
         more = search.num_trials - len(trials)
         return table(rows) + (f"\n... and {more} more" if more else "")
-    folder = args.work_dir or os.path.join("work_dirs", f"{default_experiment_name(args.config)}_sweep")
+    name = default_experiment_name(args.config)
+    folder = args.work_dir or os.path.join("work_dirs", name if name.endswith("sweep") else f"{name}_sweep")
     launcher = launcher_of(args, folder, capacity=args.jobs, report=say)
     found = sweep(search, folder, launcher, storage=args.storage, num_ranks=args.ranks, report=say)
     trials = [{"folder": each.folder, **asdict(each)} for each in found.ranked()]

@@ -1,0 +1,187 @@
+"""The errors of the first hour with every command but train: exit code 2, and a message that says what to do.
+
+Those of train and of config files are in `tests/test_errors_first_hour.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lazyengine.cli.main import main
+from tests.test_errors_first_hour import CONFIG, PARTS
+
+REPO = Path(__file__).resolve().parents[2]
+SEARCH = ["--objective", "accuracy/top1", "--trials", "2"]
+MISTAKES = [
+    ("show confg.py", ["'confg.py' does not exist", "Did you mean 'config.py'?"]),
+    ("show config.py --keys optimzer", ["'optimzer'", "Did you mean 'optimizer'?"]),
+    ("show config.py --diff nothere.py", ["'nothere.py' does not exist"]),
+    ("show norunner.py --hooks", ["norunner.py has no `runner`", "LazyCall(Runner)", "optimizer"]),
+    ("show empty", ["'empty' is a folder without config.py", "the folder of a run"]),
+    ("train empty", ["empty", "a folder"]),
+    ("test config.py --work-dir fresh", ["no checkpoint in fresh", "--checkpoint"]),
+    ("plan config.py --gpu Z100", ["--gpu Z100: not known", "Did you mean 'V100'?", "H200"]),
+    ("plan config.py --against nothere.py", ["'nothere.py' does not exist"]),
+    ("plan config.py --ranks 0", ["--ranks 0", "at least 1 rank"]),
+    ("summary config.py model.widht=3", ["model is Net", "Did you mean 'width'?", "Nothing was changed"]),
+    ("summary norunner.py", ["has no `runner`"]),
+    ("profile config.py --steps 0", ["--steps 0", "at least 1"]),
+    ("profile config.py --steps 10", ["fewer than 26 iterations", "lower --steps 10"]),
+    ("lr-find run@999", ["iteration 998", "iterations 0 to 1"]),
+    ("lr-find config.py --low 1 --high 0.1", ["low=1.0, high=0.1", "0 < low < high"]),
+    ("batch-find config.py --gpu Z100", ["--gpu Z100: not known", "H100"]),
+    ("batch-find config.py --memory 1e-9", ["a batch of 1 needs", "bytes at its peak"]),
+    ("batch-find config.py --memory 1 --key train_loop.dataloader.batchsize", ["Did you mean 'batch_size'?"]),
+    ("schedule config.py ~runner.optim_wrapper", ["the schedule needs", "missing: optim_wrapper"]),
+    ("plot nothere", ["nothere does not exist"]),
+    ("plot run --keys los", ["no curve is called 'los'", "There are"]),
+    ("compare empty", ["empty is no run that has logged", "it holds nothing"]),
+    ("compare run --sort los", ["no column is called 'los'", "There are"]),
+    ("table nothere.py", ["nothere.py is no file", "defines `table`"]),
+    ("table norunner.py", ["defines no `table`", "table = Table(...)"]),
+    ("report empty", ["empty is no run that has logged"]),
+    ("query run selct", ["'selct'", "The views are runs, metrics and events"]),
+    ("query nothere select", ["nothere is no folder"]),
+    ("rerun nothere", ["nothere does not exist"]),
+    ("replay run --iter abc", ["--iter abc", "such as 700"]),
+    ("replay run --iter 999", ["iteration 999", "iterations 0 to 1"]),
+    ("replay run --iter 0 --at net", ["add --pdb"]),
+    ("bisect run nothere", ["nothere does not exist"]),
+    ("sweep config.py optimizer.lr=log_uniform(1e-4,1e-1)", ["needs an objective", "val/accuracy/top1"]),
+    (["sweep", "config.py", "optimizer.lr=log_unifrm(1e-4,1e-1)", *SEARCH], ["Did you mean 'log_uniform'?"]),
+    (["sweep", "config.py", "optimzer.lr=grid(1,2)", *SEARCH, "--dry-run"], ["Did you mean 'optimizer'?"]),
+    (["sweep", "config.py", "optimizer.lr=uniform(1,2)", *SEARCH, "--sampler", "tpx"], ["Did you mean 'tpe'?"]),
+    ("submit config.py --on sge", ["--on sge", "local, slurm, ray"]),
+    ("submit config.py --on slurm --slurm partition", ["--slurm partition", "KEY=VALUE"]),
+    ("submit norunner.py", ["has no `runner`"]),
+    ("fork run@1", ["name its folder by --work-dir"]),
+    ("fork run@999 --work-dir new", ["iteration 998", "iterations 0 to 1"]),
+    ("ps nothere", ["nothere is no folder"]),
+    ("stop run", ["nothing trains in run", "lazyengine ps"]),
+    ("clean run --keep foo", ["foo is not accepted", "best, last"]),
+    ("clean nothere", ["nothere is no folder"]),
+    ("export nothere", ["nothere is no run folder"]),
+    ("export run", ["no best checkpoint in run", "epoch_1.pth"]),
+    ("export run --checkpoint latest --fields nothere", ["--fields nothere", "x", "label"]),
+    ("export run --checkpoint latest --format torch-export --output a.bin", ["a.bin", ".pt2"]),
+    ("check confg.py --exact", ["Did you mean 'config.py'?"]),
+    ("evaluate nothere.pt --metric Accuracy", ["no file nothere.pt", "DumpResults"]),
+    ("evaluate config.py --metric Accuracy", ["config.py", ".jsonl"]),
+    ("port nothere", ["nothere does not exist", "Name a file or folder"]),
+    ("new 1st", ["'1st' cannot be the name", "my-shapes"]),
+    ("trian config.py", ["no command 'trian'", "Did you mean 'train'?"]),
+]
+MISSING = [  # the module that is not there; the command; its code, what it prints without, what it says
+    ("matplotlib", "plot run --keys train/* --output curves.png", "┤", "lazyengine[plot]"),
+    ("matplotlib", "schedule config.py --output schedule.png", "┤", "lazyengine[plot]"),
+    ("safetensors", "export run --checkpoint latest", "", "lazyengine[export]"),
+    ("onnx", "export run --checkpoint latest --format onnx", "", "lazyengine[onnx]"),
+    ("libcst", "port config.py --to ported", "", "lazyengine[port]"),
+    (
+        "optuna",
+        "sweep config.py optimizer.lr=uniform(1,2) --objective accuracy/top1 --trials 2",
+        "",
+        "lazyengine[sweep]",
+    ),
+    ("submitit", "submit config.py --on slurm", "", "lazyengine[slurm]"),
+    ("ray", "submit config.py --on ray", "", "lazyengine[ray]"),
+]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project with one experiment and a run of it; what was imported from it is forgotten afterwards."""
+    folder = tmp_path_factory.mktemp("project")
+    logged = CONFIG.replace(
+        "import CheckpointHook, LoggerHook", "import CheckpointHook, IterTimerHook, LoggerHook, RuntimeInfoHook"
+    ).replace('hooks = {"logger"', 'hooks = {"info": L(RuntimeInfoHook)(), "timer": L(IterTimerHook)(), "logger"')
+    for name, text in (("pyproject.toml", ""), ("parts.py", PARTS), ("config.py", logged)):
+        (folder / name).write_text(text)
+    (folder / "norunner.py").write_text("from .config import *\ndel runner\n")
+    (folder / "empty").mkdir()
+    with contextlib.chdir(folder):
+        assert main(["train", "config.py"]) == 0
+    yield folder
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(str(folder)):
+            del sys.modules[name]
+
+
+@pytest.fixture(autouse=True)
+def inside(project, monkeypatch):
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(sys, "argv", ["lazyengine"])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"), MISTAKES, ids=[line if isinstance(line, str) else " ".join(line) for line, _ in MISTAKES]
+)
+def test_a_mistake_ends_with_a_message_and_exit_code_2(line, expected, capsys):
+    assert main(line.split() if isinstance(line, str) else line) == 2
+    err = capsys.readouterr().err
+    assert not [part for part in expected if part not in err], err
+    assert "Traceback" not in err
+    assert len(err.splitlines()) < 6
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "printed", "extra"), MISSING, ids=[f"{m[0]}-{m[1].split()[0]}" for m in MISSING]
+)
+def test_a_missing_extra_is_named_and_the_rest_is_done(module, line, printed, extra, capsys, monkeypatch):
+    for name in [each for each in sys.modules if each == module or each.startswith(f"{module}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main(line.split()) == 2
+    captured = capsys.readouterr()
+    assert extra in captured.err
+    assert printed in captured.out
+    assert "Traceback" not in captured.err
+
+
+def fail(project: Path, work_dir: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Train in a process of its own until the model fails."""
+    words = ["lazyengine", "train", "config.py", "model.fault=labels", "--work-dir", str(work_dir)]
+    env = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", **environment}
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=project, env=env, capture_output=True, text=True, check=False, timeout=200
+    )
+    assert done.returncode == 1
+    return done
+
+
+def test_a_failing_run_prints_its_traceback_once_from_the_users_frame_on_and_the_hint_last(project, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "lazyengine",
+        "train",
+        "config.py",
+        "model.fault=labels",
+        "--work-dir",
+        str(tmp_path),
+    ]
+    env = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 1
+    assert (done.stdout + done.stderr).count("Traceback (most recent call last)") == 1
+    lines = done.stderr.splitlines()
+    frames = [line for line in lines if line.startswith("  File")]
+    assert f'File "{project / "parts.py"}", line' in frames[0]
+    assert "lazyengine/runner" not in done.stderr
+    assert lines[-1] == "in training iteration 0 (epoch 0, batch 0) on {x: float32[4, 2], label: int64[4]}"
+    (log,) = tmp_path.glob("2*/*.log")
+    assert "lazyengine/runner/loops.py" in log.read_text()
+
+
+def test_the_whole_traceback_is_shown_to_who_asks(project, tmp_path):
+    done = fail(project, tmp_path, LAZYENGINE_WHOLE_TRACEBACK="1")
+    assert "lazyengine/runner/loops.py" in done.stderr
+    assert "left out" not in done.stderr
