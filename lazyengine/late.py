@@ -19,10 +19,10 @@ def late_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[st
     below ``if TYPE_CHECKING:`` in the package's ``__init__.py``, the same that a type checker reads.
 
     Args:
-        package: The package's ``__name__``. No name may be that of a module, nor be imported by another one.
+        package: The package's ``__name__``. No name may be that of a module, nor be imported as another one.
     """
     loader: Any = sys.modules[package].__spec__.loader  # type: ignore[union-attr]
-    imports = _IMPORT.findall(loader.get_source(package))
+    imports = _IMPORT.findall(re.sub(r" *#.*", "", loader.get_source(package)))
     module_of = {name: module for module, *names in imports for name in re.findall(r"\w+", "".join(names))}
 
     def get(name: str) -> Any:
