@@ -9,7 +9,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lazyengine.logging import MetricsWriter, read_metrics
@@ -76,6 +76,7 @@ def as_bytes(records: list[tuple[str, int, dict[str, object]]]) -> bytes:
     return "".join(json.dumps(line) + "\n" for line in lines).encode()
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a machine that does much else
 @given(st.lists(RECORDS, max_size=3), st.integers(0, 100))
 def test_columns_say_what_the_reader_says(tmp_path_factory, files, cut):
     """However the files are divided by resumes, and wherever the reading was interrupted."""
