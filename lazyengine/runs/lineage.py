@@ -80,8 +80,9 @@ def read_starts(path: Path) -> list[Start]:
     content = read_run_file(path, _ADVICE)
     listed = _listed(path, content)
     known = {start.folder.name for start in listed}
-    with os.scandir(path) as entries:
-        folders = [path, *(path / entry.name for entry in entries if entry.name not in known and entry.is_dir())]
+    folders = [path]
+    with contextlib.suppress(OSError), os.scandir(path) as entries:  # it may be deleted meanwhile
+        folders += [path / entry.name for entry in entries if entry.name not in known and entry.is_dir()]
     files = [file for file in (folder / METRICS_FILE for folder in folders) if file.is_file()]
     files.sort(key=lambda file: [(int(n or -1), text) for n, text in re.findall(r"(\d+)|(\D+)", str(file.parent))])
     pending = begun_anew(path) if content.get("moving") is not None else None
