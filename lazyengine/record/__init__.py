@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .environment import collect_env, write_env
     from .experiment import as_line, built_values, changed_lines, changed_values, flat_config, saved_config
     from .recorder import Recorder
-    from .run_file import CODE_FOLDER, ENV_FILE, FORMAT, RUN_FILE, START_FILE, read_run_file
+    from .run_file import CODE_FOLDER, ENV_FILE, FORMAT, PRUNED_FILE, RUN_FILE, START_FILE, read_run_file
 
 __all__ = [  # noqa: RUF022 - in reading order
     "Recorder",
@@ -33,6 +33,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "RUN_FILE",
     "START_FILE",
     "ENV_FILE",
+    "PRUNED_FILE",
     "FORMAT",
     "read_run_file",
     # the experiment
@@ -53,6 +54,6 @@ __getattr__, __dir__ = late_names(
         ".environment": ("collect_env", "write_env"),
         ".experiment": ("as_line", "built_values", "changed_lines", "changed_values", "flat_config", "saved_config"),
         ".recorder": ("Recorder",),
-        ".run_file": ("CODE_FOLDER", "ENV_FILE", "FORMAT", "RUN_FILE", "START_FILE", "read_run_file"),
+        ".run_file": ("CODE_FOLDER", "ENV_FILE", "FORMAT", "PRUNED_FILE", "RUN_FILE", "START_FILE", "read_run_file"),
     },
 )

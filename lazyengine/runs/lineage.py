@@ -14,7 +14,7 @@ from typing import Any
 
 from ..checkpoint import Pending, pending_in
 from ..logging import METRICS_FILE
-from ..record import ENV_FILE, RUN_FILE, START_FILE, read_run_file
+from ..record import ENV_FILE, PRUNED_FILE, RUN_FILE, START_FILE, read_run_file
 
 _ADVICE = "Restore it, or move it away: the starts are then ordered by the names of their folders."
 
@@ -152,6 +152,16 @@ def _unlisted(number: int, folder: Path) -> Start:
     kind = "evaluate" if modes <= {"val", "test", ""} else "train"
     origin = None if step is None else {"run_id": None, "path": None, "iter": step, "epoch": None, "hash": None}
     return Start(number, kind, folder, origin=origin, code=_code_of(folder))
+
+
+def how_ended(path: Path, start: Start) -> str | None:
+    """Return how a start of a run ended, ``"pruned"`` where a sweep ended it early; None where nobody wrote it down."""
+    ended = start.ended or {}
+    if ended.get("how") == "finished" and (path / PRUNED_FILE).is_file():
+        with contextlib.suppress(OSError, ValueError, KeyError):  # one that went on later has got further
+            if json.loads((path / PRUNED_FILE).read_text(encoding="utf-8"))["iter"] == ended["iter"]:
+                return "pruned"
+    return ended.get("how")
 
 
 def changes_of(starts: Iterable[Start]) -> dict[str, list[dict[str, Any]]]:

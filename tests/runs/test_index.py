@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lazyengine.logging import MetricsWriter, read_metrics
-from lazyengine.runs import read_outlines, read_run
+from lazyengine.record import PRUNED_FILE
+from lazyengine.runs import read_outlines, read_run, status_of
 from lazyengine.runs.columns import Part, append, join, pack, parts_in, unpack
 from lazyengine.runs.index import INDEX_FILE, Index, find_run_folders
 
@@ -194,6 +195,17 @@ def test_many_new_runs_are_read_by_several_processes(tmp_path, monkeypatch):
         list_starts(tmp_path / f"run{number}", {"folder": "20260131_120000"})
     monkeypatch.delitem(__import__("sys").modules, "torch")  # as in the command, which has not imported it
     assert by_index(tmp_path) == by_reader(tmp_path)
+
+
+@pytest.mark.parametrize(("iteration", "state"), [(3, "pruned"), (5, "finished")])
+def test_a_trial_that_was_pruned_has_not_finished_unless_it_went_on(tmp_path, iteration, state):
+    run = tmp_path / "run"
+    record(run / "20260131_120000", range(1, 6), 1.0)
+    list_starts(run, {"folder": "20260131_120000", "ended": {"how": "finished", "iter": iteration, "reason": ""}})
+    (run / PRUNED_FILE).parent.mkdir()
+    (run / PRUNED_FILE).write_text('{"iter": 3, "value": 0.5}')
+    assert [outline.state for outline in read_outlines([tmp_path])] == [state]
+    assert status_of(run).state == state
 
 
 def test_a_damaged_run_is_named_and_the_others_are_read(root):
