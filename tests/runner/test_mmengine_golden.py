@@ -184,7 +184,8 @@ def test_results_from_a_file_reach_a_metric_in_the_same_chunks():
 
     class Sees(BaseMetric):
         def process(self, data_batch, data_samples):
-            calls.append([type(data_samples).__name__, len(data_samples), type(data_samples[0]).__name__])
+            kind = "list" if isinstance(data_samples, list) else type(data_samples).__name__
+            calls.append([kind, len(data_samples), type(data_samples[0]).__name__])
             self.results.append(1)
 
         def compute_metrics(self, results):
