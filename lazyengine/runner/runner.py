@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
