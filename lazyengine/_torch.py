@@ -27,7 +27,7 @@ try:
     from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
     _foreach_norm: Any = getattr(torch, "_foreach_norm")  # noqa: B009
-    _foreach_mul: Any = getattr(torch, "_foreach_mul_")  # noqa: B009
+    _FOREACH: Any = {name: getattr(torch, f"_foreach_{name}") for name in ("copy_", "lerp_", "mul_")}
     _check_and_unscale: Any = getattr(torch, "_amp_foreach_non_finite_check_and_unscale_")  # noqa: B009
     _STEP_WRAPPER: Any = Optimizer.profile_hook_step(lambda: None).__code__  # around the step of every optimizer class
     PRIVATE = True
@@ -142,15 +142,6 @@ def let_workers_start_anew(loader: Any) -> bool:
     return False
 
 
-def multiply(tensors: list[Tensor], factor: float) -> None:
-    """Multiply tensors by a number in place; at once, or one after the other."""
-    if PRIVATE and tensors:
-        _foreach_mul(tensors, factor)
-        return
-    for tensor in tensors:
-        tensor.mul_(factor)
-
-
 def batch_norms() -> tuple[type[_BatchNorm], ...]:
     """Return the classes that all of torch's batch norms are of, for `isinstance`."""
     return (_BatchNorm,) if PRIVATE else (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -161,22 +152,19 @@ def instance_norms() -> tuple[type[_InstanceNorm], ...]:
     return (_InstanceNorm,) if PRIVATE else (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
-def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
-    """Copy each source into its target, in one call where that is possible."""
-    if PRIVATE:
-        torch._foreach_copy_(targets, sources)  # pyright: ignore[reportPrivateImportUsage]
-        return
-    for target, source in zip(targets, sources, strict=True):
-        target.copy_(source)
+def change_all(method: str, tensors: list[Tensor], *arguments: Any) -> None:
+    """Call a method that works in place on each tensor, in one call where that is possible.
 
-
-def lerp_all(targets: list[Tensor], sources: list[Tensor], weight: float) -> None:
-    """Move each target towards its source by a part of the way, in one call where that is possible."""
-    if PRIVATE:
-        torch._foreach_lerp_(targets, sources, weight)  # pyright: ignore[reportPrivateImportUsage]
+    Args:
+        method: ``"copy_"``, ``"lerp_"`` or ``"mul_"``.
+        tensors: What is changed.
+        *arguments: Of the method; a list holds one for each tensor.
+    """
+    if PRIVATE and tensors:
+        _FOREACH[method](tensors, *arguments)
         return
-    for target, source in zip(targets, sources, strict=True):
-        target.lerp_(source, weight)
+    for i, tensor in enumerate(tensors):
+        getattr(tensor, method)(*(each[i] if isinstance(each, list) else each for each in arguments))
 
 
 def holds_other_tensors(tensor: Tensor) -> bool:

@@ -15,6 +15,7 @@ FORMAT_VERSION = 2
 NEEDED = ("state_dict", "optimizer", "train_loop", "param_schedulers")
 """Entries without which nothing can be resumed."""
 _NO_TENSOR = (str, bytes, list, tuple)
+_STEP_COUNTS = ("num_optimizer_steps", "num_steps_owed", "inner_count", "num_consecutive_skips", "num_accumulated")
 _COUNTS = ("epoch", "iter", "batch", "samples")
 
 
@@ -89,7 +90,10 @@ def _is_optimizer(state: Any) -> bool:
     groups, states, counters = state["param_groups"], state["state"], state.get("optim_wrapper", {})
     are_groups = isinstance(groups, list) and all(map(_is_group, groups)) and _is_named(counters)
     values = [value for each in states.values() for value in each.values()]  # of an optimizer, by parameter
-    return are_groups and not any(isinstance(value, str | bytes) for value in values)
+    is_counted = all(_is_count(counters.get(name, 0)) for name in _STEP_COUNTS)
+    built = counters.get("as_built", groups)
+    is_built = isinstance(built, list) and len(built) == len(groups) and all(map(_is_named, built))
+    return are_groups and is_counted and is_built and not any(isinstance(value, str | bytes) for value in values)
 
 
 def _is_group(group: Any) -> bool:

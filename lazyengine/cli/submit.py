@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
 from typing import Any
 
 from ..errors import UsageValueError
@@ -67,7 +66,7 @@ def main(args: argparse.Namespace) -> object:
     from ..config import arguments_of
     from ..runner.lock import FolderBusyError
     from ..runs.watching import owner_of
-    from ..sweep import Job, Stopping, supervision_of
+    from ..sweep import Job, Stopping, supervision_of, wait
 
     cfg = load_config(args.config, args.overrides)
     own = arguments_of(cfg.runner)
@@ -91,11 +90,6 @@ def main(args: argparse.Namespace) -> object:
         return f"queued as job {launched.id}; lazyengine ps shows it when it runs"
     say(f"training in {work_dir}; what it prints goes to {job.output}")
     with Stopping() as stopping:
-        asked = 0
-        while (outcome := launched.poll()) is None:
-            if stopping.count > asked:
-                asked = stopping.count
-                launched.stop() if asked == 1 else launched.kill()
-            time.sleep(0.1)
+        outcome = wait(launched, lambda: stopping.count)
     code = 128 + stopping.number if stopping.number and outcome.how == "stopped" else outcome.exit_code
     return f"{outcome.how}{': ' if outcome.reason else ''}{outcome.reason}", code

@@ -25,7 +25,7 @@ from .ref import REQUIRED, Lazy, ref
 
 if TYPE_CHECKING:
     from .saving import to_python
-    from .show import Difference, check_config, diff, format_tree
+    from .show import Difference, check_config, diff, edited_values, format_tree
 
 __all__ = [
     "REQUIRED",
@@ -52,6 +52,7 @@ __all__ = [
     "check_config",
     "clone",
     "diff",
+    "edited_values",
     "format_tree",
     "instantiate",
     "is_node",

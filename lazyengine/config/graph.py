@@ -32,6 +32,13 @@ ABSENT: Any = object()  # stands for a part that is not there
 Source = Any
 
 
+class Edit(NamedTuple):
+    """A source that replaced a value, and what that was, as one line; ``"-"`` for none."""
+
+    source: Source
+    was: str
+
+
 class Holder:
     """What nodes and configs have in common: values by name, and what set them."""
 
@@ -294,6 +301,7 @@ def source_here(depth: int = 0) -> Source:
 
 def describe_source(source: Source) -> str:
     """Return a source as text: `"config.py:12"` (relative where that is shorter) or the text that it already is."""
+    source = source.source if isinstance(source, Edit) else source
     if isinstance(source, str):
         return source
     file, (line, *_) = span_of(source) or ("", (0,))
@@ -307,6 +315,7 @@ def _positions(code: CodeType) -> list[tuple[int | None, int | None, int | None,
 
 def span_of(source: Source) -> tuple[str, tuple[int, int, int, int]] | None:
     """Return file, and line and column of beginning and end, of the call that a source stands for; None for text."""
+    source = source.source if isinstance(source, Edit) else source
     if isinstance(source, str):
         return None
     code, offset = source

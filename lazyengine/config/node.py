@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from ..text import did_you_mean, short
 from .errors import ConfigWarning, TargetError, UnknownNameError, UnsetError
-from .graph import ATOMIC, Holder, Source, children, describe_source, join_path, source_here, swap
+from .graph import ATOMIC, Edit, Holder, Source, children, describe_source, join_path, source_here, swap
 from .ref import Ref
 from .signature import Signature, check_name, import_target, signature_of
 
@@ -152,7 +152,12 @@ def _fill(node: Node, sig: Any, arguments: Any, where: Any, partial: Any, histor
 
 def _told(holder: Holder) -> dict[Any, tuple[str, ...]] | None:
     history = holder.__history__
-    return history and {name: tuple(map(describe_source, sources)) for name, sources in history.items()}
+    return history and {name: tuple(map(_as_told, sources)) for name, sources in history.items()}
+
+
+def _as_told(source: Source) -> Source:
+    text = describe_source(source)
+    return Edit(text, source.was) if isinstance(source, Edit) else text
 
 
 # ------------------------------------------------------------------------------------------------- creation
@@ -361,7 +366,9 @@ def _remember(holder: Any, name: str | int, source: Source) -> None:
     """Add to the history of a name, before it is set."""
     history = holder.__history__ or {}
     past = history.get(name) or _first_sources(holder, name)
-    SET_HISTORY(holder, {**history, name: (*past, source)})  # never changed in place: copies share it
+    was = brief(holder.__arguments__[name]) if name in holder.__arguments__ else "-"
+    edit = Edit(source, target_label(holder) if name == "_target_" else was)
+    SET_HISTORY(holder, {**history, name: (*past, edit)})  # never changed in place: copies share it
 
 
 def set_argument(holder: Any, name: str | int, value: Any, *, source: Source, add: bool = False) -> None:
@@ -425,7 +432,7 @@ def replace(old: T, new: Any, /) -> T:
         return old
     swap(new, old, copy.copy(old), lambda holder, name, value: holder.__arguments__.update({name: value}))
     past, owner = (old.__history__ or {}).get("_target_") or (old.__where__,), old.__owner__
-    history = {**(new.__history__ or {}), "_target_": (*past, source)}
+    history = {**(new.__history__ or {}), "_target_": (*past, Edit(source, target_label(old)))}
     _fill(old, new.__sig__, new.__arguments__.copy(), new.__where__, new.__partial__, history, owner)
     if owner is not None:
         adopt(owner, list(old.__arguments__.values()))

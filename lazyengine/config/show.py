@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ..text import did_you_mean
 from .coerce import Mismatch, convert, describe
 from .errors import ConfigError
-from .graph import ABSENT, Holder, SameAs, children, differences, join_path, walk
+from .graph import ABSENT, Edit, Holder, SameAs, children, differences, join_path, walk
 from .node import Config, Node, brief, defined_at, resolve_target, sources_of, target_label, target_of
 from .ref import Ref, check_ref
 
@@ -56,6 +56,25 @@ def format_tree(cfg: Any, *, defaults: bool = True, blame: bool = False) -> str:
             yield from below(value, path, depth + 1)
 
     return "\n".join(below(cfg, "", 0) if type(cfg) is Config else entry("", cfg, "", 0, ""))
+
+
+def edited_values(cfg: Any) -> list[dict[str, Any]]:
+    """Return what was set again after it was first written: by overrides, and by configs that import a base.
+
+    Returns:
+        A dict for each value that is another one now: its `path`, what it `was` at first and `is` now as one line
+        (``"-"`` for none), and the `sources` that set it, as `sources_of` returns them.
+    """
+    found = []
+    for path, holder in walk(cfg):
+        for name, sources in ((holder.__history__ or {}) if isinstance(holder, Holder) else {}).items():
+            was = next((source.was for source in sources if isinstance(source, Edit)), "-")
+            now = brief(holder.__arguments__[name]) if name in holder.__arguments__ else "-"
+            now = target_label(holder) if name == "_target_" else now
+            if now != was:
+                about = {"path": join_path(path, name), "was": was, "is": now}
+                found.append({**about, "sources": sources_of(holder, name)})
+    return found
 
 
 def _unset(node: Node, depth: int) -> Iterator[str]:

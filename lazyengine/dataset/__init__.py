@@ -14,7 +14,6 @@ from .samplers import (
     LengthBucketBatchSampler,
     MixingSampler,
     WeightedSampler,
-    num_padded,
 )
 from .streams import check_stream, merge_loader_states
 from .wrappers import ClassBalancedDataset, ConcatDataset, RepeatDataset
@@ -40,6 +39,5 @@ __all__ = [  # noqa: RUF022 - in reading order
     "OwnGenerators",
     "settle_generators",
     "merge_loader_states",
-    "num_padded",
     "check_stream",
 ]

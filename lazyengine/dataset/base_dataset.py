@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import copy
 import functools
-import io
 import itertools
 import json
 import os
@@ -23,8 +22,9 @@ from .pipeline import Compose
 from .storage import ListRecords, RecordSubset, checked_index, store_records
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
-_SAFE_MODULES = ("numpy", "collections", "datetime", "decimal")
+_SAFE_MODULES = ("collections", "datetime", "decimal", "numpy.dtypes")
 _SAFE_BUILTINS = ("complex", "set", "frozenset", "bytearray", "range", "slice", "list", "dict", "tuple")
+_SAFE_OF_NUMPY = ("ndarray", "dtype", "_reconstruct", "scalar", "_frombuffer")  # what pickled arrays are made by
 
 
 def force_full_init(method: _Method) -> _Method:
@@ -173,7 +173,8 @@ class BaseDataset(Dataset[Any]):
             return
         self.data_list = self.load_data_list()
         records, indices = self.filter_data(), self._indices
-        if isinstance(indices, int):  # as slicing a list, which also takes numbers beyond its length
+        if isinstance(indices, int | np.integer):  # as slicing a list, which also takes numbers beyond its length
+            indices = int(indices)
             records = itertools.islice(records, indices) if indices >= 0 else collections.deque(records, -indices)
         elif indices is not None and isinstance(records, list):
             records, indices = [records[i] for i in indices], None
@@ -325,14 +326,16 @@ class _DataUnpickler(pickle.Unpickler):
     """Loads data only: a pickle from elsewhere can otherwise run any code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        top = module.partition(".")[0]
-        is_data = (top in _SAFE_MODULES and "." not in name) or (module == "builtins" and name in _SAFE_BUILTINS)
-        if not is_data or name in ("load", "fromfile", "memmap", "runstring"):
-            raise pickle.UnpicklingError(
-                f"the annotation file wants to import {module}.{name}; only plain data and numpy arrays are loaded. "
-                "If you trust the file, read it in your own `load_data_list`"
-            )
-        return super().find_class(module, name)
+        is_maker = module.partition(".")[0] == "numpy" and name in _SAFE_OF_NUMPY
+        is_maker = is_maker or (module, name) == ("_codecs", "encode")  # of bytes in old pickles
+        if is_maker or module in _SAFE_MODULES or (module == "builtins" and name in _SAFE_BUILTINS):
+            found = super().find_class(module, name)
+            if is_maker or (isinstance(found, type) and "." not in name):
+                return found
+        raise pickle.UnpicklingError(
+            f"the annotation file wants to import {module}.{name}; only plain data and numpy arrays are loaded. "
+            "If you trust the file, read it in your own `load_data_list`"
+        )
 
 
 def _read_annotations(path: str) -> Any:
@@ -342,17 +345,15 @@ def _read_annotations(path: str) -> Any:
         ValueError: The name ends in something else.
         pickle.UnpicklingError: A pickle asks for more than data.
     """
-    if path.endswith(".json"):
-        with fileio.open(path, "r") as file:
+    if not path.endswith((".json", ".yaml", ".yml", ".pkl", ".pickle")):
+        raise UsageValueError(
+            f"ann_file {path!r} ends in none of .json, .yaml, .yml, .pkl, .pickle; override `load_data_list` to read it"
+        )
+    with fileio.open(path, "rb") as file:
+        if path.endswith(".json"):
             return json.load(file)
-    if path.endswith((".yaml", ".yml")):
+        if path.endswith((".pkl", ".pickle")):
+            return _DataUnpickler(file).load()
         import yaml
 
-        with fileio.open(path, "r") as file:
-            return yaml.safe_load(file)
-    if path.endswith((".pkl", ".pickle")):
-        with fileio.open(path, "rb") as file:
-            return _DataUnpickler(io.BytesIO(file.read())).load()
-    raise UsageValueError(
-        f"ann_file {path!r} ends in none of .json, .yaml, .yml, .pkl, .pickle; override `load_data_list` to read it"
-    )
+        return yaml.safe_load(file)

@@ -101,11 +101,9 @@ class DataLoader(TorchDataLoader[Any]):
         own_generators: Literal["seed", "save", "leave"] = "seed",
     ) -> None:
         is_iterable = isinstance(dataset, IterableDataset)
-        _check_options(dataset, collate_fn, own_generators)
+        _check_options(dataset, collate_fn, own_generators, sampler if shuffle else None)
         if not is_iterable and hasattr(dataset, "full_init"):
             dataset.full_init()  # here once, rather than in every worker
-        if sampler is not None and shuffle:
-            raise UsageValueError(f"shuffle=True and sampler={type(sampler).__name__}: give one of them")
         if sampler is None and batch_sampler is None and not is_iterable:
             sampler = DefaultSampler(dataset, shuffle=shuffle)
         of_workers = {"timeout": timeout, "multiprocessing_context": multiprocessing_context}
@@ -443,7 +441,9 @@ class DataLoader(TorchDataLoader[Any]):
             _LOGGER.info("num_workers=%d on %d processors: loading may be slower", self.num_workers, num_processors)
 
 
-def _check_options(dataset: Any, collate_fn: Any, own_generators: str) -> None:
+def _check_options(dataset: Any, collate_fn: Any, own_generators: str, useless_sampler: Any) -> None:
+    if useless_sampler is not None:
+        raise UsageValueError(f"shuffle=True and sampler={type(useless_sampler).__name__}: give one of them")
     if own_generators not in ("seed", "save", "leave"):
         raise UsageValueError(f"own_generators: got {own_generators!r}; accepted: 'seed', 'save', 'leave'.")
     if not callable(collate_fn):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import BatchSampler, DistributedSampler, Sampler
+from torch.utils.data import Sampler
 
 from .. import dist
 from ..errors import UsageTypeError, UsageValueError
@@ -316,30 +316,3 @@ def knows_ranks(batch_sampler: Any) -> bool:
     """Return whether a batch sampler, or the sampler in it, has a rank or a number of ranks of its own."""
     parts = (batch_sampler, getattr(batch_sampler, "sampler", None))
     return any(hasattr(part, name) for part in parts for name in ("rank", "num_replicas", "world_size"))
-
-
-def num_padded(loader: Any, world_size: int) -> int | None:
-    """Return how many samples of an evaluation are read again, so that all ranks have the same number.
-
-    These are the last ones when the results of all ranks are interleaved: what is beyond them is no padding.
-
-    Args:
-        loader: The loader of any rank.
-        world_size: Number of ranks.
-
-    Returns:
-        The number for all ranks together; None where only the sampler's author knows.
-    """
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    sampler = getattr(loader, "sampler", None) if batch_sampler is None else getattr(batch_sampler, "sampler", None)
-    is_plain = batch_sampler is None or type(batch_sampler) is BatchSampler
-    if isinstance(sampler, InfiniteSampler):
-        return None
-    if not is_plain or not isinstance(sampler, DefaultSampler | DistributedSampler):
-        return 0 if world_size == 1 else None
-    if not getattr(sampler, "round_up", True):
-        return 0
-    num_read = len(sampler)
-    if batch_sampler is not None and batch_sampler.drop_last:
-        num_read -= num_read % batch_sampler.batch_size
-    return max(num_read * world_size - len(sampler.dataset), 0)  # type: ignore[arg-type]

@@ -22,9 +22,7 @@ _OBJECTS = ("objects",)
 
 
 @named_communication("lazyengine.dist.collect_results")
-def collect_results(
-    results: Any, size: int, device: str = "cpu", tmpdir: str | None = None, *, num_padded: int | None = None
-) -> Any:
+def collect_results(results: Any, size: int, device: str = "cpu", tmpdir: str | None = None) -> Any:
     """Collect a list, or a tensor, of results from all ranks (collective: every rank must call).
 
     Result `i` of rank `r` goes to place `i * world_size + r`, which is the order in which samplers deal out
@@ -40,14 +38,12 @@ def collect_results(
         device: `"cpu"`: objects go through files in a folder that all ranks see. `"gpu"`: they are sent.
         tmpdir: Where `"cpu"` makes its folder, which is deleted afterwards. By default the system's folder for
             temporary files on one machine, the working directory on several.
-        num_padded: How many results may be cut off, where that is known (`lazyengine.dataset.num_padded`).
 
     Returns:
         On rank 0 the list, or the tensor, of at most `size` results; None elsewhere.
 
     Raises:
-        ValueError: An unknown `device`, a `tmpdir` for another than `"cpu"`, or more results than `size` and
-            `num_padded` together (on every rank).
+        ValueError: An unknown `device`, or a `tmpdir` for another than `"cpu"`.
         RuntimeError: A rank could not write its file (on every rank), or `tmpdir` is not the same folder everywhere.
     """
     if device not in ("cpu", "gpu", "npu"):
@@ -57,17 +53,11 @@ def collect_results(
     rank, world_size = get_dist_info()
     own, layout = _layout_of(results) if world_size > 1 else (None, _OBJECTS)
     everyone = all_gather_object((len(results), layout))
-    rows = [num_results for num_results, _ in everyone]
-    if num_padded is not None and sum(rows) > size + num_padded:
-        raise ValueError(
-            f"{sum(rows)} results of all ranks together for a data set of {size} samples, of which samplers repeat "
-            f"{num_padded}; give one result for each sample, and let only one worker of one rank read it"
-        )
     if world_size == 1:
         return results[:size]
     layouts = {each for num_results, each in everyone if (num_results, each) != (0, _OBJECTS)}
     if len(layouts) == 1 and _OBJECTS not in layouts:
-        return _collect_tensors(own, layouts.pop(), rows, size)
+        return _collect_tensors(own, layouts.pop(), [num_results for num_results, _ in everyone], size)
     if any(kind == "tensor" for kind, *_ in layouts):
         raise ValueError(
             "results must be tensors of the same dtype, device and shape of a sample on every rank; rank "

@@ -13,7 +13,7 @@ from torch import Tensor
 from lazyengine.errors import UsageValueError
 from lazyengine.logging import output_path, print_log
 
-from .metric import BaseMetric, Options, TensorMetric
+from .metric import Options, TensorMetric
 from .samples import require
 
 Numbers = int | Sequence[int]
@@ -91,7 +91,50 @@ class Accuracy(_ClassMetric):
         return {f"top{k}": count / len(results) for k, count in zip(self.topk, counts)}
 
 
-class ConfusionMatrix(_ClassMetric):
+class _CountingMetric(_ClassMetric):
+    """A metric that counts how often classes occur, of samples or of the pixels of maps."""
+
+    maps = True
+
+    def __init__(
+        self, num_classes: int | None, pred_key: str, label_key: str, ignore_index: int | None, **options: Any
+    ) -> None:
+        super().__init__(pred_key, label_key, **options)
+        if num_classes is not None and num_classes < 1:
+            raise UsageValueError(f"{type(self).__name__}: num_classes must be at least 1, got {num_classes}")
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+
+    def class_names(self) -> list[str]:
+        """Return what the dataset calls its classes; empty where it does not say."""
+        return [str(name) for name in (self.dataset_meta or {}).get("classes") or ()]
+
+    def cells(self, scores: Tensor, labels: Tensor) -> tuple[int, Tensor, Tensor, Tensor]:
+        """Return the number of classes `C`; labels, predicted classes and which count, all ``(N, P)``, int64.
+
+        What is no class becomes `C`.
+
+        Raises:
+            ValueError: Nobody says how many classes there are, which are counted before all were seen.
+        """
+        is_scores = scores.dim() > labels.dim()
+        size = self.num_classes or len(self.class_names()) or (scores.shape[1] if is_scores else 0)
+        if not size:
+            raise ValueError(
+                f"{type(self).__name__}: needs num_classes (or the dataset's classes) for maps of classes."
+            )
+        counted = torch.ones_like(labels) if self.ignore_index is None else labels != self.ignore_index
+        return size, _cells(labels, size), _cells(_predicted(scores, labels), size), _cells(counted, 2)
+
+    def refuse_unknown(self, number: Tensor) -> None:
+        """Refuse labels and predictions that are no class."""
+        if int(number):
+            raise ValueError(
+                f"{type(self).__name__}: {int(number)} times a label or a predicted class is none of the classes; name "
+                "the label of pixels that do not count with ignore_index."
+            )
+
+
+class ConfusionMatrix(_CountingMetric):
     """Count how often class `i` (row) was predicted as class `j` (column).
 
     Computes ``confusion_matrix/mean_recall`` and ``confusion_matrix/mean_precision``, each the mean over the classes
@@ -116,7 +159,6 @@ class ConfusionMatrix(_ClassMetric):
     """
 
     default_prefix = "confusion_matrix"
-    maps = True
 
     def __init__(
         self,
@@ -127,10 +169,8 @@ class ConfusionMatrix(_ClassMetric):
         ignore_index: int | None = None,
         **options: Unpack[Options],
     ) -> None:
-        super().__init__(pred_key, label_key, **options)
-        if num_classes is not None and num_classes < 1:
-            raise UsageValueError(f"ConfusionMatrix: num_classes must be at least 1, got {num_classes}")
-        self.num_classes, self.picture, self.ignore_index = num_classes, picture, ignore_index
+        super().__init__(num_classes, pred_key, label_key, ignore_index, **options)
+        self.picture = picture
         self.matrix: Tensor | None = None
         self.names = [self.with_prefix("mean_recall"), self.with_prefix("mean_precision")]
 
@@ -141,13 +181,10 @@ class ConfusionMatrix(_ClassMetric):
             ValueError: Of maps of classes, nobody says how many classes there are.
         """
         scores, labels = self.read(data_batch, data_samples)
-        predicted = _predicted(scores, labels)
         if labels.dim() == 1:
-            self.results.append(torch.stack((labels, predicted), dim=1).long())
+            self.results.append(torch.stack((labels, _predicted(scores, labels)), dim=1).long())
             return
-        size = _num_classes(self, scores, labels)
-        counted = torch.ones_like(labels) if self.ignore_index is None else labels != self.ignore_index
-        labels, predicted = _cells(labels, size), _cells(predicted, size)
+        size, labels, predicted, counted = self.cells(scores, labels)
         cells = torch.where((labels < size) & (predicted < size), labels * size + predicted, size**2)
         self.results.append(_count(cells, counted, size**2 + 1)[:, None])
 
@@ -159,12 +196,12 @@ class ConfusionMatrix(_ClassMetric):
         """
         if results.dim() == 3:
             counts = results.sum((0, 1))
-            _refuse_unknown(self, counts[-1])
+            self.refuse_unknown(counts[-1])
             size = math.isqrt(len(counts))
             return self._finish(counts[:-1].reshape(size, size).cpu())
         if self.ignore_index is not None:
             results = results[results[:, 0] != self.ignore_index]
-        size = self.num_classes or len(_class_names(self)) or int(results.max()) + 1
+        size = self.num_classes or len(self.class_names()) or int(results.max()) + 1
         for name, values in zip(("label", "predicted class"), results.unbind(1)):
             low, high = int(values.min()), int(values.max())
             if low < 0 or high >= size:
@@ -198,7 +235,7 @@ class ConfusionMatrix(_ClassMetric):
 
         counts, size = self.matrix, len(self.matrix)
         shades = counts / counts.sum(1, keepdim=True).clamp(min=1)
-        names = _class_names(self)[:size] or [str(index) for index in range(size)]
+        names = self.class_names()[:size] or [str(index) for index in range(size)]
         figure = Figure(figsize=(2 + 0.45 * min(size, 40), 1.5 + 0.45 * min(size, 40)), layout="constrained")
         axis = figure.subplots()
         image = axis.imshow(shades.numpy(), cmap="Blues", vmin=0, vmax=1)
@@ -215,7 +252,7 @@ class ConfusionMatrix(_ClassMetric):
         return figure
 
 
-class MeanIoU(_ClassMetric):
+class MeanIoU(_CountingMetric):
     """Intersection over union of each class, averaged over the classes that occur; for semantic segmentation.
 
     Computes ``segmentation/mean_iou``, ``segmentation/mean_accuracy`` (of the classes' recalls) and
@@ -235,7 +272,6 @@ class MeanIoU(_ClassMetric):
     """
 
     default_prefix = "segmentation"
-    maps = True
 
     def __init__(
         self,
@@ -245,8 +281,7 @@ class MeanIoU(_ClassMetric):
         ignore_index: int | None = 255,
         **options: Unpack[Options],
     ) -> None:
-        super().__init__(pred_key, label_key, **options)
-        self.num_classes, self.ignore_index = num_classes, ignore_index
+        super().__init__(num_classes, pred_key, label_key, ignore_index, **options)
         self.per_class: Tensor | None = None
         self.names = [self.with_prefix(name) for name in ("mean_iou", "mean_accuracy", "pixel_accuracy")]
 
@@ -256,18 +291,14 @@ class MeanIoU(_ClassMetric):
         Raises:
             ValueError: Of maps of classes, nobody says how many classes there are.
         """
-        scores, labels = self.read(data_batch, data_samples)
-        predicted = _predicted(scores, labels)
-        size = _num_classes(self, scores, labels)
-        counted = _cells(torch.ones_like(labels) if self.ignore_index is None else labels != self.ignore_index, 2)
-        labels, predicted = _cells(labels, size), _cells(predicted, size)
+        size, labels, predicted, counted = self.cells(*self.read(data_batch, data_samples))
         pairs = ((labels, counted * (labels == predicted)), (labels, counted), (predicted, counted))
         self.results.append(torch.stack([_count(cells, weights, size + 1) for cells, weights in pairs], dim=1))
 
     def compute_metrics(self, results: Tensor) -> dict[str, float]:
         """Return the means over classes, and the fraction of right pixels."""
         right, labels, predicted = results.sum(0).cpu()
-        _refuse_unknown(self, labels[-1] + predicted[-1])
+        self.refuse_unknown(labels[-1] + predicted[-1])
         right, labels, predicted = right[:-1].double(), labels[:-1], predicted[:-1]
         self.per_class = right / (labels + predicted - right)
         return {
@@ -275,22 +306,6 @@ class MeanIoU(_ClassMetric):
             "mean_accuracy": (right / labels).nanmean().item(),
             "pixel_accuracy": (right.sum() / labels.sum()).item(),
         }
-
-
-def _class_names(metric: BaseMetric) -> list[str]:
-    return [str(name) for name in (metric.dataset_meta or {}).get("classes") or ()]
-
-
-def _num_classes(metric: ConfusionMatrix | MeanIoU, scores: Tensor, labels: Tensor) -> int:
-    """Return the number of classes of maps, which are counted before all of them were seen.
-
-    Raises:
-        ValueError: Nobody says it.
-    """
-    size = metric.num_classes or len(_class_names(metric)) or (scores.shape[1] if scores.dim() > labels.dim() else 0)
-    if not size:
-        raise ValueError(f"{type(metric).__name__}: needs num_classes (or the dataset's classes) for maps of classes.")
-    return size
 
 
 def _predicted(scores: Tensor, labels: Tensor) -> Tensor:
@@ -307,12 +322,4 @@ def _cells(classes: Tensor, size: int) -> Tensor:
 def _count(cells: Tensor, counted: Tensor, size: int) -> Tensor:
     """Return how often each number below `size` stands in each row of ``(N, P)``, as ``(N, size)``, int64."""
     counts = torch.zeros(len(cells), size, dtype=torch.int64, device=cells.device)
-    return counts.scatter_add_(1, cells, counted.reshape(cells.shape).long())
-
-
-def _refuse_unknown(metric: BaseMetric, number: Tensor) -> None:
-    if int(number):
-        raise ValueError(
-            f"{type(metric).__name__}: {int(number)} times a label or a predicted class is none of the classes; name "
-            "the label of pixels that do not count with ignore_index."
-        )
+    return counts.scatter_add_(1, cells, counted)

@@ -102,7 +102,7 @@ def load_results(path: str | os.PathLike[str], *, trusted: bool = False) -> list
     path = os.fspath(path)
     if not path.endswith(_ENDINGS):
         raise UsageValueError(f"{path}: expected a file of DumpResults, ending in {', '.join(_ENDINGS)}")
-    if path.endswith(".pkl") and not trusted:
+    if path.endswith((".pkl", ".pickle")) and not trusted:
         raise UsageValueError(f"{path}: reading a pickle can run any code · if you trust it, trusted=True (--trusted)")
     if not os.path.isfile(path):
         raise UsageFileNotFoundError(f"there is no file {path}; expected one that DumpResults wrote.")

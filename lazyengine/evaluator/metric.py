@@ -12,14 +12,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
 
-from lazyengine.dist import (
-    all_gather_object,
-    broadcast_object_list,
-    collect_results,
-    get_world_size,
-    is_first_of_data_rank,
-    is_main_process,
-)
+from lazyengine import dist
 from lazyengine.errors import UsageRuntimeError, UsageValueError
 from lazyengine.logging import print_log
 from lazyengine.nesting import map_leaves
@@ -142,10 +135,9 @@ class BaseMetric(ABC):
         """Return on the main process a list or tensor of all ranks' results, without those of repeated samples."""
         if len(part) == 0:
             self._warn("has no results on this rank: process() kept nothing or was not called")
-        part = part if is_first_of_data_rank() else part[:0]  # others have the same
-        lengths = [
-            each for each in all_gather_object(len(part) if is_first_of_data_rank() else None) if each is not None
-        ]
+        part = part if dist.is_first_of_data_rank() else part[:0]  # others have the same
+        everyone = dist.all_gather_object(len(part) if dist.is_first_of_data_rank() else None)
+        lengths = [length for length in everyone if length is not None]
         if self._needs_results and not any(lengths):
             raise ValueError(f"{type(self).__name__} has no samples to compute from, on any rank")
         self._check_lengths(lengths, size)
@@ -154,12 +146,12 @@ class BaseMetric(ABC):
         number = 1 if self.results_per_sample == "any" else self.results_per_sample
         limit = sum(lengths) if size is None or self.results_per_sample == "any" else size
         if number == 1:
-            return collect_results(part, limit, self.collect_device, self.collect_dir)
+            return dist.collect_results(part, limit, self.collect_device, self.collect_dir)
         if isinstance(part, torch.Tensor):  # collected by samples, each with all its results
             by_sample = part.unflatten(0, (-1, number))
         else:
             by_sample = [part[i : i + number] for i in range(0, len(part), number)]
-        collected = collect_results(by_sample, limit, self.collect_device, self.collect_dir)
+        collected = dist.collect_results(by_sample, limit, self.collect_device, self.collect_dir)
         return collected.flatten(0, 1) if isinstance(collected, torch.Tensor) else list(chain(*collected or ()))
 
     def _check_lengths(self, lengths: list[int], size: int | None) -> None:
@@ -189,7 +181,7 @@ class BaseMetric(ABC):
         """Compute on the main process and send the values; an error there is an error everywhere, not a deadlock."""
         values: dict[str, Any] = {}
         failure = None
-        if is_main_process():
+        if dist.is_main_process():
             try:
                 self._check_foreign_states(results)
                 with _alone():
@@ -199,7 +191,7 @@ class BaseMetric(ABC):
                 error.add_note(f"while computing the metric {type(self).__name__}")
                 failure = error
         answer: list[Any] = [values, failure and f"{type(failure).__name__}: {failure}"]
-        broadcast_object_list(answer)
+        dist.broadcast_object_list(answer)
         if failure is not None:
             raise failure
         if answer[1] is not None:
@@ -209,7 +201,7 @@ class BaseMetric(ABC):
 
     def _check_foreign_states(self, results: Any) -> None:
         """Refuse a metric of torchmetrics that holds what this rank processed, and is all that there is."""
-        if get_world_size() == 1 or len(results):
+        if dist.get_world_size() == 1 or len(results):
             return
         modules = {name: value for name, value in vars(self).items() if isinstance(value, torch.nn.Module)}
         for name, module in modules.items():

@@ -148,6 +148,13 @@ class CheckpointHook(Hook):
             OSError: When it cannot.
         """
         self.settle(runner)
+        is_endless = runner.max_epochs is None and runner.train_loop.epoch_length is None
+        if is_endless and self.by_epoch and self.interval != -1:
+            runner.logger.warning(
+                "CheckpointHook(by_epoch=True) counts passes over the loader, and %s has no length, so that none is "
+                "known to end: its interval saves nothing. Leave by_epoch out to count iterations",
+                type(runner.train_dataloader).__name__,
+            )
         self.spent_s = {"saving": 0.0}
         self._saved_iter, self._saved_s = runner.iter or -1, now()
         due = [[name for metric, name in self.best_names.items() if name == self._best_name(runner, metric)]]

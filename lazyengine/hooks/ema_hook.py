@@ -13,6 +13,7 @@ from torch.utils.data import IterableDataset
 from .. import dist
 from .._torch import batch_norms
 from ..checkpoint import get_state_dict, load_state_dict
+from ..dataset import OwnGenerators, find_generators
 from ..errors import UsageKeyError, UsageValueError
 from ..model import BaseAveragedModel, ExponentialMovingAverage, evaluating, val_step
 from ..optim import autocast_for
@@ -196,21 +197,10 @@ class EMAHook(Hook):
                 layer.train()
                 layer.reset_running_stats()
                 layer.momentum = None  # the mean over all batches
-            precision = autocast_for(model, runner.optim_wrapper.precision)
-            with runner.model_stream.kept(), _kept_generators(loader), precision:
+            generators = OwnGenerators(find_generators({"loader": loader}))  # go on as if there had been no pass
+            afterwards.callback(generators.load_state_dict, generators.state_dict())
+            with runner.model_stream.kept(), autocast_for(model, runner.optim_wrapper.precision):
                 for batch in itertools.islice(loader, None if self.update_bn is True else self.update_bn):
                     val_step(model, batch)
             buffers = [buffer for layer in layers for buffer in layer.buffers() if buffer.is_floating_point()]
             dist.all_reduce_params(buffers, op="mean")
-
-
-@contextlib.contextmanager
-def _kept_generators(loader: Any) -> Iterator[None]:
-    """Let the generators of a loader go on afterwards as if there had been no pass over it."""
-    parts = (loader, getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None))
-    states = [(g, g.get_state()) for part in parts if (g := getattr(part, "generator", None)) is not None]
-    try:
-        yield
-    finally:
-        for generator, state in states:
-            generator.set_state(state)

@@ -40,8 +40,10 @@ class IterTimerHook(Hook):
         self._spent: dict[str, float] = {}
 
     def _before_epoch(self, runner: Runner, mode: str = "train") -> None:
-        update = runner.message_hub.scalar_updater
-        self._updaters[mode] = update(f"{mode}/time"), update(f"{mode}/data_time")
+        hub = runner.message_hub
+        self._updaters[mode] = hub.scalar_updater(f"{mode}/time"), hub.scalar_updater(f"{mode}/data_time")
+        hub.update_info("eta", hub.get_info("eta"))
+        self._info = hub.runtime_info  # in which the key is now
         self._last_end = time.perf_counter()
 
     @contextmanager
@@ -77,7 +79,7 @@ class IterTimerHook(Hook):
             eta = self._train_seconds / self._num_train_iters * (loop.max_iters - loop.position.iter)
         else:
             eta = duration * max((runner.num_batches(mode) or 0) - batch_idx - 1, 0)  # 0 where nobody knows
-        runner.message_hub.update_info("eta", eta)
+        self._info["eta"] = eta
 
     def after_train(self, runner: Runner) -> None:
         """Record the seconds of training by phase."""

@@ -10,6 +10,7 @@ import torch
 
 from ..logging import as_number
 from ..model import Weighted
+from ..text import short
 from .hook import Hook, Priority, Runner
 
 
@@ -64,9 +65,19 @@ class RuntimeInfoHook(Hook):
                 self._updater(key)(value)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Record the losses."""
-        for name, value in (outputs or {}).items():
-            self._updater(name)(*(value if isinstance(value, Weighted) else (value,)))
+        """Record the losses.
+
+        Raises:
+            TypeError: What `train_step` returned is no dict of numbers and tensors with one element.
+        """
+        name = ""
+        try:
+            for name, value in {} if outputs is None else outputs.items():
+                self._updater(name)(*(value if isinstance(value, Weighted) else (value,)))
+        except (AttributeError, TypeError) as error:
+            which = f", of which {name!r} cannot be logged" if name else ", and no dict of what to log"
+            error.add_note(f"train_step returned {short(outputs)}{which}")
+            raise
 
     def evaluation_context(self, runner: Runner) -> ExitStack:
         """Return to the stage from which the evaluation was called, also when it fails."""

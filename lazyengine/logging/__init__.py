@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 from ..late import late_names
 
 if TYPE_CHECKING:
-    from .history_buffer import HistoryBuffer, as_number, require_number
     from .log_processor import LogProcessor
     from .logger import MMLogger, is_rich_terminal, log_error, output_path, print_log
     from .manager import ManagerMeta, ManagerMixin
-    from .message_hub import MessageHub
+    from .message_hub import HistoryBuffer, MessageHub, as_number, require_number
     from .metrics import MetricsWriter
     from .records import METRICS_FILE, read_metrics
 

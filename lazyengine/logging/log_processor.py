@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..errors import UsageValueError
-from .history_buffer import HistoryBuffer, is_window
+from .message_hub import HistoryBuffer, is_window
 
 _IS_LR = re.compile(r"(^|[./_])lr($|[./])")
 _TIMES = ("time", "data_time")

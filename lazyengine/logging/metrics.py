@@ -12,8 +12,8 @@ from ..errors import UsageTypeError, UsageValueError
 from ..fileio import QueuedFile
 from ..nesting import map_leaves
 from ..text import short
-from .history_buffer import as_number
 from .logger import log_error
+from .message_hub import as_number
 
 _Values = Mapping[str, Any]
 _JSON = json.JSONEncoder(allow_nan=False)

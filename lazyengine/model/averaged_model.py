@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypedDict, Unpack
 import torch
 from torch import Tensor, nn
 
-from .._torch import batch_norms, copy_all, lerp_all
+from .._torch import batch_norms, change_all
 from ..checkpoint import is_sharded_tensor
 from ..checkpoint import unwrap_module as unwrap
 from ..errors import UsageValueError
@@ -95,7 +95,7 @@ class BaseAveragedModel(nn.Module):
             source_param: The model's current value, on the same device.
             steps: Number of updates before this one.
         """
-        lerp_all([averaged_param], [source_param], self.weight_at(steps))
+        averaged_param.lerp_(source_param, self.weight_at(steps))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the averaged model.
@@ -128,7 +128,7 @@ class BaseAveragedModel(nn.Module):
             mine = [own if wide is None else wide for own, _, wide in averaged]
             source = [pair[1].to(like) for pair, like in zip(averaged, mine, strict=True)]
             if type(self).avg_func is BaseAveragedModel.avg_func:  # a few kernels for all of them
-                lerp_all(mine, source, self.weight_at(self.steps))
+                change_all("lerp_", mine, source, self.weight_at(self.steps))
             else:
                 for own, theirs in zip(mine, source):
                     self.avg_func(own, theirs, self.steps)
@@ -357,4 +357,4 @@ def _copy(pairs: list[tuple[Tensor, Tensor]]) -> None:
     """Copy the second tensor of each pair into the first."""
     if pairs:
         mine, theirs = zip(*pairs, strict=True)
-        copy_all(list(mine), list(theirs))
+        change_all("copy_", list(mine), list(theirs))

@@ -15,7 +15,7 @@ from ..errors import UsageTypeError
 from .base_module import BaseModule, InitCfg
 from .data_preprocessor import BaseDataPreprocessor
 from .step import accepted, check_gradients_are_synchronized, is_aside, parameters_of, parse_losses, run_forward
-from .weighted import Weighted, lost_labels, token_loss
+from .weighted import Weighted, lost_labels, mean_of, token_loss
 
 TARGET_KEYS = ("labels", "label", "targets", "target")
 
@@ -190,7 +190,7 @@ class LossAdapter(BaseModel):
             predictions["label"] = target
             if self.predict_loss:
                 loss = self.parse_losses(self._losses(output, target))[0]
-                predictions["loss"] = loss.mean() if isinstance(loss, Weighted) else loss
+                predictions["loss"] = mean_of(loss)
                 if isinstance(loss, Weighted):
                     predictions["num"] = torch.as_tensor(loss.count)
         return predictions

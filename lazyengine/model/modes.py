@@ -11,10 +11,9 @@ from torch import nn
 
 from .._torch import batch_norms, instance_norms
 from ..checkpoint import unwrap_module as unwrap
-from ..errors import UsageValueError
 from ..logging import print_log
 from ..text import listed
-from .patterns import as_patterns, near_matches
+from .patterns import as_patterns, match_names
 
 if TYPE_CHECKING:
     from .model_setup import ModelSetup
@@ -113,15 +112,8 @@ def freeze_parameters(model: nn.Module, patterns: str | Iterable[str], freeze_mo
     patterns = as_patterns(patterns, "freeze")
     modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    matched: set[str] = set()
-    for pattern in patterns:
-        found = {name for name in (*modules, *parameters) if _is_named(name, pattern)}
-        if not found:
-            raise UsageValueError(
-                f"freeze: {pattern!r} matches no module or parameter of {type(model).__name__}"
-                f"{near_matches(pattern, [*modules, *parameters])}"
-            )
-        matched |= found
+    refusal = f"freeze: {{}} matches no module or parameter of {type(model).__name__}"
+    matched = match_names([*modules, *parameters], patterns, refusal, _is_named)
     frozen = [name for name, value in parameters.items() if name in matched and value.requires_grad]
     for name in frozen:
         parameters[name].requires_grad_(False)
@@ -147,13 +139,11 @@ def named_parameters(model: nn.Module, patterns: str | Iterable[str], argument: 
     Raises:
         ValueError: A pattern matches nothing; the message names ``argument``.
     """
-    parameters = dict(model.named_parameters())
-    patterns = as_patterns(patterns, argument)
-    for pattern in patterns:
-        if not any(_is_named(name, pattern) for name in parameters):
-            hint = near_matches(pattern, parameters)
-            raise UsageValueError(f"{argument}: {pattern!r} matches no parameter of {type(model).__name__}{hint}")
-    return {name: p for name, p in parameters.items() if any(_is_named(name, pattern) for pattern in patterns)}
+    parameters = dict(model.named_parameters(remove_duplicate=False))  # one that is tied has several names
+    refusal = f"{argument}: {{}} matches no parameter of {type(model).__name__}"
+    matched = match_names(parameters, as_patterns(patterns, argument), refusal, _is_named)
+    chosen = {id(parameters[name]) for name in matched}
+    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in chosen}
 
 
 def unfreeze_parameters(model: nn.Module, patterns: str | Iterable[str]) -> list[str]:

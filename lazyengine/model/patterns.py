@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -41,18 +41,35 @@ def match_modules(
     names = dict(model.named_modules())
     del names[""]
     matched: dict[str, nn.Module] = {}
-    for pattern in patterns:
-        found = {name: module for name, module in names.items() if fnmatchcase(name, pattern)}
-        if not found:
-            raise UsageValueError(
-                f"{argument}: {pattern!r} matches no module of {type(model).__name__}{near_matches(pattern, names)}"
-            )
-        for name, module in found.items():
-            if open_containers and isinstance(module, nn.ModuleList | nn.ModuleDict):
-                matched |= {f"{name}.{key}": child for key, child in module.named_children()}
-            else:
-                matched[name] = module
+    for name in match_names(names, patterns, f"{argument}: {{}} matches no module of {type(model).__name__}"):
+        if open_containers and isinstance(names[name], nn.ModuleList | nn.ModuleDict):
+            matched |= {f"{name}.{key}": child for key, child in names[name].named_children()}
+        else:
+            matched[name] = names[name]
     return {name: module for name, module in names.items() if name in matched} | matched
+
+
+def match_names(
+    names: Iterable[str], patterns: Iterable[str], refusal: str, matches: Callable[[str, str], bool] = fnmatchcase
+) -> dict[str, None]:
+    """Return the names that one of the patterns matches, as keys, by pattern.
+
+    Args:
+        names: Dotted names.
+        patterns: Shell-style patterns.
+        refusal: What the message says, with ``{}`` for the pattern.
+        matches: Whether a name is matched by a pattern.
+
+    Raises:
+        ValueError: A pattern matches nothing; the message names near matches.
+    """
+    names, matched = list(names), {}
+    for pattern in patterns:
+        found = dict.fromkeys(name for name in names if matches(name, pattern))
+        if not found:
+            raise UsageValueError(refusal.format(repr(pattern)) + near_matches(pattern, names))
+        matched |= found
+    return matched
 
 
 def near_matches(pattern: str, names: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..dist import get_data_world_size, get_world_size, is_distributed
 from ..text import did_you_mean, listed
 from .data_preprocessor import move_data
-from .weighted import Weighted, add_up
+from .weighted import Weighted, add_up, mean_of
 from .wrappers import is_sharded
 
 if TYPE_CHECKING:
@@ -180,9 +180,6 @@ def parse_losses(losses: Any) -> tuple[Any, dict[str, Any]]:
     losses = _without_outputs(losses)
     if type(losses) is not dict:
         losses = _as_mapping(losses)
-    if "loss_sum" in losses and "num" in losses:
-        rest = {name: value for name, value in losses.items() if name not in ("loss_sum", "num")}
-        losses = {"loss": Weighted(losses["loss_sum"], losses["num"]), **rest}
     parts: list[Any] = []
     has_gradient = False
     log_vars: dict[str, Any] = {"loss": None}
@@ -210,16 +207,18 @@ def parse_losses(losses: Any) -> tuple[Any, dict[str, Any]]:
             "'loss' is the total · rename one of them"
         )
     if isinstance(total, Weighted):  # what was weighted by its count is so in the log
-        for name in [name for name in losses if "loss" in name]:
-            key = "loss_part" if name == "loss" else name
-            if not isinstance(log_vars[key], Weighted):
-                log_vars[key] = Weighted(log_vars[key] * total.count, total.count)
-    log_vars["loss"] = sum(part.mean().detach() for part in total) if isinstance(total, list) else total.detach()
+        for name in log_vars.keys() - {"loss"}:
+            if "loss" in name and not isinstance(log_vars[name], Weighted):
+                log_vars[name] = Weighted(log_vars[name] * total.count, total.count)
+    log_vars["loss"] = (mean_of(total) if isinstance(total, list) else total).detach()
     return total, log_vars
 
 
 def _without_outputs(losses: Any) -> Any:
-    """Return what a model returned without what is neither a loss nor a point of a curve: ids, logits, texts."""
+    """Return what a model returned without what is neither a loss nor a point of a curve: ids, logits, texts.
+
+    A loss by sum and count is one entry of it.
+    """
     if not isinstance(losses, Mapping) or getattr(losses, "loss", None) is not None:
         return losses
     kept, dropped = {}, []
@@ -232,6 +231,8 @@ def _without_outputs(losses: Any) -> Any:
             kept[name] = value
     if dropped:
         _log_dropped("the model's output", "has, beside losses and points of curves,", tuple(dropped))
+    if "loss_sum" in kept and "num" in kept:
+        kept = {"loss": Weighted(kept.pop("loss_sum"), kept.pop("num")), **kept}
     return kept
 
 

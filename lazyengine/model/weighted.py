@@ -65,6 +65,13 @@ def add_up(losses: Sequence[Tensor | Weighted]) -> Tensor | Weighted | list[Weig
     return only if plain is None else Weighted(only.sum + plain * only.count, only.count)
 
 
+def mean_of(total: Any) -> Any:
+    """Return a total of `add_up` as one mean, shape ``()``: of several sums, the sum of their means."""
+    if isinstance(total, list):
+        return sum(part.mean() for part in total)
+    return total.mean() if isinstance(total, Weighted) else total
+
+
 def token_loss(loss_fn: Any, output: Any, target: Any) -> Weighted | None:
     """Return torch's cross-entropy (or negative log-likelihood) of classes by sum and count, where it ignores some.
 

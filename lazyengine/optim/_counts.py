@@ -36,8 +36,7 @@ class LossCount:
     def add(self, count: Tensor | float, num_parts: int) -> None:
         """Add the count of a micro-batch, of which a step has ``num_parts``. Collective at the very first."""
         if isinstance(count, Tensor):
-            count = count.detach() if count.is_cpu else count.detach().clone()
-            count = count.item() if count.is_cpu else count
+            count = count.item() if count.is_cpu else count.detach().clone()
         self.own = count if self.own is None else self.own + count
         if not self.reference:
             self._set_reference(self.total() * num_parts)

@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import _torch, dist
 from ..errors import UsageTypeError
 from ..logging import MessageHub
+from ..model.finite import all_finite
 from ..text import did_you_mean
 from ._checks import require
 
@@ -98,17 +99,11 @@ class FiniteScan:
     def value(self, gradients: list[Tensor]) -> float:
         """Return 0.0 when every element of the gradients is finite, else NaN."""
         if not _torch.set_where_nonfinite(self._found, gradients, self._one):
-            return 0.0 if all(is_finite(gradient) for gradient in gradients) else math.nan
+            return 0.0 if all_finite(gradients) else math.nan
         if self._found.item() == 0.0:
             return 0.0
         self._found.zero_()
         return math.nan
-
-
-def is_finite(gradient: Tensor) -> bool:
-    """Return whether all elements of a gradient (of the local shard, if it is sharded) are finite."""
-    local = gradient.to_local() if hasattr(gradient, "to_local") else gradient  # type: ignore[operator]
-    return bool(torch.isfinite(_dense(local)).all())
 
 
 def average_over_ranks(parameters: Sequence[Tensor]) -> None:

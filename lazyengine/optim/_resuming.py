@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from typing import Any
 
+import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer, SparseAdam
 
 from ..errors import UsageValueError
 from ..logging import print_log
-from ..text import listed
+from ..text import listed, short
 from ._checks import require
 from .param_groups import NOT_OPTIONS
 
 _NEED_STATE = {"amsgrad", "centered"}  # options that need a state from the first step on
+
+_SMALL = (2, 3, 4, 5, 6, 7)
+_HOW = ("foreach", "fused", "capturable")  # options without influence on what is kept
+_PLAIN = (Tensor, int, float, str, bytes, list, tuple, dict, type(None))
 
 
 def options_as_built(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -48,6 +54,60 @@ def check_same_groups(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
         for was, now in zip(old.get("param_names") or (), new.get("param_names") or ()):
             what = f"parameter group {index}: the saved optimizer has {was!r} where this one has {now!r}"
             require(was == now, f"{what}. Build it with the same model and param_groups options")
+
+
+def flaw_of(optimizer: Optimizer, state_dict: dict[str, Any]) -> str | None:
+    """Return what of a saved state no optimizer of this class can have saved; None where nothing is known.
+
+    The groups are taken to be the same; see `check_same_groups`. Of torch's optimizers the state of each parameter is
+    compared with what a step makes of a small one.
+
+    Args:
+        optimizer: The optimizer that would load it.
+        state_dict: The state; tensors may be stand-ins.
+    """
+    for index, (saved, group) in enumerate(zip(state_dict["param_groups"], optimizer.param_groups)):
+        for option in (key for key in saved if key in group and key not in NOT_OPTIONS):
+            if not _is_alike(saved[option], group[option]):
+                return f"group {index}: {option}={short(saved[option], 40)} where this one has {group[option]!r}"
+        for number, parameter in zip(saved["params"], group["params"]):
+            entry = state_dict["state"].get(number) or {}
+            for key, sample in _state_of_a_step(optimizer, saved, parameter).items() if entry else ():
+                value = entry.get(key)
+                if isinstance(value, _PLAIN) and isinstance(sample, Tensor) and not _is_sound(value, sample, parameter):
+                    what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else short(value, 40)
+                    return f"parameter {number}: {key} is {what}, of a parameter of shape {tuple(parameter.shape)}"
+    return None
+
+
+def _is_alike(saved: Any, present: Any) -> bool:
+    number = (int, float, Tensor)
+    if isinstance(present, tuple | list):
+        is_same_length = isinstance(saved, tuple | list) and len(saved) == len(present)
+        return is_same_length and all(each is None or isinstance(each, number) for each in saved)
+    return saved is None or not isinstance(present, number) or isinstance(saved, number)
+
+
+def _is_sound(value: Any, sample: Tensor, parameter: Tensor) -> bool:
+    if sample.numel() == 1:  # a count; earlier versions of torch had numbers
+        return value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, int | float)
+    is_like_parameter = sample.dim() == parameter.dim() and sample.shape == _SMALL[: sample.dim()]
+    return isinstance(value, Tensor) and (not is_like_parameter or value.shape == parameter.shape)
+
+
+def _state_of_a_step(optimizer: Optimizer, saved: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+    """Return the state that a step makes of a small parameter with as many dimensions; nothing for foreign classes."""
+    kind = type(optimizer)
+    if not kind.__module__.startswith("torch.optim.") or isinstance(optimizer, LBFGS | SparseAdam):
+        return {}
+    small = torch.ones(_SMALL[: parameter.dim()], dtype=parameter.dtype, device=parameter.device, requires_grad=True)
+    options = {k: saved.get(k, v) for k, v in optimizer.defaults.items() if k not in _HOW}
+    options = {k: v for k, v in options.items() if not isinstance(v, Tensor)}
+    made = kind([small], **{k: v for k, v in options.items() if k in inspect.signature(kind).parameters})
+    made.param_groups[0].update(options)
+    small.grad = torch.zeros_like(small)
+    made.step()
+    return dict(made.state[small])
 
 
 def option_changes(saved_as_built: list[dict[str, Any]], as_built: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -98,13 +98,10 @@ class TwoModes:
         if not self.are_two or self._training is not None:
             yield self.are_two
             return
-        self._training = self.weights()
-        self._optimizer.eval()
         try:
-            yield True
+            with self._switched(self._optimizer.eval, self._optimizer.train) as self._training:
+                yield True
         finally:
-            self._optimizer.train()
-            self.set_weights(self._training)
             self._training = None
 
     @contextlib.contextmanager
@@ -113,14 +110,20 @@ class TwoModes:
         if self._training is None:
             yield
             return
-        evaluated = self.weights()
-        self._optimizer.train()
-        self.set_weights(self._training)
-        try:
+        with self._switched(self._optimizer.train, self._optimizer.eval):
+            self.set_weights(self._training)
             yield
+
+    @contextlib.contextmanager
+    def _switched(self, switch: Callable[[], Any], back: Callable[[], Any]) -> Iterator[list[Tensor]]:
+        """Switch inside; afterwards the weights are as they were, which are yielded."""
+        before = self.weights()
+        switch()
+        try:
+            yield before
         finally:
-            self._optimizer.eval()
-            self.set_weights(evaluated)
+            back()
+            self.set_weights(before)
 
     def weights(self) -> list[Tensor]:
         """Return a copy of the parameters."""

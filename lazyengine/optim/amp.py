@@ -13,10 +13,10 @@ from torch.optim import Optimizer
 from .. import _torch
 from ..checkpoint import unwrap_module
 from ..errors import UsageTypeError, UsageValueError
+from ..model.finite import all_finite
 from ..nesting import map_leaves
 from ..text import listed, near
 from ._checks import require
-from ._gradients import is_finite
 from .optim_wrapper import OptimWrapper
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -111,7 +111,7 @@ class AmpOptimWrapper(OptimWrapper):
         found = _torch.overflow_flags(scaler, self.optimizer)
         if found is None:
             gradients = self._gradients()
-            found = [torch.tensor(float(not all(map(is_finite, gradients))), device=gradients[0].device)]
+            found = [torch.tensor(float(not all_finite(gradients)), device=gradients[0].device)]
         for flag in found:
             self._guard.agree(flag)  # sharded gradients overflow on one rank alone; the scale has to fall on all
         return any(flag.item() for flag in found)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from .. import dist
 from ..logging import MessageHub, print_log
+from ..model.finite import all_finite
 from ._checks import require
-from ._gradients import is_finite
 
 POLICIES = ("raise", "skip", "ignore")
 MAX_CONSECUTIVE_SKIPS = 10
@@ -210,7 +210,7 @@ def name_nonfinite(optimizer: torch.optim.Optimizer, limit: int = 3) -> str:
     for index, group in enumerate(optimizer.param_groups):
         names = group.get("param_names")
         for position, parameter in enumerate(group["params"]):
-            if parameter.grad is not None and not is_finite(parameter.grad):
+            if parameter.grad is not None and not all_finite(parameter.grad):
                 label = f"parameter {position} of group {index}, shape {tuple(parameter.shape)}"
                 found.append(names[position] if names else label)
     more = f" and {len(found) - limit} more" if len(found) > limit else ""

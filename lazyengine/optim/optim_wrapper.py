@@ -23,7 +23,7 @@ from ..text import listed
 from ._checks import require, require_int
 from ._counts import LossCount, over_all_ranks
 from ._gradients import FiniteScan, GradientClipping, average_over_ranks, total_norm
-from ._resuming import apply_changes, check_same_groups, log_changes, option_changes, options_as_built
+from ._resuming import apply_changes, check_same_groups, flaw_of, log_changes, option_changes, options_as_built
 from ._undo import KeptBuffers, OptimizerSnapshot, TwoModes
 from .nonfinite import NonFiniteGuard, name_nonfinite
 from .param_groups import check_groups
@@ -478,6 +478,10 @@ class OptimWrapper:
             others = [(new, {option: old[option] for option in changed if option in old}) for old, new in pairs]
             counters["as_built"] = [{**new, **old} for new, old in others]
 
+    def flaw_of(self, state_dict: dict[str, Any]) -> str | None:
+        """Return what this optimizer cannot have saved of a state, whose tensors may be stand-ins, or None."""
+        return flaw_of(self.optimizer, state_dict)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, or the state of a plain optimizer or of mmengine's wrappers.
 
@@ -544,7 +548,7 @@ class OptimWrapper:
         if not factor:
             self.zero_grad()
         elif factor != 1.0:
-            _torch.multiply(gradients, factor)
+            _torch.change_all("mul_", gradients, factor)
         return bool(factor)
 
     def _mark(self) -> None:

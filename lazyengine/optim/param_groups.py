@@ -144,6 +144,8 @@ def param_groups(
         "flat_decay_mult": flat_decay_mult,
     }
     given = {name: value for name, value in multipliers.items() if value is not None}
+    for name, value in given.items():
+        _require_factor(name, value)
     keys = custom_keys or {}
     sorted_keys = sorted(sorted(keys), key=len, reverse=True)
     entries = list(_entries_of(unwrap_module(model), "", False))
@@ -312,9 +314,13 @@ def _check_keys(custom_keys: dict[str, dict[str, Any]], entries: list[_Entry]) -
                 hint = did_you_mean(option, _MULTIPLIERS, cutoff=0.75)
                 require(not hint, f"{where}: unknown option {option!r}.{hint}")
                 continue
-            is_factor = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-            require(is_factor, f"{where}: {option} must be a number from 0 on; got {value!r}")
+            _require_factor(f"{where}: {option}", value)
             require(base not in options, f"{where}: give {option} or {base}, not both")
+
+
+def _require_factor(name: str, value: Any) -> None:
+    is_factor = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+    require(is_factor, f"{name} must be a number from 0 on; got {value!r}")
 
 
 def layer_scales(

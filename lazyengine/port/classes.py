@@ -6,6 +6,7 @@ import ast
 import functools
 import importlib.util
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,11 @@ _REGISTRY_KEYS = {
     **dict.fromkeys(("tokenizer",), "TOKENIZER"),
     **dict.fromkeys(("model", "backbone", "neck", "head", "data_preprocessor"), "MODEL"),
 }
+
+
+_LIGHTNING_CLI = re.compile(
+    r"\bLightningCLI\(\s*(?:model_class\s*=\s*)?([\w.]+)(?:\s*,\s*(?:datamodule_class\s*=\s*)?([\w.]+)\s*[,)])?"
+)
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,19 @@ class ClassTable:
             self.files = {**other.files, **self.files}
             for name, found in other.registered.items():
                 self.registered.setdefault(name, []).extend(found)
+
+    def given_to_lightning(self) -> dict[str, Symbol]:
+        """Return the classes that a script of the roots gives to `LightningCLI`, as `model` and `data`."""
+        found: dict[str, Symbol] = {}
+        for module, file in self.files.items():
+            text = file.read_text(encoding="utf-8", errors="replace")
+            call = _LIGHTNING_CLI.search(text)
+            if call:
+                places = imports_in(ast.parse(text), module, file)
+                for name, given in zip(("model", "data"), call.groups()):
+                    symbol = _resolved(ast.parse(given, mode="eval").body, places, module) if given else None
+                    found.update({name: symbol} if symbol and symbol.name[:1].isupper() else {})
+        return found
 
     # ---------------------------------------------------------------------------------------------- scanning
     def _scan(self, file: Path, module: str, text: str) -> None:

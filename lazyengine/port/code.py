@@ -38,6 +38,7 @@ _TORCH_NAMES = {
     "_InstanceNorm": "torch.nn.modules.instancenorm._InstanceNorm",
     "SyncBatchNorm": "torch.nn.SyncBatchNorm",
 }
+_WRITTEN_OUT = ("train_cfg", "val_cfg", "test_cfg", "default_hooks", "custom_hooks", "randomness", "auto_scale_lr")
 _CHANGES_DICT = {"update", "setdefault", "pop", "merge", "get", "items", "keys", "copy"}
 
 
@@ -245,7 +246,8 @@ class _Port(Rewriter):
     def _runner(self, call: cst.Call) -> cst.BaseExpression:
         """Return the call of our runner for one of mmengine's; what others use too is made in statements before it."""
         given = {a.keyword.value: self._value(a.value) for a in call.args if a.keyword is not None}
-        names = self.translator.translate(given) if len(given) == len(call.args) else {}
+        is_open = len(given) == len(call.args) and not any(isinstance(given.get(name), Code) for name in _WRITTEN_OUT)
+        names = self.translator.translate(given) if is_open else {}
         runner = names.pop("runner", None)
         if runner is None:
             self.todo("Runner is made from a model and complete loops, each by its keyword; see PORTING.md")

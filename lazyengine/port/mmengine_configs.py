@@ -144,7 +144,9 @@ class Translator:
                 reason = "load_pretrained=False: call from_config here"
         if refused := [name for name in own if name != "priority" and not _accepts(target, name)]:
             reason = reason or f"{label} has no {', '.join(f'{name}={own.pop(name)!r}' for name in refused)}"
-        result = Call(target, {**first, **{k: self.value(v, k) for k, v in own.items()}})
+        if not label.startswith("Albu"):  # whose dicts albumentations builds
+            own = {k: self.value(v, k) for k, v in own.items()}
+        result = Call(target, {**first, **own})
         return Missing(result, reason) if reason else result
 
     def target(self, name: Any, key: str, scope: str) -> tuple[Symbol | str | None, str]:

@@ -22,7 +22,7 @@ from ..text import short, table
 from .classes import ClassTable
 from .errors import PortError
 from .prove_configs import Difference, StandIns, compare_configs
-from .tree import Ported, is_mmengine_config, project_root, reader_for
+from .tree import Ported, kind_of, project_root, reader_for
 
 
 @dataclass
@@ -47,7 +47,7 @@ def prove(ported: Ported, path: Path, classes: Sequence[Path] = ()) -> Proof:
         classes: More source trees.
     """
     class_table = ClassTable([project_root(path.resolve()), *classes])
-    configs = {old: new for old, new in ported.written.items() if is_mmengine_config(old)}
+    configs = {old: new for old, new in ported.written.items() if kind_of(old) == "mmengine config"}
     reader, rows = reader_for(class_table), []
     found: dict[Path, list[Difference]] = {}
     runs: list[Path] = []
@@ -160,7 +160,8 @@ def missing_packages(files: Any) -> list[str]:
     """Return the top packages that ported files import and that are not installed."""
     text = "\n".join(file.read_text(encoding="utf-8") for file in files)
     names = set(re.findall(r"^from (\w+)", text, re.M))
-    return sorted(name for name in names if importlib.util.find_spec(name) is None)
+    specs = {name: importlib.util.find_spec(name) for name in names}
+    return sorted(name for name, spec in specs.items() if spec is None or spec.origin is None)  # a folder is no package
 
 
 def _names(class_table: ClassTable) -> Any:

@@ -6,6 +6,7 @@ import importlib
 import keyword
 import os
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from .errors import PortError, Todo
 from .mmengine_configs import Translator
 from .mmengine_files import ConfigFile, Reader, is_config, walk_bases
 from .statements import write_file
-from .yaml_configs import Composer, Composition, load_yaml, merge_at, translate
+from .yaml_configs import Composer, Composition, load_yaml, merge_at, translate, translate_lightning
 from .yaml_configs import kind_of as yaml_kind
 
 _MARK = "# TODO port: "
@@ -40,8 +41,13 @@ class Ported:
     flat: dict[Path, str] = field(default_factory=dict)
     dropped: set[str] = field(default_factory=set)
 
-    def write(self, old: Path, new: Path, text: str) -> None:
-        """Write a file and note its TODOs."""
+    def write(self, old: Path, new: Path, make: Callable[..., str], *args: Any) -> None:
+        """Write what `make(*args)` returns, and note its TODOs; a refusal is noted too."""
+        try:
+            text = make(*args)
+        except (PortError, SyntaxError, UnicodeDecodeError) as error:
+            self.failed[old] = str(error)
+            return
         new.parent.mkdir(parents=True, exist_ok=True)
         new.write_text(text, encoding="utf-8")
         self.written[old] = new
@@ -93,64 +99,6 @@ class Places:
         return "." * (up + 1) + ".".join(parts[up:])
 
 
-def port_mmengine(
-    files: Sequence[Path], places: Places, table: ClassTable, *, flat: bool = False, ported: Ported | None = None
-) -> Ported:
-    """Port configs of mmengine.
-
-    Args:
-        files: The configs; base configs that they need are ported with them.
-        places: Where their ports go.
-        table: The classes of the project.
-        flat: Write one file for each config that holds everything, and no base configs beside.
-        ported: What to add to.
-    """
-    ported = ported or Ported()
-    reader = reader_for(table)
-    configs: dict[Path, ConfigFile] = {}
-    for file in files:
-        try:
-            configs[file] = config = reader.read(file)
-            for base in () if flat else walk_bases(config, reader):
-                configs[base] = reader.read(base)
-        except PortError as error:
-            ported.failed[file] = str(error)
-    scopes = {
-        str(config.values["default_scope"]): 0 for config in configs.values() if config.values.get("default_scope")
-    }
-    for scope in scopes:
-        table.add_installed(scope)
-    table.add_installed("mmcv")
-    translator = Translator(table, next(iter(scopes), ""))
-    names = {file: translator.translate(config.values) for file, config in configs.items()}
-    used = {base for config in configs.values() for base in config.bases}
-    for file, config in configs.items():
-        bases = [] if flat else config.bases
-        is_part = file in used and "runner" not in names[file]
-        reason = "it is a part of an experiment that changes another part" if bases and is_part else ""
-        if reason := reason or _why_flat(bases, names, reader):
-            ported.flat[file], bases = reason, []
-        parents = [(places.module(base, file), names[base]) for base in bases]
-        ported.write(file, places.of(file), write_file(names[file], parents))
-    ported.dropped |= translator.dropped
-    return ported
-
-
-def _why_flat(bases: Iterable[Path], names: dict[Path, dict], reader: Reader) -> str:
-    """Return why a config cannot import its bases, or nothing."""
-    seen: set[str] = set()
-    above: set[Path] = set()
-    for base in bases:
-        if names[base].keys() & seen:
-            return f"two of its base configs hold {', '.join(sorted(names[base].keys() & seen))}"
-        files = {base, *walk_bases(reader.read(base), reader)}
-        if files & above:
-            return "two of its base configs inherit from the same file"
-        seen |= names[base].keys()
-        above |= files
-    return ""
-
-
 def port_path(
     path: Path, target: Path, *, classes: Sequence[Path] = (), flat: bool = False
 ) -> tuple[Ported, dict[str, list[Path]]]:
@@ -169,136 +117,52 @@ def port_path(
         PortError: Nothing below the path can be ported.
     """
     path = path.resolve()
-    kinds: dict[str, list[Path]] = {}
+    kinds: dict[str, list[Path]] = defaultdict(list)
     for file in [path] if path.is_file() else sorted(_visible_files(path)):
-        kinds.setdefault(kind_of(file), []).append(file)
-    if "detectron2 config" in kinds:  # the base configs that hold plain data only
-        moved = [
-            f for f in kinds.get("other", []) if f.suffix == ".py" and _detectron2().is_plain_data(f.read_text("utf-8"))
-        ]
-        kinds["detectron2 config"] += moved
-        kinds["other"] = [f for f in kinds.get("other", []) if f not in moved]
-    if "Hydra config" in kinds:  # files of groups that hold plain values only
-        roots = _config_roots(kinds["Hydra config"])
-        moved = [f for f in kinds.get("other", []) if f.suffix in (".yaml", ".yml") and roots & set(f.parents)]
-        kinds["Hydra config"] += moved
-        kinds["other"] = [f for f in kinds.get("other", []) if f not in moved]
+        kinds[kind_of(file)].append(file)
+    _join_data_files(kinds)
     if not kinds.keys() - {"other"}:
         raise PortError(f"{path} has no config and no code of mmengine, detectron2, Hydra or LightningCLI.")
     table = ClassTable([project_root(path), *classes])
-    ported = Ported()
     root = path if path.is_dir() else path.parent
-    if (configs := kinds.get("mmengine config")) is not None:
-        root = _common_root(root, configs, table) if not flat else root
-        port_mmengine(configs, Places(root, target), table, flat=flat, ported=ported)
-    _port_others(kinds, root, target, table, ported)
-    return ported, kinds
+    if kinds["mmengine config"] and not flat:
+        root = _common_root(root, kinds["mmengine config"], table)
+    ported, places = Ported(), Places(root, target)
+    _port_mmengine(kinds["mmengine config"], places, table, ported, flat=flat)
+    _port_hydra(kinds["Hydra config"], places, ported)
+    for file in kinds["LightningCLI config"]:
+        ported.write(file, places.of(file), _lightning_text, file, table)
+    is_copied = root.is_dir() and len(kinds) > 1
+    copied = [f for f in kinds["other"] if is_copied and f.suffix in (".py", ".toml", ".md", ".txt", ".json")]
+    for file in [*kinds["mmengine code"], *kinds["detectron2 config"], *copied]:
+        ported.write(file, target / file.relative_to(root), _ported_text, file, kinds, table)
+    return ported, {kind: files for kind, files in kinds.items() if files}
 
 
-def _port_others(kinds: dict[str, list[Path]], root: Path, target: Path, table: ClassTable, ported: Ported) -> None:
-    for file in kinds.get("mmengine code", []):
-        module = package_of(file)[1]
-        _write_text(file, root, target, lambda f, m=module: port_code(f.read_text(encoding="utf-8"), m, table), ported)
-    for file in kinds.get("detectron2 config", []):
-        _write_text(file, root, target, lambda f: _detectron2().port_config(f.read_text(encoding="utf-8"), f), ported)
-    port_hydra(kinds.get("Hydra config", []), Places(root, target), ported)
-    for file in kinds.get("LightningCLI config", []):
-        place = Places(root, target).of(file).relative_to(target)
-        _write_text(file, root, target, lambda f: write_file(translate(load_yaml(f))), ported, place)
-    for file in kinds.get("other", []) if root.is_dir() and len(kinds) > 1 else []:
-        if file.suffix in (".py", ".toml", ".md", ".txt", ".json"):
-            _write_text(file, root, target, lambda f: f.read_text(encoding="utf-8"), ported)
+def _ported_text(file: Path, kinds: dict[str, list[Path]], table: ClassTable) -> str:
+    text = file.read_text(encoding="utf-8")
+    if file in kinds["mmengine code"]:
+        return _with_libcst("code").port_code(text, package_of(file)[1], table)
+    return _with_libcst("detectron2").port_config(text, file) if file in kinds["detectron2 config"] else text
 
 
-def _write_text(
-    file: Path, root: Path, target: Path, make: Callable[[Path], str], ported: Ported, place: Path | None = None
-) -> None:
-    try:
-        text = make(file)
-    except (PortError, SyntaxError, UnicodeDecodeError) as error:
-        ported.failed[file] = str(error)
-        return
-    ported.write(file, target / (place or file.relative_to(root)), text)
+def _lightning_text(file: Path, table: ClassTable) -> str:
+    return write_file(translate_lightning(load_yaml(file), table))
 
 
-_OF_ALL = re.compile(r"override /|^#\s*@package _global_", re.M)
-
-
-def port_hydra(files: Sequence[Path], places: Places, ported: Ported) -> None:
-    """Port configs of Hydra: each file of a group on its own, each primary config importing what it chooses.
-
-    A file of a group that overrides the choices of others (an experiment) is composed with the primary config that
-    has this group.
-    """
-    for root in sorted(_config_roots(files)):
-        composer = Composer(root)
-        primaries = [f for f in files if f.parent == root]
-        todo: list[tuple[Path, Path, dict[str, str]]] = [(file, file, {}) for file in primaries]
-        for file in files:
-            if file.parent != root and file.is_relative_to(root) and _OF_ALL.search(file.read_text(encoding="utf-8")):
-                group = file.parent.relative_to(root).as_posix()
-                owner = next(
-                    (p for p in primaries if re.search(rf"^\s*- {group}\s*:", p.read_text("utf-8"), re.M)), None
-                )
-                todo += [(file, owner, {group: file.stem})] if owner else []
-        own = {file for file, _, _ in todo}
-        for file in (f for f in files if f not in own and f.is_relative_to(root)):
-            _write_group(file, root, composer, places, ported)
-        for file, primary, choices in todo:
-            try:
-                composed = composer.compose(primary, choices)
-            except PortError as error:
-                ported.failed[file] = str(error)
-                continue
-            bases = _importable_parts(composed, own, file, places)
-            ported.write(file, places.of(file), write_file(translate(composed.values, composed.notes), bases))
-
-
-def _config_roots(files: Sequence[Path]) -> set[Path]:
-    """Return the uppermost folders that hold a config with a defaults list, in which groups are folders."""
-    roots = {f.parent for f in files if re.search(r"^defaults\s*:", f.read_text(encoding="utf-8"), re.M)}
-    return {folder for folder in roots if not roots & set(folder.parents)} or {f.parent for f in files}
-
-
-def _write_group(file: Path, root: Path, composer: Composer, places: Places, ported: Ported) -> None:
-    group = file.parent.relative_to(root).as_posix()
-    if group == "hydra":
-        return
-    try:
-        composed = composer.compose_group(file, group)
-    except PortError as error:
-        ported.failed[file] = str(error)
-        return
-    ported.write(file, places.of(file), write_file(translate(composed.values, composed.notes)))
-
-
-def _importable_parts(
-    composed: Composition, own: set[Path], asking: Path, places: Places
-) -> list[tuple[str, dict[str, Any]]]:
-    """Return the modules of the groups that a composition chose, each with what it holds."""
-    entries: dict[Path, dict[str, Any]] = {}
-    for part in composed.parts:
-        merge_at(entries.setdefault(part.entry, {}), part.package, part.values)
-    held = [name for values in entries.values() if len(values) == 1 for name in values]
-    bases = []
-    for file, values in entries.items():
-        is_alone = len(values) == 1 and held.count(*values) == 1 and next(iter(values)).isidentifier()
-        if is_alone and file not in own and "hydra" not in values:
-            bases.append((places.module(file, asking), translate(values)))
-    return bases
-
-
-def port_code(text: str, module: str, table: ClassTable) -> str:
-    """Return the ported text of a code file on mmengine.
-
-    Raises:
-        PortError: libcst is not installed.
-    """
-    return _with_libcst("code").port_code(text, module, table)
-
-
-def _detectron2() -> Any:
-    return _with_libcst("detectron2")
+def _join_data_files(kinds: dict[str, list[Path]]) -> None:
+    """Let files that hold plain values only belong to the configs of detectron2 or Hydra beside which they lie."""
+    joined: dict[str, list[Path]] = {}
+    if kinds["detectron2 config"]:
+        is_data = _with_libcst("detectron2").is_plain_data
+        joined["detectron2 config"] = [f for f in kinds["other"] if f.suffix == ".py" and is_data(f.read_text("utf-8"))]
+    if kinds["Hydra config"]:
+        roots = _config_roots(kinds["Hydra config"])
+        found = [f for f in kinds["other"] if f.suffix in (".yaml", ".yml") and roots & set(f.parents)]
+        joined["Hydra config"] = found
+    for kind, files in joined.items():
+        kinds[kind] += files
+        kinds["other"] = [f for f in kinds["other"] if f not in files]
 
 
 def _with_libcst(name: str) -> Any:
@@ -308,33 +172,49 @@ def _with_libcst(name: str) -> Any:
         raise PortError(f"Porting code needs {error.name}. Run: pip install 'lazyengine[port]'.") from None
 
 
-def kind_of(file: Path) -> str:
-    """Return what a file is: a config or code, and of which library; `other` for what needs no port."""
-    if file.suffix not in (".py", ".yaml", ".yml", ".json"):
-        return "other"
-    text = file.read_text(encoding="utf-8", errors="replace")
-    if file.suffix == ".py" and _DETECTRON2.search(text) and _detectron2().is_config(text):
-        return "detectron2 config"
-    if is_config(file, text):
-        return "mmengine config"
-    if file.suffix == ".py":
-        return "mmengine code" if _MMENGINE_CODE.search(text) else "other"
-    return {"hydra": "Hydra config", "lightning": "LightningCLI config"}.get(yaml_kind(text), "other")
+# ----------------------------------------------------------------------------------------------------- mmengine
+def _port_mmengine(
+    files: Sequence[Path], places: Places, table: ClassTable, ported: Ported, *, flat: bool = False
+) -> None:
+    """Port configs of mmengine, and unless they are to be flat the base configs that they need."""
+    reader = reader_for(table)
+    configs: dict[Path, ConfigFile] = {}
+    for file in files:
+        try:
+            configs[file] = config = reader.read(file)
+            configs |= {base: reader.read(base) for base in (() if flat else walk_bases(config, reader))}
+        except PortError as error:
+            ported.failed[file] = str(error)
+    scopes = dict.fromkeys(str(config.values.get("default_scope") or "mmengine") for config in configs.values())
+    for scope in (*scopes, "mmcv"):
+        table.add_installed(scope)
+    translator = Translator(table, next(iter(scopes), ""))
+    names = {file: translator.translate(config.values) for file, config in configs.items()}
+    used = {base for config in configs.values() for base in config.bases}
+    for file, config in configs.items():
+        bases = [] if flat else config.bases
+        is_part = file in used and "runner" not in names[file]
+        reason = "it is a part of an experiment that changes another part" if bases and is_part else ""
+        if reason := reason or _why_flat(bases, names, reader):
+            ported.flat[file], bases = reason, []
+        parents = [(places.module(base, file), names[base]) for base in bases]
+        ported.write(file, places.of(file), write_file, names[file], parents)
+    ported.dropped |= translator.dropped
 
 
-def is_mmengine_config(file: Path) -> bool:
-    """Return whether a file is a config of mmengine."""
-    return kind_of(file) == "mmengine config"
-
-
-_DETECTRON2 = re.compile(r"\b(LazyCall|LazyConfig|model_zoo)\b")
-_MMENGINE_CODE = re.compile(r"^\s*(from|import) mmengine\b|\.register_module\(|\bregistry import\b", re.M)
-
-
-def _visible_files(path: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(path):
-        folders[:] = [f for f in folders if not f.startswith(".") and f != "__pycache__"]
-        yield from (Path(folder, name) for name in names if not name.startswith("."))
+def _why_flat(bases: Iterable[Path], names: dict[Path, dict], reader: Reader) -> str:
+    """Return why a config cannot import its bases, or nothing."""
+    seen: set[str] = set()
+    above: set[Path] = set()
+    for base in bases:
+        if names[base].keys() & seen:
+            return f"two of its base configs hold {', '.join(sorted(names[base].keys() & seen))}"
+        files = {base, *walk_bases(reader.read(base), reader)}
+        if files & above:
+            return "two of its base configs inherit from the same file"
+        seen |= names[base].keys()
+        above |= files
+    return ""
 
 
 def _common_root(root: Path, configs: Sequence[Path], table: ClassTable) -> Path:
@@ -352,3 +232,87 @@ def _common_root(root: Path, configs: Sequence[Path], table: ClassTable) -> Path
 def reader_for(table: ClassTable) -> Reader:
     """Return a reader that knows where the packages of a table are."""
     return Reader({name: f.parent for name, f in table.files.items() if f.name == "__init__.py" and "." not in name})
+
+
+# -------------------------------------------------------------------------------------------------------- Hydra
+_OF_ALL = re.compile(r"override /|^#\s*@package _global_", re.M)
+
+
+def _port_hydra(files: Sequence[Path], places: Places, ported: Ported) -> None:
+    """Port configs of Hydra: each file of a group on its own, each primary config importing what it chooses.
+
+    A file of a group that overrides the choices of others (an experiment) is composed with the primary config that
+    has this group.
+    """
+    for root in sorted(_config_roots(files)):
+        composer, inside = Composer(root), [f for f in files if f.is_relative_to(root)]
+        primaries = {f: f for f in inside if f.parent == root}  # each with the config that it is composed with
+        for file in inside:
+            group = file.parent.relative_to(root).as_posix()
+            listed = re.compile(rf"^\s*- {group}\s*:", re.M)
+            if file.parent != root and _OF_ALL.search(file.read_text(encoding="utf-8")):
+                owners = (p for p in primaries if p.parent == root and listed.search(p.read_text(encoding="utf-8")))
+                primaries.update({file: owner} if (owner := next(owners, None)) else {})
+
+        for file in inside:
+            if file.parent != root / "hydra":
+                ported.write(file, places.of(file), _hydra_text, file, composer, primaries, places)
+
+
+def _hydra_text(file: Path, composer: Composer, primaries: dict[Path, Path], places: Places) -> str:
+    group = file.parent.relative_to(composer.root).as_posix()
+    if file not in primaries:
+        composed = composer.compose(file, group=group)
+        return write_file(translate(composed.values, composed.notes))
+    composed = composer.compose(primaries[file], {} if group == "." else {group: file.stem})
+    bases = _importable_parts(composed, set(primaries), file, places, composer)
+    return write_file(translate(composed.values, composed.notes), bases)
+
+
+def _config_roots(files: Sequence[Path]) -> set[Path]:
+    """Return the uppermost folders that hold a config with a defaults list, in which groups are folders."""
+    roots = {f.parent for f in files if re.search(r"^defaults\s*:", f.read_text(encoding="utf-8"), re.M)}
+    return {folder for folder in roots if not roots & set(folder.parents)} or {f.parent for f in files}
+
+
+def _importable_parts(
+    composed: Composition, own: set[Path], asking: Path, places: Places, composer: Composer
+) -> list[tuple[str, dict[str, Any]]]:
+    """Return the modules of the groups that a composition chose, each with what it holds."""
+    entries: dict[Path, dict[str, Any]] = {}
+    for part in composed.parts:
+        merge_at(entries.setdefault(part.entry, {}), part.package, part.values)
+    held = [name for values in entries.values() if len(values) == 1 for name in values]
+    bases = []
+    for file, values in entries.items():
+        is_alone = len(values) == 1 and held.count(*values) == 1 and next(iter(values)).isidentifier()
+        if is_alone and file not in own and "hydra" not in values:
+            group = file.parent.relative_to(composer.root).as_posix()
+            if composer.compose(file, group=group).values == values:  # it was not put into another package
+                bases.append((places.module(file, asking), translate(values)))
+    return bases
+
+
+# ------------------------------------------------------------------------------------------------------- files
+def kind_of(file: Path) -> str:
+    """Return what a file is: a config or code, and of which library; `other` for what needs no port."""
+    if file.suffix not in (".py", ".yaml", ".yml", ".json"):
+        return "other"
+    text = file.read_text(encoding="utf-8", errors="replace")
+    if file.suffix == ".py" and _DETECTRON2.search(text) and _with_libcst("detectron2").is_config(text):
+        return "detectron2 config"
+    if is_config(file, text):
+        return "mmengine config"
+    if file.suffix == ".py":
+        return "mmengine code" if _MMENGINE_CODE.search(text) else "other"
+    return {"hydra": "Hydra config", "lightning": "LightningCLI config"}.get(yaml_kind(text), "other")
+
+
+_DETECTRON2 = re.compile(r"\b(LazyCall|LazyConfig|model_zoo)\b")
+_MMENGINE_CODE = re.compile(r"^\s*(from|import) mmengine\b|\.register_module\(|\bregistry import\b", re.M)
+
+
+def _visible_files(path: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(path):
+        folders[:] = [f for f in folders if not f.startswith(".") and f != "__pycache__"]
+        yield from (Path(folder, name) for name in names if not name.startswith("."))

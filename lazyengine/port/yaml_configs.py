@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .classes import ClassTable
 from .errors import PortError
 from .expressions import REF, REQUIRED, Call, Code, Missing, Symbol, ref_text
 
@@ -79,6 +80,23 @@ class Composition:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """An entry of a defaults list: the option of a group, and where its values go.
+
+    Attributes:
+        group: Folder of the option, from the root.
+        option: Name of the file; None for no file, `_self_` for the one that holds the list.
+        package: Where the values go, from the package of the file that holds the list.
+        words: What stands before the group: `override`, `optional`.
+    """
+
+    group: str
+    option: str | None
+    package: str
+    words: tuple[str, ...] = ()
+
+
 class Composer:
     """Composes configs as Hydra 1.3 does, without overrides on the command line.
 
@@ -89,151 +107,127 @@ class Composer:
     def __init__(self, root: Path):
         self.root = root
 
-    def compose(self, file: Path, choices: dict[str, str] | None = None) -> Composition:
-        """Return the composition of a primary config.
+    def compose(self, file: Path, choices: dict[str, str] | None = None, group: str = "") -> Composition:
+        """Return the composition of a config.
 
         Args:
-            file: The primary config.
+            file: The config.
             choices: Group -> option, in place of what its defaults list says.
+            group: The group that the config is an option of; nothing for a primary config.
         """
         result = Composition()
         chosen = dict(choices or {})
         for _ in range(8):  # an override may choose a file that has overrides itself
-            more = dict(chosen)
-            self._overrides(file, "", chosen, more)
-            if more == chosen:
+            before = dict(chosen)
+            self._override(file, group, chosen)
+            if before == chosen:
                 break
-            chosen = more
-        for part in self._parts(file, "", "", chosen, result):
+        for part in self._parts(file, group, group.replace("/", "."), chosen, result.notes):
             result.parts.append(part)
             merge_at(result.values, part.package, part.values)
         return result
 
-    def compose_group(self, file: Path, group: str) -> Composition:
-        """Return the composition of a file of a group alone, at the package of the group."""
-        result = Composition()
-        for part in self._parts(file, group, group.replace("/", "."), {}, result):
-            result.parts.append(part)
-            merge_at(result.values, part.package, part.values)
-        return result
-
-    def _entries(self, file: Path, group: str) -> Iterator[tuple[str, str, str | None, bool]]:
-        """Yield group, package, option and whether it is an override, of each entry of a defaults list."""
-        for entry in load_yaml(file).get("defaults") or []:
-            if isinstance(entry, str):
-                name, _, package = entry.partition("@")
-                folder, _, option = name.strip("/").rpartition("/")
-                base = folder if name.startswith("/") else "/".join(filter(None, (group, folder)))
-                yield (group if entry == "_self_" else base), package, option, False
+    def _entries(self, file: Path, group: str, chosen: dict[str, str]) -> Iterator[_Entry]:
+        """Yield the entries of a file's defaults list; at its end the file itself, where the list does not name it."""
+        given = load_yaml(file).get("defaults") or []
+        beside = {str(k): v for entry in given if isinstance(entry, dict) for k, v in entry.items()} | chosen
+        for entry in given if "_self_" in given else [*given, "_self_"]:
+            if entry == "_self_":
+                yield _Entry(group, entry, "")
                 continue
-            (key, option), *_ = entry.items()
-            words = str(key).split()
-            name, _, package = words[-1].partition("@")
-            base = name.strip("/") if name.startswith("/") else "/".join(filter(None, (group, name)))
-            for one in option if isinstance(option, list) else [option]:
-                yield base, package, one, "override" in words
+            if isinstance(entry, str):  # a file of the own group, or `group/option`
+                key, at, package = entry.partition("@")
+                key, _, options = key.rpartition("/")
+                key += at + package
+            else:
+                (key, options), *_ = entry.items()
+            *words, key = str(key).split() or [""]
+            name, _, package = key.partition("@")
+            folder = name.strip("/") if name.startswith("/") else "/".join(filter(None, (group, name)))
+            for option in options if isinstance(options, list) else [options]:
+                option = chosen.get(folder, option) if folder != group else option
+                option = option and re.sub(r"\$\{(\w+)\}", lambda found: str(beside.get(found[1], "")), str(option))
+                yield _Entry(folder, option, package or name.strip("/").replace("/", "."), tuple(words))
 
-    def _overrides(self, file: Path, group: str, chosen: dict[str, str], found: dict[str, str]) -> None:
-        for base, _, option, is_override in self._entries(file, group):
-            if is_override and option is not None:
-                found[base] = option
-            elif option != "_self_":
-                option = chosen.get(base, option) if base != group else option
-                path = self._file(base, option)
-                if path is not None:
-                    self._overrides(path, base, chosen, found)
+    def _override(self, file: Path, group: str, chosen: dict[str, str]) -> None:
+        """Put what the defaults lists override into the choices."""
+        for entry in self._entries(file, group, chosen):
+            if entry.option is not None and "override" in entry.words:
+                chosen[entry.group] = entry.option
+            elif entry.option != "_self_" and (path := self._file(entry)) is not None:
+                self._override(path, entry.group, chosen)
 
-    def _file(self, group: str, option: str | None) -> Path | None:
-        if option is None:
+    def _file(self, entry: _Entry) -> Path | None:
+        if entry.option is None:
             return None
-        path = self.root / group / str(option)
+        path = self.root / entry.group / entry.option
         path = path if path.suffix in (".yaml", ".yml") else path.with_name(f"{path.name}.yaml")
         return path if path.is_file() else None
 
     def _parts(
-        self,
-        file: Path,
-        group: str,
-        package: str,
-        chosen: dict[str, str],
-        result: Composition,
-        entry: Path | None = None,
+        self, file: Path, group: str, package: str, chosen: dict[str, str], notes: list[str], entry: Path | None = None
     ) -> Iterator[Part]:
         own = load_yaml(file)
         own.pop("defaults", None)
         header = re.search(r"^#\s*@package\s+(\S+)", file.read_text(encoding="utf-8"), re.M)
         if header:
             package = "" if header[1] == "_global_" else header[1].replace("_group_", group.replace("/", "."))
-        entries = [e for e in self._entries(file, group) if not e[3]]
-        if not any(option == "_self_" for _, _, option, _ in entries):
-            entries.append((group, "", "_self_", False))
-        for base, given, option, _ in entries:
-            if option == "_self_":
+        for part in self._entries(file, group, chosen):
+            if part.option == "_self_":
                 yield Part(file, package, own, entry or file)
-                continue
-            option = chosen.get(base, option) if base != group else option
-            path = self._file(base, option)
-            if path is None:
-                if (
-                    option is not None
-                    and base != "hydra"
-                    and not base.startswith("hydra/")
-                    and not self._is_optional(file, base)
-                ):
-                    result.notes.append(f"{file.name}: there is no config {base}/{option}")
-                continue
-            inner = base.removeprefix(group).strip("/") if group else base
-            place = ".".join(filter(None, (package, given or inner.replace("/", "."))))
-            if given.startswith("_global_"):
-                place = given.removeprefix("_global_").strip(".")
-            yield from self._parts(path, base, place, chosen, result, entry or path)
-
-    @staticmethod
-    def _is_optional(file: Path, group: str) -> bool:
-        return bool(
-            re.search(rf"^\s*-\s*optional\s+/?{re.escape(group.rpartition('/')[2])}", file.read_text("utf-8"), re.M)
-        )
+            elif (path := self._file(part)) is not None and "override" not in part.words:
+                place = ".".join(filter(None, (package, part.package)))
+                if part.package.startswith("_global_"):
+                    place = part.package.removeprefix("_global_").strip(".")
+                yield from self._parts(path, part.group, place, chosen, notes, entry or path)
+            elif part.option is not None and not part.words and part.group.partition("/")[0] != "hydra":
+                notes.append(f"{file.name}: there is no config {part.group}/{part.option}")
 
 
 def merge_at(values: dict[str, Any], package: str, new: dict[str, Any]) -> None:
     """Merge values into others below a dotted package."""
-    for name in filter(None, package.split(".")):
-        if not isinstance(values.get(name), dict):
-            values[name] = {}
-        values = values[name]
+    for name in filter(None, reversed(package.split("."))):
+        new = {name: new}
     _merge(values, new)
 
 
 def _merge(old: dict[str, Any], new: dict[str, Any]) -> None:
     for key, value in new.items():
-        if isinstance(value, dict) and isinstance(old.get(key), dict):
-            _merge(old[key], value)
-        elif isinstance(value, dict):
-            old[key] = {}
+        if isinstance(value, dict):
+            old[key] = old[key] if isinstance(old.get(key), dict) else {}
             _merge(old[key], value)
         else:
             old[key] = value
 
 
 # -------------------------------------------------------------------------------------------------- translating
-def translate(values: dict[str, Any], notes: list[str] | None = None) -> dict[str, Any]:
-    """Return top-level names and their expressions for a composed config of Hydra or one of LightningCLI."""
-    names = {}
-    for key, value in values.items():
-        if key == "hydra":  # how the run is started, which is the command line's business here
-            continue
-        names[_identifier(key)] = _expression(value, (str(key),))
+def translate(values: dict[str, Any], notes: Sequence[str] = ()) -> dict[str, Any]:
+    """Return top-level names and their expressions for a composed config of Hydra."""
+    shown = {key: value for key, value in values.items() if key != "hydra"}  # that is how the run is started
+    names = {_identifier(key): _expression(value, (str(key),)) for key, value in shown.items()}
     if notes and names:
         first = next(iter(names))
         names[first] = Missing(names[first], "; ".join(notes))
-    if isinstance(trainer := names.get("trainer"), dict) and "class_path" not in values.get("trainer", {}):
-        names["trainer"] = Call(Symbol("lightning.pytorch", "Trainer"), trainer) if _is_lightning(values) else trainer
     return names
 
 
-def _is_lightning(values: dict[str, Any]) -> bool:
-    text = repr(values)
-    return "'class_path'" in text or "seed_everything" in values
+def translate_lightning(values: dict[str, Any], table: ClassTable) -> dict[str, Any]:
+    """Return top-level names and their expressions for a config of LightningCLI.
+
+    Args:
+        values: What the file holds; the options of a subcommand, such as `fit`, are its own level.
+        table: Where a script gives `LightningCLI` the classes of `model` and `data` that the file does not name.
+    """
+    commands = [values[name] for name in ("fit", "validate", "test", "predict") if isinstance(values.get(name), dict)]
+    values = commands[0] if commands and len(values) == 1 else values
+    names = translate(values)
+    for name, symbol in {"trainer": Symbol("lightning.pytorch", "Trainer"), **table.given_to_lightning()}.items():
+        if isinstance(names.get(name), dict):
+            names[name] = Call(symbol, names[name])
+    for name in ("model", "data"):
+        if isinstance(names.get(name), dict):
+            names[name] = Missing(names[name], f"{name}: LightningCLI got the class in the script; write it here")
+    return names
 
 
 def _identifier(key: Any) -> str:
@@ -248,17 +242,30 @@ def _expression(value: Any, path: tuple[str, ...]) -> Any:
             return _hydra_call(value, path)
         if "class_path" in value and value.keys() <= {"class_path", "init_args", "dict_kwargs"}:
             given = {**(value.get("init_args") or {}), **(value.get("dict_kwargs") or {})}
-            return Call(symbol_of(value["class_path"]), {k: _expression(v, (*path, k)) for k, v in given.items()})
+            arguments = {k: _expression(v, (*path, k)) for k, v in given.items()}
+            return Call(symbol_of(value["class_path"]), arguments, partial=path in _MADE_LATER)
         return {key: _expression(inner, (*path, str(key))) for key, inner in value.items()}
     if value == "???":
         return REQUIRED
     return _text(value, path) if isinstance(value, str) and "${" in value else value
 
 
+_MADE_LATER = {("optimizer",), ("lr_scheduler",)}  # LightningCLI gives them the parameters
+_GETTERS = re.compile(r"hydra_zen\.funcs\.get_obj|hydra\.utils\.get_(class|method|object|static_method)")
+
+
 def _hydra_call(value: dict[str, Any], path: tuple[str, ...]) -> Any:
-    given = {k: v for k, v in value.items() if k not in ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")}
+    target = value["_target_"]
+    if _GETTERS.fullmatch(target):
+        return symbol_of(value["path"])
+    is_zen = target == "hydra_zen.funcs.zen_processing"  # what hydra-zen does beside making the object is its own
+    left_out = {*(value.get("_zen_exclude") or ()), "_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
+    given = {k: v for k, v in value.items() if k not in left_out and not (is_zen and k.startswith("_zen_"))}
     arguments = {k: _expression(v, (*path, k)) for k, v in given.items()}
-    call: Any = Call(symbol_of(value["_target_"]), arguments, partial=value.get("_partial_") is True)
+    is_partial = value.get("_partial_") is True or value.get("_zen_partial") is True
+    call: Any = Call(symbol_of(value["_zen_target"] if is_zen else target), arguments, partial=is_partial)
+    if value.get("_zen_wrappers"):
+        call = Missing(call, f"_zen_wrappers={value['_zen_wrappers']!r}: call them where the object is used")
     if value.get("_args_"):
         call = Missing(call, f"_args_={value['_args_']!r}: give them by name")
     if value.get("_recursive_") is False:

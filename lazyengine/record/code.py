@@ -331,13 +331,11 @@ def _is_as_imported(module: ModuleType, path: str, content: bytes) -> bool:
     defined = {const.co_name for const in code.co_consts if isinstance(const, CodeType) and const.co_name[0] != "<"}
     if not defined <= vars(module).keys():
         return False
-    holders = [vars(module), *(vars(c) for c in vars(module).values() if _is_class_of(c, module))]
+    values = vars(module).values()
+    classes = (v for v in values if isinstance(v, type) and v.__module__ == module.__name__)
+    holders = [vars(module), *map(vars, classes)]
     functions = [value for holder in holders for value in list(holder.values()) if isinstance(value, FunctionType)]
     return all(f.__code__ in codes for f in functions if f.__code__.co_filename == path)
-
-
-def _is_class_of(value: Any, module: ModuleType) -> bool:
-    return isinstance(value, type) and value.__module__ == module.__name__
 
 
 def _codes_in(code: CodeType) -> Iterator[CodeType]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from .. import dist
-from ..config import format_tree
+from ..config import edited_values, format_tree
 from ..fileio import atomic_write
 from .code import CodeRecord, collect_code, load_code, save_code
 from .code_changes import changed_code
@@ -137,7 +137,8 @@ class Recorder:
                 self._written.append(path)
             about = {key: getattr(code, key) for key in ("hash", "tops", "paths", "not_contained", "edited")}
             blame = "" if self._cfg is None else format_tree(self._cfg, defaults=False, blame=True)
-            more = {"data": self.data, "blame": blame.splitlines(), **self._ask_git(code)}
+            edits = [] if self._cfg is None else edited_values(self._cfg)
+            more = {"data": self.data, "blame": blame.splitlines(), "edits": edits, **self._ask_git(code)}
             write_env(self._env_file, self._device, code=about, **more)
             self.code_hash = code.hash  # of what is kept, so that what was kept before is removed only then
         except OSError as error:

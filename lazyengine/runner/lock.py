@@ -46,7 +46,8 @@ class FolderLock:
     def __init__(self, folder: str, on_request: Callable[[str], object] | None = None) -> None:
         self._on_request = on_request or (lambda word: None)
         self.path = os.path.join(folder, NAME)
-        self._own = {"host": socket.gethostname(), "pid": os.getpid(), "started": started_at(os.getpid())}
+        pid, mark = os.getpid(), os.urandom(4).hex()  # the mark tells apart two trainings of one process
+        self._own = {"host": socket.gethostname(), "pid": pid, "started": started_at(pid), "mark": mark}
         self._ended = threading.Event()
         self._count = 0
         self._thread: threading.Thread | None = None
@@ -63,8 +64,6 @@ class FolderLock:
             if owner is None and not os.path.lexists(self.path):
                 continue  # given back meanwhile
             if owner is not None:  # else a link that leads nowhere
-                if self._is_own(owner):
-                    break
                 self._wait_while_alive(owner)
             former = _describe(owner)
             stale = f"{self.path}.{os.urandom(4).hex()}"

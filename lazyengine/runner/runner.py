@@ -31,14 +31,7 @@ from ..errors import UsageError, UsageRuntimeError, UsageTypeError, UsageValueEr
 from ..hooks import Hook, HookSchedule, Priority, default_hooks, get_priority
 from ..logging import LogProcessor, MessageHub, MMLogger
 from ..model import BaseModule, ModelSetup, evaluating, set_training
-from ..optim import (
-    OptimWrapper,
-    OptimWrapperDict,
-    SchedulerRecipes,
-    autocast_for,
-    build_param_schedulers,
-    scale_lr,
-)
+from ..optim import OptimWrapper, OptimWrapperDict, SchedulerRecipes, autocast_for, build_param_schedulers, scale_lr
 from ..seeding import ModelStream, derive_seed, seed_everything
 from ..visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
 from . import preemption

@@ -462,7 +462,7 @@ class RunState:
             runner.logger.warning("not resuming from %s: %s", path, reason)
 
         folders = self.own_folders()
-        newest = ckpt.find_valid_checkpoint(folders, reject, _why_not_resumable)
+        newest = ckpt.find_valid_checkpoint(folders, reject, self._why_not_resumable)
         where = " and ".join(folders)
         if newest is not None:
             self._mend_pointer(newest)
@@ -478,6 +478,21 @@ class RunState:
                 "begin anew, or name another checkpoint with --resume PATH"
             )
         runner.logger.info("no checkpoint in %s yet: beginning anew", where)
+        return None
+
+    def _why_not_resumable(self, path: str) -> str | None:
+        """The reason for which a whole file is no candidate; of its tensors the shapes are read."""
+        if flaw := ckpt.summary_of(path).flaw:  # raises for a file of another kind
+            return flaw
+        if unsafe := torch.serialization.get_unsafe_globals_in_checkpoint(path):
+            return f"it holds an object of {unsafe[0]}, which was not loaded because loading it can run code"
+        return self._flaw_of_optimizer(ckpt.read_checkpoint(path, map_location="meta", verify=False, keep_shards=True))
+
+    def _flaw_of_optimizer(self, checkpoint: dict[str, Any]) -> str | None:
+        for name, wrapper in self._runner.optim_wrapper.named().items():
+            state = checkpoint["optimizer"].get(name) if name else checkpoint["optimizer"]
+            if state and "param_groups" in state and (flaw := wrapper.flaw_of(state)):
+                return f"it is damaged, or not a checkpoint of lazyengine: its optimizer cannot be this one, {flaw}"
         return None
 
     def _mend_pointer(self, newest: str) -> None:
@@ -506,7 +521,7 @@ class RunState:
         runner = self._runner
         _ = self._experiment  # as built: schedules change below
         checkpoint = ckpt.read_checkpoint(path, keep_shards=True)
-        if flaw := ckpt.why_not_resumable(checkpoint):
+        if flaw := ckpt.why_not_resumable(checkpoint) or self._flaw_of_optimizer(checkpoint):
             raise ckpt.UsageCheckpointError(f"{path} cannot be resumed: {flaw}")
         with _contents_explained(path):
             self._compared = self._on_main(lambda: self._compare(path, checkpoint["meta"]))
@@ -607,16 +622,8 @@ class RunState:
 
 def _origin_of(path: str, meta: dict[str, Any]) -> dict[str, Any]:
     """What a record says of the checkpoint that a start goes on from, or evaluates."""
-    about = {key: meta.get(key) for key in ("iter", "epoch", "run_id")}
+    about = {key: meta.get(key) for key in ("iter", "epoch", "run_id", "start")}
     return {"path": path, **about, "hash": sha256_of(path)[:16] if os.path.isfile(path) else None}
-
-
-def _why_not_resumable(path: str) -> str | None:
-    """The reason for which a whole file is no candidate; its tensors are not read."""
-    flaw = ckpt.summary_of(path).flaw or None  # raises for a file of another kind
-    if unsafe := torch.serialization.get_unsafe_globals_in_checkpoint(path):
-        return f"it holds an object of {unsafe[0]}, which was not loaded because loading it can run code"
-    return flaw
 
 
 @contextlib.contextmanager

@@ -70,15 +70,28 @@ def parse_conditions(texts: Iterable[str], outlines: Sequence[Outline]) -> list[
         outlines: The runs, whose names are known.
 
     Raises:
-        ValueError: A condition has another form, or nothing has that name.
+        ValueError: A condition has another form, nothing has that name, or numbers are to be more or less than a text.
     """
     found = []
     for part in (part for text in texts for part in re.split(r"\s+and\s+", text)):
         match = _FORM.fullmatch(part)
         if match is None:
             raise UsageValueError(f"{part!r} is no condition; expected name, sign and value, as 'optimizer.lr > 1e-3'.")
-        found.append(Condition(_spelled_out(match["name"], outlines), match["sign"], plain_value(match["value"])))
+        condition = Condition(_spelled_out(match["name"], outlines), match["sign"], plain_value(match["value"]))
+        _check_order(part, condition, outlines)
+        found.append(condition)
     return found
+
+
+def _check_order(text: str, condition: Condition, outlines: Sequence[Outline]) -> None:
+    """Refuse ``<`` and ``>`` between a text and what is a number in every run, which would hold for none."""
+    if condition.sign[0] not in "<>" or not isinstance(condition.value, str):
+        return
+    known = [value for each in outlines if (value := value_of(each, condition.name)) is not None]
+    if known and not any(isinstance(value, str) for value in known):
+        raise UsageValueError(
+            f"{text!r}: {condition.name} is a number, such as {known[0]}, and {condition.value!r} none."
+        )
 
 
 def _spelled_out(name: str, outlines: Sequence[Outline]) -> str:

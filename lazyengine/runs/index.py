@@ -25,7 +25,7 @@ from ..errors import UsageFileNotFoundError
 from ..logging import METRICS_FILE
 from ..record import ENV_FILE, RUN_FILE, START_FILE
 from .columns import Curve, Part, append, join, pack, parts_in, unpack
-from .lineage import Start, changes_of, files_before, read_starts
+from .lineage import Start, changes_of, files_before, led_to_end, read_starts
 from .reading import check_run, read_config
 
 INDEX_FILE = ".lazyengine_index.sqlite"
@@ -309,10 +309,11 @@ def _read_all(jobs: Sequence[_Job]) -> Iterator[tuple[bytes, list[_File]]]:
     if cores < 2 or len(jobs) < _MANY or threading.active_count() > 1 or "torch" in sys.modules:
         yield from map(_read_run, jobs)  # a fork in the middle of threads is none
         return
-    from multiprocessing import get_context  # 30 ms, for many runs only
+    from concurrent.futures import ProcessPoolExecutor  # 40 ms, for many runs only
+    from multiprocessing import get_context
 
-    with get_context("fork").Pool(cores) as pool:
-        yield from pool.imap(_read_run, jobs, chunksize=20)
+    with ProcessPoolExecutor(cores, get_context("fork")) as pool:
+        yield from pool.map(_read_run, jobs, chunksize=20)
 
 
 def _read_run(job: _Job) -> tuple[bytes, list[_File]]:
@@ -398,7 +399,7 @@ def read_outline(folder: str | os.PathLike[str], take: Callable[[Path], list[Par
         return Outline(path, mistake=str(error))
     outline.config = read_config(path, outline.training)
     outline.environment = _environment(outline.training)
-    own = [start.metrics for start in outline.training if start.metrics.is_file()]
+    own = [start.metrics for start in led_to_end(outline.starts) if start.metrics.is_file()]
     curves = curves_of(outline) if take is None else join([part for file in own for part in take(file)])
     outline.extents = extents_of(curves)
     return outline
@@ -411,7 +412,7 @@ def curves_of(outline: Outline, take: Callable[[Path], list[Part]] | None = None
         outline: The run.
         take: Returns the parts of a file of records; None reads it.
     """
-    own = [start.metrics for start in outline.training if start.metrics.is_file()]
+    own = [start.metrics for start in led_to_end(outline.starts) if start.metrics.is_file()]
     take = take or (lambda file: parts_in(file.read_bytes()))
     return join([part for file in [*files_before(outline.starts), *own] for part in take(file)])
 

@@ -51,6 +51,13 @@ class Start:
         return self.origin is not None and self.origin.get("run_id") not in (None, self.run_id)
 
     @property
+    def has_trained(self) -> bool:
+        """Whether it did an iteration, as far as its folder knows."""
+        if self.ended is None:
+            return self.metrics.is_file()
+        return int(self.ended.get("iter") or 0) > (self.origin["iter"] if self.origin else 0)
+
+    @property
     def metrics(self) -> Path:
         """The file of its records; it may not be there."""
         return self.folder if self.folder.is_file() else self.folder / METRICS_FILE
@@ -153,10 +160,50 @@ def _unlisted(number: int, folder: Path) -> Start:
     return Start(number, kind, folder, origin=origin, code=_code_of(folder))
 
 
-def changes_of(starts: Iterable[Start]) -> dict[str, list[dict[str, Any]]]:
+def led_to(start: Start, starts: Iterable[Start]) -> list[Start]:
+    """Return the starts that led to one, in order and with it: those whose checkpoints it and they went on from."""
+    training = [each for each in starts if each.kind == "train"]
+    chain = [start]
+    while (parent := parent_of(chain[0], training)) is not None:
+        chain.insert(0, parent)
+    return chain
+
+
+def led_to_end(starts: Sequence[Start]) -> list[Start]:
+    """Return the starts that led to where a run stands; all, where none trained.
+
+    A start that went on from an earlier checkpoint, and from whose own none went on, is no part of it, nor is one that
+    ended before its first iteration.
+    """
+    training = [each for each in starts if each.kind == "train"]
+    last = next((each for each in reversed(training) if each.has_trained), None)
+    return list(starts) if not training else led_to(last or training[-1], starts)
+
+
+def parent_of(start: Start, training: Sequence[Start]) -> Start | None:
+    """Return the start that wrote the checkpoint that another went on from, where it is of the same run."""
+    origin = start.origin
+    if origin is None or start.is_fork:
+        return None
+    earlier = [each for each in training if each.number < start.number]
+    if written := [each for each in earlier if each.number == origin.get("start")]:
+        return written[0]
+    reached = [  # of a record that does not say it
+        each
+        for each in earlier
+        if (each.origin["iter"] if each.origin else 0) < origin["iter"]
+        and (each.ended is None or each.ended.get("iter", origin["iter"]) >= origin["iter"])
+    ]
+    return reached[-1] if reached else None
+
+
+def changes_of(starts: Sequence[Start]) -> dict[str, list[dict[str, Any]]]:
     """Return what resumes changed in the config, by path, in order; refused changes changed nothing."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for change in (change for start in starts if start.kind == "train" for change in start.changes):
+    trained = (
+        start for start in led_to_end(starts) if start.kind == "train" and (start.ended is None or start.has_trained)
+    )
+    for change in (change for start in trained for change in start.changes):
         if change.get("effect") != "refused":
             found.setdefault(change["path"], []).append(change)
     return found

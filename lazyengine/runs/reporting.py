@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..fileio import atomic_write
+from ..text import html_table
 from .comparing import Comparison, Row, compare_runs
 from .importance import explained_variance
 from .index import Index, Outline, find_run_folders, read_outline
@@ -29,7 +31,6 @@ _PARALLEL = '<div class="panel" id="parallel"><div class="tip"></div></div>'
 _LOG_BYTES = 4_000_000
 _FAULT = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) \S+\s+(.*)$", re.MULTILINE)
 _HOOKS = re.compile(r"^hooks, point by point:\n(.*?)(?=\n\nmodel:|\n\d{4}-\d\d-\d\d )", re.MULTILINE | re.DOTALL)
-_SOURCE = re.compile(r"cli:#\d+(?: \S+)?|[^\s,]+\.\w+:\d+")
 
 
 def report(
@@ -112,7 +113,7 @@ def _summary(run: Run, outline: Outline, keys: Sequence[str]) -> str:
         shown = (f"{best.mean:.6g}", f"{best.steps[0]:g}") if best else ("-", "-")
         rows.append([key, *shown, f"{value.mean:.6g}" if value else "-", f"{value.steps[0]:g}" if value else "-"])
     head = _heading(run.name, outline.state, " · ".join(filter(None, about)))
-    return head + _table(["metric", "best", "at", "last", "at"], rows)
+    return head + html_table(["metric", "best", "at", "last", "at"], rows)
 
 
 def _heading(title: str, state: str, about: str) -> str:
@@ -121,62 +122,38 @@ def _heading(title: str, state: str, about: str) -> str:
 
 
 def _config(run: Run, training: Sequence[Start]) -> str:
-    """The config with what set each value, what was overridden, and what resumes changed."""
-    blame = training[-1].env().get("blame", []) if training else []
-    lines = [str(line) for line in blame] or [f"{path} = {value}" for path, value in run.config.items()]
-    overridden = [(path, *_value_and_sources(line)) for path, line in _with_paths(lines)]
-    rows = [
-        [path, value, sources[-1], ", ".join(sources[:-1])] for path, value, sources in overridden if len(sources) > 1
+    """The config with what set each value, what was set over its base, and what resumes changed."""
+    env = training[-1].env() if training else {}
+    lines = [str(line) for line in env.get("blame", ())] or [f"{path} = {value}" for path, value in run.config.items()]
+    edits = [
+        (each["path"], each["was"], each["is"], each["sources"][-1], ", ".join(each["sources"][:-1]))
+        for each in env.get("edits", ())
     ]
-    parts = ["<h3>Difference to its base</h3>" + _table(["option", "value", "set by", "over"], rows)] if rows else []
     changes = [
-        [
-            path,
-            f"{change.get('was')} → {change.get('is')}",
-            change.get("from_iter"),
-            change.get("effect"),
-            change.get("why"),
-        ]
+        (path, change.get("was"), change.get("is"), change.get("from_iter"), change.get("effect"), change.get("why"))
         for path, entries in run.changes.items()
         for change in entries
     ]
-    if changes:
-        parts.append(
-            "<h3>Changed at a resume</h3>" + _table(["option", "change", "from iteration", "effect", ""], changes)
-        )
-    marked = [f"<b>{escape(line)}</b>" if len(_SOURCE.findall(line)) > 1 else escape(line) for line in lines]
-    return "".join([*parts, f"<pre>{chr(10).join(marked)}</pre>"]) if lines else "".join(parts)
-
-
-def _with_paths(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield the lines of a tree of the config with their paths, which its indents tell."""
-    above: list[str] = []
-    for line in lines:
-        label = re.match(r"( *)(\[[^\]]*\]|[^\s:=]+)", line)
-        if label is not None:
-            above = [*above[: len(label[1]) // 2], label[2]]
-            yield ".".join(above).replace(".[", "["), line
-
-
-def _value_and_sources(line: str) -> tuple[str, list[str]]:
-    text, _, note = line.rpartition("  # ")
-    return text.partition(" = ")[2].strip(), _SOURCE.findall(note)
+    parts = []
+    for title, head, rows in (
+        ("Difference to its base", ("option", "base", "here", "set by", "over"), edits),
+        ("Changed at a resume", ("option", "was", "is", "from iteration", "effect", ""), changes),
+    ):
+        parts += [f"<h3>{title}</h3>{html_table(head, rows)}"] if rows else []
+    return "".join([*parts, _pre("\n".join(lines))])
 
 
 def _environment(training: Sequence[Start]) -> str:
     env = training[-1].env() if training else {}
     packages = env.get("packages") or {}
-    hidden = ("packages", "blame", "command", "variables", "settings", "git", "engine", "other_repositories")
-    rows = [[name, _as_text(value)] for name, value in env.items() if name not in hidden]
-    rows += [
-        [f"{group}: {name}", _as_text(v)]
-        for group in ("settings", "variables")
-        for name, v in env.get(group, {}).items()
-    ]
+    hidden = ("packages", "blame", "edits", "command", "variables", "settings", "git", "engine", "other_repositories")
+    rows = [[name, value] for name, value in env.items() if name not in hidden]
+    for group in ("settings", "variables"):
+        rows += [[f"{group}: {name}", value] for name, value in env.get(group, {}).items()]
     git = env.get("git") or {}
-    rows += [[f"git: {name}", _as_text(git[name])] for name in ("commit", "branch", "dirty") if name in git]
+    rows += [[f"git: {name}", git[name]] for name in ("commit", "branch", "dirty") if name in git]
     listed = _pre("\n".join(f"{name} {version}" for name, version in packages.items()))
-    return _table([], rows) + _folded(f"{len(packages)} packages", listed) if rows else ""
+    return html_table([], rows) + _folded(f"{len(packages)} packages", listed) if rows else ""
 
 
 def _lineage(run: Run) -> str:
@@ -188,7 +165,7 @@ def _lineage(run: Run) -> str:
         how = " ".join(str(ended[key]) for key in ("how", "iter", "reason") if ended.get(key) not in (None, ""))
         about = (start.about.get("time_utc"), start.about.get("host"), start.folder.name)
         rows.append([start.number, start.kind, *about, came, start.code, how or "-"])
-    return _table(["start", "kind", "time", "host", "folder", "began", "code", "ended"], rows)
+    return html_table(["start", "kind", "time", "host", "folder", "began", "code", "ended"], rows)
 
 
 def _faults(training: Sequence[Start], logs: Sequence[str]) -> str:
@@ -201,25 +178,20 @@ def _faults(training: Sequence[Start], logs: Sequence[str]) -> str:
             )
         for kind, entries in start.about.items():  # such as a supervisor's decisions
             for entry in entries if isinstance(entries, list) and kind != "command" else ():
-                rows.append([f"start {start.number}", kind, "", _as_text(entry)])
+                rows.append([f"start {start.number}", kind, "", entry])
     counted = Counter(found for text in logs for found in _FAULT.findall(text))
     for (level, text), count in counted.most_common(60):
         rows.append(["log", level.lower(), f"{count} times" if count > 1 else "", text])
-    return _table(["where", "what", "", "text"], rows) if rows else '<p class="soft">none</p>'
+    return html_table(["where", "what", "", "text"], rows) if rows else '<p class="soft">none</p>'
 
 
 def _redo(path: Path, training: Sequence[Start]) -> str:
-    lines = [f"lazyengine rerun {_shell(path)} --verify"]
+    lines = [f"lazyengine rerun {shlex.quote(str(path))} --verify"]
     for start in training:
         words = [str(word) for word in start.about.get("command", ())]
         if words:
-            lines.append(f"# start {start.number} was: {' '.join(map(_shell, words))}")
+            lines.append(f"# start {start.number} was: {shlex.join(words)}")
     return _pre("\n".join(lines))
-
-
-def _shell(word: object) -> str:
-    text = str(word)
-    return text if re.fullmatch(r"[\w@%+=:,./-]+", text) else "'" + text.replace("'", "'\\''") + "'"
 
 
 def _logs(start: Start) -> Iterator[str]:
@@ -309,7 +281,7 @@ def _runs_table(found: Comparison, limit: int) -> str:
     columns, heads = found.short_columns()
     rows = list(zip(*columns.values()))
     left = f'<p class="soft">{len(rows) - limit} more rows: lazyengine compare</p>' if len(rows) > limit else ""
-    return f'<div class="wide">{_table(heads, rows[:limit], "sortable")}</div>{left}'
+    return f'<div class="wide">{html_table(heads, rows[:limit], kind="sortable")}</div>{left}'
 
 
 def _parallel(each: Comparison, key: str, limit: int) -> dict[str, Any] | None:
@@ -351,19 +323,15 @@ def _axis(texts: Sequence[str]) -> tuple[list[float | None], list[tuple[float, s
 
 
 def _importances(each: Comparison, key: str | None) -> str:
-    rows: list[Row] = [row for row in each.rows if key in row.best]
-    if key is None or len(rows) < 4:
+    runs: list[Row] = [row for row in each.rows if key in row.best]
+    if key is None or len(runs) < 4:
         return ""
-    results = [row.best[key].mean for row in rows]
-    found = {path: explained_variance([row.config[path] for row in rows], results) for path in each.paths}
+    results = [row.best[key].mean for row in runs]
+    found = {path: explained_variance([row.config[path] for row in runs], results) for path in each.paths}
     ranked = sorted(((share, path) for path, share in found.items() if share is not None), reverse=True)
-    cells = [
-        f'<tr><td>{escape(path)}</td><td><span class="bar" style="width:{max(1, round(300 * share))}px"></span> '
-        f"{share:.0%}</td></tr>"
-        for share, path in ranked
-    ]
+    rows = [(path, f"{'█' * round(40 * share)} {share:.0%}") for share, path in ranked]
     note = f"How much of the variance of the best {escape(key)} each option alone explains (adjusted η²)."
-    return f'<p class="soft">{note}</p><table>{"".join(cells)}</table>' if cells else ""
+    return f'<p class="soft">{note}</p>{html_table((), rows, kind="bars")}' if rows else ""
 
 
 def _faults_of_runs(names: Sequence[str], outlines: Sequence[Outline]) -> str:
@@ -372,7 +340,7 @@ def _faults_of_runs(names: Sequence[str], outlines: Sequence[Outline]) -> str:
         ended = (outline.training[-1].ended or {}) if outline.starts else {}
         if outline.state not in ("finished", "running", "evaluated"):
             rows.append([name, outline.state, ended.get("iter"), outline.mistake or ended.get("reason")])
-    return _table(["run", "state", "iteration", "reason"], rows[:200]) if rows else '<p class="soft">none</p>'
+    return html_table(["run", "state", "iteration", "reason"], rows[:200]) if rows else '<p class="soft">none</p>'
 
 
 # ----------------------------------------------------------------------------------------------------------- pieces
@@ -408,23 +376,12 @@ def _section(title: str, body: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]], kind: str = "") -> str:
-    heads = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    lines = ["".join(f"<td>{escape(_as_text(cell))}</td>" for cell in row) for row in rows]
-    top = f"<thead><tr>{heads}</tr></thead>" if head else ""
-    return f'<table class="{kind}">{top}<tbody>{"".join(f"<tr>{line}</tr>" for line in lines)}</tbody></table>'
-
-
 def _pre(text: str) -> str:
     return f"<pre>{escape(text)}</pre>" if text else ""
 
 
 def _folded(title: str, body: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{body}</details>"
-
-
-def _as_text(value: object) -> str:
-    return "" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _number(text: str) -> float | None:

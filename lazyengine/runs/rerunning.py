@@ -25,7 +25,7 @@ from ..fileio.remote import sha256_of
 from ..logging import read_metrics
 from ..record import CODE_FOLDER, CodeRecord, changed_code, changed_data, collect_env, load_code
 from ..text import listed
-from .lineage import Start
+from .lineage import Start, led_to, led_to_end, parent_of
 from .reading import Run, read_run
 from .verifying import checkpoints_of, find_difference, hash_of_state
 
@@ -128,25 +128,7 @@ def chain_of(run: Run, number: int | None = None) -> list[Start]:
     if not chosen:
         has = listed([start.number for start in training])
         raise UsageValueError(f"{run.path}: no start {number or ''} that trained; there are: {has}.")
-    chain = [chosen[-1]]
-    while (parent := _parent_of(chain[0], training)) is not None:
-        chain.insert(0, parent)
-    return chain
-
-
-def _parent_of(start: Start, training: list[Start]) -> Start | None:
-    """Return the start that wrote the checkpoint that another went on from, where it is of the same run."""
-    origin = start.origin
-    if origin is None or start.is_fork:
-        return None
-    reached = [
-        each
-        for each in training
-        if each.number < start.number
-        and (each.origin["iter"] if each.origin else 0) < origin["iter"]
-        and (each.ended is None or each.ended.get("iter", origin["iter"]) >= origin["iter"])
-    ]
-    return reached[-1] if reached else None
+    return led_to_end(run.starts) if number is None else led_to(chosen[-1], training)
 
 
 def end_of(run: Run, start: Start) -> int | None:
@@ -186,7 +168,7 @@ def _new_folder(path: Path, to: str | os.PathLike[str] | None) -> Path:
 def _verify(run: Run, chain: list[Start], result: Rerun) -> None:
     """Compare the new run with the old one, record by record, and the last state that the old one kept."""
     last = chain[-1]
-    later = [s for s in run.starts if s.number > last.number and s.kind == "train" and _parent_of(s, chain) is last]
+    later = [s for s in run.starts if s.number > last.number and s.kind == "train" and parent_of(s, chain) is last]
     end = later[0].origin["iter"] if later and later[0].origin else end_of(run, last)
     try:
         new = read_run(result.folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UsageError, UsageValueError
@@ -46,22 +46,12 @@ class Fault:
     error: str
     text: str = ""
     iteration: int = 0
-    sample: tuple[int, str] | None = None
+    sample: Sequence[Any] | None = None
 
     @property
     def identity(self) -> list[Any]:
         """What is equal when the same comes back at the same iteration."""
-        return [self.kind, self.error, self.iteration, list(self.sample) if self.sample else None]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as plain data."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Fault:
-        """Return the fault that `as_dict` described."""
-        sample = values.get("sample")
-        return cls(**{**values, "sample": tuple(sample) if sample else None})
+        return [self.kind, self.error, self.iteration, self.sample]
 
 
 def fault_of(error: BaseException, iteration: int) -> Fault:
@@ -69,7 +59,7 @@ def fault_of(error: BaseException, iteration: int) -> Fault:
     text = "\n".join([str(error), *getattr(error, "__notes__", ())])
     whole = "\n".join(f"{each}\n" + "\n".join(getattr(each, "__notes__", ())) for each in _chain(error))
     sample = _SAMPLE.search(whole)
-    found = (int(sample[1]), sample[2]) if sample else None
+    found = [int(sample[1]), sample[2]] if sample else None
     return Fault(_kind_of(error, whole, found is not None), type(error).__name__, text[-4000:], iteration, found)
 
 

@@ -89,7 +89,7 @@ class Job:
     def faults(self) -> list[Fault]:
         """Return what ended the ranks on this attempt, the first one first."""
         files = sorted(self.folder.glob("fault.*.json"), key=lambda file: file.stat().st_mtime_ns)
-        return [Fault.from_dict(json.loads(file.read_text(encoding="utf-8"))) for file in files]
+        return [Fault(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
 
     def iteration(self) -> int:
         """Return how many iterations were done by what the ranks wrote last."""

@@ -313,13 +313,18 @@ def _run_in_ray(job: Job, cwd: str) -> Outcome:
     return wait(Supervised(job, print), job.stop_file.exists)
 
 
-def wait(run: Launched, is_asked_to_stop: Callable[[], bool] = lambda: False) -> Outcome:
-    """Wait until a job has ended and return how; stop it when that is asked for."""
-    has_stopped = False
+def wait(run: Launched, num_asked: Callable[[], int] = lambda: 0) -> Outcome:
+    """Wait until a job has ended and return how.
+
+    Args:
+        run: The job.
+        num_asked: Returns how often it was asked to end: the first time it saves, the second time it is killed.
+    """
+    asked = 0
     while (outcome := run.poll()) is None:
-        if not has_stopped and is_asked_to_stop():
-            has_stopped = True
-            run.stop()
+        if num_asked() > asked:
+            asked += 1
+            run.stop() if asked == 1 else run.kill()
         time.sleep(_POLL_S)
     return outcome
 

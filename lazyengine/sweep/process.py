@@ -130,11 +130,6 @@ def build(job: Job, beat: BeatHook) -> Runner:
     return runner
 
 
-def dist_rank() -> int:
-    """Return the rank by what the launcher says; the group of all processes is made later."""
-    return int(os.environ.get("RANK", "0"))
-
-
 def end_with_parent() -> None:
     """Ask the system for SIGTERM when the parent dies, so that the run saves and ends; and for no core dumps."""
     with contextlib.suppress(Exception):  # systems other than Linux have neither
@@ -148,7 +143,8 @@ def main() -> int:
     """Train as the file that is named says."""
     end_with_parent()
     job, runner = Job.read(sys.argv[1]), None
-    beat = BeatHook(job.beat_file(dist_rank()))
+    rank = int(os.environ.get("RANK", "0"))  # the group of all processes is made later
+    beat = BeatHook(job.beat_file(rank))
     try:
         runner = build(job, beat)
         runner.train()
@@ -158,8 +154,8 @@ def main() -> int:
         if beat.is_validating:  # of which no sample is left out
             fault = dataclasses.replace(fault, sample=None)
         if getattr(error, "exit_code", None) is None:  # 75: another training is at work in the folder
-            with contextlib.suppress(OSError), atomic_write(job.fault_file(dist_rank()), "w", encoding="utf-8") as file:
-                json.dump(fault.as_dict(), file)
+            with contextlib.suppress(OSError), atomic_write(job.fault_file(rank), "w", encoding="utf-8") as file:
+                json.dump(dataclasses.asdict(fault), file)
         if isinstance(error, UsageError):
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
             return getattr(error, "exit_code", 2)

@@ -63,7 +63,7 @@ class Search:
         _one_of("direction", self.direction, ("maximize", "minimize"))
         _one_of("sampler", self.sampler, SAMPLERS)
         if self.pruner is not None:
-            _one_of("pruner", self.pruner_call()[0], PRUNERS)
+            _one_of("pruner", (parse_call(self.pruner) or (self.pruner,))[0], PRUNERS)
         is_drawn = any(each.is_drawn for each in self.space.values())
         if is_drawn and self.trials is None:
             raise UsageValueError("something is drawn at random: say how many trials (--trials 20, or trials = 20).")
@@ -74,21 +74,12 @@ class Search:
             self.grid = [more for row in self.grid for more in self._with_conditional_grid(row)]
         self.is_drawn = is_drawn or any(each.is_drawn for row in self.grid for each in self.more(row).values())
 
-    def pruner_call(self) -> tuple[str, list[Any], dict[str, Any]]:
-        """Return name and arguments of the pruner."""
-        text = self.pruner or ""
-        return parse_call(text) or (text, [], {})
-
     @property
     def num_trials(self) -> int:
         """How many runs it has."""
-        return (
-            len(self.grid)
-            if self.trials is None
-            else self.trials
-            if self.is_drawn
-            else min(self.trials, len(self.grid))
-        )
+        if self.trials is None:
+            return len(self.grid)
+        return self.trials if self.is_drawn else min(self.trials, len(self.grid))
 
     def more(self, values: dict[Paths, Any]) -> dict[Paths, Dimension]:
         """Return the conditional part of the space, given the values so far."""

@@ -71,6 +71,12 @@ class VisBackend:
         self.flush()
 
 
+def curve_names(scalars: Mapping[str, float], mode: str | None) -> dict[str, float]:
+    """Return scalars under the names that curves have everywhere: ``<mode>/<name>``."""
+    prefix = f"{mode}/" if mode else ""
+    return {prefix + name.removeprefix(prefix): value for name, value in scalars.items()}
+
+
 class ForeignBackend(VisBackend):
     """An object with methods of the names of mmengine's backends; those that it has are called.
 
@@ -108,7 +114,7 @@ class ForeignBackend(VisBackend):
         self, scalars: Mapping[str, float], step: int, mode: str | None, epoch: int | None, iter: int | None
     ) -> None:
         """Pass a point on under the names that curves have; by ``add_scalar`` where there is nothing else."""
-        named = {f"{mode}/{name}" if mode else name: value for name, value in scalars.items()}
+        named = curve_names(scalars, mode)
         if not self._call("add_scalars", named, step=step):
             for name, value in named.items():
                 self._call("add_scalar", name, value, step=step)

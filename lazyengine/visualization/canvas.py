@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import UsageRuntimeError, UsageValueError
-from .images import as_image
+from .images import as_array, as_image
 
 Reduction = Literal["squeeze_mean", "select_max"]
 
@@ -27,11 +27,10 @@ class Canvas:
 
     def set_image(self, image: Any) -> None:
         """Take an image to draw on, ``(H, W)`` or ``(H, W, C)``, uint8; what was drawn before is gone."""
-        figure = _matplotlib("figure")
         pixels = as_image(image)
         height, width = self._size = pixels.shape[:2]
-        made = figure.Figure(figsize=(width / 100, height / 100), dpi=100, frameon=False)
-        self._axes = made.add_axes((0, 0, 1, 1))
+        figure = _matplotlib("figure").Figure(figsize=(width / 100, height / 100), dpi=100, frameon=False)
+        self._axes = figure.add_axes((0, 0, 1, 1))
         colored = pixels.repeat(3, axis=2) if pixels.shape[2] == 1 else pixels
         self._axes.imshow(colored, aspect="auto", interpolation="nearest")
         self._axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), autoscale_on=False)
@@ -39,12 +38,8 @@ class Canvas:
 
     def get_image(self) -> np.ndarray:
         """Return the image with what was drawn, ``(H, W, 3)``, uint8."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-        canvas = FigureCanvasAgg(self._ready_axes().figure)
-        canvas.draw()
         height, width = self._size
-        return np.asarray(canvas.buffer_rgba())[:height, :width, :3].copy()
+        return as_image(self._ready_axes().figure)[:height, :width, :3].copy()
 
     def show(self, drawn_img: Any = None, win_name: str = "image", wait_time: float = 0.0) -> None:
         """Show an image, or what was drawn, in a window.
@@ -71,7 +66,7 @@ class Canvas:
     def draw_points(self, positions: Any, colors: Any = "g", marker: str = "o", sizes: Any = None) -> Canvas:
         """Draw points at ``(N, 2)`` positions ``(x, y)``; `sizes` are in square points."""
         places = _numbers(positions, 2)
-        self._ready_axes().scatter(*places.T, c=_colors(colors, len(places)), marker=marker, s=sizes)
+        self._ready_axes().scatter(*places.T, c=_colors(colors), marker=marker, s=sizes)
         return self
 
     def draw_lines(
@@ -95,9 +90,9 @@ class Canvas:
     ) -> Canvas:
         """Write texts at ``(N, 2)`` positions; `bboxes` are matplotlib's options of a box around a text."""
         texts = [texts] if isinstance(texts, str) else list(texts)
-        given = (_colors(colors, len(texts)), vertical_alignments, horizontal_alignments, font_families, bboxes)
         sizes = font_sizes if font_sizes is not None else max(8.0, min(self._size) / 40)
-        options = (_each(value, len(texts)) for value in (*given, sizes))
+        given = (_colors(colors), vertical_alignments, horizontal_alignments, font_families, bboxes, sizes)
+        options = (_each(value, len(texts)) for value in given)
         for text, place, *values in zip(texts, _numbers(positions, 2), *options, strict=True):
             names = ("color", "verticalalignment", "horizontalalignment", "family", "bbox", "size")
             self._ready_axes().text(*place, text, clip_on=True, **dict(zip(names, values)))
@@ -120,7 +115,7 @@ class Canvas:
         """Draw circles around ``(N, 2)`` centers with ``(N,)`` radii; options as of `draw_polygons`."""
         angles = np.linspace(0, 2 * np.pi, 72, endpoint=False)
         circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        sizes = np.atleast_1d(_plain(radius))
+        sizes = np.atleast_1d(as_array(radius))
         return self.draw_polygons([c + circle * r for c, r in zip(_numbers(center, 2), sizes, strict=True)], **options)
 
     def draw_polygons(
@@ -142,19 +137,14 @@ class Canvas:
             face_colors: Colour of the area; ``"none"`` for none.
             alpha: Opacity of both, from 0 to 1.
         """
-        is_one = not isinstance(polygons, list | tuple) and np.ndim(_plain(polygons)) == 2
+        is_one = not isinstance(polygons, list | tuple) and as_array(polygons).ndim == 2
         shapes = [_numbers(polygon, 2) for polygon in ([polygons] if is_one else polygons)]
         drawn = {"edge_colors": edge_colors, "line_styles": line_styles, "line_widths": line_widths}
         return self._add("PolyCollection", shapes, face_colors=face_colors, alpha=alpha, **drawn)
 
     def _add(self, kind: str, shapes: list[np.ndarray], **options: Any) -> Canvas:
-        from matplotlib import collections
-
-        named = {
-            name.replace("_", ""): _colors(value, len(shapes)) if name.endswith("colors") else value
-            for name, value in options.items()
-        }
-        self._ready_axes().add_collection(getattr(collections, kind)(shapes, **named))
+        named = {n.replace("_", ""): _colors(v) if n.endswith("colors") else v for n, v in options.items()}
+        self._ready_axes().add_collection(getattr(_matplotlib("collections"), kind)(shapes, **named))
         return self
 
     # ---------------------------------------------------------------- areas
@@ -164,16 +154,13 @@ class Canvas:
         Raises:
             ValueError: When a mask is not of the image's size.
         """
-        masks = np.asarray(_plain(binary_masks)).astype(bool)
+        masks = as_array(binary_masks, bool)
         masks = masks[None] if masks.ndim == 2 else masks
         if masks.shape[1:] != self._size:
             raise UsageValueError(f"draw_binary_masks: masks of {masks.shape[1:]}, the image has {self._size}")
-        from matplotlib.colors import to_rgb
-
-        tints = _each(_colors(colors, len(masks)), len(masks))
-        for mask, color, alpha in zip(masks, tints, _each(alphas, len(masks))):
-            layer = np.zeros((*mask.shape, 4))
-            layer[mask] = (*to_rgb(color), alpha)
+        to_rgba, number = _matplotlib("colors").to_rgba, len(masks)
+        for mask, color, alpha in zip(masks, _each(_colors(colors), number), _each(alphas, number)):
+            layer = mask[..., None] * np.array(to_rgba(color, alpha))
             self._ready_axes().imshow(layer, aspect="auto", interpolation="nearest")
         return self
 
@@ -195,8 +182,7 @@ class Canvas:
         from PIL import Image
 
         jet = _matplotlib("pyplot").get_cmap("jet")
-
-        values = np.asarray(_plain(featmap), dtype=np.float64)
+        values = as_array(featmap, np.float64)
         if values.ndim != 3 or channel_reduction not in ("squeeze_mean", "select_max"):
             raise UsageValueError(
                 f"draw_featmap: expected a map (C, H, W) and channel_reduction 'squeeze_mean' or 'select_max', got "
@@ -220,13 +206,11 @@ def _matplotlib(name: str) -> Any:
         raise UsageRuntimeError("drawing on images needs matplotlib: pip install 'lazyengine[plot]'") from error
 
 
-def _plain(value: Any) -> Any:
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else value
-
-
 def _numbers(value: Any, columns: int | None = None) -> np.ndarray:
     """Return ``(N, columns)`` numbers; a single row may be given without its first axis."""
-    found = np.atleast_2d(np.asarray(_plain(value), dtype=np.float64))
+    found = np.atleast_2d(as_array(value, np.float64))
+    if found.size == 0 and columns:  # nothing was found
+        found = found.reshape(0, columns)
     if found.ndim != 2 or columns not in (None, found.shape[1]):
         raise UsageValueError(f"expected numbers of shape (N, {columns or 'points'}), got {found.shape}")
     return found
@@ -236,9 +220,9 @@ def _each(value: Any, number: int) -> list[Any]:
     return list(value) if isinstance(value, list) else [value] * number
 
 
-def _colors(value: Any, number: int) -> Any:
+def _colors(value: Any) -> Any:
     """Return colours as matplotlib has them."""
     if isinstance(value, list):
-        return [_colors(each, 1) for each in value]
+        return [_colors(each) for each in value]
     is_of_bytes = isinstance(value, tuple) and len(value) in (3, 4) and any(channel > 1 for channel in value)
     return tuple(channel / 255 for channel in value) if is_of_bytes else value

@@ -13,6 +13,11 @@ from ..errors import UsageTypeError, UsageValueError
 from ..logging import as_number
 
 
+def as_array(value: Any, dtype: Any = None) -> np.ndarray:
+    """Return an array, a tensor on any device or a list as an array."""
+    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, dtype)
+
+
 def as_image(value: Any) -> np.ndarray:
     """Return ``value`` as an image of shape ``(H, W, C)``, uint8.
 
@@ -30,9 +35,7 @@ def as_image(value: Any) -> np.ndarray:
         agg = FigureCanvasAgg(value)
         agg.draw()
         value = agg.buffer_rgba()
-    elif hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
-    image = np.asarray(value)
+    image = as_array(value)
     if image.dtype == np.bool_:
         image = image.astype(np.uint8) * 255
     if image.dtype != np.uint8:

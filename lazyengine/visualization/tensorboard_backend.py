@@ -16,7 +16,7 @@ import numpy as np
 
 from ..fileio import QueuedFile
 from ..logging import log_error
-from .backend import QueuedBackend
+from .backend import QueuedBackend, curve_names
 from .images import encode_png
 
 _Late = Callable[[], dict[str, Any]]
@@ -58,11 +58,11 @@ class TensorboardVisBackend(QueuedBackend):
 
     def add_config(self, text: str) -> None:
         """Show the config on the text page."""
-        self._add_text("config", text)
+        self._add(0, {"config": functools.partial(_text_value, text)})
 
     def add_graph(self, text: str) -> None:
         """Show the model's description on the text page."""
-        self._add_text("graph", text)
+        self._add(0, {"graph": functools.partial(_text_value, text)})
 
     def add_image(self, name: str, image: np.ndarray, step: int) -> None:
         """Add an image."""
@@ -75,12 +75,7 @@ class TensorboardVisBackend(QueuedBackend):
         self, scalars: Mapping[str, float], step: int, mode: str | None, epoch: int | None, iter: int | None
     ) -> None:
         """Add one event with all values."""
-        prefix = f"{mode}/" if mode else ""
-        values = {prefix + name.removeprefix(prefix): {"simple_value": value} for name, value in scalars.items()}
-        self._add(step, values)
-
-    def _add_text(self, tag: str, text: str) -> None:
-        self._add(0, {tag: functools.partial(_text_value, text)})
+        self._add(step, {tag: {"simple_value": value} for tag, value in curve_names(scalars, mode).items()})
 
     def _add(self, step: int, values: Mapping[str, Mapping[str, Any] | _Late], session_log: Any = None) -> None:
         """Add values by tag, without those that an earlier start has recorded at the very step of the resume."""

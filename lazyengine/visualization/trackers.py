@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from ..errors import UsageRuntimeError, UsageValueError
 from ..logging import log_error
-from .backend import VisBackend
+from .backend import VisBackend, curve_names
 
 _MAX_WAITING = 10_000  # calls that a slow tracker has not taken yet; more are left out
 
@@ -48,7 +49,7 @@ class TrackerBackend(VisBackend):
         self.close_timeout_s = close_timeout_s
         self._run: Any = None
         self._is_failing = False
-        self._waiting: queue.Queue[Callable[[], object] | None] = queue.Queue(_MAX_WAITING)
+        self._waiting: queue.Queue[Callable[[Any], object] | None]
         self._thread: threading.Thread | None = None
 
     @property
@@ -72,28 +73,28 @@ class TrackerBackend(VisBackend):
             self._run = None
             self._tell(error, "cannot begin")
             return
-        self._thread = threading.Thread(target=self._work, name=type(self).__name__, daemon=True)
+        self._waiting = queue.Queue(_MAX_WAITING)  # a thread that was left behind keeps its own
+        given = (self._waiting, self._run)
+        self._thread = threading.Thread(target=self._work, args=given, name=type(self).__name__, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Wait until the tracker has what is queued, for a limited time, and end its run."""
-        thread, self._thread = self._thread, None
-        run, self._run = self._run, None
+        thread, self._thread, self._run = self._thread, None, None
         if thread is None:
             return
         until = time.monotonic() + self.close_timeout_s
-        for last in (lambda: self.end(run), None):
+        for last in (self.end, None):
             try:
                 self._waiting.put(last, timeout=max(0.0, until - time.monotonic()))
             except queue.Full:
                 break
         thread.join(max(0.0, until - time.monotonic()))
         if thread.is_alive():
-            self._waiting = queue.Queue(_MAX_WAITING)  # what the old thread still has is no longer waited for
             self._tell(TimeoutError(f"it has not taken everything within {self.close_timeout_s:g} s"), "is left behind")
 
-    def send(self, call: Callable[[], object]) -> None:
-        """Let the thread make a call; a tracker that is slower than training loses some."""
+    def send(self, call: Callable[[Any], object]) -> None:
+        """Let the thread make a call, which is given the tracker's run; one that is slower than training loses some."""
         if self._thread is None:
             return
         try:
@@ -101,11 +102,10 @@ class TrackerBackend(VisBackend):
         except queue.Full:
             self._tell(TimeoutError(f"{_MAX_WAITING} calls wait"), "is too slow, and loses points")
 
-    def _work(self) -> None:
-        waiting = self._waiting
+    def _work(self, waiting: queue.Queue[Callable[[Any], object] | None], run: Any) -> None:
         while (call := waiting.get()) is not None:
             try:
-                call()
+                call(run)
             except Exception as error:
                 self._tell(error, "failed")
             else:
@@ -117,13 +117,35 @@ class TrackerBackend(VisBackend):
         self._is_failing = True
 
 
-def _named(scalars: Mapping[str, float], mode: str | None) -> dict[str, float]:
-    """Return scalars under the names that curves have everywhere."""
-    prefix = f"{mode}/" if mode else ""
-    return {prefix + name.removeprefix(prefix): value for name, value in scalars.items()}
+class _LoggingBackend(TrackerBackend):
+    """A tracker whose run has ``log``, ``config`` and ``finish``, as W&B's and trackio's have."""
+
+    def log(self, run: Any, values: dict[str, Any], step: int) -> None:
+        """Add values to the tracker's run."""
+        run.log(values, step=step)
+
+    def end(self, run: Any) -> None:
+        """End the run."""
+        run.finish()
+
+    def add_config_values(self, values: Mapping[str, str]) -> None:
+        """Keep the values of the config."""
+        self.send(lambda run: run.config.update(dict(values)))
+
+    def add_image(self, name: str, image: np.ndarray, step: int) -> None:
+        """Show an image."""
+        pixels = np.ascontiguousarray(image.repeat(3, axis=2) if image.shape[2] == 1 else image)
+        self.send(lambda run: self.log(run, {name: import_module(self.package).Image(pixels)}, step))
+
+    def add_scalars(
+        self, scalars: Mapping[str, float], step: int, mode: str | None, epoch: int | None, iter: int | None
+    ) -> None:
+        """Add a point to several curves."""
+        values = curve_names(scalars, mode) | ({} if epoch is None else {"epoch": epoch})
+        self.send(lambda run: self.log(run, values, step))
 
 
-class WandbVisBackend(TrackerBackend):
+class WandbVisBackend(_LoggingBackend):
     """Mirrors a run to W&B (``pip install 'lazyengine[wandb]'``).
 
     Curves have the axis ``iteration``, so that a resumed run may go back: W&B's own step cannot.
@@ -158,32 +180,13 @@ class WandbVisBackend(TrackerBackend):
         run.define_metric("*", step_metric="iteration")
         return run
 
-    def end(self, run: Any) -> None:
-        """End the run."""
-        run.finish()
+    def log(self, run: Any, values: dict[str, Any], step: int) -> None:
+        """Add values to W&B's run, by the engine's iteration."""
+        run.log({**values, "iteration": step})
 
     def add_config_values(self, values: Mapping[str, str]) -> None:
-        """Keep the values of the config."""
-        run = self._run
-        self.send(lambda: run.config.update(dict(values), allow_val_change=True))
-
-    def add_image(self, name: str, image: np.ndarray, step: int) -> None:
-        """Show an image."""
-        run = self._run
-
-        def show() -> None:
-            import wandb  # type: ignore
-
-            run.log({name: wandb.Image(image), "iteration": step})
-
-        self.send(show)
-
-    def add_scalars(
-        self, scalars: Mapping[str, float], step: int, mode: str | None, epoch: int | None, iter: int | None
-    ) -> None:
-        """Add a point to several curves."""
-        run, values = self._run, {**_named(scalars, mode), "iteration": step}
-        self.send(lambda: run.log(values if epoch is None else {**values, "epoch": epoch}))
+        """Keep the values of the config, also those that a resume changed."""
+        self.send(lambda run: run.config.update(dict(values), allow_val_change=True))
 
 
 class MLflowVisBackend(TrackerBackend):
@@ -196,13 +199,13 @@ class MLflowVisBackend(TrackerBackend):
     """
 
     package = "mlflow"
+    _client: Any = None
 
     def __init__(
         self, experiment_name: str = "lazyengine", tracking_uri: str | None = None, close_timeout_s: float = 30.0
     ) -> None:
         super().__init__(close_timeout_s)
         self.experiment_name, self.tracking_uri = experiment_name, tracking_uri
-        self._client: Any = None
 
     def begin(self, save_dir: Path, run_dir: Path, resumed_step: int | None) -> Any:
         """Return the run of MLflow that has the engine's id as its tag ``lazyengine.run_id``."""
@@ -223,14 +226,12 @@ class MLflowVisBackend(TrackerBackend):
 
     def add_config(self, text: str) -> None:
         """Keep the config as the artifact ``config.py``."""
-        client, run = self._client, self._run
-        self.send(lambda: client.log_text(run.info.run_id, text, "config.py"))
+        self.send(lambda run: self._client.log_text(run.info.run_id, text, "config.py"))
 
     def add_config_values(self, values: Mapping[str, str]) -> None:
         """Keep the values of the config as parameters; one that a resume changed, which MLflow refuses, as a tag."""
-        client, run = self._client, self._run
 
-        def keep() -> None:
+        def keep(run: Any) -> None:
             from mlflow.entities import Param, RunTag  # type: ignore
 
             known = run.data.params
@@ -238,30 +239,29 @@ class MLflowVisBackend(TrackerBackend):
             params = [Param(path, text) for path, text in named.items() if path not in known]
             tags = [RunTag(f"now.{path}", text) for path, text in named.items() if known.get(path, text) != text]
             for begin in range(0, len(params), 100):
-                client.log_batch(run.info.run_id, params=params[begin : begin + 100])
-            client.log_batch(run.info.run_id, tags=tags)
+                self._client.log_batch(run.info.run_id, params=params[begin : begin + 100])
+            self._client.log_batch(run.info.run_id, tags=tags)
 
         self.send(keep)
 
     def add_image(self, name: str, image: np.ndarray, step: int) -> None:
         """Keep an image as the artifact ``images/<name>_<step>.png``."""
-        client, run = self._client, self._run
-        file = f"images/{_mlflow_name(name)}_{step}.png"
         pixels = image[:, :, 0] if image.shape[2] == 1 else image
-        self.send(lambda: client.log_image(run.info.run_id, pixels, file))
+        file = f"images/{_mlflow_name(name)}_{step}.png"
+        self.send(lambda run: self._client.log_image(run.info.run_id, pixels, file))
 
     def add_scalars(
         self, scalars: Mapping[str, float], step: int, mode: str | None, epoch: int | None, iter: int | None
     ) -> None:
         """Add a point to several curves."""
-        client, run, now = self._client, self._run, int(time.time() * 1000)
+        now = int(time.time() * 1000)
 
-        def add() -> None:
+        def add(run: Any) -> None:
             from mlflow.entities import Metric  # type: ignore
 
-            named = _named(scalars, mode).items()
+            named = curve_names(scalars, mode).items()
             metrics = [Metric(_mlflow_name(name), float(value), now, step) for name, value in named]
-            client.log_batch(run.info.run_id, metrics=metrics)
+            self._client.log_batch(run.info.run_id, metrics=metrics)
 
         self.send(add)
 
@@ -271,7 +271,7 @@ def _mlflow_name(name: str) -> str:
     return re.sub(r"[^\w\-. :/]", "_", name)
 
 
-class TrackioVisBackend(TrackerBackend):
+class TrackioVisBackend(_LoggingBackend):
     """Mirrors a run to trackio (``pip install 'lazyengine[trackio]'``).
 
     Args:
@@ -294,31 +294,3 @@ class TrackioVisBackend(TrackerBackend):
 
         name = "-".join(filter(None, (run_dir.name, self.run_id)))
         return trackio.init(**{"project": self.project, "name": name, "resume": "allow", "embed": False, **self.init})
-
-    def end(self, run: Any) -> None:
-        """End the run."""
-        run.finish()
-
-    def add_config_values(self, values: Mapping[str, str]) -> None:
-        """Keep the values of the config."""
-        run = self._run
-        self.send(lambda: run.config.update(dict(values)))
-
-    def add_image(self, name: str, image: np.ndarray, step: int) -> None:
-        """Show an image."""
-        run = self._run
-        pixels = image.repeat(3, axis=2) if image.shape[2] == 1 else image
-
-        def show() -> None:
-            import trackio  # type: ignore
-
-            run.log({name: trackio.Image(np.ascontiguousarray(pixels))}, step=step)
-
-        self.send(show)
-
-    def add_scalars(
-        self, scalars: Mapping[str, float], step: int, mode: str | None, epoch: int | None, iter: int | None
-    ) -> None:
-        """Add a point to several curves."""
-        run, values = self._run, _named(scalars, mode)
-        self.send(lambda: run.log(values if epoch is None else {**values, "epoch": epoch}, step=step))

@@ -199,8 +199,9 @@ class Visualizer(Canvas, ManagerMixin):
         for backend in self._ready():
             backend.add_scalars(scalars, int(step), mode, epoch, iter)
         if file_path is not None and self._save_dir is not None and dist.is_main_process():
-            writer = self._files.setdefault(file_path, MetricsWriter(self._save_dir / file_path))
-            writer.write(scalars, step=step, epoch=epoch, iter=iter, mode=mode or "custom")
+            if file_path not in self._files:
+                self._files[file_path] = MetricsWriter(self._save_dir / file_path)
+            self._files[file_path].write(scalars, step=step, epoch=epoch, iter=iter, mode=mode or "custom")
 
     def add_datasample(
         self,

@@ -152,12 +152,10 @@ def run_rank(rank: int, number: int, folder: str) -> None:
 
 def measure(number: int) -> dict[str, Any]:
     """Run so many ranks and return what was counted on the first and the last."""
-    import socket
+    from tests.ports import free_port
 
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        os.environ["RANKS_PORT"] = str(probe.getsockname()[1])
-        probe.close()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["RANKS_PORT"] = str(free_port())
         mp.start_processes(run_rank, (number, folder), nprocs=number, start_method="spawn")
         ranks = [json.loads(Path(folder, f"rank_{rank}.json").read_text()) for rank in range(number)]
         (path,) = Path(folder, "run").glob("epoch_*.pth")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +17,7 @@ from lazyengine.hooks import Hook, UnfreezeHook
 from lazyengine.model import ModelSetup, evaluating, freeze_parameters, unfreeze_parameters
 from lazyengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper, OptimWrapperDict, param_groups
 from lazyengine.runner import IterBasedTrainLoop
+from tests.ports import free_port
 
 from .test_optimizers import flat, killed_and_resumed, runner_of
 
@@ -115,6 +115,14 @@ def test_parts_that_stay_frozen_go_on_evaluating():
         unfreeze_parameters(model, "0.7")
 
 
+def test_a_tied_parameter_is_unfrozen_by_any_of_its_names():
+    model: Any = nn.ModuleDict({"embed": nn.Embedding(5, 3), "head": nn.Linear(3, 5, bias=False)})
+    model["head"].weight = model["embed"].weight
+    freeze_parameters(model, "head")
+    assert unfreeze_parameters(model, "head") == ["embed.weight"]
+    assert model["head"].weight.requires_grad
+
+
 def test_what_does_not_fit_is_refused():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     runner: Any = SimpleNamespace(model=model, optim_wrapper=OptimWrapperDict(head=adamw(model[1])))
@@ -159,7 +167,4 @@ def on_rank(rank: int, port: int) -> None:
 
 
 def test_two_ranks_synchronize_what_was_unfrozen():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    spawn(on_rank, (port,), nprocs=2)
+    spawn(on_rank, (free_port(),), nprocs=2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import socket
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +17,7 @@ from lazyengine.hooks import RuntimeInfoHook
 from lazyengine.logging import MessageHub
 from lazyengine.model import LossAdapter, Weighted, parse_losses
 from lazyengine.optim import NonFiniteError, OptimWrapper
+from tests.ports import free_port
 
 from . import weighted
 from .weighted import check_equal, samples, trained, whole
@@ -32,10 +32,7 @@ def test_parts_of_a_batch_are_the_whole(loss, accumulation, optim):
 
 
 def test_two_ranks_are_one():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    spawn(weighted.on_rank, (port,), nprocs=2)
+    spawn(weighted.on_rank, (free_port(),), nprocs=2)
 
 
 def test_the_log_weighs_by_the_same_counts():

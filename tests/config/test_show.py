@@ -1,5 +1,7 @@
 """show_config: the tree, where values came from, differences, what can be overridden, checks."""
 
+import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lazyengine.cli.show import main
-from lazyengine.config import Config, LazyConfig, diff, format_tree, ref, target_of
+from lazyengine.config import Config, LazyConfig, diff, edited_values, format_tree, ref, target_of
 from lazyengine.config import LazyCall as L
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +114,20 @@ def test_blame_names_the_line_or_the_argument(project, capsys):
     assert "depth: int = 5 # config.py:5" in lines
     assert "steps: int = 3 # cli:#2 run.steps=3" in lines
     assert "title = 'first' # config.py:10" in lines
+
+
+def test_edited_values_have_what_they_were(project):
+    """Also after a copy; what was set to the value that it had is none."""
+    cfg = LazyConfig.load("config.py")
+    LazyConfig.apply_overrides(cfg, ["net.width=9", "net.width=10", "run.steps=3", "~run.hooks", "title=first"])
+    for each in (cfg, copy.deepcopy(cfg), pickle.loads(pickle.dumps(cfg))):
+        found = {edit["path"]: (edit["was"], edit["is"], edit["sources"][-1]) for edit in edited_values(each)}
+        assert found.pop("run.hooks")[1:] == ("-", "cli:#4 ~run.hooks")
+        assert found == {
+            "net.width": ("8", "10", "cli:#2 net.width=10"),
+            "net.depth": ("-", "5", "config.py:5"),
+            "run.steps": ("-", "3", "cli:#3 run.steps=3"),
+        }
 
 
 def test_keys_list_name_type_value_default_and_documentation(project, capsys):

@@ -217,8 +217,40 @@ def test_bad_annotation_files_say_what_is_wrong(tmp_path):
     with pytest.raises(pickle.UnpicklingError, match=r"wants to import posix\.mkdir; only plain data"):
         dataset("d.pkl", pickle.dumps(Intruder(str(tmp_path / "made"))))
     assert not (tmp_path / "made").exists()
-    arrays = {"metainfo": {}, "data_list": [{"x": np.arange(3)}]}
-    assert dataset("e.pkl", pickle.dumps(arrays))[0]["x"].tolist() == [0, 1, 2]
+    arrays = {"metainfo": {}, "data_list": [{"x": np.arange(3), "y": np.float32(2), "z": np.array(["a"])}]}
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        record = dataset("e.pkl", pickle.dumps(arrays, protocol))[0]
+        assert (record["x"].tolist(), record["y"], record["z"].tolist()) == ([0, 1, 2], 2, ["a"])
+
+
+class Runner:
+    """Runs a text as code by a function of numpy when it is unpickled."""
+
+    def __init__(self, code):
+        self.code = code
+
+    def __reduce__(self):
+        return np.testing.measure, (self.code,)
+
+
+def test_a_pickle_runs_no_function_of_numpy(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(Runner(f"open({str(tmp_path / 'made')!r}, 'w')")))
+    with pytest.raises(pickle.UnpicklingError, match=r"wants to import numpy\.\S*\.measure; only plain data"):
+        BaseDataset(str(tmp_path / "a.pkl"))
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_number_of_records_may_be_one_of_numpys(layout):
+    assert [record["i"] for record in Numbered(indices=np.int64(2), serialize_data=layout)] == [0, 1]
+    assert [record["i"] for record in Numbered(indices=np.int64(-2), serialize_data=layout)] == [3, 4]
+
+
+class Numbered(BaseDataset):
+    """Five records."""
+
+    def load_data_list(self):
+        return [{"i": i} for i in range(5)]
 
 
 def test_options_out_of_range_are_refused():

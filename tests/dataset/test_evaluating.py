@@ -1,4 +1,4 @@
-"""What an evaluation has to know of a loader: how many of its samples are padding, and whether workers repeat it."""
+"""What an evaluation has to know of a loader: whether workers repeat its stream."""
 
 from __future__ import annotations
 
@@ -7,49 +7,12 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.data import DataLoader as TorchLoader
-from torch.utils.data import DistributedSampler, IterableDataset, RandomSampler, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
-from lazyengine.dataset import DataLoader, DefaultSampler, InfiniteSampler, check_stream, num_padded
+from lazyengine.dataset import DataLoader, check_stream
 from lazyengine.errors import UsageError
 
 from .samples import Augmented
-from .test_golden import as_rank
-
-
-@pytest.mark.parametrize("drop_last", [False, True])
-@pytest.mark.parametrize("size", [12, 13, 14])
-@pytest.mark.parametrize("world", [1, 2, 3, 5])
-@pytest.mark.parametrize("kind", ["own", "torch"])
-def test_the_padding_is_known(kind, world, size, drop_last):
-    data = Augmented(size)
-
-    def loader(rank):
-        with as_rank(rank, world):
-            if kind == "own":
-                return DataLoader(data, 2, drop_last=drop_last)
-            sampler = DistributedSampler(data, num_replicas=world, rank=rank, shuffle=False)
-            return TorchLoader(data, 2, sampler=sampler, drop_last=drop_last)  # type: ignore[arg-type]
-
-    read = [int(index) for rank in range(world) for batch in loader(rank) for index in batch[0]]
-    assert num_padded(loader(0), world) == len(read) - len(set(read))
-
-
-def test_where_nothing_is_padded():
-    data = Augmented(5)
-    with as_rank(0, 2):
-        assert num_padded(DataLoader(data, 2, sampler=DefaultSampler(data, round_up=False)), 2) == 0
-        assert num_padded(DataLoader(data, 2), 2) == 1
-    dropping = DistributedSampler(data, num_replicas=2, rank=0, drop_last=True)
-    assert num_padded(TorchLoader(data, 2, sampler=dropping), 2) == 0  # type: ignore[arg-type]
-    assert num_padded(TorchLoader(data, 2), 1) == 0  # type: ignore[arg-type]
-
-
-def test_where_nobody_knows():
-    data = Augmented(5)
-    assert num_padded(DataLoader(data, 2, sampler=InfiniteSampler(data)), 2) is None
-    assert num_padded(TorchLoader(data, 2, sampler=RandomSampler(data)), 2) is None  # type: ignore[arg-type]
-    assert num_padded(DataLoader(Counting(), 2), 2) is None
-    assert num_padded(DataLoader(Counting(), 2), 1) == 0
 
 
 class Counting(IterableDataset[Any]):

@@ -70,7 +70,7 @@ def test_spawned_workers_map_the_records_instead_of_copying_them(layout):
     dataset = Boxes(20, serialize_data=layout)
     subset = dataset.get_subset([3, 1, 7, 5])
     loader = DataLoader(
-        FileIds(subset), 2, num_workers=1, multiprocessing_context="spawn", collate_fn=pseudo_collate, timeout=60
+        FileIds(subset), 2, num_workers=1, multiprocessing_context="spawn", collate_fn=pseudo_collate, timeout=280
     )
     read = [sample for batch in loader for sample in zip(*batch)]
     assert {sample[1:3] for sample in read} == {file_ids(dataset)}

@@ -221,16 +221,6 @@ def collect_objects(rank, world):
 
 
 @check
-def collect_more_than_padding(rank, world):
-    for part in ([rank] * 3, torch.zeros(3)):
-        assert dist.collect_results(part, 3 * world - 1, num_padded=1) is None or rank == 0
-        error = raises(ValueError, f"{3 * world} results", dist.collect_results, part, world, num_padded=world - 1)
-        assert "one result for each sample" in str(error)
-    fewer = dist.collect_results([rank], 5 * world, num_padded=0)
-    assert fewer == (list(range(world)) if rank == 0 else None)
-
-
-@check
 def averages(rank, world):
     mine = {"a": [1.0 + rank, 2.0], "b": []}
     mean = (world - 1) / 2

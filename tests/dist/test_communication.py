@@ -2,20 +2,15 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+
 DRIVER = Path(__file__).with_name("driver.py")
-
-
-def _free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def _environment(folder, **extra):
@@ -28,7 +23,7 @@ def _environment(folder, **extra):
 
 
 def _run(world, folder):
-    ports = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), "SECOND_PORT": _free_port()}
+    ports = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "SECOND_PORT": str(free_port())}
     processes = []
     for rank in range(world):
         extra = {}
@@ -39,7 +34,7 @@ def _run(world, folder):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         processes.append(subprocess.Popen(command, env=_environment(folder, **extra), text=True, cwd=folder, **pipes))
     lines = [process.stdout.readline() for process in processes]
-    errors = [process.communicate(timeout=60)[1] for process in processes]
+    errors = [process.communicate(timeout=280)[1] for process in processes]
     assert all(lines), errors
     return [json.loads(line) for line in lines]
 

@@ -26,7 +26,7 @@ def _dump(path, size=5, **kwargs):
 def test_predictions_come_back_and_evaluate_the_same(tmp_path, ending):
     path = tmp_path / "deep" / f"results.{ending}"
     scores = _dump(path)
-    samples = load_results(path, trusted=ending == "pkl")
+    samples = load_results(path, trusted=ending in ("pkl", "pickle"))
     assert len(samples) == 5
     for sample, row in zip(samples, scores):
         assert torch.equal(torch.as_tensor(sample["scores"]), row)
@@ -47,11 +47,12 @@ def test_a_jsonl_file_has_a_line_for_each_sample(tmp_path):
     assert [json.loads(line) for line in lines] == [{"label": 2}] * 5
 
 
-def test_a_pickle_needs_trust_and_holds_no_more_than_the_sample(tmp_path):
-    _dump(tmp_path / "results.pkl")
+@pytest.mark.parametrize("name", ["results.pkl", "results.pickle"])
+def test_a_pickle_needs_trust_and_holds_no_more_than_the_sample(tmp_path, name):
+    _dump(tmp_path / name)
     with pytest.raises(ValueError, match="reading a pickle can run any code · if you trust it"):
-        load_results(tmp_path / "results.pkl")
-    with open(tmp_path / "results.pkl", "rb") as file:
+        load_results(tmp_path / name)
+    with open(tmp_path / name, "rb") as file:
         sample = pickle.load(file)[0]
     assert sample["scores"].untyped_storage().nbytes() == 3 * 4
 

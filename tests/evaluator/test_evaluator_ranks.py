@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +10,13 @@ import pytest
 import torch
 
 from lazyengine.evaluator import load_results
+from tests.ports import free_port
 
 DRIVER = Path(__file__).with_name("evaluator_ranks_driver.py")
 
 
 def _run(world, folder):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     processes = []
     for rank in range(world):
         ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
@@ -26,7 +24,7 @@ def _run(world, folder):
                                     "PYTHONPATH": str(DRIVER.parents[2])}  # fmt: skip
         command = [sys.executable, str(DRIVER), str(folder)]
         processes.append(subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
-    outputs = [process.communicate(timeout=120) for process in processes]
+    outputs = [process.communicate(timeout=280) for process in processes]
     for process, (out, error) in zip(processes, outputs):
         assert process.returncode == 0, error + out
     return [json.loads(out.splitlines()[-1]) for out, _ in outputs], [error + out for out, error in outputs]

@@ -7,6 +7,7 @@ import torch
 from torch.multiprocessing.spawn import spawn
 
 from lazyengine import dist
+from lazyengine.errors import UsageError
 from lazyengine.evaluator import Accuracy, BaseMetric, ConfusionMatrix, Evaluator, MeanIoU, TorchMetric
 
 torchmetrics = pytest.importorskip("torchmetrics")
@@ -165,3 +166,9 @@ def test_what_is_no_class_is_refused():
             metric.process({"label": label}, {"scores": label})
     with pytest.raises(ValueError, match=r"needs scores \(N, C\) or classes \(N,\) and labels \(N,\), got"):
         Accuracy().process({"label": label}, {"scores": scores})
+
+
+@pytest.mark.parametrize("kind", [ConfusionMatrix, MeanIoU])
+def test_a_number_of_classes_below_one_is_refused(kind):
+    with pytest.raises(UsageError, match=rf"{kind.__name__}: num_classes must be at least 1, got -3"):
+        kind(num_classes=-3)

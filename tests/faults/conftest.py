@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from lazyengine.checkpoint import verify_checkpoint
+from tests.ports import free_port
 
 from .experiments import fingerprint
 
@@ -48,18 +48,22 @@ class Lab:
         self.logs: list[str] = []
         self.order: list[int] = []
 
-    def run(self, *faults: dict[str, Any], world: int = 1, timeout_s: float = 60, **spec: Any) -> list[int | str]:
+    def run(self, *faults: dict[str, Any], world: int = 1, timeout_s: float = 240, **spec: Any) -> list[int | str]:
         """Run an experiment and return the exit code of each rank.
 
         Afterwards `logs` has what each printed, `log` all of it, and `order` the ranks as they ended.
         """
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
         self._num_logs += 1
         log = str(self._folder / f"log_{self._num_logs}")
         spec["work_dir"] = str(spec["work_dir"])
-        request = {"spec": spec, "faults": faults, "world": world, "port": port, "timeout_s": timeout_s, "log": log}
+        request = {
+            "spec": spec,
+            "faults": faults,
+            "world": world,
+            "port": free_port(),
+            "timeout_s": timeout_s,
+            "log": log,
+        }
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self._server.stdin.write(json.dumps(request) + "\n")

@@ -42,7 +42,7 @@ def test_a_bad_update_can_be_skipped(lab, tmp_path):
 def test_a_dataset_that_kills_its_worker_or_hangs(lab, tmp_path, dataset, message):
     """The run fails, with advice, and its process ends."""
     spec = {"num_workers": 2, "dataset": [dataset], "loader_timeout": 2 if dataset == "Hanging" else 0}
-    assert lab.run(work_dir=tmp_path, timeout_s=40, **spec) == [1]
+    assert lab.run(work_dir=tmp_path, **spec) == [1]
     assert message in lab.log
     assert "run with num_workers=0" in lab.log
     assert "the run failed at epoch 0" in lab.log

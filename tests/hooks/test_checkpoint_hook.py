@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -85,6 +86,14 @@ def test_epochs_in_an_iteration_loop_are_passes(tmp_path):
         run(tmp_path / "c", CheckpointHook(by_epoch=True), max_iters=12, hooks={"stop": StopAt(8)})
     run(tmp_path / "c", CheckpointHook(by_epoch=True, max_keep_ckpts=1), max_iters=12, resume=True)
     assert saved(tmp_path / "c") == ["iter_12.pth"]
+
+
+@pytest.mark.parametrize(("by_epoch", "says"), [(True, True), (None, False)])
+def test_passes_that_nobody_knows_the_end_of_are_said(tmp_path, by_epoch, says):
+    runner = toy_runner(str(tmp_path), max_iters=4, hooks={"checkpoint": CheckpointHook(by_epoch=by_epoch)})
+    runner.train_loop.epoch_length = None  # as that of a stream
+    runner.train()
+    assert ("its interval saves nothing" in Path(runner.folder.log_file).read_text()) == says
 
 
 def test_the_interval_counts_from_the_beginning_as_in_mmengine(tmp_path):

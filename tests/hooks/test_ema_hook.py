@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -334,12 +335,23 @@ def test_a_number_of_batches_bounds_the_pass(tmp_path):
         EMAHook(update_bn=True, update_buffers=True)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_the_pass_over_torchs_loader_draws_nothing_that_training_draws(tmp_path, num_workers):
+class OwnNoise(ToyData):
+    """Draws from a generator of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = np.random.default_rng(7)
+
+    def __getitem__(self, index):
+        return {**super().__getitem__(index), "x": self.x[index] + self.generator.random()}
+
+
+@pytest.mark.parametrize(("data", "num_workers"), [(ToyData, 0), (ToyData, 2), (OwnNoise, 0)])
+def test_the_pass_over_torchs_loader_draws_nothing_that_training_draws(tmp_path, data, num_workers):
     def run(folder, **options):
         torch.manual_seed(5)
         loader = torch.utils.data.DataLoader(
-            ToyData(), 4, shuffle=True, generator=torch.Generator().manual_seed(3), num_workers=num_workers
+            data(), 4, shuffle=True, generator=torch.Generator().manual_seed(3), num_workers=num_workers
         )
         runner = runner_of(folder, {"ema": EMAHook(**options)}, loader, exact_resume=False)
         return runner.train()

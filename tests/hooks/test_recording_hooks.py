@@ -182,3 +182,18 @@ def test_learning_rates_of_groups_that_differ_are_recorded_by_group(tmp_path):
     runner.hooks["runtime_info"].before_train_iter(runner, 0)
     hub = runner.message_hub
     assert (hub.get_scalar("train/lr").current(), hub.get_scalar("train/lr.1").current()) == (0.1, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "error", "said"),
+    [
+        ({"loss": 1.0, "per_class": torch.zeros(3)}, TypeError, "of which 'per_class' cannot be logged"),
+        (torch.zeros(3), AttributeError, "train_step returned tensor([0., 0., 0.]), and no dict"),
+    ],
+)
+def test_what_cannot_be_logged_of_a_step_is_named(tmp_path, outputs, error, said):
+    runner = toy_runner(str(tmp_path), max_epochs=1)
+    runner.model.train_step = lambda data, optim_wrapper: outputs
+    with pytest.raises(error) as raised:
+        runner.train()
+    assert any(said in note for note in raised.value.__notes__)

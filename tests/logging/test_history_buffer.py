@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazyengine.logging import HistoryBuffer
-from lazyengine.logging.history_buffer import MAX_PENDING, SAVED_ENTRIES
+from lazyengine.logging.message_hub import MAX_PENDING, SAVED_ENTRIES
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "mmengine.json").read_text())
 

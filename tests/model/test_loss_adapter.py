@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lazyengine.model import ConstantInit, LossAdapter, ModelSetup, Sequential, init_weights, train_step
+from lazyengine.model import ConstantInit, LossAdapter, ModelSetup, Sequential, Weighted, init_weights, train_step
 
 X, Y = torch.randn(4, 3), torch.tensor([0, 1, 1, 0])
 
@@ -161,3 +161,14 @@ def test_a_transformers_model_trains_from_its_config_class():
         "network.classifier.weight",
         "network.classifier.bias",
     ]
+
+
+def test_the_loss_of_predictions_is_one_number_where_losses_have_counts_of_their_own():
+    def losses(output, target):
+        first, second = output[:3].square().sum(), output[3:].square().sum()
+        return {"loss_a": Weighted(first, torch.tensor(3)), "loss_b": Weighted(second, torch.tensor(1))}
+
+    predictions = LossAdapter(net(), losses, predict_loss=True).val_step((X, Y))
+    scores = predictions["scores"]
+    assert torch.equal(predictions["loss"], scores[:3].square().sum() / 3 + scores[3:].square().sum() / 1)
+    assert "num" not in predictions

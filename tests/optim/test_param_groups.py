@@ -104,6 +104,8 @@ def test_an_optimizer_that_drops_the_multipliers_is_refused() -> None:
         ({"custom_keys": {"head": {"lr_mul": 0.1}}}, "unknown option 'lr_mul'. Did you mean 'lr_mult'"),
         ({"custom_keys": {"head": {"lr_mult": -1}}}, "must be a number from 0 on; got -1"),
         ({"custom_keys": {"head": {"lr_mult": 1, "lr": 1}}}, "give lr_mult or lr, not both"),
+        ({"norm_decay_mult": -0.5}, "norm_decay_mult must be a number from 0 on; got -0.5"),
+        ({"bias_lr_mult": "2"}, "bias_lr_mult must be a number from 0 on; got '2'"),
         ({"group_by": "layer"}, "group_by must be one of"),
         ({"layer_decay": 1.5}, r"layer_decay must be in \(0, 1\]; got 1.5"),
         ({"layer_id": len}, "layer_id is only used with layer_decay"),

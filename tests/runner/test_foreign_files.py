@@ -69,6 +69,9 @@ CRAFTED: list[tuple[Path_, object]] = [
     (("optimizer", "param_groups", 0, "params"), ["../x"]),
     (("optimizer", "state"), 5),
     (("optimizer", "optim_wrapper"), "x"),
+    *((("optimizer", "optim_wrapper", name), "x") for name in ("num_optimizer_steps", "inner_count", "num_steps_owed")),
+    (("optimizer", "optim_wrapper", "num_optimizer_steps"), -1),
+    *((("optimizer", "optim_wrapper", "as_built"), value) for value in (5, [], ["x"])),
     (("param_schedulers",), "x"),
     (("param_schedulers", 0), 1),
     (("param_schedulers", 0, "last_step"), "9"),
@@ -95,6 +98,31 @@ def test_a_resume_passes_over_a_checkpoint_that_cannot_be_one(run, where, value)
     assert "epoch_2.pth: " in log_of(runner)
     assert "epoch_1.pth: 1 epochs and 5 iterations are done" in log_of(runner)
     with pytest.raises(CheckpointError, match=r"epoch_2\.pth cannot be resumed: it"):
+        toy_runner(str(run), resume=str(run / "epoch_2.pth")).train()
+
+
+DEEP: list[tuple[Path_, object]] = [
+    (("optimizer", "state", 0, "exp_avg"), torch.zeros(3)),
+    (("optimizer", "state", 0, "exp_avg"), 0.5),
+    (("optimizer", "state", 0, "exp_avg_sq"), None),
+    (("optimizer", "state", 1, "exp_avg_sq"), [1.0]),
+    (("optimizer", "state", 1, "step"), torch.zeros(4)),
+    (("optimizer", "state", 0), {"step": torch.tensor(1.0)}),
+    (("optimizer", "param_groups", 0, "betas"), "ab"),
+    (("optimizer", "param_groups", 0, "betas"), (0.9,)),
+    (("optimizer", "param_groups", 0, "eps"), "x"),
+    (("optimizer", "param_groups", 0, "weight_decay"), [1]),
+]
+
+
+@pytest.mark.parametrize(("where", "value"), DEEP, ids=lambda value: str(value)[:40])
+def test_a_resume_passes_over_the_state_of_an_optimizer_that_this_one_cannot_have(run, where, value):
+    changed(run / "epoch_2.pth", (where, value))
+    runner = toy_runner(str(run), resume=True, max_epochs=1)
+    runner.train()
+    assert "epoch_2.pth: it is damaged, or not a checkpoint" in log_of(runner)
+    assert "epoch_1.pth: 1 epochs and 5 iterations are done" in log_of(runner)
+    with pytest.raises(CheckpointError, match=r"epoch_2\.pth cannot be resumed: .* its optimizer cannot be"):
         toy_runner(str(run), resume=str(run / "epoch_2.pth")).train()
 
 

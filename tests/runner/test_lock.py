@@ -10,8 +10,8 @@ import time
 import pytest
 
 from lazyengine.checkpoint import saving
-from lazyengine.cli import train as command
-from lazyengine.hooks import CheckpointHook
+from lazyengine.cli import command
+from lazyengine.hooks import CheckpointHook, Hook
 from lazyengine.runner import lock
 from lazyengine.runner.folder import RunFolder
 from lazyengine.runner.lock import FolderBusyError, FolderLock
@@ -27,10 +27,8 @@ def write(folder, **owner):
 def test_a_second_owner_is_refused_and_the_name_of_the_first_is_said(tmp_path):
     first = FolderLock(str(tmp_path))
     assert first.acquire() is None
-    other = FolderLock(str(tmp_path))
-    other._own = {**other._own, "pid": os.getpid(), "started": "another"}  # as if it were another process
     with pytest.raises(FolderBusyError, match=f"process {os.getpid()} on .* trains in it"):
-        other.acquire()
+        FolderLock(str(tmp_path)).acquire()
     first.release()
     assert not (tmp_path / lock.NAME).exists()
 
@@ -86,23 +84,9 @@ def test_a_busy_folder_is_exit_code_75_and_stays_as_it_is(tmp_path, capsys):
     runner = toy_runner(str(tmp_path), max_epochs=1)
     holder = FolderLock(str(tmp_path))
     holder.acquire()
-    holder._own = {**holder._own, "started": "another"}
     content = json.loads((tmp_path / lock.NAME).read_text())
-    runner.folder._lock = None
-
-    class Other(FolderLock):
-        def __init__(self, folder):
-            super().__init__(folder)
-            self._own = {**self._own, "started": "another"}
-
-    from lazyengine.runner import folder
-
-    original, folder.FolderLock = folder.FolderLock, Other
-    try:
-        with pytest.raises(FolderBusyError) as busy:
-            runner.train()
-    finally:
-        folder.FolderLock = original
+    with pytest.raises(FolderBusyError) as busy:
+        runner.train()
     assert command.refuse(busy.value) == 75
     assert "trains in it" in capsys.readouterr().err
     assert json.loads((tmp_path / lock.NAME).read_text()) == content
@@ -112,7 +96,8 @@ def test_a_busy_folder_is_exit_code_75_and_stays_as_it_is(tmp_path, capsys):
 
 def test_the_folder_is_held_until_the_last_checkpoint_of_a_thread_is_written(tmp_path, monkeypatch):
     """A writer that is only as fast as it has to be: it goes on when somebody waits for it."""
-    go, write, wait, leave = threading.Event(), saving._write, saving.CheckpointWriter.wait, RunFolder.leave
+    writer = saving.CheckpointWriter
+    go, write, wait, leave = threading.Event(), writer._run, writer.wait, RunFolder.leave
     there: list[bool] = []
 
     def slow(*args):
@@ -128,8 +113,18 @@ def test_the_folder_is_held_until_the_last_checkpoint_of_a_thread_is_written(tmp
         there.append((tmp_path / "epoch_1.pth").exists())
         leave(self)
 
-    monkeypatch.setattr(saving, "_write", slow)
-    monkeypatch.setattr(saving.CheckpointWriter, "wait", wait_for_it)
+    monkeypatch.setattr(writer, "_run", slow)
+    monkeypatch.setattr(writer, "wait", wait_for_it)
     monkeypatch.setattr(RunFolder, "leave", note)
     toy_runner(str(tmp_path), max_epochs=1, hooks={"checkpoint": CheckpointHook(async_save=True)}).train()
     assert there == [True]
+
+
+def test_a_second_training_in_the_folder_from_the_same_process_is_refused(tmp_path):
+    class Inner(Hook):
+        def after_train_epoch(self, runner):
+            with pytest.raises(FolderBusyError, match=f"process {os.getpid()} on .* trains in it"):
+                toy_runner(str(tmp_path)).train()
+
+    toy_runner(str(tmp_path), max_epochs=1, hooks={"inner": Inner()}).train()
+    assert len(json.loads((tmp_path / "run.json").read_text())["starts"]) == 1

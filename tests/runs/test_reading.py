@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 
 from lazyengine.cli import compare, plot
+from lazyengine.hooks import CheckpointHook
 from lazyengine.logging import MetricsWriter
-from lazyengine.runs import choose_keys, differences, read_run, read_runs, read_starts, rerun
+from lazyengine.runs import choose_keys, differences, read_outlines, read_run, read_runs, read_starts, rerun
+from lazyengine.runs.lineage import led_to_end
+
+from ..runner.toy import StopAt, toy_runner
 
 
 def record(folder: Path, steps: range, value: float, *, resumed: int | None = None, mode: str = "train") -> None:
@@ -158,3 +162,36 @@ def test_keys_of_a_run_that_began_but_recorded_nothing(tmp_path):
     list_starts(tmp_path, {"folder": "20260131_120000"})
     run = read_run(tmp_path)
     assert (run.curves, run.records, choose_keys([run], None)) == ({}, [], [])
+
+
+def many() -> CheckpointHook:
+    return CheckpointHook(max_keep_ckpts=10)
+
+
+def test_a_start_that_went_back_and_saved_nothing_is_no_part_of_the_curve(tmp_path):
+    """It went on from the first epoch and failed; the next start goes on from the third."""
+    toy_runner(str(tmp_path), hooks={"checkpoint": many()}).train()
+    back = toy_runner(str(tmp_path), resume=str(tmp_path / "epoch_1.pth"), hooks={"checkpoint": many(), "s": StopAt(7)})
+    with pytest.raises(InterruptedError):
+        back.train()
+    toy_runner(str(tmp_path), resume=True, max_epochs=4, hooks={"checkpoint": many()}).train()
+    run, (outline,) = read_run(tmp_path), read_outlines([tmp_path])
+    assert [(start.number, start.origin and start.origin["iter"]) for start in run.starts] == [
+        (1, None),
+        (2, 5),
+        (3, 15),
+    ]
+    assert [start.number for start in led_to_end(run.starts)] == [1, 3]
+    assert run.curves["train/loss"][0] == [5, 10, 15, 20]
+    assert outline.iterations == 20
+
+
+def test_a_start_that_trained_nothing_changed_nothing(tmp_path):
+    toy_runner(str(tmp_path)).train()
+    idle = toy_runner(str(tmp_path), resume=True)
+    idle.optim_wrapper.param_groups[0]["weight_decay"] = 0.5
+    idle.train()  # the run has come to its end already
+    run = read_run(tmp_path)
+    assert [change["is"] for change in run.starts[-1].changes] == [0.5]
+    assert run.changes == {}
+    assert read_outlines([tmp_path])[0].changes == {}

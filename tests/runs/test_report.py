@@ -55,7 +55,8 @@ def run(tmp_path: Path) -> Path:
     picture.parent.mkdir(parents=True)
     picture.write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
     blame = ["optimizer = SGD   # base.py:3", "  lr: float = 0.5   # base.py:3, cli:#1 optimizer.lr=0.5"]
-    env = {"python": "3.12", "blame": blame, "packages": {"torch": "2.9"}, "git": {"commit": "abc"}}
+    edit = {"path": "optimizer.lr", "was": "0.1", "is": "0.5", "sources": ["base.py:3", "cli:#1 optimizer.lr=0.5"]}
+    env = {"python": "3.12", "blame": blame, "edits": [edit], "packages": {"torch": "2.9"}, "git": {"commit": "abc"}}
     (folder / "20260131_130000" / "env.json").write_text(json.dumps(env))
     change = {"path": "optimizer.lr", "was": "0.1", "is": "0.5", "effect": "in force", "from_iter": 3, "why": ""}
     origin = {"run_id": "a", "path": "iter_3.pth", "iter": 3, "epoch": 0, "hash": "0"}
@@ -95,14 +96,14 @@ def test_the_report_of_a_run_has_all_its_parts(run, capsys):
     for part in (
         "script>run stopped",
         "val/accuracy/top1 0.8 8 0.8 8",
-        "Difference to its base option value set by over optimizer.lr 0.5 cli:#1 optimizer.lr=0.5 base.py:3",
-        "optimizer.lr 0.1 → 0.5 3 in force",
+        "Difference to its base option base here set by over optimizer.lr 0.1 0.5 cli:#1 optimizer.lr=0.5 base.py:3",
+        "optimizer.lr 0.1 0.5 3 in force",
         "before_run logger hook class priority logger LoggerHook 60 Environment",
         "python 3.12 git: commit abc 1 packages torch 2.9",
         "2 train 20260131_130000 iter_3.pth at iteration 3 f00d stopped 8 SIGTERM",
         "start 2 stopped iteration 8 SIGTERM log warning 2 times the <batch> is small",
         f"lazyengine rerun '{run}' --verify",
-        "# start 1 was: lazyengine train 'it'\\''s.py'",
+        "# start 1 was: lazyengine train 'it'\"'\"'s.py'",
     ):
         assert part in text, part
     assert 'src="data:image/png;base64,' in page.read_text()
@@ -137,7 +138,7 @@ def test_the_report_of_many_runs(many):
     assert text.startswith("many many 12 runs below")
     assert "11 finished, 1 failed" in text
     assert "Importances How much of the variance of the best val/accuracy/top1 each option alone explains" in text
-    assert re.search(r"model.width 100% runner.seed 0%|model.width 100% optimizer.lr 0%", text)
+    assert re.search(r"model.width █+ 100% (runner.seed|optimizer.lr) 0%", text)
     assert "w16_r0.1_1 failed 3 a <bug>" in text
 
 

@@ -50,7 +50,7 @@ def test_a_run_is_seen_at_work_and_stopped(tmp_path, capsys):
             assert stop_command.main([str(tmp_path / "runs" / "long"), request]) == 0
             next(line for line in process.stdout if answer in line)
         assert stop_command.main([str(tmp_path / "runs" / "long")]) == 0
-        process.communicate(timeout=100)
+        process.communicate(timeout=280)
     finally:
         process.kill()
     assert process.returncode == 128 + signal.SIGTERM

@@ -158,7 +158,7 @@ def decisions(run_folder: Path) -> list[dict[str, Any]]:
     return json.loads((run_folder / "run.json").read_text()).get("decisions", [])
 
 
-def wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = 120.0) -> None:
+def wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = 280.0) -> None:
     """Wait for something that another process does."""
     deadline = time.monotonic() + timeout_s
     while not is_so():

@@ -72,7 +72,7 @@ def test_a_sweep_that_was_stopped_goes_on(lab, config, undisturbed, number):
     process = start("sweep", config, *GRID, "--work-dir", str(folder), "--jobs", "1", cwd=lab)
     wait_until(lambda: len(list(folder.glob("*/epoch_*.pth"))) > 0, "a first checkpoint")
     process.send_signal(number)
-    process.communicate(timeout=120)
+    process.communicate(timeout=280)
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
     assert rows(folder, config, *GRID, cwd=lab) == undisturbed
 
@@ -84,7 +84,7 @@ def test_a_trial_that_was_killed_resumes(lab, config, undisturbed):
     wait_until(lambda: (folder / "0001" / "last_checkpoint").exists(), "a checkpoint of the second trial")
     if (owner := owner_of(folder / "0001")) is not None:
         os.kill(owner["pid"], signal.SIGKILL)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=280)
     assert process.returncode == 0, out + err
     assert rows(folder, config, *GRID, cwd=lab) == undisturbed
 

@@ -68,6 +68,13 @@ def test_calls_are_chained_and_all_of_them_draw(canvas):
         before = after
 
 
+def test_where_nothing_was_found_nothing_is_drawn(canvas):
+    before = canvas.get_image()
+    canvas.draw_bboxes([]).draw_bboxes(torch.zeros(0, 4)).draw_circles([], []).draw_polygons([])
+    canvas.draw_points([]).draw_texts([], []).draw_binary_masks(np.zeros((0, 40, 60), bool))
+    assert np.array_equal(canvas.get_image(), before)
+
+
 def test_masks_colour_exactly_their_pixels(canvas):
     masks = np.zeros((2, 40, 60), bool)
     masks[0, :10, :10], masks[1, 20:, 30:] = True, True

@@ -145,7 +145,7 @@ class Fake(TrackerBackend):
         self.seen.append("end")
 
     def add_scalars(self, scalars, step, mode, epoch, iter):
-        def call() -> None:
+        def call(run) -> None:
             if self.fails == "hang":
                 self.gate.wait(60)
             if self.fails == "call" and step % 2:

@@ -211,6 +211,10 @@ class _ParamScheduler:
         groups = getattr(optimizer, "optimizer", optimizer).param_groups
         return [value.clone() if isinstance(value := group[name], Tensor) else value for group in groups]
 
+    def _scaled(self, factor: float) -> list[Any]:
+        """Return the value of every group times a factor."""
+        return [value * factor for value in self._current()]
+
     def _require(self, holds: bool, refusal: str) -> None:
         require(holds, f"{type(self).__name__}: {refusal}")
 
@@ -308,9 +312,9 @@ class Schedule(_ParamScheduler):
 
     def __init_subclass__(cls, param_name: str | None = None) -> None:
         super().__init_subclass__()
-        cls.__doc__ = cls.__doc__ or cls.__bases__[-1].__doc__
         if param_name is not None:
             cls.param_name = param_name
+            _add_doc(cls)
 
     def __init__(self, optimizer: OptimizerLike, **options: Unpack[SchedulerOptions]) -> None:
         unknown = sorted(options.keys() - SchedulerOptions.__annotations__.keys())
@@ -330,6 +334,7 @@ class GeneralForm(Schedule):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        _add_doc(cls)
         optimizer, *own = inspect.signature(cls.__bases__[-1], eval_str=True).parameters.values()
         name = inspect.Parameter("param_name", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=str)
         cls.__signature__ = inspect.Signature([optimizer, name, *own])
@@ -337,6 +342,11 @@ class GeneralForm(Schedule):
     def __init__(self, optimizer: OptimizerLike, param_name: str, *args: Any, **kwargs: Any) -> None:
         self.param_name = param_name
         super().__init__(optimizer, *args, **kwargs)
+
+
+def _add_doc(cls: type) -> None:
+    """Let `help` of a form of a schedule show what the schedule's own class says."""
+    cls.__doc__ = "\n\n    ".join(filter(None, (cls.__doc__, cls.__bases__[-1].__doc__)))
 
 
 def _plain(value: Any) -> Any:

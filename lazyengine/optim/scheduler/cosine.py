@@ -89,13 +89,16 @@ class _CosineAnnealing(_CosineBase):
         return self._anneal(step, period)
 
 
-class CosineAnnealingLR(_CosineAnnealing, param_name="lr"): ...
+class CosineAnnealingLR(_CosineAnnealing, param_name="lr"):
+    """Anneal the learning rate along half a cosine."""
 
 
-class CosineAnnealingMomentum(_CosineAnnealing, param_name="momentum"): ...
+class CosineAnnealingMomentum(_CosineAnnealing, param_name="momentum"):
+    """Anneal the momentum, or the first of ``betas``, along half a cosine."""
 
 
-class CosineAnnealingParamScheduler(GeneralForm, _CosineAnnealing): ...
+class CosineAnnealingParamScheduler(GeneralForm, _CosineAnnealing):
+    """Anneal any option of the groups along half a cosine."""
 
 
 class _CosineRestart(_CosineBase):
@@ -149,13 +152,16 @@ class _CosineRestart(_CosineBase):
         return self._anneal(step, self.periods[index])
 
 
-class CosineRestartLR(_CosineRestart, param_name="lr"): ...
+class CosineRestartLR(_CosineRestart, param_name="lr"):
+    """Anneal the learning rate along half a cosine, again and again."""
 
 
-class CosineRestartMomentum(_CosineRestart, param_name="momentum"): ...
+class CosineRestartMomentum(_CosineRestart, param_name="momentum"):
+    """Anneal the momentum, or the first of ``betas``, along half a cosine, again and again."""
 
 
-class CosineRestartParamScheduler(GeneralForm, _CosineRestart): ...
+class CosineRestartParamScheduler(GeneralForm, _CosineRestart):
+    """Anneal any option of the groups along half a cosine, again and again."""
 
 
 class _OneCycle(Schedule):
@@ -240,7 +246,9 @@ class _OneCycle(Schedule):
         return end + (start - end) / 2.0 * (math.cos(math.pi * fraction) + 1)
 
 
-class OneCycleLR(_OneCycle, param_name="lr"): ...
+class OneCycleLR(_OneCycle, param_name="lr"):
+    """Raise the learning rate to ``eta_max``, then lower it to almost nothing."""
 
 
-class OneCycleParamScheduler(GeneralForm, _OneCycle): ...
+class OneCycleParamScheduler(GeneralForm, _OneCycle):
+    """Raise any option of the groups to ``eta_max``, then lower it to almost nothing."""

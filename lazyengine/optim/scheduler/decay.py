@@ -36,21 +36,24 @@ class _Constant(Schedule):
 
     def _get_value(self) -> list[float] | None:
         if self.last_step == 0:
-            return [value * self.factor for value in self._current()]
+            return self._scaled(self.factor)
         if self.last_step != self.end - self.begin - 1:
             return None
         if self.factor == 0:
             return list(self.base_values)
-        return [value * (1.0 / self.factor) for value in self._current()]
+        return self._scaled(1.0 / self.factor)
 
 
-class ConstantLR(_Constant, param_name="lr"): ...
+class ConstantLR(_Constant, param_name="lr"):
+    """Hold the learning rate at a fraction, then restore it."""
 
 
-class ConstantMomentum(_Constant, param_name="momentum"): ...
+class ConstantMomentum(_Constant, param_name="momentum"):
+    """Hold the momentum, or the first of ``betas``, at a fraction, then restore it."""
 
 
-class ConstantParamScheduler(GeneralForm, _Constant): ...
+class ConstantParamScheduler(GeneralForm, _Constant):
+    """Hold any option of the groups at a fraction, then restore it."""
 
 
 class _Linear(Schedule):
@@ -89,23 +92,25 @@ class _Linear(Schedule):
 
     def _get_value(self) -> list[float] | None:
         if self.last_step == 0:
-            return [value * self.start_factor for value in self._current()]
+            return self._scaled(self.start_factor)
         rise = self.end_factor - self.start_factor
         last = (self.end - self.begin - 1) * self.start_factor + (self.last_step - 1) * rise
         if last == 0:
             factor = self.start_factor + rise * self.last_step / (self.end - self.begin - 1)
             return [base * factor for base in self.base_values]
-        ratio = 1.0 + rise / last
-        return [value * ratio for value in self._current()]
+        return self._scaled(1.0 + rise / last)
 
 
-class LinearLR(_Linear, param_name="lr"): ...
+class LinearLR(_Linear, param_name="lr"):
+    """Move the learning rate linearly from one factor to another: the usual warm-up."""
 
 
-class LinearMomentum(_Linear, param_name="momentum"): ...
+class LinearMomentum(_Linear, param_name="momentum"):
+    """Move the momentum, or the first of ``betas``, linearly from one factor to another: the usual warm-up."""
 
 
-class LinearParamScheduler(GeneralForm, _Linear): ...
+class LinearParamScheduler(GeneralForm, _Linear):
+    """Move any option of the groups linearly from one factor to another: the usual warm-up."""
 
 
 class _Exponential(Schedule):
@@ -124,18 +129,19 @@ class _Exponential(Schedule):
         super().__init__(optimizer, **options)
 
     def _get_value(self) -> list[float] | None:
-        if self.last_step == 0:
-            return None
-        return [value * self.gamma for value in self._current()]
+        return None if self.last_step == 0 else self._scaled(self.gamma)
 
 
-class ExponentialLR(_Exponential, param_name="lr"): ...
+class ExponentialLR(_Exponential, param_name="lr"):
+    """Multiply the learning rate by ``gamma`` at every step."""
 
 
-class ExponentialMomentum(_Exponential, param_name="momentum"): ...
+class ExponentialMomentum(_Exponential, param_name="momentum"):
+    """Multiply the momentum, or the first of ``betas``, by ``gamma`` at every step."""
 
 
-class ExponentialParamScheduler(GeneralForm, _Exponential): ...
+class ExponentialParamScheduler(GeneralForm, _Exponential):
+    """Multiply any option of the groups by ``gamma`` at every step."""
 
 
 class _Step(Schedule):
@@ -163,18 +169,19 @@ class _Step(Schedule):
         super().__init__(optimizer, **options)
 
     def _get_value(self) -> list[float] | None:
-        if self.last_step == 0 or self.last_step % self.step_size != 0:
-            return None
-        return [value * self.gamma for value in self._current()]
+        return self._scaled(self.gamma) if self.last_step and self.last_step % self.step_size == 0 else None
 
 
-class StepLR(_Step, param_name="lr"): ...
+class StepLR(_Step, param_name="lr"):
+    """Multiply the learning rate by ``gamma`` every ``step_size`` steps."""
 
 
-class StepMomentum(_Step, param_name="momentum"): ...
+class StepMomentum(_Step, param_name="momentum"):
+    """Multiply the momentum, or the first of ``betas``, by ``gamma`` every ``step_size`` steps."""
 
 
-class StepParamScheduler(GeneralForm, _Step): ...
+class StepParamScheduler(GeneralForm, _Step):
+    """Multiply any option of the groups by ``gamma`` every ``step_size`` steps."""
 
 
 class _MultiStep(Schedule):
@@ -208,19 +215,19 @@ class _MultiStep(Schedule):
 
     def _get_value(self) -> list[float] | None:
         count = self._milestone_counts.get(self.last_step)
-        if count is None:
-            return None
-        factor = self.gamma**count
-        return [value * factor for value in self._current()]
+        return None if count is None else self._scaled(self.gamma**count)
 
 
-class MultiStepLR(_MultiStep, param_name="lr"): ...
+class MultiStepLR(_MultiStep, param_name="lr"):
+    """Multiply the learning rate by ``gamma`` at every milestone."""
 
 
-class MultiStepMomentum(_MultiStep, param_name="momentum"): ...
+class MultiStepMomentum(_MultiStep, param_name="momentum"):
+    """Multiply the momentum, or the first of ``betas``, by ``gamma`` at every milestone."""
 
 
-class MultiStepParamScheduler(GeneralForm, _MultiStep): ...
+class MultiStepParamScheduler(GeneralForm, _MultiStep):
+    """Multiply any option of the groups by ``gamma`` at every milestone."""
 
 
 class _Poly(Schedule):
@@ -257,10 +264,13 @@ class _Poly(Schedule):
         return [(value - eta_min) * ratio + eta_min for value in self._current()]
 
 
-class PolyLR(_Poly, param_name="lr"): ...
+class PolyLR(_Poly, param_name="lr"):
+    """Decay the learning rate by a polynomial to ``eta_min``."""
 
 
-class PolyMomentum(_Poly, param_name="momentum"): ...
+class PolyMomentum(_Poly, param_name="momentum"):
+    """Decay the momentum, or the first of ``betas``, by a polynomial to ``eta_min``."""
 
 
-class PolyParamScheduler(GeneralForm, _Poly): ...
+class PolyParamScheduler(GeneralForm, _Poly):
+    """Decay any option of the groups by a polynomial to ``eta_min``."""

@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
-from ...evaluator import Rule, is_better, rule_of
-from ...text import did_you_mean
+from ...evaluator import Rule, is_better, rule_of, score_of
 from .base import GeneralForm, OptimizerLike, Schedule, SchedulerOptions
 
 
@@ -88,7 +87,7 @@ class _ReduceOnPlateau(Schedule):
 
         Raises:
             TypeError: ``metrics`` is not a mapping.
-            KeyError: The monitored metric is not among them, or several match.
+            UsageValueError: The monitored metric is not among them, several match, or it is no number.
         """
         if metrics is None:
             self._global_step += 1
@@ -97,7 +96,7 @@ class _ReduceOnPlateau(Schedule):
             raise TypeError(f"{type(self).__name__}.step: metrics must be a dict, got {type(metrics).__name__}")
         if self.begin <= self._global_step < self.end:
             self.last_step += 1
-            self._judge(float(self._monitored(metrics)))
+            self._judge(score_of(self.monitor, metrics))
         self._last_value = self._current()
 
     def _judge(self, metric: float) -> None:
@@ -128,20 +127,14 @@ class _ReduceOnPlateau(Schedule):
             bar = self.best + sign * self.threshold
         return is_better(metric, bar, self.rule)
 
-    def _monitored(self, metrics: Mapping[str, Any]) -> Any:
-        if self.monitor in metrics:
-            return metrics[self.monitor]
-        matches = [key for key in metrics if key.rpartition("/")[2] == self.monitor]
-        if len(matches) == 1:
-            return metrics[matches[0]]
-        which = f"monitor={self.monitor!r} matches {len(matches)} of the metrics {list(metrics)}"
-        raise KeyError(f"{type(self).__name__}: {which}.{did_you_mean(self.monitor, metrics)}")
+
+class ReduceOnPlateauLR(_ReduceOnPlateau, param_name="lr"):
+    """Reduce the learning rate when a validation metric stops improving."""
 
 
-class ReduceOnPlateauLR(_ReduceOnPlateau, param_name="lr"): ...
+class ReduceOnPlateauMomentum(_ReduceOnPlateau, param_name="momentum"):
+    """Reduce the momentum, or the first of ``betas``, when a validation metric stops improving."""
 
 
-class ReduceOnPlateauMomentum(_ReduceOnPlateau, param_name="momentum"): ...
-
-
-class ReduceOnPlateauParamScheduler(GeneralForm, _ReduceOnPlateau): ...
+class ReduceOnPlateauParamScheduler(GeneralForm, _ReduceOnPlateau):
+    """Reduce any option of the groups when a validation metric stops improving."""
