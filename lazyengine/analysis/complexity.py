@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..model import evaluating
 from ..text import format_count
 
 with warnings.catch_warnings():
@@ -43,7 +42,8 @@ class _Analyzer(JitModelAnalysis):
         self.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
 
     def _analyze(self) -> Any:
-        with _evaluating(self._model):
+        with evaluating(self._model), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.jit.trace is deprecated and warns of every branch
             return super()._analyze()
 
 
@@ -154,17 +154,3 @@ def _random_inputs(model: nn.Module, input_shape: Any) -> tuple[Tensor, ...]:
     parameter = next(model.parameters(), torch.empty(0))
     generator = torch.Generator().manual_seed(0)  # leaves the random stream of the caller alone
     return tuple(torch.randn(1, *shape, generator=generator).to(parameter.device) for shape in shapes)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode without gradients and restore every module's own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.jit.trace is deprecated and warns of every branch
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training

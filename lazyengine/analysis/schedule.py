@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import UsageValueError
 from ..optim import _ParamScheduler
+from ..text import listed
 from .curves import draw_curves, write_curves
 
 __all__ = ["ScheduleCurves", "plot_schedule", "simulate_schedule"]
@@ -34,7 +35,7 @@ class ScheduleCurves:
         merged: dict[tuple[float, ...], list[str]] = {}
         for name, values in self.values[option].items():
             merged.setdefault(tuple(values), []).append(name)
-        return {_join(names): list(values) for values, names in merged.items()}
+        return {listed(names, 3): list(values) for values, names in merged.items()}
 
     def as_text(self, width: int = 72, height: int = 10) -> str:
         """Return the curves as text, option by option, each so many columns wide and rows high."""
@@ -168,9 +169,3 @@ class _Preview:
 def _group_name(optimizer: str, index: int, group: Mapping[str, Any], num_groups: int) -> str:
     own = str(group.get("name", "")) or (f"group {index}" if num_groups > 1 else "")
     return ".".join(part for part in (optimizer, own) if part) or "all"
-
-
-def _join(names: Sequence[str], limit: int = 3) -> str:
-    if len(names) <= limit:
-        return ", ".join(names)
-    return f"{', '.join(names[:limit])} and {len(names) - limit} more"

@@ -94,16 +94,17 @@ def _resolve(path: str) -> str:
     return latest
 
 
-def _show(args: argparse.Namespace) -> int:
+def _show(args: argparse.Namespace) -> str:
     path = _resolve(args.file)
     checkpoint = read_checkpoint(path, trusted=args.trusted, skip_objects=True)
     local = get_local_path(path)
-    print(f"{path}: {os.path.getsize(local):,} bytes, sha256 {sha256_of(local)}")
     tensors = _tensors(checkpoint)
-    print(f"{len(tensors):,} tensors, {sum(t.numel() for t in tensors):,} elements")
-    for line in _tree(checkpoint, args.depth, ""):
-        print(line)
-    return 0
+    lines = [
+        f"{path}: {os.path.getsize(local):,} bytes, sha256 {sha256_of(local)}",
+        f"{len(tensors):,} tensors, {sum(t.numel() for t in tensors):,} elements",
+        *_tree(checkpoint, args.depth, ""),
+    ]
+    return "\n".join(lines)
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:

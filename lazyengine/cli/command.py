@@ -47,12 +47,15 @@ def _fill_line(line: str, width: int) -> str:
     if len(line) <= width:
         return line
     left, gap, right = re.split(r"(?<=\S)( {2,}|$)", line, maxsplit=1)
-    column = len(left) + len(gap)
+    column, deeper = len(left) + len(gap), " " * 6
+    options: Any = {"break_long_words": False, "break_on_hyphens": False}
     if right and column <= width // 2:
-        return textwrap.fill(right, width, initial_indent=left + gap, subsequent_indent=" " * column)
-    parts = [(left, " " * (len(left) - len(left.lstrip())))] + [(right, " " * 6)] * bool(right)
-    options: Any = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": " " * 6}
-    return "\n".join(textwrap.fill(text.lstrip(), width, initial_indent=begin, **options) for text, begin in parts)
+        return textwrap.fill(right, width, initial_indent=left + gap, subsequent_indent=" " * column, **options)
+    begin = " " * (len(left) - len(left.lstrip()))
+    parts = [(left.lstrip(), begin), (right, deeper)] if right else [(left.lstrip(), begin)]
+    return "\n".join(
+        textwrap.fill(text, width, initial_indent=begin, subsequent_indent=deeper, **options) for text, begin in parts
+    )
 
 
 def make_parser(page: str | None, *, with_json: bool = False) -> CommandParser:

@@ -32,7 +32,9 @@ def format_keys(cfg: Config, prefix: str = "", columns: int | None = None) -> st
             documentation = _documentation(sig)
             for name in dict.fromkeys([*given, *sig.parameters]):
                 hint, parameter = sig.hints.get(name, Any), sig.parameters.get(name)
-                typed = "-" if hint is Any else f"{describe(hint):.48}"
+                typed = "-" if hint is Any else describe(hint)
+                if columns is None:  # a cell of a table
+                    typed = typed[:48]
                 shown = brief(given[name], 40) if name in given else "-"
                 default = (
                     "-" if parameter is None or parameter.default is parameter.empty else brief(parameter.default, 24)

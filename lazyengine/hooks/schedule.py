@@ -190,6 +190,8 @@ def _check_names(hook: Hook) -> None:
 
 
 def _file_of(hook: Hook) -> str:
-    """The file of a hook's class: relative to the working directory where that is shorter."""
+    """The file of a hook's class: relative to the working directory where that is shorter, of the engine's to it."""
+    if type(hook).__module__.startswith("lazyengine."):
+        return f"{type(hook).__module__.replace('.', '/')}.py"
     path = getattr(sys.modules.get(type(hook).__module__), "__file__", None)
     return "?" if path is None else min(os.path.relpath(path), path, key=len)

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
@@ -794,7 +796,8 @@ class Runner:
                 raise
             except Exception:
                 rank = f" on rank {dist.get_rank()}" if dist.is_distributed() else ""
-                self.logger.exception("the run failed%s at epoch %d, iteration %d", rank, self.epoch, self.iter)
+                self.logger.error("the run failed%s at epoch %d, iteration %d", rank, self.epoch, self.iter)
+                self.logger.to_file("%s", traceback.format_exc().rstrip(), level=logging.ERROR)  # Python prints it
                 raise
 
     def _rest(self) -> None:

@@ -45,7 +45,7 @@ MISTAKES = [
     ("compare empty", ["empty is no run that has logged", "it holds nothing"]),
     ("compare run --sort los", ["no column is called 'los'", "There are"]),
     ("table nothere.py", ["nothere.py is no file", "defines `table`"]),
-    ("table norunner.py", ["defines no `table`", "table = Table(...)"]),
+    ("table notable.py", ["defines no `table`", "table = Table(...)"]),
     ("report empty", ["empty is no run that has logged"]),
     ("query run selct", ["'selct'", "The views are runs, metrics and events"]),
     ("query nothere select", ["nothere is no folder"]),
@@ -104,6 +104,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     ).replace('hooks = {"logger"', 'hooks = {"info": L(RuntimeInfoHook)(), "timer": L(IterTimerHook)(), "logger"')
     for name, text in (("pyproject.toml", ""), ("parts.py", PARTS), ("config.py", logged)):
         (folder / name).write_text(text)
+    (folder / "notable.py").write_text("x = 1\n")
     (folder / "norunner.py").write_text("from .config import *\ndel runner\n")
     (folder / "empty").mkdir()
     with contextlib.chdir(folder):
