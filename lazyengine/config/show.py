@@ -70,7 +70,7 @@ def edited_values(cfg: Any) -> list[dict[str, Any]]:
         for name, sources in ((holder.__history__ or {}) if isinstance(holder, Holder) else {}).items():
             was = next((source.was for source in sources if isinstance(source, Edit)), "-")
             now = brief(holder.__arguments__[name]) if name in holder.__arguments__ else "-"
-            now = target_label(holder) if name == "_target_" else now
+            now = target_label(holder) if name == "_target_" and isinstance(holder, Node) else now
             if now != was:
                 about = {"path": join_path(path, name), "was": was, "is": now}
                 found.append({**about, "sources": sources_of(holder, name)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -56,7 +56,7 @@ def _part_of(records: Sequence[dict[str, Any]]) -> Part:
     return part
 
 
-def _add(part: Part, mode: str, columns: dict[str, Sequence[Any]]) -> None:
+def _add(part: Part, mode: str, columns: Mapping[str, Sequence[Any]]) -> None:
     """Add the records of a mode to a part; of their values the numbers."""
     steps = part.steps[mode] = columns["step"]
     for name, values in columns.items():

@@ -294,8 +294,8 @@ def _as_blob(files: Sequence[_File]) -> bytes:
 def _from_blob(blob: bytes) -> list[_File]:
     head, _, data = blob.partition(b"\n")
     files, offset = [], 0
-    for *about, size in json.loads(head):
-        files.append(_File(*about, data[offset : offset + size]))
+    for name, inode, end, tail, size in json.loads(head):
+        files.append(_File(name, inode, end, tail, data[offset : offset + size]))
         offset += size
     return files
 
