@@ -354,13 +354,14 @@ class _Port(Rewriter):
 
     def _as_dataclass(self, node: cst.ClassDef) -> cst.ClassDef:
         """Return a dataclass for a data element: a field for each property that can be set, and `metainfo`."""
-        body = list(node.body.body)
+        body: list[Any] = list(node.body.body)
         types: dict[str, str] = {}
         for method in (each for each in body if isinstance(each, cst.FunctionDef)):
             if any(m.matches(each.decorator, m.Name("property")) for each in method.decorators):
                 kind = code_of(method.returns.annotation) if method.returns is not None else "object"
                 types[method.name.value] = "object" if kind.strip("'\"") in _ELEMENTS else kind
-        settable = {dotted(d.decorator).removesuffix(".setter") for d in m.findall(node, m.Decorator())}
+        decorators: Any = m.findall(node, m.Decorator())
+        settable = {dotted(each.decorator).removesuffix(".setter") for each in decorators}
         fields = {name: kind for name, kind in types.items() if name in settable}
         rest = [each for each in body if not (isinstance(each, cst.FunctionDef) and each.name.value in fields)]
         if m.findall(cst.Module(rest), m.Attribute(attr=m.Name("set_field") | m.Name("all_items"))):

@@ -44,7 +44,7 @@ class Rewriter(cst.CSTTransformer):
         result = super().on_leave(original_node, updated_node)
         if not self._notes or not isinstance(original_node, _STATEMENTS):
             return result
-        nodes = list(result) if isinstance(result, cst.FlattenSentinel) else [result]
+        nodes: list[Any] = list(result) if isinstance(result, cst.FlattenSentinel) else [result]
         if nodes and isinstance(nodes[0], _STATEMENTS) and getattr(nodes[0].body, "body", nodes[0].body):
             lines = [cst.EmptyLine(comment=cst.Comment(f"# TODO port: {reason}")) for reason in self._notes]
             nodes[0] = nodes[0].with_changes(leading_lines=[*nodes[0].leading_lines, *lines])

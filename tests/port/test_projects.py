@@ -22,30 +22,31 @@ sys.path.insert(0, ".")
 from dots.fit import fit
 from lazyengine.config import LazyConfig, arguments_of, instantiate, target_of
 import functools
-cfg = LazyConfig.load(sys.argv[1])
 """
 SCRIPTS = {
     "hydra": BY_FIT
     + """
-losses = fit(instantiate(cfg.model), instantiate(cfg.method), cfg.steps, cfg.size)
+def losses(cfg):
+    return fit(instantiate(cfg.model), instantiate(cfg.method), cfg.steps, cfg.size)
 """,
     "d2": BY_FIT
     + """
-options = arguments_of(cfg.optimizer)
-run = instantiate(cfg.run)
-assert run["note"] == "s6"
-losses = fit(run["model"], functools.partial(target_of(cfg.optimizer), **options), run["steps"], run["size"])
+def losses(cfg):
+    optimizer = functools.partial(target_of(cfg.optimizer), **arguments_of(cfg.optimizer))
+    run = instantiate(cfg.run)
+    assert run["note"] == "s6"
+    return fit(run["model"], optimizer, run["steps"], run["size"])
 """,
     "lightning": """
 import json, sys
 sys.path.insert(0, ".")
 from lazyengine.config import LazyConfig, instantiate
 import lightning
-cfg = LazyConfig.load(sys.argv[1])
-lightning.seed_everything(cfg.seed_everything)
-model = instantiate(cfg.model)
-instantiate(cfg.trainer).fit(model, instantiate(cfg.data))
-losses = model.losses
+def losses(cfg):
+    lightning.seed_everything(cfg.seed_everything)
+    model = instantiate(cfg.model)
+    instantiate(cfg.trainer).fit(model, instantiate(cfg.data))
+    return model.losses
 """,
 }
 NAMES = {
@@ -63,11 +64,10 @@ def test_a_ported_project_trains_to_the_numbers_of_its_library(tmp_path, dialect
     assert not ported.failed
     assert not ported.todos
     assert golden.keys() == NAMES[dialect].keys()
-    for name, config in NAMES[dialect].items():
-        script = f"{SCRIPTS[dialect]}\nprint(json.dumps(losses))"
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-c", script, config], cwd=tmp_path, env=env, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(golden[name], rel=1e-5)
+    script = f"{SCRIPTS[dialect]}\nprint(json.dumps([losses(LazyConfig.load(config)) for config in sys.argv[1:]]))"
+    command = [sys.executable, "-c", script, *NAMES[dialect].values()]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name, found in zip(NAMES[dialect], json.loads(done.stdout.splitlines()[-1])):
+        assert found == pytest.approx(golden[name], rel=1e-5)
