@@ -8,6 +8,8 @@ whose torch has moved a private part, can switch to the public ways: they do the
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import multiprocessing
 import signal
 import threading
@@ -234,6 +236,21 @@ def set_where_nonfinite(found: Tensor, tensors: list[Tensor], one: Tensor) -> bo
     return True
 
 
+def import_compiler() -> None:
+    """Import torch's compiler, as every process does that makes an optimizer or fake tensors, in less time.
+
+    The import makes so many objects that Python's garbage collector, which finds nothing among them, takes a third.
+    """
+    is_collecting = gc.isenabled()
+    gc.disable()
+    try:
+        if PRIVATE:
+            importlib.import_module("torch._dynamo")
+    finally:
+        if is_collecting:
+            gc.enable()
+
+
 def fake_tensors() -> Any:
     """Return the mode in which tensors have shapes and no memory, or None without the private part.
 
@@ -242,6 +259,7 @@ def fake_tensors() -> Any:
     """
     if not PRIVATE:
         return None
+    import_compiler()
     from torch._subclasses import fake_tensor  # half a second, for the command that plans
 
     return fake_tensor.FakeTensorMode(allow_non_fake_inputs=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -153,6 +154,18 @@ def test_the_public_way_computes_the_same(monkeypatch):
     assert expected[3] == [True, False, False]
     monkeypatch.setattr(_torch, "PRIVATE", False)
     assert results() == expected
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_the_compiler_is_imported_and_the_collector_left_as_it_was(is_on):
+    was_on = gc.isenabled()
+    try:
+        (gc.enable if is_on else gc.disable)()
+        _torch.import_compiler()
+        assert gc.isenabled() is is_on
+    finally:
+        (gc.enable if was_on else gc.disable)()
+    assert "torch._dynamo" in sys.modules
 
 
 def test_workers_that_cannot_be_told_are_refused(public):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
+import warnings
 from types import TracebackType
 
 from ..errors import UsageError
@@ -68,6 +70,14 @@ class OverrideError(ConfigError, ValueError):
 
 class SaveError(ConfigError, ValueError):
     """A config that cannot be written."""
+
+
+def warn(message: str) -> None:
+    """Show a `ConfigWarning` at the line of the user's that led here."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(ConfigWarning(message), stacklevel=level)
 
 
 def entries_of(error: BaseException) -> list[TracebackType]:

@@ -23,6 +23,11 @@ ATOMIC = frozenset(  # types of values that hold nothing, for walks that look at
     {int, float, str, bool, type(None), bytes, complex, type, FunctionType, type(len), range, ModuleType}
 )
 _SEQUENCES = (list, tuple)
+_COMPARED: dict[type, tuple[str, ...]] = {  # what makes two of a type equal
+    FunctionType: ("__code__", "__defaults__", "__kwdefaults__", "__closure__"),
+    CellType: ("cell_contents",),
+    MethodType: ("__func__", "__self__"),
+}
 _ENGINE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 INTERPOLATION = r"\$\{[\w.:/\[\]-]+\}"  # what other systems write for a ref
 INSTEAD = "ref('{}') if this is a path of the config, else Python (os.environ['NAME'])"
@@ -84,6 +89,16 @@ def part_of(parent: Any, step: Any) -> tuple[Any, Any]:
     return step, ABSENT
 
 
+def follow(root: Any, steps: Iterable[Any]) -> list[tuple[Any, Any, Any]]:
+    """Return parent, real key and part for each step of a path; what is not there is `ABSENT`."""
+    trail = []
+    for step in steps:
+        key, part = part_of(root, step)
+        trail.append((root, key, part))
+        root = part
+    return trail
+
+
 def rebuild(value: Any, items: list[Any]) -> Any:
     """Return a container of the same type with other children, in the order in which `children` gives them."""
     kind = type(value)
@@ -122,6 +137,11 @@ def walk(root: Any, path: str = "", breadth_first: bool = False) -> Iterator[tup
         yield path, value
         if inner:
             todo.extend((join_path(path, k), child) for k, child in (inner if breadth_first else reversed(inner)))
+
+
+def holds(root: Any, *kinds: type) -> bool:
+    """Return whether a value is of one of these types or holds such a part."""
+    return any(type(value) in kinds for _, value in walk(root))
 
 
 def reachable(start: T, following: Callable[[T], Iterable[T]]) -> set[T]:
@@ -270,13 +290,8 @@ def _equal_leaves(a: Any, b: Any, equal: Callable[[Any, Any], bool]) -> bool:
     kind = type(a)
     if isinstance(a, type):  # classes written in a config file are new in every load
         return (a.__module__, a.__qualname__) == (b.__module__, b.__qualname__)
-    if kind is FunctionType:
-        parts = [[f.__code__, f.__defaults__, f.__kwdefaults__, f.__closure__ or ()] for f in (a, b)]
-        return equal(*parts)
-    if kind is CellType:
-        return equal(a.cell_contents, b.cell_contents)
-    if kind is MethodType:
-        return equal([a.__func__, a.__self__], [b.__func__, b.__self__])
+    if kind in _COMPARED:
+        return equal(*([getattr(each, name) for name in _COMPARED[kind]] for each in (a, b)))
     if hasattr(a, "shape") and hasattr(a, "dtype"):  # numpy, torch, jax: none of them is imported here
         if a.shape != b.shape or a.dtype != b.dtype:
             return False
@@ -291,12 +306,17 @@ def _equal_leaves(a: Any, b: Any, equal: Callable[[Any, Any], bool]) -> bool:
 
 
 # -------------------------------------------------------------------------------------------------- sources
-def source_here(depth: int = 0) -> Source:
-    """Return the caller's place (with depth 1 that of its caller, and so on) as a source."""
-    frame = sys._getframe(depth + 1)
+def source_here() -> Source:
+    """Return the line of the code that called the engine, as a source."""
+    frame = sys._getframe(1)
     while frame.f_code.co_filename.startswith(_ENGINE) and frame.f_back is not None:
-        frame = frame.f_back  # the code that called the engine
+        frame = frame.f_back
     return frame.f_code, frame.f_lasti
+
+
+def line_here() -> str:
+    """Return `"file.py:12"`, the line of the code that called the engine."""
+    return describe_source(source_here())
 
 
 def describe_source(source: Source) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .errors import ConfigError, MissingArgumentError, RefError, TargetError, strip_frames
-from .graph import ATOMIC, children, describe_source, find_path, join_path, rebuild, walk
+from .graph import ATOMIC, children, describe_source, find_path, holds, join_path, rebuild
 from .node import Config, Node, NodeFactory, defined_at, not_called, resolve_target
 from .ref import REQUIRED, Lazy, Ref, lookup
 from .signature import Signature, check_name
@@ -145,7 +145,7 @@ class Build:
         if x.function is None:
             return values[0]
         made = x.function(*values)
-        if not any(type(each) in (Node, Ref) for _, each in walk(made)):
+        if not holds(made, Node, Ref):
             return made
         self._given.append({"": made})
         return self.value(made)  # a function may choose a node
@@ -159,7 +159,7 @@ class Build:
         inner, below = children(x) or (), {depth - 1 for depth in depths if depth > 0}
         if inner and below:
             return rebuild(x, [self.late_value(child, below) for _, child in inner])
-        return Lazy(self, x) if 0 in depths and inner and _holds_recipe(x) else self.value(x)
+        return Lazy(self, x) if 0 in depths and inner and holds(x, Node, Ref) else self.value(x)
 
     def late(self, x: Any, given: dict[str, Any]) -> Any:
         """Build what a `Lazy` holds; from any thread."""
@@ -200,10 +200,6 @@ class Build:
     def _chain(self, x: Any) -> str:
         start = next(i for i, active in enumerate(self._active) if active is x)
         return " -> ".join(self.path_of(part) or repr(part) for part in [*self._active[start:], x])
-
-
-def _holds_recipe(x: Any) -> bool:
-    return type(x) in (Node, Ref) or any(_holds_recipe(child) for _, child in children(x) or ())
 
 
 def _positional(sig: Signature, kwargs: dict[Any, Any]) -> list[Any]:

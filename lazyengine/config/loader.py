@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import importlib.util
 import linecache
 import os
@@ -17,7 +18,7 @@ from typing import Any
 from ..text import did_you_mean
 from . import finding, reads, traps
 from .errors import ConfigError, ConfigFileError, ConfigImportError, ConfigNotFoundError, UnknownNameError, entries_of
-from .graph import copy_graph, display_path
+from .graph import copy_graph, display_path, holds, line_here
 from .node import Config, Node, NodeFactory, adopt
 from .ref import REQUIRED
 
@@ -39,14 +40,11 @@ def load_file(path: str, mixins: Sequence[str] = ()) -> Config:
             load = Load(files[0])
             while True:
                 try:
-                    config = load.load_all(files, roots)
+                    return load.load_all(files, roots)
                 except Exception:  # perhaps because a config and real code saw different objects
-                    if not load.imported_for_real():
+                    if not (real := load.imported_for_real()):
                         raise
-                else:
-                    if not load.imported_for_real():
-                        return config
-                load = Load(files[0], load.real_files | load.imported_for_real())
+                load = Load(files[0], load.real_files | real)
         except BaseException as error:
             sys.path[:] = path_before
             _explain(error)
@@ -109,7 +107,7 @@ class Load:
         sources: File to its text, also of real code that was looked at.
         namespaces: File to its globals, also of real code of the project that a config has imported.
         imports: File to the config files that it imports.
-        taken: File to `(module as written, module, names)` of each of its `from ... import`.
+        taken: File to the modules that it takes names from, by `from ... import`, as it writes them.
         origins: Public name to the file that bound it last: the config, or one of its mix-ins.
         watch: Notices which file changes what another one made.
     """
@@ -121,7 +119,7 @@ class Load:
         self.sources: dict[str, bytes] = {}
         self.namespaces: dict[str, dict[str, Any]] = {}
         self.imports: dict[str, set[str]] = {}
-        self.taken: dict[str, list[tuple[str, ModuleType, Sequence[str]]]] = {}
+        self.taken: dict[str, dict[str, ModuleType]] = {}
         self.origins: dict[str, str] = {}
         self.watch = traps.Watch()
         self._stack: list[str] = []
@@ -149,6 +147,8 @@ class Load:
             values.update(new)
             self.origins.update(dict.fromkeys(new, file))
         traps.check_loaded(self, config, adopt(config, values))
+        if self.imported_for_real():
+            raise ConfigError("A config and real code see different objects of a file.")  # run again, as real code
         return config
 
     def imported_for_real(self) -> frozenset[str]:
@@ -164,8 +164,7 @@ class Load:
         if file in self._stack:
             chain = " -> ".join(os.path.basename(f) for f in [*self._stack[self._stack.index(file) :], file])
             raise ConfigImportError(
-                f"{_running_line(self._stack[-1])}: configs import each other: {chain}. Move what both need to a third "
-                "file."
+                f"{line_here()}: configs import each other: {chain}. Move what both need to a third file."
             )
         if file in self.modules:
             return self.modules[file]
@@ -178,7 +177,7 @@ class Load:
         module.__package__ = module.__name__.rpartition(".")[0]
         vars(module).update(__builtins__=self._builtins, __load__=self)
         self.modules[file], self.sources[file], self.namespaces[file] = module, source, vars(module)
-        self.imports[file], self.taken[file] = set(), []
+        self.imports[file], self.taken[file] = set(), {}
         try:
             code = reads.compiled(source, file)
         except ValueError as error:  # Python 3.11 about null bytes; it names no file
@@ -192,14 +191,11 @@ class Load:
             exec(code, vars(module))
         finally:
             self._stack.pop()
-            if is_free and former is None:
+            if is_free:
                 sys.modules.pop(module.__name__, None)
-            elif is_free and former is not None:
+            if is_free and former is not None:
                 sys.modules[module.__name__] = former
-        taken = [(m, n) for _, m, names in self.taken[file] for n in (vars(m) if "*" in names else names)]
-        if any(
-            vars(module).get(name, self) is not getattr(real, name, self) for real, name in taken if name[:2] != "__"
-        ):
+        if self.taken[file]:
             traps.check_rebound(self, file)
         self.watch.note_changes(file, self.modules)
         if self._stack or file != self.file:
@@ -219,20 +215,24 @@ class Load:
         try:
             package = vars(self.modules[file])["__package__"].split(".") if file in self.modules else []
             near = ".".join([*package[: len(package) + 1 - level], name]) if level and package != [""] else None
-            module = self._module(spec, None if level or root is not None else name, names, near)
+            absolute = None if level or root is not None else name
+            module = self._module(spec, absolute, names, near)
+            if "*" in names and (late := [n for n in getattr(module, "__all__", ()) if not hasattr(module, n)]):
+                module = self._module(spec, absolute, (*names, *late), near)  # submodules, as Python imports them
         except ModuleNotFoundError as error:
             if not level:
                 self._suggest(error, name, file)
             raise
         if names and getattr(module, "__file__", None) in self.namespaces:
-            self.taken.setdefault(file, []).append(("." * level + name, module, names))
+            self.taken.setdefault(file, {})["." * level + name] = module
+            if "*" in names and file in self.modules:
+                traps.check_hidden(self, file, module)
         for item in names:
             if item != "*" and not hasattr(module, item):
                 origin = getattr(module, "__file__", None) or module.__name__
                 has = [n for n in vars(module) if not n.startswith("_")] + list(getattr(module, "__all__", ()))
                 raise ConfigImportError(
-                    f"{_running_line(file)}: cannot import name {item!r} from {display_path(origin)}."
-                    f"{did_you_mean(item, has)}"
+                    f"{line_here()}: cannot import name {item!r} from {display_path(origin)}.{did_you_mean(item, has)}"
                 )
         if level or names:
             return module
@@ -252,15 +252,13 @@ class Load:
             folders = list(spec.submodule_search_locations or ())
             if not folders:
                 file = os.path.basename(spec.origin or "")
-                raise ConfigImportError(f"{_running_line(asking)}: no module {part!r} in {file!r}, which is a file.")
+                raise ConfigImportError(f"{line_here()}: no module {part!r} in {file!r}, which is a file.")
             found = finding.find(part, folders)
             if found is None:
                 hint = did_you_mean(part, finding.names_in(folders))
                 if level > 1 and finding.find_below(name, os.path.dirname(asking)):
                     hint = f" Write from .{name}: one dot is the folder of the file itself."
-                raise ConfigImportError(
-                    f"{_running_line(asking)}: no module {part!r} in {display_path(folders[0])}.{hint}"
-                )
+                raise ConfigImportError(f"{line_here()}: no module {part!r} in {display_path(folders[0])}.{hint}")
             spec = found
         return spec
 
@@ -272,7 +270,7 @@ class Load:
         if spec is not None:
             return spec
         raise ConfigImportError(
-            f"{_running_line(asking)}: no module {name!r} in {root!r}, where it was when this config was saved, and no "
+            f"{line_here()}: no module {name!r} in {root!r}, where it was when this config was saved, and no "
             "code/*.zip beside the config holds it. Change __roots__ in the config to the folder where it is now."
         )
 
@@ -328,7 +326,7 @@ class Load:
             return
         self.namespaces[file] = content
         for written, *_ in self.text(file).taken if file.endswith("__init__.py") else ():
-            self._keep(vars(sys.modules.get(importlib.util.resolve_name(written, content["__package__"]), object)))
+            self._keep(vars(_imported(written, content)))
 
     def _copies_in(self, real: ModuleType, names: Sequence[str]) -> dict[str, Any]:
         """Copy the nodes among these names of a real module (all of them for `*` and plain imports), once per load."""
@@ -338,7 +336,7 @@ class Load:
         copies = {
             n: copy_graph(value, self._copies)
             for n, value in wanted.items()
-            if type(value) is Node or (names and traps.holds_node(value))
+            if type(value) is Node or (names and holds(value, Node))
         }
         return {**content, **copies} if copies and "*" in names else copies  # `*` reads the namespace itself
 
@@ -351,22 +349,14 @@ class Load:
 
     def taken_names(self, file: str) -> Iterator[tuple[ModuleType, str, str]]:
         """Yield `(module, name, bound name)` of everything that a file takes from others by `from ... import`."""
-        pairs = self.text(file).taken
-        if file not in self.modules:  # real code: its imports were not seen
-            for other in self.namespaces.keys() - {file}:
-                module = ModuleType("real")
-                vars(module).update(self.namespaces[other])
-                for _, name, bound in pairs:
-                    names = self.namespaces[other].keys() & ({name} if name != "*" else self.namespaces[other].keys())
-                    yield from ((module, n, n if name == "*" else bound) for n in names)
-        for written, module, names in self.taken.get(file, ()):
-            if "*" in names:
-                yield from ((module, name, name) for name in list(vars(module)) if not name.startswith("_"))
-            yield from ((module, n, b) for spec, n, b in pairs if spec == written and hasattr(module, n) and n != "*")
+        content, is_config = self.namespaces[file], file in self.modules
+        for written, name, bound in self.text(file).taken:
+            module = self.taken[file].get(written) if is_config else _imported(written, content)
+            if getattr(module, "__file__", None) in self.namespaces:
+                names = traps.exported(module) if name == "*" else [name]
+                yield from ((module, n, n if name == "*" else bound) for n in names if hasattr(module, n))
 
-    def note_set(self, config: Config, name: str, old: Any) -> None:
-        """Warn of what does not follow when a name of the loaded config is set by an attribute."""
-        traps.check_set(self, config, name, old)
+    note_set = traps.check_set
 
     def assigned_at(self, name: str, file: str | None = None) -> str | None:
         """Return `"file.py:12"`, where a top-level name was written: in `file` or where that imported it from."""
@@ -377,6 +367,13 @@ class Load:
             if bound == name and (found := self.assigned_at(taken, str(module.__file__))):
                 return found
         return None
+
+
+def _imported(written: str, content: dict[str, Any]) -> Any:
+    """Return the module that real code with these globals means by a name, such as `.parts`."""
+    with contextlib.suppress(ImportError):  # of an import that has failed there, too
+        return sys.modules.get(importlib.util.resolve_name(written, content.get("__package__")), object)
+    return object
 
 
 def _real_files() -> set[str]:
@@ -412,11 +409,3 @@ def _explain(error: BaseException) -> None:
         called = [f.f_code.co_qualname.removesuffix(".__init__") for f, _ in frames[own[-1] + 1 :]] if own else []
         made = f"L({(called or ['function'])[0]})(...)"
         error.add_note(f"A node describes what is built later: write {made} to describe the call that takes it, too.")
-
-
-def _running_line(file: str) -> str:
-    """Return `"file.py:12"`, the line that is running in a file."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename != file:
-        frame = frame.f_back
-    return f"{display_path(file)}:{frame.f_lineno}"

@@ -11,12 +11,11 @@ import copy
 import enum
 import functools
 import html
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar, overload
 
 from ..text import did_you_mean, short
-from .errors import ConfigWarning, TargetError, UnknownNameError, UnsetError
+from .errors import TargetError, UnknownNameError, UnsetError
 from .graph import ATOMIC, Edit, Holder, Source, children, describe_source, join_path, source_here, swap
 from .ref import Ref
 from .signature import Signature, check_name, import_target, signature_of
@@ -39,23 +38,20 @@ class _Editable(Holder):
         """Read an argument by its name, an extra positional one (`*args`) by its index."""
         return _read(self, name)
 
-    def __setitem__(self, name: str | int, value: Any) -> None:
-        set_argument(self, name, value, source=source_here(1))
-
-    def __delitem__(self, name: str | int) -> None:
-        delete_argument(self, name, source=source_here(1))
-
     def __contains__(self, name: object) -> bool:
         return name in self.__arguments__
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setitem__(self, name: str | int, value: Any) -> None:
         if name == "_target_" and type(self) is Node:
-            set_target(self, value, source=source_here(1))
+            set_target(self, value, source=source_here())
         else:
-            set_argument(self, name, value, source=source_here(1))
+            set_argument(self, name, value, source=source_here())
 
-    def __delattr__(self, name: str) -> None:
-        delete_argument(self, name, source=source_here(1))
+    def __delitem__(self, name: str | int) -> None:
+        delete_argument(self, name, source=source_here())
+
+    __setattr__ = __setitem__
+    __delattr__ = __delitem__
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: the tree, whose branches open by a click."""
@@ -163,19 +159,19 @@ def _as_told(source: Source) -> Source:
 # ------------------------------------------------------------------------------------------------- creation
 def make_node(target: Any, partial: bool, /, *args: Any, **kwargs: Any) -> Node:
     """Create a node: what `LazyCall(target)(*args, **kwargs)` does. The caller's line becomes its place."""
-    where = source_here(1)
+    where = source_here()
     if type(target) is NodeFactory:
         raise not_called(target)
     sig = signature_of(target, where)
     if args or not kwargs.keys() <= sig.names:
-        kwargs = _checked(sig, args, kwargs, where, 4)
+        kwargs = _checked(sig, args, kwargs, where)
     return _fill(_NEW(Node), sig, kwargs, where, partial, None, None)
 
 
-def _checked(sig: Signature, args: Sequence[Any], kwargs: dict[Any, Any], source: Source, level: int) -> dict[Any, Any]:
+def _checked(sig: Signature, args: Sequence[Any], kwargs: dict[Any, Any], source: Source) -> dict[Any, Any]:
     """Check names, and give positional arguments theirs; extra ones (`*args`) get their index."""
     for name in kwargs:
-        _warn(check_name(sig, name, source, kwargs), level)
+        check_name(sig, name, source, kwargs)
     named: dict[Any, Any] = dict(zip(sig.positional, args))
     extra = args[len(sig.positional) :]
     for name in named.keys() & kwargs.keys():
@@ -186,11 +182,6 @@ def _checked(sig: Signature, args: Sequence[Any], kwargs: dict[Any, Any], source
             f"({', '.join(sig.positional) or 'none'}), got {len(args)}."
         )
     return {**named, **dict(enumerate(extra)), **kwargs}
-
-
-def _warn(message: str | None, stacklevel: int) -> None:
-    if message:
-        warnings.warn(ConfigWarning(message), stacklevel=stacklevel)
 
 
 def adopt(owner: Config, value: Any) -> list[Any]:
@@ -233,7 +224,7 @@ class NodeFactory(functools.partial):  # type: ignore[type-arg]
 
 def _factory(target: Any, partial: bool) -> NodeFactory:
     factory = NodeFactory(make_node, target, partial)
-    factory.where = source_here(2)
+    factory.where = source_here()
     return factory
 
 
@@ -301,7 +292,7 @@ def resolve_target(node: Node) -> Callable[..., Any]:
     arguments = node.__arguments__
     named = {name: value for name, value in arguments.items() if isinstance(name, str)}
     args = tuple(value for name, value in arguments.items() if not isinstance(name, str))
-    named = _checked(sig, args, named, node.__where__, 3)
+    named = _checked(sig, args, named, node.__where__)
     SET_ARGUMENTS(node, named)  # swapped, not edited: another thread may be reading
     SET_SIG(node, sig)
     return sig.target
@@ -311,7 +302,7 @@ def _read(holder: Any, name: str | int, source: Source = None) -> Any:
     arguments = holder.__arguments__
     if name in arguments:
         return arguments[name]
-    where = describe_source(source or source_here(2))
+    where = describe_source(source or source_here())
     if type(holder) is Config:
         raise UnknownNameError(f"{where}: {_no_such_name(holder, name)}")
     sig, what = holder.__sig__, f"{where}: The {holder.__sig__.label} node defined at {defined_at(holder)}"
@@ -381,7 +372,7 @@ def set_argument(holder: Any, name: str | int, value: Any, *, source: Source, ad
                     f"{describe_source(source)}: {sig.label} has no positional argument [{name}] to set."
                 )
         elif name not in sig.names:
-            _warn(check_name(sig, name, source, holder.__arguments__), 4)
+            check_name(sig, name, source, holder.__arguments__)
     else:
         owner = holder
         if not add and name not in holder.__arguments__:
@@ -389,8 +380,8 @@ def set_argument(holder: Any, name: str | int, value: Any, *, source: Source, ad
     _remember(holder, name, source)
     old = holder.__arguments__.get(name)
     holder.__arguments__[name] = value
-    if holder is owner and not add and holder.__record__ is not None:
-        holder.__record__.note_set(holder, name, old)
+    if owner is not None and not add and owner.__record__ is not None:
+        owner.__record__.note_set(holder, name, old)
     if owner is not None and type(value) not in ATOMIC:
         adopt(owner, value)
 
@@ -424,7 +415,7 @@ def replace(old: T, new: Any, /) -> T:
     Raises:
         TargetError: One of them is not a node. (To remove a part, set the argument that holds it.)
     """
-    source = source_here(1)
+    source = source_here()
     if not (isinstance(old, Node) and isinstance(new, Node)):
         kinds = f"{type(old).__name__} and {type(new).__name__}"
         raise TargetError(f"{describe_source(source)}: replace(old, new) takes two nodes, got {kinds}.")

@@ -5,21 +5,21 @@ from __future__ import annotations
 import copy
 import functools
 import keyword
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..text import did_you_mean, listed
 from .coerce import Mismatch, annotation_of, coerce, is_given_by_name, item_annotation, tells_type
-from .errors import ConfigError, ConfigWarning, OverrideError
+from .errors import ConfigError, OverrideError, warn
 from .grammar import parse_override, parse_path
-from .graph import ABSENT, Holder, children, describe_source, is_equal, join_path, part_of, rebuild, swap, walk
+from .graph import ABSENT, Holder, children, describe_source, follow, is_equal, join_path, rebuild, swap, walk
 from .node import SET_HISTORY, SET_SIG, SET_WHERE, Config, Node, defined_at, delete_argument, set_argument, set_target
-from .reads import followers, reads_of, reads_of_part
+from .reads import Followers, Made, followers, made_nodes, reads_of, reads_of_part
 from .ref import Ref
 from .signature import import_target
 
 Step = str | int
+Trail = list[tuple[Any, Any, Any]]  # parent, key and part for each step of a path
 _BUILT = ("runner", "supervision")  # the top-level nodes that a command builds
 _SHARED = (Node, list, dict)  # what is replaced wherever the config holds it
 
@@ -69,8 +69,8 @@ class _Batch:
         self.targets: list[tuple[Node, str, str]] = []
         self.plain: list[tuple[list[Step], Any, str]] = []  # paths through no node, the top-level value before, source
         self.parts: list[tuple[list[Any], str]] = []  # reads of the argument or item that was changed, source
-        self.unused: list[tuple[str, list[Step], str]] = []  # kind, path and source of what nothing has used so far
-        self.used: dict[Any, Any] | None = None  # what the runner was made of, before the first change
+        self.unused: list[tuple[list[Step], str]] = []  # path and source of what perhaps nothing uses
+        self.holders: dict[str, list[Any]] = {}  # source -> what held a node, list or dict that was replaced everywhere
 
     def save(self, holder: Any) -> None:
         """Remember the state of a node or config before its first change."""
@@ -89,59 +89,53 @@ class _Batch:
 
     def apply(self, kind: str, path: list[Step], text: str) -> None:
         """Apply one override."""
-        parent: Any = self.cfg
-        trail: list[tuple[Any, Any]] = []  # every parent and the key taken from it
-        for step in path[:-1]:
-            key, child = _part(parent, step, path, len(trail))
-            if child is ABSENT:
-                raise OverrideError(_no_such(parent, step, path[: len(trail)], kind))
-            trail.append((parent, key))
-            parent = child
-        last: Any = path[-1]
-        if last == "_target_" and not isinstance(parent, dict):
-            self.note(kind, path, [*trail, (parent, last)], ABSENT)
-            return self.swap_target(parent, kind, path, text)
-        key, old = _part(parent, last, path, len(trail))
-        if old is ABSENT and not _may_add(parent, last, kind):
-            raise OverrideError(_no_such(parent, last, path[:-1], kind) + self.elsewhere(path))
+        trail = follow(self.cfg, path)
+        parent, _, old = trail[-1]
+        is_target = path[-1] == "_target_" and not isinstance(parent, dict)
+        for depth, (holder, _, part) in enumerate(trail[:-1] if is_target else trail):
+            if children(holder) is None:
+                raise OverrideError(
+                    f"{_shown(path[:depth])} is {_kind(holder)}: {_shown(path)} would be inside it. Only nodes, "
+                    "lists, tuples and dicts have parts."
+                )
+            if part is ABSENT and not (depth == len(path) - 1 and _may_add(holder, path[depth], kind)):
+                is_runners = len(path) == 1 and type(self.cfg.__arguments__.get("runner")) is Node
+                hint = self.instead_of(path).removeprefix(".") if is_runners else ""
+                raise OverrideError(_no_such(holder, path[depth], path[:depth], kind) + hint)
         if kind == "+" and old is not ABSENT:
             state = "is set" if type(parent) is Node else "exists"
             raise OverrideError(f"{_shown(path)} {state} already: write it without '+' to change it.")
-        trail.append((parent, key))
-        self.note(kind, path, trail, old)
-        if kind == "~":
-            return self.delete(trail, path)
-        value = _value(text, path, trail, old)
-        if type(value) is Node:
-            SET_WHERE(value, self.source)
-        return self.store(trail, value)
+        self.note(path, trail)
+        if is_target:
+            self.swap_target(parent, kind, path, text)
+        elif kind == "~":
+            self.delete(trail, path)
+        else:
+            value = _value(text, path, trail)
+            if type(value) is Node:
+                SET_WHERE(value, self.source)
+            self.store(trail, value)
 
-    def note(self, kind: str, path: list[Step], trail: list[tuple[Any, Any]], old: Any) -> None:
+    def note(self, path: list[Step], trail: Trail) -> None:
         """Remember what must be checked about a change when all are made."""
-        top = self.cfg.__arguments__.get(path[0], ABSENT)
-        is_plain = type(top) is not Node and top is not ABSENT
-        if self.cfg.__record__ is not None and any(type(parent) is Node for parent, _ in trail):
-            self.parts.append((reads_of_part(self.cfg.__record__, *trail[-1]), self.source))
-        elif is_plain:
+        record, top = self.cfg.__record__, trail[0][2]
+        if record is not None and any(type(parent) is Node for parent, _, _ in trail):
+            self.parts.append((reads_of_part(record, *trail[-1][:2]), self.source))
+        elif type(top) is not Node and top is not ABSENT:
             is_held = isinstance(top, list | dict) and len(self.paths_of(lambda _, value: value is top)) > 1
             self.plain.append((path, is_held, self.source))
-        is_loaded = self.cfg.__record__ is not None  # of a config made by hand nobody knows who reads it
-        if is_loaded and type(self.cfg.__arguments__.get("runner")) is Node and path[0] not in _BUILT:
-            self.used = self.used or used_by(self.cfg, "runner")
-            is_everywhere = len(trail) == 1 and id(old) in self.used  # what is replaced wherever it is held
-            if not is_everywhere and ((kind != "~" and len(path) > 1) or not _is_used(trail[-1], self.used)):
-                self.unused.append((kind, path, self.source))
+        if record is not None and path[0] not in _BUILT:  # of a config made by hand nobody knows who reads it
+            self.unused.append((path, self.source))
 
-    def store(self, trail: list[tuple[Any, Any]], value: Any) -> None:
+    def store(self, trail: Trail, value: Any) -> None:
         """Put a value at the end of a trail.
 
         An item of a list or dict is changed in a copy that takes its place everywhere in this config, so that no list
         or dict that a library or another config holds too is changed. A tuple has no identity: the copy of it is put on
         this path only.
         """
-        *above, (parent, key) = trail
+        *above, (parent, key, old) = trail
         if isinstance(parent, Holder):
-            old = parent.__arguments__.get(key, ABSENT)
             if type(parent) is Config and isinstance(old, _SHARED):
                 return self.replace_everywhere(old, value)
             self.save(parent)
@@ -153,19 +147,18 @@ class _Batch:
             new[key] = value
         return self.put_container(above, parent, new)
 
-    def put_container(self, above: list[tuple[Any, Any]], old: Any, new: Any) -> None:
+    def put_container(self, above: Trail, old: Any, new: Any) -> None:
         """Put a changed copy of a list, tuple or dict where the old one stands."""
         if isinstance(old, tuple):
             self.store(above, rebuild(old, new))
         else:
             self.replace_everywhere(old, new)
 
-    def delete(self, trail: list[tuple[Any, Any]], path: list[Step]) -> None:
+    def delete(self, trail: Trail, path: list[Step]) -> None:
         """Remove what stands at the end of a trail."""
-        *above, (parent, key) = trail
+        *above, (parent, key, old) = trail
         self.check_refs(parent, key % len(parent) if isinstance(parent, list) else key)
         if isinstance(parent, Holder):
-            old = parent.__arguments__[key]
             shared = type(parent) is Config and isinstance(old, _SHARED)
             users = self.paths_of(lambda _, value: value is old) if shared else []
             if len(users) > 1:
@@ -182,7 +175,7 @@ class _Batch:
     def check_refs(self, parent: Any, key: Any) -> None:
         """Refuse to delete what a ref reads, and an item of a list before one that a ref names by its position."""
         for ref, steps in _refs_in(self.cfg):
-            for holder, at in (_end_of(self.cfg, steps[: i + 1]) for i in range(len(steps))):
+            for holder, at, _ in follow(self.cfg, steps):
                 where = f"{ref!r}, written at {describe_source(ref.where)},"
                 if holder is parent and at == key:
                     raise OverrideError(f"{where} reads it.")
@@ -207,7 +200,8 @@ class _Batch:
 
         def put(holder: Any, name: Any, value: Any) -> None:
             self.save(holder)
-            set_argument(holder, name, value, source=self.source)
+            self.holders.setdefault(self.source, []).append(holder)
+            set_argument(holder, name, value, source=self.source, add=True)
 
         swap(self.cfg, old, new, put)
 
@@ -236,20 +230,28 @@ class _Batch:
             is_followed = any(steps[: len(path)] == path[: len(steps)] for _, steps in read)
             self.check_read(str(path[0]), is_held, is_followed)
         for reads, source in self.parts:
-            self.warn_of(source, *followers(self.cfg.__record__, self.cfg, reads))
-        used = used_by(self.cfg, "runner") if self.unused and "runner" in self.cfg else None  # None after `~runner`
-        for kind, path, source in self.unused:
             self.source = source
-            if kind == "~" or (used is not None and not _is_used(_end_of(self.cfg, path), used)):
-                message = f"override {source.removeprefix('cli:')!r}: nothing that runner builds uses {_shown(path)}"
-                warnings.warn(ConfigWarning(message + self.instead_of(path)), stacklevel=4)
+            self.warn_of(followers(self.made if reads else {}, reads, only_parts=True))
+        runner = self.cfg.__arguments__.get("runner")
+        used = used_by(self.cfg, runner) if self.unused and type(runner) is Node else {}
+        for path, source in self.unused if used else ():
+            parent, key, _ = follow(self.cfg, path)[-1]
+            if not any(id(each) in used for each in [parent, *self.holders.get(source, ())]) and (
+                (id(parent), key) not in used
+            ):
+                shown = f"{source.removeprefix('cli:')!r}: nothing that runner builds uses {_shown(path)}"
+                warn(f"override {shown}{self.instead_of(path)}")
 
-    def warn_of(self, source: str, found: list[tuple[str, str]], others: list[str]) -> None:
+    @functools.cached_property
+    def made(self) -> Made:
+        """The nodes that the calls in the files have made; asked for when all changes are made."""
+        return made_nodes(self.cfg.__record__, self.cfg)
+
+    def warn_of(self, found: Followers) -> None:
         """Warn of what Python has made of a value that an override changes."""
-        if found or others:
-            old = listed([*(f"{path} ({place})" for path, place in found), *others], 5)
-            message = f"override {source.removeprefix('cli:')!r}: Python has read the old value already"
-            warnings.warn(ConfigWarning(f"{message}: {old} still follow it."), stacklevel=5)
+        if any(found):
+            number = self.source.removeprefix("cli:")
+            warn(f"override {number!r}: Python has read the old value already: {found} still follow it.")
 
     def check_read(self, name: str, is_held: bool, is_followed: bool) -> None:
         """Refuse to set a top-level plain value from which Python has made others already; warn if refs follow it too.
@@ -262,30 +264,26 @@ class _Batch:
         if record is None:  # without a file nothing is known but names
             old = self.saved[id(self.cfg)][2].get(name) if id(self.cfg) in self.saved else self
             same = self.paths_of(lambda key, value: key == name and is_equal(value, old))
-            found, others = [(path, "") for path in same if path != name and not is_held], list[str]()
+            found = Followers([(path, "") for path in same if path != name and not is_held], [])
         else:
             reads = reads_of(record, record.origins.get(name, record.file), name)
-            found, others = followers(record, self.cfg, [each for each in reads if not is_held or each[1].is_part])
+            found = followers(self.made if reads else {}, reads, only_parts=is_held)
         if is_followed:
-            self.warn_of(self.source, [each for each in found if each[1]], [])
-        elif found or others:
-            where = ", ".join(list(dict.fromkeys([place for _, place in found if place] + others))[:3])
-            paths = " ".join(dict.fromkeys(f"{path}=..." for path, _ in found[:5]))
-            instead = f"Override {paths} instead" if found else "Change the file"
+            self.warn_of(Followers([each for each in found.paths if each[1]], []))
+        elif any(found):
+            places = dict.fromkeys([*(place for _, place in found.paths if place), *found.others])
+            where = f" at {', '.join(list(places)[:3])}" if places else ""
+            paths = " ".join(dict.fromkeys(f"{path}=..." for path, _ in found.paths[:5]))
+            instead = f"Override {paths} instead" if paths else "Change the file"
             raise OverrideError(
-                f"Python has read {name} already{where and f' at {where}'}, and no ref follows it: what was made of it "
+                f"Python has read {name} already{where}, and no ref follows it: what was made of it "
                 f"would stay. {instead}, or write ref({name!r}) in the file."
             )
-
-    def elsewhere(self, path: list[Step]) -> str:
-        """Return where the runner has arguments by the name of a missing top-level one, for a message."""
-        is_known = len(path) == 1 and type(self.cfg.__arguments__.get("runner")) is Node
-        return self.instead_of(path).removeprefix(".") if is_known else ""
 
     def instead_of(self, path: list[Step]) -> str:
         """Return the arguments of the same name that the runner is built from, for a message."""
         places = [(p, node) for p, node in walk(self.cfg.runner, "runner") if type(node) is Node]
-        like = _end_of(self.cfg, path)[0]
+        like = follow(self.cfg, path)[-1][0]
         label = like.__sig__.label if type(like) is Node else None
         found = [
             (node, join_path(p, path[-1]))
@@ -301,34 +299,20 @@ def _refs_in(cfg: Config) -> list[tuple[Ref, list[Step]]]:
     return [(ref, parse_path(path)) for _, ref in walk(cfg) if type(ref) is Ref for path in ref.paths]
 
 
-def _end_of(root: Any, path: Sequence[Step]) -> tuple[Any, Any]:
-    """Return the parent and the key of what stands at a path, as far as there is one."""
-    parent = key = None
-    for step in path:
-        parent = root
-        key, root = part_of(parent, step)
-    return parent, key
-
-
-def used_by(cfg: Config, name: str) -> dict[Any, Any]:
-    """Return what a top-level node is made of: nodes and containers by id; what refs read on the way by `(id, key)`."""
+def used_by(cfg: Config, node: Node) -> dict[Any, Any]:
+    """Return what a node is made of: nodes and containers by id; what refs read on the way by `(id, key)`."""
     used: dict[Any, Any] = {}
-    stack = [cfg.__arguments__[name]]
+    stack: list[Any] = [node]
     while stack:
         value = stack.pop()
         if type(value) is Ref:
-            for steps in map(parse_path, value.paths):
-                ends = [_end_of(cfg, steps[: i + 1]) for i in range(len(steps))]
-                used |= {(id(parent), key): parent for parent, key in ends}
-                stack += [dict(children(parent) or ()).get(key) for parent, key in ends[-1:]]
+            for trail in (follow(cfg, parse_path(path)) for path in value.paths):
+                used |= {(id(parent), key): parent for parent, key, _ in trail}
+                stack.append(trail[-1][2])
         elif (inner := children(value)) is not None and id(value) not in used:
             used[id(value)] = value
             stack += [child for _, child in inner]
     return used
-
-
-def _is_used(end: tuple[Any, Any], used: dict[Any, Any]) -> bool:
-    return id(end[0]) in used or (id(end[0]), end[1]) in used
 
 
 def _shown(path: Sequence[Step]) -> str:
@@ -347,24 +331,25 @@ def _may_add(parent: Any, name: Any, kind: str) -> bool:
     return kind == "+" and (isinstance(parent, dict) or (isinstance(parent, list) and name == len(parent)))
 
 
-def _expected(trail: list[tuple[Any, Any]]) -> tuple[Any, Any]:
+def _expected(trail: Trail) -> tuple[Any, Any]:
     """Return the annotation of what the end of a trail leads to, and the node's `inspect.Parameter` or None."""
     if not trail or type(trail[-1][0]) is Config:
         return Any, None
-    parent, key = trail[-1]
+    parent, key, _ = trail[-1]
     if type(parent) is Node:
         return parent.__sig__.hints.get(key, Any), parent.__sig__.parameters.get(key)
     return item_annotation(_expected(trail[:-1])[0], key), None
 
 
-def _value(text: str, path: list[Step], trail: list[tuple[Any, Any]], old: Any) -> Any:
-    """Read the value for the end of a trail; `old` is `ABSENT` if nothing stands there."""
+def _value(text: str, path: list[Step], trail: Trail) -> Any:
+    """Read the value for the end of a trail."""
     annotation, parameter = _expected(trail)
+    parent, _, old = trail[-1]
     default = None if parameter is None else parameter.default
     like = old
     if old is ABSENT:  # what is not annotated is of its default's type; an item of what the others are
         is_told = parameter is not None and parameter.annotation is parameter.empty is not default
-        others = [child for _, child in children(trail[-1][0]) or ()] if isinstance(trail[-1][0], dict | list) else []
+        others = [child for _, child in children(parent) or ()] if isinstance(parent, dict | list) else []
         is_node = others and all(type(other) is Node for other in others)
         like = others[0] if is_node else default if is_told and tells_type(default) else None
     if annotation is Any:
@@ -382,16 +367,6 @@ def _value(text: str, path: list[Step], trail: list[tuple[Any, Any]], old: Any) 
         accepted += ", as pkg.mod:Name" if is_given_by_name(annotation) and not getattr(error, "place", "") else ""
         place, got = getattr(error, "place", ""), getattr(error, "got", None)
         raise OverrideError(f"{_shown(path)}{place}{now} accepts {accepted}, got {got if place else text!r}.") from None
-
-
-def _part(parent: Any, step: Step, path: Sequence[Step], depth: int) -> tuple[Any, Any]:
-    """Return the real key for a step into something that has parts, and the part, `ABSENT` when there is none."""
-    if children(parent) is not None:
-        return part_of(parent, step)
-    raise OverrideError(
-        f"{_shown(path[:depth])} is {_kind(parent)}: {_shown(path)} would be inside it. Only nodes, "
-        "lists, tuples and dicts have parts."
-    )
 
 
 def _kind(value: Any) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import ast
 import functools
-import re
 from collections.abc import Iterator
 from opcode import opmap as _OPERATIONS
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .graph import INTERPOLATION, children, display_path, join_path, reachable, span_of, walk
+from ..text import listed
+from .graph import children, display_path, join_path, reachable, span_of, walk
 from .node import Node
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _LOADS = {_OPERATIONS.get(name) for name in ("LOAD_NAME", "LOAD_GLOBAL", "LOAD_F
 MODULE, COMPREHENSION, CLASS, FUNCTION = range(4)
 Place = tuple[int, int]  # line and column
 Span = tuple[int, int, int, int]  # line and column of the beginning, of the end
+Made = dict[Any, list[tuple[str, Node]]]  # file and span of a call to the paths and nodes that it made
 
 
 class Read(NamedTuple):
@@ -41,10 +42,25 @@ class Read(NamedTuple):
     place: Place
     is_late: bool
     """Whether it stands in a function, which runs after the names are bound."""
-    is_part: bool
-    """Whether it takes something out of the value; else it passes the whole value on."""
+    is_part: bool | None
+    """Whether it takes something out of the value; else it passes the whole value on. None: to a call, which takes
+    something out of it unless it makes a node."""
     arguments: list[tuple[Span, Any]]
     """The calls around it, innermost first, each with the argument that it is part of."""
+    bound: list[str]
+    """The names that an assignment at module level gives to just this value, such as `lr = base.lr`."""
+
+
+class Followers(NamedTuple):
+    """What was made from reads of a value and does not follow when that changes."""
+
+    paths: list[tuple[str, str]]
+    """Arguments of nodes: path and place."""
+    others: list[str]
+    """The places of reads that made no node."""
+
+    def __str__(self) -> str:
+        return listed([*(f"{path} ({place})" for path, place in self.paths), *self.others], 5)
 
 
 class Text:
@@ -53,17 +69,13 @@ class Text:
     Attributes:
         stores: Name to the place after each statement that binds it, other than by an import.
         taken: `(module as written, name, bound name)` of everything that a `from ... import` takes.
-        aliases: `(bound name, name, attributes)` of assignments such as `lr = base.lr`.
         reads: Every read of a global name.
-        interpolations: Line and text of every `"${...}"`.
     """
 
     def __init__(self, source: bytes, code: CodeType):
         self.stores: dict[str, list[Place]] = {}
         self.taken: list[tuple[str, str, str]] = []
-        self.aliases: list[tuple[str, str, tuple[str, ...]]] = []
         self.reads: list[Read] = []
-        self.interpolations: list[tuple[int, str]] = []
         self._parents: dict[ast.AST, Any] = {}
         loads = set(_global_loads(code))
         for node, parent, level in scoped_nodes(ast.parse(source)):
@@ -71,14 +83,6 @@ class Text:
             if isinstance(node, ast.ImportFrom):
                 module = "." * node.level + (node.module or "")
                 self.taken += [(module, alias.name, alias.asname or alias.name) for alias in node.names]
-            elif isinstance(node, ast.Assign) and level == MODULE:
-                self._add_aliases(node)
-            elif (
-                isinstance(node, ast.Constant)
-                and isinstance(node.value, str)
-                and re.fullmatch(INTERPOLATION, node.value)
-            ):
-                self.interpolations.append((node.lineno, node.value))
             elif level == MODULE and isinstance(node, _NAMED) and node.name:
                 self.stores.setdefault(node.name, []).append(_end(node))
             elif (
@@ -92,21 +96,9 @@ class Text:
                 is_whole = isinstance(around, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.NamedExpr)
                 self.stores.setdefault(node.id, []).append(_end(around if is_whole else node))
             elif isinstance(node, ast.Name) and {(node.id, node.lineno, c) for c in (node.col_offset, None)} & loads:
-                self._add_read(node, level == FUNCTION)
+                self._add_read(node, level)
 
-    def _add_aliases(self, node: ast.Assign) -> None:
-        for target in node.targets:
-            both = (target, node.value)
-            parts = [x.elts if isinstance(x, ast.Tuple | ast.List) else [x] for x in both]
-            for bound, value in zip(*parts) if len(parts[0]) == len(parts[1]) else ():
-                attributes: list[str] = []
-                while isinstance(value, ast.Attribute):
-                    attributes.insert(0, value.attr)
-                    value = value.value
-                if isinstance(bound, ast.Name) and isinstance(value, ast.Name):
-                    self.aliases.append((bound.id, value.id, tuple(attributes)))
-
-    def _add_read(self, name: ast.Name, is_late: bool) -> None:
+    def _add_read(self, name: ast.Name, level: int) -> None:
         node, parent = name, self._parents[name]
         attributes: list[str] = []
         while isinstance(parent, ast.Attribute):
@@ -115,16 +107,34 @@ class Text:
         if isinstance(parent, ast.Dict):
             is_part = None in parent.keys
         elif isinstance(parent, ast.Call):
-            is_part = node is parent.func
+            is_part = node is parent.func or (False if isinstance(self._parents[parent], ast.Expr) else None)
         else:
             is_part = not isinstance(parent, _PASSED_ON) or getattr(parent, "arg", "") is None
-        target, around, parts = node, parent, list[Any](attributes)
+        target, around, parts = name, self._parents[name], list[Any]()
         while isinstance(around, ast.Subscript | ast.Attribute) and around.value is target:
-            parts.append(around.attr if isinstance(around, ast.Attribute) else getattr(around.slice, "value", None))
+            call = self._parents[around]
+            key: Any = around.attr if isinstance(around, ast.Attribute) else getattr(around.slice, "value", None)
+            given = call.args[0] if isinstance(call, ast.Call) and call.args else None
+            if key == "get" and isinstance(given, ast.Constant):
+                key, around = given.value, call
+            parts.append(key)
             target, around = around, self._parents[around]
-        if isinstance(getattr(target, "ctx", None), ast.Load) and not self._makes_nothing(name, target, around):
+        if isinstance(getattr(target, "ctx", name.ctx), ast.Load) and not self._makes_nothing(name, target, around):
             place, arguments = (name.lineno, name.col_offset), self._arguments(node)
-            self.reads.append(Read(name.id, tuple(attributes), tuple(parts), place, is_late, is_part, arguments))
+            bound = self._bound(node) if level == MODULE else []
+            read = Read(name.id, tuple(attributes), tuple(parts), place, level == FUNCTION, is_part, arguments, bound)
+            self.reads.append(read)
+
+    def _bound(self, node: Any) -> list[str]:
+        """Return the names to which an assignment binds a value as it is, alone or in a tuple."""
+        parent = self._parents[node]
+        index = parent.elts.index(node) if isinstance(parent, ast.Tuple) else None
+        statement = parent if index is None else self._parents[parent]
+        targets = statement.targets if isinstance(statement, ast.Assign) else []
+        if index is not None:
+            same = [t.elts for t in targets if isinstance(t, ast.Tuple) and len(t.elts) == len(parent.elts)]
+            targets = [elements[index] for elements in same]
+        return [target.id for target in targets if isinstance(target, ast.Name)]
 
     def _makes_nothing(self, name: ast.Name, target: Any, around: Any) -> bool:
         """Return whether a read makes nothing: the value is checked or printed, changed in place or set anew."""
@@ -203,24 +213,23 @@ def names_for(load: Load, file: str, name: str) -> set[tuple[str, str]]:
     """Return `(file, name)` of everything that names the same value as a name of a file: imported, or an alias."""
     edges: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for here, content in load.namespaces.items():
-        text = load.text(here)
-        pairs = [((here, bound), (str(module.__file__), n)) for module, n, bound in load.taken_names(here)]
-        pairs += [((here, bound), _owner(load, here, (n, *more))) for bound, n, more in text.aliases]
-        for one, other in pairs:
-            if content.get(one[1], load) is load.namespaces.get(other[0], {}).get(other[1]):
-                edges.setdefault(one, []).append(other)
-                edges.setdefault(other, []).append(one)
+        pairs = [(bound, (str(module.__file__), n)) for module, n, bound in load.taken_names(here)]
+        pairs += [(bound, _owner(load, here, read)) for read in load.text(here).reads for bound in read.bound]
+        for bound, other in pairs:
+            if content.get(bound, load) is load.namespaces.get(other[0], {}).get(other[1]):
+                edges.setdefault((here, bound), []).append(other)
+                edges.setdefault(other, []).append((here, bound))
     return reachable((file, name), lambda each: edges.get(each, ()))
 
 
-def _owner(load: Load, file: str, names: tuple[str, ...]) -> tuple[str, str]:
-    """Return `(file, name)` of what `names[0].names[1]...` of a file leads to, through modules."""
-    for i, name in enumerate(names[:-1]):
+def _owner(load: Load, file: str, read: Read) -> tuple[str, str]:
+    """Return `(file, name)` of what is read, through modules: `base.lr` is the `lr` of the file of `base`."""
+    for name in (read.name, *read.attributes):
         module = load.namespaces.get(file, {}).get(name)
         if not isinstance(module, ModuleType):
-            return file, names[0] if i == 0 else name
+            break
         file = getattr(module, "__file__", None) or ""
-    return file, names[-1]
+    return file, name
 
 
 def reads_of(load: Load, file: str, name: str) -> list[tuple[str, Read]]:
@@ -230,15 +239,11 @@ def reads_of(load: Load, file: str, name: str) -> list[tuple[str, Read]]:
     for here, content in load.namespaces.items():
         text = load.text(here)
         for read in text.reads:
-            chain = (read.name, *read.attributes)
-            last = next((i for i in range(len(chain), 0, -1) if _owner(load, here, chain[:i]) in names), None)
-            if last is None:
+            if read.bound or _owner(load, here, read) not in names:
                 continue
-            is_own = last == 1 and not isinstance(content.get(read.name), ModuleType)
-            stores = text.stores.get(read.name, []) if is_own and not read.is_late else []
-            is_alias = any((read.name, read.attributes) == alias[1:] for alias in text.aliases) and not read.arguments
-            if read.place >= max(stores, default=(0, 0)) and not (is_alias and not read.is_late and not read.is_part):
-                found.append((here, read._replace(is_part=read.is_part or last < len(chain))))
+            in_order = not (read.is_late or isinstance(content.get(read.name), ModuleType))
+            if not in_order or read.place >= max(text.stores.get(read.name, ()), default=(0, 0)):
+                found.append((here, read))
     return found
 
 
@@ -248,41 +253,54 @@ def reads_of_part(load: Load, holder: Any, key: Any) -> list[tuple[str, Read]]:
     for here, content in load.namespaces.items():
         for read in load.text(here).reads:
             value, parts = content.get(read.name), list(read.parts)
-            while parts and value is not holder:
-                inner = vars(value) if isinstance(value, ModuleType) else dict(children(value) or ())
-                value = inner.get(parts.pop(0))
-            is_read = parts[0] == key if parts else read.is_part and type(holder) is not Node
-            if value is holder and is_read:
-                found.append((here, read))
+            while parts and value is not holder and not _is_method(value, parts[0]):
+                value = dict(children(value) or getattr(value, "__dict__", ())).get(parts.pop(0))
+            if parts and _is_method(value, parts[0]):
+                is_read = any(inner is holder for _, inner in walk(value))
+            else:
+                is_read = value is holder and (parts[0] == key if parts else type(holder) is not Node)
+            if is_read:
+                found.append((here, read._replace(is_part=True) if parts else read))
     return found
 
 
-def _nodes_by_span(root: Any) -> dict[tuple[str, Span], list[tuple[str, Node]]]:
-    nodes: dict[tuple[str, Span], list[tuple[str, Node]]] = {}
-    for path, value in walk(root):
+def _is_method(value: Any, part: Any) -> bool:
+    """Return whether a part is a method of a list or dict, such as `values`, which may take out anything."""
+    items = children(value) if isinstance(value, list | dict) else None
+    return items is not None and part not in dict(items) and isinstance(part, str) and hasattr(value, part)
+
+
+def made_nodes(load: Load, root: Any) -> Made:
+    """Return the nodes that each call has made, with their paths: those below `root` begin with `[0]`."""
+    made: Made = {}
+    for path, value in walk([root, *load.namespaces.values()]):
         if type(value) is Node and (span := span_of(value.__where__)) is not None:
-            nodes.setdefault(span, []).append((path, value))
-    return nodes
+            made.setdefault(span, []).append((path, value))
+    return made
 
 
-def followers(load: Load, root: Any, reads: list[tuple[str, Read]]) -> tuple[list[tuple[str, str]], list[str]]:
-    """Return `(path, place)` of the arguments below `root` that were made from reads, and the places that made no node.
+def followers(made: Made, reads: list[tuple[str, Read]], only_parts: bool = False) -> Followers:
+    """Return what was made from reads: of arguments those that are below the root and were not set again since.
 
-    Left out are arguments that were set again since, and nodes that are not below `root`.
+    Args:
+        made: The nodes that each call has made.
+        reads: The reads, each with its file.
+        only_parts: Whether those that pass the whole value on do not count, since they hold what is changed in place.
     """
-    if not reads:
-        return [], []
-    nodes, all_nodes = (_nodes_by_span(each) for each in (root, [load.namespaces[file] for file, _ in reads]))
-    paths, others = [], []
+    found = Followers([], [])
     for file, read in reads:
         place = f"{display_path(file)}:{read.place[0]}"
-        made = [pair for pair in read.arguments if (file, pair[0]) in nodes or (file, pair[0]) in all_nodes]
-        span, key = made[0] if made else (None, None)
+        span, key = next((((file, s), k) for s, k in read.arguments if (file, s) in made), (None, None))
+        is_copied = read.is_part is None and (file, read.arguments[0][0]) not in made
+        if only_parts and not (read.is_part or is_copied):
+            continue
         if span is None:
-            others.append(place)
-        for path, node in nodes.get((file, span), ()) if span else ():
-            named = key if isinstance(key, str | list) else (*node.__sig__.positional, *range(99))[key or 0]
-            names = [name for name in node.__arguments__ if name not in key] if isinstance(key, list) else [named]
-            is_set = {name: (node.__history__ or {}).get(name) for name in node.__arguments__}
-            paths += [(join_path(path, name), place) for name in names if not is_set.get(name, name)]
-    return paths, others
+            found.others.append(place)
+        for path, node in made.get(span, ()):
+            named = (*node.__sig__.positional, *range(99))[key] if isinstance(key, int) else key
+            names = [n for n in node.__arguments__ if (n not in key if isinstance(key, list) else n == named)]
+            inside, _, path = path.partition("]")
+            for name in names if inside == "[0" else ():
+                if name not in (node.__history__ or {}):
+                    found.paths.append((join_path(path.lstrip("."), name), place))
+    return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..text import did_you_mean
 from .errors import ConfigError, RefError, UnsetError
-from .graph import ABSENT, Source, children, describe_source, is_equal, part_of, source_here
+from .graph import ABSENT, Source, children, describe_source, is_equal, line_here, part_of, source_here
 
 if TYPE_CHECKING:
     from .instantiate import Build
@@ -29,10 +29,16 @@ class _Required:
         return "REQUIRED"
 
     def __bool__(self) -> bool:
-        where = describe_source(source_here(1))
-        raise UnsetError(
-            f"{where}: REQUIRED stands for a value that is not known yet: it has no truth value. Set it before, "
-            "or ask `value is REQUIRED`."
+        raise self.not_known("it has no truth value")
+
+    def __format__(self, form: str) -> str:
+        raise self.not_known("it cannot be part of a text")
+
+    def not_known(self, what: str) -> UnsetError:
+        """Return the error of Python that wants the value while the config is written."""
+        return UnsetError(
+            f"{line_here()}: REQUIRED stands for a value that is not known yet: {what}. Set it before, or ask "
+            "`value is REQUIRED`."
         )
 
 
@@ -54,10 +60,15 @@ class Ref:
     def __format__(self, form: str) -> str:
         raise self.not_known("cannot be part of a text")
 
+    def __str__(self) -> str:
+        if self.owner is None:  # while the config is written
+            raise self.not_known("cannot be part of a text")
+        return repr(self)
+
     def not_known(self, what: str) -> RefError:
         """Return the error of Python that wants the value while the config is written."""
         return RefError(
-            f"{describe_source(source_here(2))}: {self!r} {what}: its value is known when the config is built. Compute "
+            f"{line_here()}: {self!r} {what}: its value is known when the config is built. Compute "
             "with it there: ref(path, function)."
         )
 
@@ -92,7 +103,7 @@ def ref(path: str, /, *more: Any) -> Any:
         RefError: The arguments are not paths, or there are several but no function. Whether the paths exist is
             checked when the config is loaded, cycles when they are computed.
     """
-    where = source_here(1)
+    where = source_here()
     function = more[-1] if more and not isinstance(more[-1], str) else None
     paths = (path, *(more[:-1] if function is not None else more))
     is_called = function is not None or len(paths) > 1

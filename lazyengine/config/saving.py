@@ -25,13 +25,14 @@ from collections.abc import Iterable
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from .errors import ConfigWarning, SaveError
+from ..text import listed
+from .errors import ConfigWarning, SaveError, warn
 from .finding import is_by_path, is_project_file
 from .graph import ATOMIC, children, describe_source, is_equal, join_path, walk
 from .loader import load_file
 from .node import Config, Node, brief, target_of
 from .ref import REQUIRED, Ref, head_of
-from .show import diff
+from .show import Difference, diff
 
 _WITH_IDENTITY = (Node, list, dict, OrderedDict)  # what is written once, however often it is used
 _WIDTH = 110
@@ -68,13 +69,9 @@ def save(cfg: Config, path: str) -> list[str]:
         if os.path.exists(temporary):
             os.remove(temporary)
     if pickled:
-        warnings.warn(
-            ConfigWarning(
-                f"{path}: pickled, because no import gives them: {', '.join(pickled[:10])}"
-                f"{', ...' if len(pickled) > 10 else ''}. "
-                "Functions and classes in a module of their own would be written by name."
-            ),
-            stacklevel=3,
+        warn(
+            f"{path}: pickled, because no import gives them: {listed(pickled)}. "
+            "Functions and classes in a module of their own would be written by name."
         )
     return pickled
 
@@ -84,14 +81,15 @@ def _is_there(cfg: Config, path: str) -> bool:
     if not (cfg.__file__ and os.path.exists(path) and os.path.samefile(path, cfg.__file__)):
         return False
     with contextlib.suppress(Exception):  # what cannot be loaded any more is written anew
-        return is_equal(cfg, _loaded_again(path))
+        return not _differences(cfg, path)
     return False
 
 
-def _loaded_again(path: str) -> Config:
+def _differences(cfg: Config, file: str) -> list[Difference]:
+    """Return how a file, loaded as a config, differs from the config that it is to hold."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConfigWarning)  # they were shown when the config itself was loaded
-        return load_file(path)
+        return diff(cfg, load_file(file))
 
 
 def check_saving(cfg: Config) -> list[str]:
@@ -106,12 +104,11 @@ def check_saving(cfg: Config) -> list[str]:
 
 def _verify(cfg: Config, file: str, path: str) -> None:
     try:
-        again = _loaded_again(file)
+        found = _differences(cfg, file)
     except Exception as error:
         raise SaveError(f"{path}: the Python that was written for it does not load: {error}") from error
-    if not is_equal(cfg, again):
-        first = next(iter(diff(cfg, again)), "the sharing of nodes")
-        raise SaveError(f"{path}: the Python that was written for it does not give an equal config: {first}.")
+    if found:
+        raise SaveError(f"{path}: the Python that was written for it does not give an equal config: {found[0]}.")
 
 
 def to_json(cfg: Config) -> str:
@@ -139,7 +136,12 @@ def to_json(cfg: Config) -> str:
             first[id(value)] = path
         parts = [(key, document(child, join_path(path, key))) for key, child in inner]
         if kind is Node:
-            return _node(value, parts)
+            target = target_of(value)
+            name = target if isinstance(target, str) else importable_name(target) or value.__sig__.label
+            args = [part for key, part in parts if isinstance(key, int)]
+            named = {key: part for key, part in parts if isinstance(key, str)}
+            result = {"$partial" if value.__partial__ else "$call": name, "$args": args, "$with": named}
+            return {key: part for key, part in result.items() if part}
         if isinstance(value, dict):
             is_plain = all(isinstance(key, str) and key[:1] != "$" for key in value)
             return dict(parts) if is_plain else {"$dict": [[document(key, path), part] for key, part in parts]}
@@ -148,15 +150,6 @@ def to_json(cfg: Config) -> str:
 
     values = {name: document(value, join_path("", name)) for name, value in cfg.__arguments__.items()}
     return json.dumps({"lazyengine_config": 2, "values": values}, indent=1, ensure_ascii=False) + "\n"
-
-
-def _node(node: Any, parts: list[tuple[Any, Any]]) -> dict[str, Any]:
-    target = target_of(node)
-    name = target if isinstance(target, str) else importable_name(target) or node.__sig__.label
-    args = [part for key, part in parts if isinstance(key, int)]
-    named = {key: part for key, part in parts if isinstance(key, str)}
-    result = {"$partial" if node.__partial__ else "$call": name, "$args": args, "$with": named}
-    return {key: part for key, part in result.items() if part}
 
 
 def _leaf(value: Any, document: Any) -> dict[str, Any]:
@@ -315,8 +308,6 @@ class _Writer:
             return _layout("{", items, "}", indent)
         if kind is set and value:
             return _layout("{", sorted(self.form(item, f"{path} item", indent + 4) for item in value), "}", indent)
-        if value is REQUIRED:
-            return self.name_of("lazyengine.config:REQUIRED")  # the loader knows that it is no data
         if kind is Ref:
             if value.owner is not None and value.owner is not self.cfg:
                 raise SaveError(
@@ -480,25 +471,19 @@ def importable_name(value: Any) -> str | None:
 
 
 def _own_name(value: Any) -> tuple[str | None, str | None]:
+    """Return what module and name a value says that it has."""
+    name = None
     if isinstance(value, type | FunctionType | BuiltinFunctionType):
-        return _module_of(value), value.__qualname__
-    if isinstance(value, MethodType | ModuleType):
+        name = value.__qualname__
+    elif not isinstance(value, MethodType | ModuleType):
+        with contextlib.suppress(Exception):  # whatever cannot be pickled has no name either
+            name = value.__reduce_ex__(2)  # constants such as torch.float32 name themselves
+    if not isinstance(name, str):
         return None, None
-    try:
-        reduced = value.__reduce_ex__(2)  # constants such as torch.float32 name themselves
-    except Exception:  # whatever cannot be pickled has no name either
-        return None, None
-    return (_module_of(value), reduced) if isinstance(reduced, str) else (None, None)
-
-
-def _module_of(value: Any) -> str | None:
-    module = getattr(value, "__module__", None)
-    if module is None:
-        owner = getattr(value, "__self__", None)
-        if isinstance(owner, ModuleType):
-            return owner.__name__
-        module = getattr(owner if isinstance(owner, type) else type(owner), "__module__", None)
-    return module if isinstance(module, str) else None
+    owner = getattr(value, "__self__", None)  # of a function written in C
+    if getattr(value, "__module__", None) is None and owner is not None:
+        value = owner if isinstance(owner, ModuleType | type) else type(owner)
+    return getattr(value, "__name__" if isinstance(value, ModuleType) else "__module__", None), name
 
 
 def _look_up(module: str, name: str) -> Any:

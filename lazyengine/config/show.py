@@ -124,8 +124,7 @@ def check_config(cfg: Config) -> list[str]:
             expected = f"{join_path(path, name)}=... ({describe(sig.hints.get(name, Any))})"
             problems.append(f"{where}: the required argument {name!r} is not set: {expected}")
         for name, argument in value.__arguments__.items():
-            is_further = isinstance(name, str) and name not in sig.names
-            further = sig.further(value.__arguments__, name) if is_further else None
+            further = sig.further(value.__arguments__, name)
             if further is not None and not further.accepts(name):
                 near = did_you_mean(name, {*sig.names, *further.names})
                 problems.append(f"{where}: {further.label}, to which it passes {name!r}, has no such argument.{near}")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import builtins
 import contextlib
 import functools
+import re
 import sys
 import typing
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ..text import did_you_mean
-from .errors import TargetDependencyError, TargetError, UnknownNameError
+from .errors import TargetDependencyError, TargetError, UnknownNameError, warn
 from .graph import Source, describe_source, failed_line
 from .ref import REQUIRED, Lazy
 
@@ -84,7 +86,7 @@ class Signature:
         is_open = False
         for p in parameters:
             if p.kind == p.VAR_KEYWORD:
-                keys = _keys_of(p.annotation, _Namespace(self.target, source))
+                keys = _keys_of(p.annotation, _names_for(self.target, source))
                 is_open = keys is None
                 for name, (hint, is_required) in (keys or {}).items():
                     default = p.empty if is_required else _LEFT_OUT
@@ -117,7 +119,7 @@ class Signature:
         return {
             name: typing.Any
             if p.annotation is p.empty
-            else _evaluate(p.annotation, _Namespace(self.target, self._sources.get(name)))
+            else _evaluate(p.annotation, _names_for(self.target, self._sources.get(name)))
             for name, p in self.parameters.items()
         }
 
@@ -144,18 +146,27 @@ class Signature:
             return None
         nodes = list(ast.walk(tree))
         self.taken_out = {str(node.value) for node in nodes if isinstance(node, ast.Constant)}
-        same = {ast.unparse(t): ast.unparse(n.value) for n in nodes if isinstance(n, ast.Assign) for t in n.targets}
-        for call in nodes:
-            passed = [k.value for k in call.keywords if k.arg is None] if isinstance(call, ast.Call) else []
-            if any(name in (spelled := ast.unparse(value), same.get(spelled)) for value in passed):
-                function = ast.unparse(call.func)  # type: ignore[attr-defined]
-                function = same.get(function, function)
-                return function if function in self.parameters else _Namespace(self.target, None).get_known(function)
+        same = {ast.unparse(t): n.value for n in nodes if isinstance(n, ast.Assign) for t in n.targets}
+        whole = rf"{name}(\.copy\(\))?|dict\({name}(, .*)?\)|{{[^()]*\*\*{name}\b[^()]*}}"  # also a copy or with more
+        for call in (node for node in nodes if isinstance(node, ast.Call)):
+            passed = [same.get(ast.unparse(k.value), k.value) for k in call.keywords if k.arg is None]
+            if any(re.fullmatch(whole, ast.unparse(value)) for value in passed):
+                is_partial = ast.unparse(call.func).rpartition(".")[2] == "partial" and call.args
+                called = call.args[0] if is_partial else call.func
+                function = ast.unparse(same.get(ast.unparse(called), called))
+                if function == "super().__init__":
+                    parents = getattr(self.target, "__mro__", ())[1:]
+                    return next((c for c in parents if "__init__" in vars(c)), None)
+                if function in self.parameters:
+                    return function
+                if function != "dict":
+                    return _names_for(self.target).get(function)
         return None
 
-    def further(self, arguments: Mapping[Any, Any], name: str) -> Signature | None:
+    def further(self, arguments: Mapping[Any, Any], name: str | int) -> Signature | None:
         """Return the signature that takes `name`, which is beyond the names of this one, where that is known."""
-        target = self.kwargs_go_to if self.has_var_keyword and self.is_resolved else None
+        is_beyond = isinstance(name, str) and name not in self.names
+        target = self.kwargs_go_to if is_beyond and self.has_var_keyword and self.is_resolved else None
         if name in self.taken_out:  # by `kwargs.pop("name")`
             return None
         if isinstance(target, str):
@@ -191,25 +202,22 @@ def signature_of(target: Any, where: Source = "") -> Signature:
         return Signature(target)
 
 
-def check_name(signature: Signature, name: str, source: Source, arguments: Mapping[Any, Any]) -> str | None:
-    """Check that the target accepts an argument of this name, beside the others; return a warning in doubt."""
+def check_name(signature: Signature, name: str, source: Source, arguments: Mapping[Any, Any]) -> None:
+    """Check that the target accepts an argument of this name, beside the others; warn in doubt."""
     if name in signature.names:
-        return None
-    close = did_you_mean(name, signature.names)
+        return
+    close, where = did_you_mean(name, signature.names), describe_source(source)
     if not signature.has_var_keyword:
         accepted = ", ".join(signature.parameters) or "no arguments"
-        raise UnknownNameError(
-            f"{describe_source(source)}: {signature.label} has no argument {name!r}.{close} It accepts: {accepted}."
-        )
+        raise UnknownNameError(f"{where}: {signature.label} has no argument {name!r}.{close} It accepts: {accepted}.")
     further = signature.further(arguments, name)
     if further is not None:
         close = did_you_mean(name, {*signature.names, *further.names}) if name not in further.names else ""
-    if not close or not name.isidentifier():
-        return None
-    where = describe_source(source)
-    if further is not None and not further.accepts(name):
-        return f"{where}: {signature.label} passes {name!r} on to {further.label}, which has no such argument.{close}"
-    return f"{where}: {signature.label} takes {name!r} only through its **kwargs.{close}"
+    if close and name.isidentifier():
+        refused = further is not None and not further.accepts(name)
+        how = f"passes {name!r} on to {further.label}, which has no such argument" if further is not None else ""
+        how = how if refused else f"takes {name!r} only through its **kwargs"
+        warn(f"{where}: {signature.label} {how}.{close}")
 
 
 def import_target(name: str) -> Callable[..., Any]:
@@ -276,37 +284,33 @@ class _Unknown:
     __ror__ = __or__
 
 
-class _Namespace(dict[str, Any]):
-    """The names that an annotation may use: those of the function, of its class's modules, builtins; else unknown."""
-
-    def __init__(self, target: Any, source: Any):
-        while isinstance(target, functools.partial):
-            target = target.func
-        function = source if source is not None else target
-        classes = target.__mro__ if isinstance(target, type) else ()
-        if isinstance(function, type):
-            function = getattr(function, "__init__", None)
-        for _ in range(20):  # decorators that use functools.wraps
-            function = getattr(function, "__wrapped__", None) or function
-        if not hasattr(function, "__globals__"):  # an object that can be called
-            function = vars(type(function)).get("__call__")
-        self._scopes: list[Mapping[str, Any]] = [getattr(function, "__globals__", {})]
-        self._scopes += [vars(sys.modules[c.__module__]) for c in classes if c.__module__ in sys.modules]
-        self._scopes += [vars(builtins)]
-
-    def get_known(self, name: str, unknown: Any = None) -> Any:
-        """Return what a name stands for, `unknown` where that is unknown."""
-        return next((scope[name] for scope in self._scopes if name in scope), unknown)
+class _Names(ChainMap[str, Any]):
+    """The names that an annotation may use, else unknown ones."""
 
     def __missing__(self, name: str) -> Any:
-        return self.get_known(name, _SPECIAL.get(name) or _Unknown())
+        return _SPECIAL.get(name) or _Unknown()
+
+
+def _names_for(target: Any, source: Any = None) -> _Names:
+    """Return the names of a function (`source`: of the parent that declares it), its class's modules and builtins."""
+    import inspect
+
+    while isinstance(target, functools.partial):
+        target = target.func
+    function = source or (getattr(target, "__init__", None) if isinstance(target, type) else target)
+    function = inspect.unwrap(function)
+    if not hasattr(function, "__globals__"):  # an object that can be called
+        function = vars(type(function)).get("__call__")
+    classes = target.__mro__ if isinstance(target, type) else ()
+    modules = [sys.modules[c.__module__] for c in classes if c.__module__ in sys.modules]
+    return _Names(getattr(function, "__globals__", {}), *map(vars, modules), vars(builtins))
 
 
 _SPECIAL: dict[str, Any] = {"Lazy": Lazy, "Unpack": typing.Unpack}  # known though only type checkers import them
 _KEY_WRAPPERS = ("Required", "NotRequired", "ReadOnly")
 
 
-def _evaluate(annotation: Any, names: _Namespace) -> Any:
+def _evaluate(annotation: Any, names: _Names) -> Any:
     if isinstance(annotation, str):
         try:
             annotation = eval(annotation, {}, names)
@@ -317,7 +321,7 @@ def _evaluate(annotation: Any, names: _Namespace) -> Any:
     return typing.Any if isinstance(annotation, _Unknown) else annotation
 
 
-def _keys_of(annotation: Any, names: _Namespace) -> dict[str, tuple[Any, bool]] | None:
+def _keys_of(annotation: Any, names: _Names) -> dict[str, tuple[Any, bool]] | None:
     """Return name to type, and whether it is required, of the keys in `Unpack[TypedDict]`; None for anything else."""
     hint = _evaluate(annotation, names)
     origin, (inner, *_) = str(typing.get_origin(hint)), typing.get_args(hint) or (None,)
@@ -326,7 +330,7 @@ def _keys_of(annotation: Any, names: _Namespace) -> dict[str, tuple[Any, bool]] 
         return None
     keys: dict[str, tuple[Any, bool]] = {}
     for name, raw in typed.__annotations__.items():
-        is_required, key = name in typed.__required_keys__, _evaluate(raw, _Namespace(typed, None))
+        is_required, key = name in typed.__required_keys__, _evaluate(raw, _names_for(typed))
         while (wrapper := str(typing.get_origin(key)).rpartition(".")[2]) in _KEY_WRAPPERS:
             is_required = wrapper == "Required" if wrapper != "ReadOnly" else is_required
             key = typing.get_args(key)[0]

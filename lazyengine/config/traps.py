@@ -11,17 +11,18 @@ from __future__ import annotations
 import functools
 import gc
 import os
-import warnings
+import re
 from collections.abc import Iterable
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..text import listed
 from . import graph
-from .errors import ConfigFileError, ConfigWarning, RefError, SharingError
-from .graph import INSTEAD, children, display_path, find_path, is_equal, reachable, source_here, span_of, walk
+from .errors import ConfigFileError, RefError, SharingError, warn
+from .grammar import parse_path
+from .graph import children, display_path, find_path, join_path, span_of, walk
 from .node import Config, Node, NodeFactory, adopt, brief, defined_at, not_called, set_argument, sources_of
-from .reads import followers, names_for, reads_of, reads_of_part
+from .reads import Followers, followers, made_nodes, names_for, reads_of, reads_of_part
 from .ref import REQUIRED, Ref, check_ref, head_of
 
 if TYPE_CHECKING:
@@ -31,28 +32,24 @@ if TYPE_CHECKING:
 _NO_VALUES = (ModuleType, type, FunctionType, NodeFactory)
 
 
-def holds_node(value: Any) -> bool:
-    """Return whether a value is a node or a container with a node inside."""
-    return any(type(v) is Node for _, v in walk(value))
-
-
 class Watch:
     """Notices changes of the nodes and containers that finished configs made, and who made them.
 
     Attributes:
-        changes: `(file, what, its changed keys, the files that ran before)` for every node or container that a file
-            changed after another one had made it.
+        changes: `(file, what, its changed keys, what it held before, the files that ran before)` for every node,
+            container or other object that a file changed after another one had made it.
     """
 
     def __init__(self) -> None:
-        self.changes: list[tuple[str, Any, list[Any], list[str]]] = []
+        self.changes: list[tuple[str, Any, list[Any], dict[Any, Any], list[str]]] = []
         self._before: dict[int, tuple[Any, dict[Any, Any]]] = {}
 
     def add(self, module: ModuleType) -> None:
         """Watch everything that the globals of a finished config hold."""
         for value in list(vars(module).values()):
             for _, x in walk(value):
-                if id(x) not in self._before and children(x) is not None:
+                is_own = getattr(x, "__module__", None) == module.__name__ or not isinstance(x, _NO_VALUES)
+                if id(x) not in self._before and (_content(x) or children(x) is not None) and is_own:
                     self._before[id(x)] = (x, _content(x))
 
     def note_changes(self, file: str, ran: Iterable[str]) -> None:
@@ -61,12 +58,12 @@ class Watch:
             now = _content(x)
             keys = [key for key in {**before, **now} if before.get(key, self) is not now.get(key, self)]
             if keys or list(before) != list(now):
-                self.changes.append((file, x, keys, [each for each in ran if each != file]))
+                self.changes.append((file, x, keys, before, [each for each in ran if each != file]))
                 self._before[number] = (x, now)
 
 
 def _content(x: Any) -> dict[Any, Any]:
-    content = dict(children(x) or ())
+    content = dict.fromkeys(x) if isinstance(x, set) else dict(children(x) or getattr(x, "__dict__", ()))
     return {"_target_": x.__sig__, **content} if type(x) is Node else content
 
 
@@ -78,9 +75,10 @@ def check_loaded(load: Load, config: Config, found: list[Any]) -> None:
         config: What it loaded.
         found: The refs and containers in it.
     """
-    for change in load.watch.changes:
-        _check_change(load, *change[:2])
-        _check_parts(load, config, *change)
+    for file, x, keys, _, ran in load.watch.changes:
+        if children(x) is not None:
+            _check_change(load, file, x)
+        _check_parts(load, config, file, x, keys, ran)
     for file, module in load.modules.items():
         _check_text(load, config, file, module)
     _check_code(load)
@@ -90,14 +88,14 @@ def check_loaded(load: Load, config: Config, found: list[Any]) -> None:
         if type(x) is Ref:
             _settle_ref(load, config, x)
             check_ref(config, x)
+            _check_moved(load, x)
         nodes = [v for v in x if type(v) is Node] if isinstance(x, list) else []
-        if len(set(map(id, nodes))) < len(nodes):
-            twice = next(v for i, v in enumerate(nodes) if any(v is w for w in nodes[:i]))
-            message = (
-                f"{find_path(config, x)}: the {_described(twice)} occurs more than once in a list: all of them become "
-                "one instance. Write repeat(node, n) for separate ones."
+        twice = [v for v in nodes if sum(v is w for w in nodes) > 1]
+        if twice:
+            warn(
+                f"{find_path(config, x)}: the {_described(twice[0])} occurs more than once in a list: all of them "
+                "become one instance. Write repeat(node, n) for separate ones."
             )
-            warnings.warn(ConfigWarning(message), stacklevel=5)
 
 
 def _check_text(load: Load, config: Config, file: str, module: ModuleType) -> None:
@@ -106,15 +104,17 @@ def _check_text(load: Load, config: Config, file: str, module: ModuleType) -> No
         is_library = name[0].isupper() and file != load.file  # makers for others, of which a config uses some
         if isinstance(value, NodeFactory) and not is_library and not reads_of(load, file, name):
             raise not_called(value)
-    if "_base_" in load.text(file).stores:
+    if "_base_" in vars(module):
         raise ConfigFileError(f"{load.assigned_at('_base_', file)}: `_base_` is not read. Write from .base import *.")
     if b"${" in load.sources[file]:
-        for line, text in load.text(file).interpolations:
-            if any(type(value) is str and value == text for _, value in walk(config)):
-                raise ConfigFileError(
-                    f"{display_path(file)}:{line}: {text!r} is a text like any other, nothing is put in its place. "
-                    f"Write {INSTEAD.format(text[2:-1])}."
-                )
+        texts = [value for _, value in walk(config) if type(value) is str and re.fullmatch(graph.INTERPOLATION, value)]
+        for line, text in enumerate(load.sources[file].decode(errors="replace").splitlines(), 1):
+            for value in texts:
+                if value in text:
+                    raise ConfigFileError(
+                        f"{display_path(file)}:{line}: {value!r} is a text like any other, nothing is put in its "
+                        f"place. Write {graph.INSTEAD.format(value[2:-1])}."
+                    )
 
 
 def _check_code(load: Load) -> None:
@@ -123,11 +123,10 @@ def _check_code(load: Load) -> None:
         nodes = {name: value for name, value in load.namespaces[file].items() if type(value) is Node}
         homes = {(span_of(node.__where__) or ("",))[0]: name for name, node in nodes.items()}
         for home in homes.keys() & load.modules.keys():
-            message = (
+            warn(
                 f"{display_path(file)} is code, with which a config shares no nodes: its {homes[home]!r} is another "
                 f"node than that of {display_path(home)}. Pass the node to its functions as an argument."
             )
-            warnings.warn(ConfigWarning(message), stacklevel=6)
 
 
 def _check_inside(config: Config, x: Any) -> None:
@@ -139,11 +138,10 @@ def _check_inside(config: Config, x: Any) -> None:
         paths = [path for path, value in walk(config) if value is x and not path.isidentifier()] if hidden else []
         if paths:
             made = getattr(x.func if isinstance(x, functools.partial) else type(x), "__name__", "function")
-            message = (
+            return warn(
                 f"{paths[0]}: {type(x).__name__} is no node, so what it holds is passed on as it is, not built: "
                 f"{brief(hidden[0])}. Write {'LazyPartial' if isinstance(x, functools.partial) else 'L'}({made})(...)."
             )
-            return warnings.warn(ConfigWarning(message), stacklevel=6)
 
 
 def _settle_ref(load: Load, config: Config, ref: Ref) -> None:
@@ -170,6 +168,20 @@ def _settle_ref(load: Load, config: Config, ref: Ref) -> None:
             ref.paths = tuple(bound + p[len(name) :] if p == path else p for p in ref.paths)
 
 
+def _check_moved(load: Load, ref: Ref) -> None:
+    """Check that no file moves the items of a list that a ref of another file counts."""
+    home = (span_of(ref.where) or ("",))[0]
+    for holder, key, part in (step for path in ref.paths for step in graph.follow(ref.owner, parse_path(path))):
+        for file, x, _, before, _ in load.watch.changes:
+            old = before.get(key, part) if x is holder and isinstance(x, list) else part
+            if file != home and old is not part and any(each is old for each in x):
+                raise RefError(
+                    f"{display_path(file)} moves the items of a list, which {ref!r}, written at "
+                    f"{graph.describe_source(ref.where)}, counts: it would lead to another one. Change items in place, "
+                    "or write the ref anew."
+                )
+
+
 def _described(x: Any) -> str:
     return f"{x.__sig__.label} node defined at {defined_at(x)}" if type(x) is Node else type(x).__name__
 
@@ -180,7 +192,8 @@ def _held(content: dict[str, Any], hidden: str) -> dict[str, Any]:
 
 def _check_change(load: Load, file: str, x: Any) -> None:
     for other, module in load.modules.items():
-        if any(a in reachable(b, lambda each: load.imports.get(each, ())) for a, b in ((file, other), (other, file))):
+        below, above = (graph.reachable(each, lambda each: load.imports.get(each, ())) for each in (file, other))
+        if other in below or file in above:
             continue
         idle = {bound for _, _, bound in load.taken_names(other)} - {read.name for read in load.text(other).reads}
         used = {name: value for name, value in _held(vars(module), "__").items() if name not in idle}
@@ -205,16 +218,13 @@ def _place_of_change(file: str, x: Any) -> str:
 def _check_parts(load: Load, config: Config, file: str, x: Any, keys: list[Any], ran: list[str]) -> None:
     """Warn of what was made of a part that a node or container had before another file changed it."""
     reads = [each for key in keys for each in reads_of_part(load, x, key) if each[0] in ran and not each[1].is_late]
-    paths, others = followers(load, config, reads)
-    if paths or others:
+    if reads and any(found := followers(made_nodes(load, config), reads, only_parts=True)):
         homes = [(home, find_path(_held(load.namespaces[home], "__"), x)) for home in ran]
         home, path = next(pair for pair in homes if pair[1] is not None)
-        follow = listed([*(f"{path} ({source})" for path, source in paths), *others], 5)
-        message = (
+        warn(
             f"{_place_of_change(file, x)} changes {path!r} of {display_path(home)}, but Python has read the old value "
-            f"already: {follow} still follow it. Set them too, or write a ref there."
+            f"already: {found} still follow it. Set them too, or write a ref there."
         )
-        warnings.warn(ConfigWarning(message), stacklevel=6)
 
 
 def add_mixin(load: Load, config: Config, new: dict[str, Any], file: str) -> None:
@@ -255,11 +265,11 @@ def check_rebound(load: Load, file: str) -> None:
             other = str(brought[-1].__file__)
             place = load.assigned_at(bound, other) or display_path(other)
             place = f"{display_path(file)}, by its import of {place}"
-        if type(old) in (Node, list, dict) and holds_node(old):
+        if type(old) in (Node, list, dict) and graph.holds(old, Node):
             is_gone = bound in public and not any(value is old for value in public.values())
             if is_gone and (path := find_path(public, old)) is not None:
                 raise SharingError(_bound_anew(place, bound, path, old))
-        elif not callable(old) and not isinstance(old, ModuleType) and not is_equal(old, new):
+        elif not callable(old) and not isinstance(old, ModuleType) and not graph.is_equal(old, new):
             _check_plain(load, file, (str(module.__file__), name), (bound, place, old))
 
 
@@ -267,26 +277,46 @@ def check_assigned(load: Load, file: str, name: str) -> None:
     """Check that a name of a config, which another file is about to bind anew, was not read by the config itself."""
     places = [f"{display_path(file)}:{read.place[0]}" for there, read in reads_of(load, file, name) if there == file]
     if places:
-        where = graph.describe_source(source_here(2))
+        where = graph.line_here()
         raise SharingError(
             f"{where}: {name!r} of {display_path(file)} is bound anew, but Python has read the old value at "
             f"{listed(places, 3)}. Change what was made of it: set its arguments, or replace(old, new)."
         )
 
 
-def check_set(load: Load, config: Config, name: str, old: Any) -> None:
-    """Warn of what still is, or was made of, the former value of a name of a loaded config that was set anew."""
-    if isinstance(old, Node | list | dict):
-        follow = [path for path, value in walk({**config.__arguments__, name: None}) if value is old]
+def check_set(load: Load, holder: Any, name: Any, old: Any) -> None:
+    """Warn of what still is, or was made of, the former value of a name or argument of a loaded config."""
+    config = holder.__owner__ if type(holder) is Node else holder
+    if type(holder) is Node:
+        reads = reads_of_part(load, holder, name)
+        found = followers(made_nodes(load, config) if reads else {}, reads, only_parts=True)
+    elif isinstance(old, Node | list | dict):
+        found = Followers([], [path for path, value in walk({**config.__arguments__, name: None}) if value is old])
     else:
-        reads = reads_of(load, load.origins.get(name, load.file), name)
-        follow = [path for path, _ in followers(load, config, reads)[0]]
-    if follow:
+        found = followers(made_nodes(load, config), reads_of(load, load.origins.get(name, load.file), name))
+    if any(found):
+        path = join_path(find_path(config, holder) or "", name)
         way = f"replace(cfg.{name}, ...)" if type(old) is Node else "an override"
-        message = (
-            f"{name} is set anew, but {listed(follow, 5)} still follow the former value: set them too, or use {way}."
-        )
-        warnings.warn(ConfigWarning(message), stacklevel=5)
+        warn(f"{path} is set anew, but {found} still follow the former value: set them too, or use {way}.")
+
+
+def exported(module: Any) -> list[str]:
+    """Return the names that a star import takes from a module."""
+    return list(getattr(module, "__all__", None) or [name for name in vars(module) if name[:1] != "_"])
+
+
+def check_hidden(load: Load, file: str, module: ModuleType) -> None:
+    """Warn of values that a file has bound, and nothing has read, when its star import binds their names anew."""
+    text, content = load.text(file), load.namespaces[file]
+    line = (span_of(graph.source_here()) or ("", (0,)))[1][0]
+    for name in content.keys() & text.stores.keys() & set(exported(module)):
+        stores = [place for place in text.stores[name] if place[0] < line]
+        is_read = any(stores and stores[-1] <= read.place < (line, 0) for read in text.reads if read.name == name)
+        if stores and not is_read and not graph.is_equal(content[name], getattr(module, name, content[name])):
+            warn(
+                f"{display_path(file)}:{stores[-1][0]}: {name!r} is bound anew by the import of "
+                f"{display_path(str(module.__file__))} in line {line}: write it after the import."
+            )
 
 
 def _check_plain(
@@ -296,16 +326,15 @@ def _check_plain(
     name, place, old = bound
     reads = [(there, read) for there, read in reads_of(load, *former) if there != file]
     values = root or _held(load.namespaces[file], "_")
-    paths, others = followers(load, values, reads)
-    follow = listed([f"{path} ({source})" for path, source in paths], 5)
+    found = followers(made_nodes(load, values), reads)
     what = f"{place}: {name!r} is bound anew, but Python has read the old value, {old!r:.60}, already"
     is_ref = any(type(x) is Ref and former[1] in map(head_of, x.paths) for _, x in walk(values))
     if is_ref or any(there == file for there, _ in reads_of(load, file, name)):
-        if paths:
-            warnings.warn(ConfigWarning(f"{what}: {follow} still follow it."), stacklevel=6)
-    elif paths or others:
-        made = f": {follow} would not change" if paths else f" at {listed(others, 3)}"
-        instead = f"Write {paths[0][0]} = {name} too" if paths else "Change it there"
+        if found.paths:
+            warn(f"{what}: {found._replace(others=[])} still follow it.")
+    elif any(found):
+        made = f": {found._replace(others=[])} would not change" if found.paths else f" at {found}"
+        instead = f"Write {found.paths[0][0]} = {name} too" if found.paths else "Change it there"
         raise SharingError(
             f"{what}{made}. {instead}, or ref({former[1]!r}) in {display_path(former[0])} instead of {former[1]}."
         )

@@ -177,7 +177,7 @@ class BaseDataset(Dataset[Any]):
             indices = int(indices)
             records = itertools.islice(records, indices) if indices >= 0 else collections.deque(records, -indices)
         elif indices is not None and isinstance(records, list):
-            records, indices = [records[i] for i in indices], None
+            records, indices = [records[i] for i in _checked_indices(indices, len(records))], None
         if self.serialize_data is False:
             self.data_list = list(records)
             self._records = ListRecords(self.data_list)
@@ -260,7 +260,7 @@ class BaseDataset(Dataset[Any]):
             IndexError: More samples than there are, or an index out of range.
             TypeError: `indices` is neither an int nor a sequence.
         """
-        index = self._checked_index(indices)
+        index = _checked_indices(indices, len(self))
         if self.serialize_data is False:
             self.data_list = [self.data_list[i] for i in index]
             self._records = ListRecords(self.data_list)
@@ -277,20 +277,6 @@ class BaseDataset(Dataset[Any]):
         subset.get_subset_(indices)
         subset.data_list[:] = copy.deepcopy(subset.data_list)
         return subset
-
-    def _checked_index(self, indices: int | Sequence[int]) -> range | np.ndarray:
-        num_records = len(self)
-        if isinstance(indices, (int, np.integer)):
-            if abs(indices) > num_records:
-                raise IndexError(f"a subset of {indices} samples: the dataset has {num_records}")
-            return range(int(indices)) if indices >= 0 else range(num_records + int(indices), num_records)
-        if isinstance(indices, (str, bytes)) or not isinstance(indices, (Sequence, np.ndarray)):
-            raise UsageTypeError(f"indices: got {type(indices).__name__}; accepted: an int or a sequence of ints")
-        index = np.asarray(indices, np.int64)
-        wrong = index[(index < -num_records) | (index >= num_records)]
-        if len(wrong):
-            raise IndexError(f"indices {wrong[:5].tolist()} are out of range: the dataset has {num_records} samples")
-        return np.where(index < 0, index + num_records, index)
 
     @classmethod
     def _load_metainfo(cls, metainfo: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -320,6 +306,21 @@ class BaseDataset(Dataset[Any]):
 
     def _description(self) -> str:
         return f"{type(self).__name__}(ann_file={self.ann_file!r})" if self.ann_file else type(self).__name__
+
+
+def _checked_indices(indices: int | Sequence[int], num_records: int) -> range | np.ndarray:
+    """Return which records to keep, as `BaseDataset.get_subset_` takes them, counted from the front."""
+    if isinstance(indices, (int, np.integer)):
+        if abs(indices) > num_records:
+            raise IndexError(f"a subset of {indices} samples: the dataset has {num_records}")
+        return range(int(indices)) if indices >= 0 else range(num_records + int(indices), num_records)
+    if isinstance(indices, (str, bytes)) or not isinstance(indices, (Sequence, np.ndarray)):
+        raise UsageTypeError(f"indices: got {type(indices).__name__}; accepted: an int or a sequence of ints")
+    index = np.asarray(indices, np.int64)
+    wrong = index[(index < -num_records) | (index >= num_records)]
+    if len(wrong):
+        raise IndexError(f"indices {wrong[:5].tolist()} are out of range: the dataset has {num_records} samples")
+    return np.where(index < 0, index + num_records, index)
 
 
 class _DataUnpickler(pickle.Unpickler):

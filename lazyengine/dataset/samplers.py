@@ -19,9 +19,10 @@ from ..seeding import derive_seed
 
 
 def _permutation(size: int, seed: int) -> np.ndarray:
+    """Return torch's random permutation; what takes time is memory out of order, of which int32 needs half."""
     generator = torch.Generator()
     generator.manual_seed(seed)
-    return torch.randperm(size, generator=generator).numpy()
+    return torch.randperm(size, generator=generator, dtype=torch.int32 if size < 2**31 else torch.int64).numpy()
 
 
 class Order:
@@ -56,7 +57,7 @@ class RankSampler(Order, Sampler[int]):
             )
 
     def _order(self, epoch: int) -> np.ndarray:
-        """Return the indices of an epoch, or of a pass, for all ranks together: int64, one-dimensional."""
+        """Return the indices of an epoch, or of a pass, for all ranks together: integers, one-dimensional."""
         return _permutation(self.size, self._resolved_seed() + epoch) if self.shuffle else np.arange(self.size)
 
     def __iter__(self) -> Iterator[int]:
@@ -219,7 +220,7 @@ class MixingSampler(_EpochSampler):
             passes = range(begin // size, -(-end // size)) if count else range(0)
             order = [_permutation(size, derive_seed(seed, number, each)) for each in passes]
             skipped = begin - passes.start * size
-            parts += [first + np.concatenate(order)[skipped : skipped + count]] if count else []
+            parts += [np.int64(first) + np.concatenate(order)[skipped : skipped + count]] if count else []
             first += size
         return np.concatenate(parts)[_permutation(self.order_size, seed + epoch)]
 

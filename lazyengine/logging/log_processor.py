@@ -13,8 +13,8 @@ import torch
 
 from ..errors import UsageValueError
 from .message_hub import HistoryBuffer, is_window
+from .terminal import IS_LR
 
-_IS_LR = re.compile(r"(^|[./_])lr($|[./])")
 _TIMES = ("time", "data_time")
 
 
@@ -82,7 +82,7 @@ class LogProcessor:
             The values (with ``iter``, ``epoch`` where it has a meaning, ``memory`` in MB on a GPU) and the line.
         """
         values, labels = self._collect(runner, batch_idx + 1, mode, after_iter=True)
-        lrs = {name: value for name, value in values.items() if _matches(_IS_LR, name)}
+        lrs = {name: value for name, value in values.items() if _matches(IS_LR, name)}
         # Metrics still are those of the last evaluation. A narrow terminal cuts the end: losses first, times last.
         shown = [name for name in values if name not in lrs] if mode == "train" else [n for n in _TIMES if n in values]
         shown.sort(key=lambda name: (name in _TIMES, "loss" not in name))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import textwrap
+from typing import Any
 
 _HEAD = re.compile(r"(Epoch|Iter)\(\w+\) *(\[[\d ]+\])?\[[\d ]+/[\d?]+\]  ")
 _MEAN = re.compile(r"\[mean of (\d+|the epoch)\]")
-_IS_LR = re.compile(r"(^|[./_])lr($|[./])|^lr of ")
+IS_LR = re.compile(r"(^|[./_])lr($|[./])|^lr of ")
 _LEFT_OUT_FIRST = {"memory": 3, "eta": 3, "time": 4, "data_time": 4}
 
 
@@ -43,7 +44,7 @@ def wrap_message(message: str, columns: int, begin: int) -> str:
         before = 0 if number else begin
         if before + len(line) > columns:
             after = " " * (10 if number == 0 else len(line) - len(line.lstrip()) + 2)
-            options = {"break_long_words": False, "break_on_hyphens": False}
+            options: Any = {"break_long_words": False, "break_on_hyphens": False}
             wrapped = textwrap.wrap(line, columns, initial_indent=" " * before, subsequent_indent=after, **options)
             lines[number] = "\n".join(wrapped)[before:]
     return "\n".join(lines)
@@ -51,4 +52,4 @@ def wrap_message(message: str, columns: int, begin: int) -> str:
 
 def _rank(part: str) -> int:
     name = part.partition(":")[0]
-    return _LEFT_OUT_FIRST.get(name, 2 if _IS_LR.search(name) else int("loss" not in name))
+    return _LEFT_OUT_FIRST.get(name, 2 if IS_LR.search(name) else int("loss" not in name))

@@ -30,6 +30,7 @@ from .param_groups import check_groups
 
 _NO_CONTEXT = nullcontext()
 Loss = Tensor | Weighted | list[Weighted]
+Kwargs = dict[str, Any] | None
 # The key of the wrapper's own counters in its state; torch's optimizers ignore keys that they do not know.
 STATE_KEY = "optim_wrapper"
 
@@ -122,9 +123,7 @@ class OptimWrapper:
         self._max_counts = self._remainder_counts = -1
 
     # ------------------------------------------------------------------ one update
-    def update_params(
-        self, loss: Loss, step_kwargs: dict[str, Any] | None = None, zero_kwargs: dict[str, Any] | None = None
-    ) -> None:
+    def update_params(self, loss: Loss, step_kwargs: Kwargs = None, zero_kwargs: Kwargs = None) -> None:
         """Run the backward pass of ``loss`` and, when an accumulation is complete, update the parameters.
 
         On update steps of a run with several ranks this is collective: every rank must call.

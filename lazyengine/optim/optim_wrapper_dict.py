@@ -16,7 +16,7 @@ from ..errors import UsageRuntimeError, UsageTypeError
 from ..text import did_you_mean
 from ._checks import require
 from .nonfinite import NonFiniteGuard
-from .optim_wrapper import STATE_KEY, Loss, OptimWrapper
+from .optim_wrapper import STATE_KEY, Kwargs, Loss, OptimWrapper
 
 
 class OptimWrapperDict(Mapping[str, OptimWrapper]):
@@ -66,9 +66,7 @@ class OptimWrapperDict(Mapping[str, OptimWrapper]):
         return len(self.optim_wrappers)
 
     # ------------------------------------------------------------------ one loss for all
-    def update_params(
-        self, loss: Loss, step_kwargs: dict[str, Any] | None = None, zero_kwargs: dict[str, Any] | None = None
-    ) -> None:
+    def update_params(self, loss: Loss, step_kwargs: Kwargs = None, zero_kwargs: Kwargs = None) -> None:
         """Update the parameters of all optimizers from one loss; arguments as `OptimWrapper.update_params`.
 
         Raises:

@@ -15,7 +15,7 @@ from ..model import Weighted, parse_losses
 from ._checks import require
 from ._gradients import total_norm
 from ._undo import KeptBuffers
-from .optim_wrapper import Loss, OptimWrapper
+from .optim_wrapper import Kwargs, Loss, OptimWrapper
 
 
 class SAMOptimWrapper(OptimWrapper):
@@ -56,9 +56,7 @@ class SAMOptimWrapper(OptimWrapper):
         finally:
             handle.remove()
 
-    def update_params(
-        self, loss: Loss, step_kwargs: dict[str, Any] | None = None, zero_kwargs: dict[str, Any] | None = None
-    ) -> None:
+    def update_params(self, loss: Loss, step_kwargs: Kwargs = None, zero_kwargs: Kwargs = None) -> None:
         """Update the parameters from the loss at the moved weights; arguments as `OptimWrapper.update_params`.
 
         Raises:

@@ -24,6 +24,7 @@ from .rewriting import Rewriter, code_of, dotted, is_docstring, keep_names
 
 _TABLE = Path(__file__).resolve().parents[1] / "PORTING.md"
 _REGISTRY_MODULES = re.compile(r"(^|\.)(registry|builder)$")
+_ELEMENTS = {"BaseDataElement", "InstanceData", "PixelData", "LabelData"}
 _LOOPS = {"BaseLoop", "EpochBasedTrainLoop", "IterBasedTrainLoop", "ValLoop", "TestLoop"}
 _RUNNER_GONE = {
     "cfg": "the runner keeps no config; give the hook what it needs as an argument",
@@ -125,7 +126,7 @@ class _Port(Rewriter):
         if is_relative or module.partition(".")[0] != "mmengine":
             return False
         bound = alias.asname.name.value if alias.asname else name  # type: ignore[union-attr]
-        if name in ("build_from_cfg", "is_model_wrapper", "read_base", "Registry"):
+        if name in ("build_from_cfg", "is_model_wrapper", "read_base", "Registry", "BaseDataElement"):
             return True
         if name == "Config":
             self.need("lazyengine.config", "LazyConfig")
@@ -178,6 +179,8 @@ class _Port(Rewriter):
             return cst.Name("False")
         if self._is_build(original_node):
             return self._built(updated_node)
+        if last == "set_metainfo":
+            return updated_node.with_changes(func=cst.parse_expression(f"{name.rpartition('.')[0]}.metainfo.update"))
         if name == "Runner" and str(self.places.get(name)) == str(Symbol("mmengine.runner", name)):
             return self._runner(updated_node)
         if self._loops and self._loops[-1] and self._functions:
@@ -339,14 +342,42 @@ class _Port(Rewriter):
     def visit_ClassDef(self, node: cst.ClassDef) -> None:
         bases = {dotted(base.value).rpartition(".")[2] for base in node.bases}
         self._loops.append(bool(bases & _LOOPS))
-        if elements := bases & {"BaseDataElement", "InstanceData", "PixelData", "LabelData"}:
+        if (elements := bases & _ELEMENTS) and bases != {"BaseDataElement"}:
             self.todo(f"{', '.join(elements)} is a dataclass or a dict here; see PORTING.md on data elements")
 
     def leave_ClassDef(self, original_node: cst.ClassDef, updated_node: cst.ClassDef) -> cst.ClassDef:
         self._loops.pop()
         if not updated_node.body.body:
             return updated_node.with_changes(body=cst.IndentedBlock([cst.parse_statement("pass")]))
-        return updated_node
+        is_element = [dotted(base.value) for base in updated_node.bases] == ["BaseDataElement"]
+        return self._as_dataclass(updated_node) if is_element else updated_node
+
+    def _as_dataclass(self, node: cst.ClassDef) -> cst.ClassDef:
+        """Return a dataclass for a data element: a field for each property that can be set, and `metainfo`."""
+        body = list(node.body.body)
+        types: dict[str, str] = {}
+        for method in (each for each in body if isinstance(each, cst.FunctionDef)):
+            if any(m.matches(each.decorator, m.Name("property")) for each in method.decorators):
+                kind = code_of(method.returns.annotation) if method.returns is not None else "object"
+                types[method.name.value] = "object" if kind.strip("'\"") in _ELEMENTS else kind
+        settable = {dotted(d.decorator).removesuffix(".setter") for d in m.findall(node, m.Decorator())}
+        fields = {name: kind for name, kind in types.items() if name in settable}
+        rest = [each for each in body if not (isinstance(each, cst.FunctionDef) and each.name.value in fields)]
+        if m.findall(cst.Module(rest), m.Attribute(attr=m.Name("set_field") | m.Name("all_items"))):
+            self.todo("a dataclass has no set_field and no all_items: use its attributes")
+        lines = [f"{name}: {kind} | None = None" for name, kind in fields.items()]
+        new = [cst.parse_statement(line) for line in (*lines, "metainfo: dict = field(default_factory=dict)")]
+        for name in ("dataclass", "field"):
+            self.need("dataclasses", name)
+        at = 1 if is_docstring(body[0]) else 0
+        rest = [each for each in rest if not m.matches(each, m.SimpleStatementLine(body=[m.Pass()]))]
+        return node.with_changes(
+            bases=(),
+            lpar=cst.MaybeSentinel.DEFAULT,
+            rpar=cst.MaybeSentinel.DEFAULT,
+            decorators=[*node.decorators, cst.Decorator(cst.Name("dataclass"))],
+            body=node.body.with_changes(body=[*rest[:at], *new, *rest[at:]]),
+        )
 
     def _loop_method(self, node: cst.FunctionDef) -> cst.FunctionDef:
         """Return a method of a loop: `__init__` without the runner, the others with it."""

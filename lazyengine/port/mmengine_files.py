@@ -286,7 +286,7 @@ class Reader:
         for name, value in scope.items():
             is_code = isinstance(value, FunctionType | ModuleType | type)
             if not name.startswith("__") and name not in result.imported and not is_code:
-                result.values[name] = _reboxed(value)
+                result.values[name] = copy.deepcopy(boxed(value))
         return result
 
     def _take_bases(self, node: ast.stmt, file: Path, scope: dict[str, Any], result: ConfigFile) -> None:
@@ -388,14 +388,6 @@ def _merged(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
         else:
             result[key] = copy.deepcopy(value)
     return result
-
-
-def _reboxed(value: Any) -> Any:
-    if isinstance(value, dict):
-        return Box({key: _reboxed(inner) for key, inner in value.items()})
-    if isinstance(value, list | tuple):
-        return type(value)(map(_reboxed, value))
-    return value
 
 
 def walk_bases(file: ConfigFile, reader: Reader) -> Iterator[Path]:

@@ -56,14 +56,14 @@ class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Makes modules that cannot be imported importable while it is entered: every name in them is a class.
 
     Args:
-        packages: Names of the top packages to stand in for; None for every one that is not found.
+        packages: Names of the top packages to stand in for.
     """
 
-    def __init__(self, packages: Sequence[str] | None = None):
+    def __init__(self, packages: Sequence[str]):
         self.packages = packages
 
     def __enter__(self) -> StandIns:
-        sys.meta_path.insert(0 if self.packages is not None else len(sys.meta_path), self)
+        sys.meta_path.insert(0, self)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -73,10 +73,9 @@ class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             del sys.modules[name]
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        """Return a spec for a module that nothing else has found."""
-        if self.packages is not None and name.partition(".")[0] not in self.packages:
-            return None
-        return importlib.machinery.ModuleSpec(name, self, is_package=True)
+        """Return a spec for a module of the packages."""
+        is_ours = name.partition(".")[0] in self.packages
+        return importlib.machinery.ModuleSpec(name, self, is_package=True) if is_ours else None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         """Return the module, in which any public name is a class that takes any arguments."""

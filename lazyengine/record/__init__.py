@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         saved_config,
     )
     from .recorder import Recorder
-    from .run_file import CODE_FOLDER, ENV_FILE, FORMAT, RUN_FILE, START_FILE, read_run_file
+    from .run_file import CODE_FOLDER, ENV_FILE, FORMAT, PRUNED_FILE, RUN_FILE, START_FILE, read_run_file
 
 __all__ = [  # noqa: RUF022 - in reading order
     "Recorder",
@@ -41,6 +41,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "RUN_FILE",
     "START_FILE",
     "ENV_FILE",
+    "PRUNED_FILE",
     "FORMAT",
     "read_run_file",
     # the experiment

@@ -15,6 +15,8 @@ ENV_FILE = "env.json"
 """In the folder of every start, from its beginning."""
 CODE_FOLDER = "code"
 """In the run folder: the code, once for each version."""
+PRUNED_FILE = os.path.join("supervision", "pruned.json")
+"""In the run folder of a trial that a sweep ended early: at which iteration."""
 FORMAT = 1
 """The newest version of ``run.json`` that is read; folders of version 0.1 have none."""
 

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from .. import dist
+from .. import _torch, dist
 from ..checkpoint import LoadFrom, find_checkpoint
 from ..config import Lazy
 from ..dataset import find_generators
@@ -425,6 +425,7 @@ class Runner:
         Raises:
             TypeError: When a bare optimizer was given.
         """
+        _torch.import_compiler()
         built = build_part(self._parts["optim_wrapper"])
         if isinstance(built, Optimizer):
             name = type(built).__name__

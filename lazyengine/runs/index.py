@@ -25,7 +25,7 @@ from ..errors import UsageFileNotFoundError
 from ..logging import METRICS_FILE
 from ..record import ENV_FILE, RUN_FILE, START_FILE
 from .columns import Curve, Part, append, join, pack, parts_in, unpack
-from .lineage import Start, changes_of, files_before, led_to_end, read_starts
+from .lineage import Start, changes_of, files_before, how_ended, led_to_end, read_starts
 from .reading import check_run, read_config
 
 INDEX_FILE = ".lazyengine_index.sqlite"
@@ -139,11 +139,11 @@ class Outline:
 
     @cached_property
     def state(self) -> str:
-        """``"finished"``, ``"stopped"``, ``"failed"``, ``"running"``, ``"killed"``, or ``"evaluated"``."""
+        """``"finished"``, ``"pruned"``, ``"stopped"``, ``"failed"``, ``"running"``, ``"killed"``, ``"evaluated"``."""
         if self.mistake or not self.starts or self.training[-1].kind != "train":
             return "unknown" if self.mistake else "evaluated"
-        if how := (self.training[-1].ended or {}).get("how"):
-            return str(how)
+        if how := how_ended(self.path, self.training[-1]):
+            return how
         from .watching import owner_of  # imports more, for the few that have not ended
 
         return "running" if owner_of(self.path) else "killed"

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..checkpoint import Pending, pending_in
 from ..logging import METRICS_FILE
-from ..record import ENV_FILE, RUN_FILE, START_FILE, read_run_file
+from ..record import ENV_FILE, PRUNED_FILE, RUN_FILE, START_FILE, read_run_file
 
 _ADVICE = "Restore it, or move it away: the starts are then ordered by the names of their folders."
 
@@ -87,8 +87,9 @@ def read_starts(path: Path) -> list[Start]:
     content = read_run_file(path, _ADVICE)
     listed = _listed(path, content)
     known = {start.folder.name for start in listed}
-    with os.scandir(path) as entries:
-        folders = [path, *(path / entry.name for entry in entries if entry.name not in known and entry.is_dir())]
+    folders = [path]
+    with contextlib.suppress(OSError), os.scandir(path) as entries:  # it may be deleted meanwhile
+        folders += [path / entry.name for entry in entries if entry.name not in known and entry.is_dir()]
     files = [file for file in (folder / METRICS_FILE for folder in folders) if file.is_file()]
     files.sort(key=lambda file: [(int(n or -1), text) for n, text in re.findall(r"(\d+)|(\D+)", str(file.parent))])
     pending = begun_anew(path) if content.get("moving") is not None else None
@@ -158,6 +159,16 @@ def _unlisted(number: int, folder: Path) -> Start:
     kind = "evaluate" if modes <= {"val", "test", ""} else "train"
     origin = None if step is None else {"run_id": None, "path": None, "iter": step, "epoch": None, "hash": None}
     return Start(number, kind, folder, origin=origin, code=_code_of(folder))
+
+
+def how_ended(path: Path, start: Start) -> str | None:
+    """Return how a start of a run ended, ``"pruned"`` where a sweep ended it early; None where nobody wrote it down."""
+    ended = start.ended or {}
+    if ended.get("how") == "finished" and (path / PRUNED_FILE).is_file():
+        with contextlib.suppress(OSError, ValueError, KeyError):  # one that went on later has got further
+            if json.loads((path / PRUNED_FILE).read_text(encoding="utf-8"))["iter"] == ended["iter"]:
+                return "pruned"
+    return ended.get("how")
 
 
 def led_to(start: Start, starts: Iterable[Start]) -> list[Start]:

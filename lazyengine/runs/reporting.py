@@ -338,7 +338,7 @@ def _faults_of_runs(names: Sequence[str], outlines: Sequence[Outline]) -> str:
     rows = []
     for name, outline in zip(names, outlines):
         ended = (outline.training[-1].ended or {}) if outline.starts else {}
-        if outline.state not in ("finished", "running", "evaluated"):
+        if outline.state not in ("finished", "pruned", "running", "evaluated"):
             rows.append([name, outline.state, ended.get("iter"), outline.mistake or ended.get("reason")])
     return html_table(["run", "state", "iteration", "reason"], rows[:200]) if rows else '<p class="soft">none</p>'
 

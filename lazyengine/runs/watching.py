@@ -15,6 +15,7 @@ from ..errors import UsageFileNotFoundError, UsageRuntimeError, UsageValueError
 from ..fileio import atomic_write
 from ..record import RUN_FILE
 from ..text import listed
+from .lineage import how_ended
 from .reading import MEASURED, PLACE, Run, read_run
 
 _PROGRESS = re.compile(r"((?:Epoch|Iter)\(train\)[^a-z]*\])")
@@ -30,8 +31,8 @@ class Status:
 
     Attributes:
         folder: Its folder.
-        state: ``"running"``, ``"finished"``, ``"stopped"`` (can be resumed), ``"failed"``, or ``"killed"`` where its
-            process is gone without a word.
+        state: ``"running"``, ``"finished"``, ``"pruned"``, ``"stopped"`` (can be resumed), ``"failed"``, or
+            ``"killed"`` where its process is gone without a word.
         step: Completed iterations that were recorded.
         progress: How its log says it, such as ``Epoch(train) [2][30/45]``.
         seconds: Duration of an iteration; None where it was not recorded.
@@ -87,7 +88,8 @@ def status_of(folder: str | os.PathLike[str]) -> Status:
         return Status(name, "running" if owner else "unknown", reason=str(error).splitlines()[0])
     training = [start for start in run.starts if start.kind == "train"]
     ended = (training[-1].ended if training else None) or {}
-    state = "running" if owner else str(ended.get("how", "killed" if training else "evaluated"))
+    how = how_ended(Path(folder), training[-1]) or "killed" if training else "evaluated"
+    state = "running" if owner else how
     reason = f"process {owner.get('pid')} on {owner.get('host')}" if owner else str(ended.get("reason", ""))
     records = [record for record in run.records if record["mode"] == "train"]
     last = records[-1] if records else {}

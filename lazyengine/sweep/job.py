@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..fileio import atomic_write
+from ..record import PRUNED_FILE
 from .faults import Fault, Supervision
 
 FOLDER = "supervision"
@@ -71,7 +72,7 @@ class Job:
     @property
     def pruned_file(self) -> Path:
         """There when the run was pruned."""
-        return self.folder / "pruned.json"
+        return Path(self.work_dir) / PRUNED_FILE
 
     @property
     def stop_file(self) -> Path:

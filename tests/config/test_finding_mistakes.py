@@ -1,5 +1,6 @@
 """Each error has the line of the mistake, what is accepted, and a next step that does not lead in a circle."""
 
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -336,7 +337,28 @@ class Direct:
         self.average = Average(None, **kwargs)
 
 
-@pytest.mark.parametrize("target", [Keeps, Direct])
+class Copied:
+    def __init__(self, begin=0, **kwargs: Any):
+        options = dict(kwargs)
+        self.average = Average(None, **options)
+
+
+class Merged:
+    def __init__(self, begin=0, **kwargs: Any):
+        self.average = Average(None, **{"momentum": 0.5, **kwargs})
+
+
+class Later:
+    def __init__(self, begin=0, **kwargs: Any):
+        self.make = functools.partial(Average, None, **kwargs)
+
+
+class Child(Average):
+    def __init__(self, begin=0, **kwargs: Any):
+        super().__init__(None, **kwargs)
+
+
+@pytest.mark.parametrize("target", [Keeps, Direct, Copied, Merged, Later, Child])
 def test_kwargs_are_followed_to_what_takes_them(target):
     LazyCall(target)(momentum=3, buffers=True)  # no warning, though `begin` is near `buffers`
     with pytest.warns(ConfigWarning, match=r"passes 'momentun' on to Average, which has no .*Did you mean 'momentum'"):

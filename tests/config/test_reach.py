@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from lazyengine.config import ConfigWarning, LazyConfig, OverrideError, SharingError, instantiate
+from lazyengine.config import ConfigWarning, LazyConfig, OverrideError, RefError, SharingError, instantiate
 
 BASE = "lr = 0.1\nepochs = 3\nopt = L(Opt)(lr=lr)\nrunner = L(Run)(opt=opt, epochs=epochs)\n"  # lines 3 to 6
 
@@ -200,3 +200,112 @@ def test_an_item_that_was_read_before_another_file_changed_it(project, change):
         warnings.simplefilter("error")
         project.load(f"from .base import *\n{change}\nopt.lr = 3\n")
         project.load("from .base import *\nd['more'] = 3\nd['new'] = 1\n")
+
+
+# ------------------------------------------------------------------------- what is changed in place after it was read
+@pytest.mark.parametrize("read", ["tuple(items)", "list(items)", "[*items]", "items + [9]", "sorted(items)"])
+def test_a_list_that_was_copied_before_a_child_changes_it_is_noted(project, read):
+    base = f"items = [1, 2]\nrunner = L(Run)(extra={read})\n"
+    with pytest.warns(ConfigWarning, match=r"main\.py changes 'items' of base\.py.*runner\.extra \(base\.py:4\)"):
+        project.load("from .base import *\nitems.append(3)\n", base=base)
+
+
+def test_a_list_that_was_passed_on_as_it_is_may_be_changed(project):
+    base = "items = [1, 2]\nrunner = L(Run)(extra=items, all=[items])\n"
+    assert project.load("from .base import *\nitems.append(3)\n", base=base).runner.all == [[1, 2, 3]]
+
+
+def test_an_override_of_a_list_that_is_held_and_was_computed_with_is_refused(project):
+    with pytest.raises(OverrideError, match=r"runner\.total=\.\.\."):
+        project.load("items = [1, 2]\nrunner = L(Run)(items=items, total=sum(items))\n", "items[0]=7")
+
+
+@pytest.mark.parametrize("made", ["types.SimpleNamespace(width=3)", "Values()", "argparse.Namespace(width=3)"])
+def test_an_object_that_was_read_before_a_child_changes_it_is_noted(project, made):
+    base = f"import argparse, types\nclass Values:\n    width = 3\nvalues = {made}\nnet = L(Net)(width=values.width)\n"
+    base = base.replace("    width = 3", "    def __init__(self): self.width = 3")
+    with pytest.warns(ConfigWarning, match=r"main\.py changes 'values' of base\.py.*net\.width \(base\.py:7\)"):
+        project.load("from .base import *\nvalues.width = 9\n", base=base)
+
+
+@pytest.mark.parametrize("change", ["items.insert(0, 9)", "del items[0]", "items.reverse()", "items.pop(0)"])
+def test_a_child_that_moves_the_items_that_a_ref_counts_is_an_error(project, change):
+    base = "items = [10, 20, 30]\nrunner = L(Run)(epochs=ref('items[2]'), first=ref('items[0]'))\n"
+    with pytest.raises(RefError, match=r"ref\('items.*base\.py:4|base\.py:4: ref\('items"):
+        project.load(f"from .base import *\n{change}\n", base=base)
+
+
+def test_a_child_may_set_an_item_that_a_ref_counts_or_append(project):
+    base = "items = [10, 20]\nrunner = L(Run)(epochs=ref('items[1]'))\n"
+    cfg = project.load("from .base import *\nitems[1] = 7\nitems.append(8)\n", base=base)
+    assert instantiate(cfg.runner).parts["epochs"] == 7
+
+
+def test_a_star_import_of_a_package_takes_the_submodules_that_it_names(project):
+    project.write(pack__values="epochs = 2\nother = L(dict)()\n")
+    (project.folder / "pack" / "values.py").write_text("epochs = 2\n")
+    (project.folder / "pack" / "__init__.py").write_text("__all__ = ['values']\n")
+    assert project.load("from .pack import *\nrunner = L(Run)(epochs=values.epochs)\n").runner.epochs == 2
+    with pytest.raises(OverrideError, match="values"):
+        project.load("from .pack import *\nrunner = L(Run)(epochs=values.epochs)\n", "values.epochs=3")
+
+
+def test_what_a_notebook_sets_is_noted_where_python_has_read_it(project):
+    cfg = project.load(BASE + "half = opt.lr / 2\nrunner.warm = L(Opt)(lr=opt.lr * 2)\n")
+    with pytest.warns(ConfigWarning, match=r"lr is set anew, but opt\.lr \(main\.py:5\) still"):
+        cfg.lr = 5
+    with pytest.warns(ConfigWarning, match=r"opt\.lr is set .* runner\.warm\.lr \(main\.py:8\), main\.py:7 still"):
+        cfg.opt.lr = 5
+    cfg.runner.epochs = 4  # nothing has read it
+
+
+@pytest.mark.parametrize("imports", ["*", "opt, lr"])
+def test_a_value_that_a_later_star_import_replaces_is_noted(project, imports):
+    child = f"lr = 0.7\nused = 5\nepochs = 8\nprinted = str(epochs)\nfrom .base import {imports}\n"
+    project.write(base=BASE + "used = 5\n")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        project.load(child)
+    texts = [str(each.message) for each in caught]
+    assert texts == (
+        ["main.py:3: 'lr' is bound anew by the import of base.py in line 7: write it after the import."]
+        * (imports == "*")
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "read", "change"),
+    [
+        ("{1}", "sorted(values)", "values.add(3)"),
+        ("{'a': 1}", "[v for v in values.values()]", "values['a'] = 3"),
+        ("{'a': {'b': 1}}", "values.get('a').get('b')", "values['a']['b'] = 3"),
+        ("type('C', (), {'width': 3, '__module__': __name__})", "values.width", "values.width = 9"),
+    ],
+)
+def test_whatever_python_has_taken_out_of_a_value_does_not_follow(project, value, read, change):
+    base = f"values = {value}\nrunner = L(Run)(extra={read})\n"
+    with pytest.warns(ConfigWarning, match=r"main\.py changes 'values.* of base\.py.*runner\.extra \(base\.py:4\)"):
+        project.load(f"from .base import *\n{change}\n", base=base)
+
+
+def test_what_is_read_by_another_key_may_be_changed(project):
+    base = "values = {'a': 1, 'b': 2}\nrunner = L(Run)(extra=values.get('a'), other=values['a'])\n"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        project.load("from .base import *\nvalues['b'] = 3\nvalues['c'] = 4\n", base=base)
+
+
+@pytest.mark.parametrize("text", ["'%s' % later", "str(later)", "'{}'.format(later)", "f'{later}'"])
+def test_a_value_that_is_not_known_yet_is_no_text(project, text):
+    with pytest.raises(RefError, match=r"main\.py:5: ref\('width'\) cannot be part of a text"):
+        project.load(f"width = 3\nlater = ref('width')\nnet = L(Net)(name={text})\n")
+
+
+def test_real_code_may_try_imports_that_fail(project):
+    (project.folder.parent / "helper.py").write_text(
+        "def double(x):\n    return 2 * x\ntry:\n    from .parts import Net\nexcept ImportError:\n    Net = None\n"
+    )
+    assert (
+        project.load("from helper import double\nrunner = L(Run)(epochs=double(2))\n", "runner.epochs=3").runner.epochs
+        == 3
+    )

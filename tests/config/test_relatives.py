@@ -412,7 +412,7 @@ def test_a_package_that_hands_names_on(project):
     ("change", "match"),
     [
         ("cfg.opt = LazyCall(dict)()", r"runner\.opt still follow.*replace\(cfg\.opt"),
-        ("cfg.lr = 3", r"opt\.lr still follow"),
+        ("cfg.lr = 3", r"opt\.lr \(main\.py:5\) still follow"),
         ("cfg.items = [3]", r"runner\.items still follow"),
     ],
 )

@@ -246,6 +246,15 @@ def test_a_number_of_records_may_be_one_of_numpys(layout):
     assert [record["i"] for record in Numbered(indices=np.int64(-2), serialize_data=layout)] == [3, 4]
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_indices_that_do_not_fit_are_named(layout):
+    with pytest.raises(IndexError, match=r"indices \[99, -6\] are out of range: the dataset has 5 samples"):
+        Numbered(indices=[0, 99, -6], serialize_data=layout)
+    with pytest.raises(TypeError, match="indices: got str; accepted: an int or a sequence of ints"):
+        Numbered(indices="12", serialize_data=layout)
+    assert [record["i"] for record in Numbered(indices=[-1, 0], serialize_data=layout)] == [4, 0]
+
+
 class Numbered(BaseDataset):
     """Five records."""
 

@@ -225,3 +225,101 @@ def test_code(tmp_path):
         "runner.cfg",
         "the dict third is read or changed before it is built; what comes in is the object now",
     ]
+
+
+SCRIPT = """
+import torch
+from mmengine.config import Config
+from mmengine.dataset import DefaultSampler
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement, PixelData
+from torch.optim import SGD
+
+
+class Sample(BaseDataElement):
+    @property
+    def scores(self) -> torch.Tensor:
+        return self._scores
+
+    @scores.setter
+    def scores(self, value: torch.Tensor):
+        self.set_field(value, "_scores", dtype=torch.Tensor)
+
+    @scores.deleter
+    def scores(self):
+        del self._scores
+
+    def best(self):
+        return self.scores.max()
+
+
+class Net(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def forward(self, x, mode="tensor"):
+        if mode == "loss":
+            return {"loss": self.layer(x).square().mean()}
+        sample = Sample()
+        sample.scores = self.layer(x)
+        sample.set_metainfo(dict(size=len(x)))
+        return [sample]
+
+
+class Best(BaseMetric):
+    def process(self, data_batch, data_samples):
+        self.results += [(sample.best().item(), sample.metainfo["size"]) for sample in data_samples]
+
+    def compute_metrics(self, results):
+        return {"best": max(score for score, size in results)}
+
+
+def main(folder, rate):
+    data = [{"x": torch.full((1,), float(i))} for i in range(4)]
+    runner = Runner(
+        model=Net(),
+        work_dir=folder,
+        train_dataloader=dict(
+            batch_size=2,
+            dataset=data,
+            sampler=dict(type=DefaultSampler, shuffle=False),
+            collate_fn=dict(type="default_collate"),
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+        optim_wrapper=dict(optimizer=dict(type=SGD, lr=rate)),
+        param_scheduler=dict(type="MultiStepLR", milestones=[1]),
+        val_dataloader=dict(
+            batch_size=4,
+            dataset=data,
+            sampler=dict(type="DefaultSampler", shuffle=False),
+            collate_fn=dict(type="default_collate"),
+        ),
+        val_cfg=dict(),
+        val_evaluator=dict(type=Best),
+    )
+    runner.train()
+    print(sorted(runner.val()), runner.optim_wrapper.get_lr()["lr"])
+
+
+def other(path):
+    cfg = Config.fromfile(path)
+    cfg.work_dir = "here"
+    cfg.merge_from_dict({"a": 1})
+    return Runner.from_cfg(cfg)
+"""
+
+
+def test_a_script_that_makes_a_runner(tmp_path):
+    pytest.importorskip("libcst")
+    text, todos = port_text(tmp_path, SCRIPT, "script.py")
+    assert "cfg.runner.work_dir" in text
+    assert "@dataclass\nclass Sample:" in text
+    assert "    scores: torch.Tensor | None = None" in text
+    assert [todo.partition(":")[0] for todo in todos] == ["mmengine's PixelData", "cfg.merge_from_dict"]
+    runnable = text.replace("from mmengine.structures import PixelData\n", "")
+    (tmp_path / "new" / "script.py").write_text(runnable)
+    out = run("from script import main; main('run', 0.1)", cwd=tmp_path / "new")
+    assert out.splitlines()[-1] == "['best'] [0.010000000000000002]"

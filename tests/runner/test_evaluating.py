@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lazyengine.checkpoint import find_checkpoint
-from lazyengine.cli import train as command
+from lazyengine.cli.mistakes import refuse
 from lazyengine.hooks import CheckpointHook, EMAHook
 from lazyengine.runs import compare_runs, read_outlines, read_run
 
@@ -68,7 +68,7 @@ def test_a_damaged_run_record_is_refused_and_kept(tmp_path):
         for resume in (False, True):
             with pytest.raises(ValueError, match=r"run.json (is damaged|has format 99)") as refused:
                 toy_runner(str(tmp_path), resume=resume).train()
-            assert command.refuse(refused.value) == 2
+            assert refuse(refused.value) == 2
         assert (tmp_path / "run.json").read_text() == content
         assert not (tmp_path / "lock.json").exists()
     (tmp_path / "run.json").unlink()

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lazyengine.dataset import DataLoader, DefaultSampler
-from lazyengine.evaluator import BaseMetric
+from lazyengine.evaluator import BaseMetric, Evaluator
 from lazyengine.hooks import CheckpointHook, DistSamplerSeedHook, Hook, ParamSchedulerHook, default_hooks
 from lazyengine.model import BaseModel, ExponentialMovingAverage
 from lazyengine.optim import ConstantLR, LinearLR, OptimWrapper, ReduceOnPlateauLR
@@ -177,3 +177,30 @@ def test_a_restored_scheduler_goes_on_as_the_saved_one(name, saved_by, made):
         step(two, error)
         rates.append(second.param_groups[0]["lr"])
     assert rates == GOLDEN["restored"][name]
+
+
+def test_results_from_a_file_reach_a_metric_in_the_same_chunks():
+    calls = []
+
+    class Sees(BaseMetric):
+        def process(self, data_batch, data_samples):
+            kind = "list" if isinstance(data_samples, list) else type(data_samples).__name__
+            calls.append([kind, len(data_samples), type(data_samples[0]).__name__])
+            self.results.append(1)
+
+        def compute_metrics(self, results):
+            return {"n": len(results)}
+
+    samples = [{"pred": i} for i in range(5)]
+    values = Evaluator([Sees()]).offline_evaluate(samples, [{"x": i} for i in range(5)], chunk_size=2)
+    assert calls == GOLDEN["offline"]["calls"]
+    assert values == GOLDEN["offline"]["values"]
+
+
+@pytest.mark.parametrize(("name", "batch"), [("dict", {"a": 1, "b": 2}), ("list", [1, 2]), ("tuple", (1, 2))])
+def test_what_a_forward_gets_of_a_batch(name, batch):
+    class Forms(BaseModel):
+        def forward(self, *args, mode="tensor", **kwargs):
+            return [list(args), kwargs, mode]
+
+    assert Forms()._run_forward(batch, mode="predict") == GOLDEN["forward"][name]

@@ -9,11 +9,12 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lazyengine.logging import MetricsWriter, read_metrics
-from lazyengine.runs import read_outlines, read_run
+from lazyengine.record import PRUNED_FILE
+from lazyengine.runs import read_outlines, read_run, status_of
 from lazyengine.runs.columns import Part, append, join, pack, parts_in, unpack
 from lazyengine.runs.index import INDEX_FILE, Index, find_run_folders
 
@@ -76,6 +77,7 @@ def as_bytes(records: list[tuple[str, int, dict[str, object]]]) -> bytes:
     return "".join(json.dumps(line) + "\n" for line in lines).encode()
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a machine that does much else
 @given(st.lists(RECORDS, max_size=3), st.integers(0, 100))
 def test_columns_say_what_the_reader_says(tmp_path_factory, files, cut):
     """However the files are divided by resumes, and wherever the reading was interrupted."""
@@ -193,6 +195,17 @@ def test_many_new_runs_are_read_by_several_processes(tmp_path, monkeypatch):
         list_starts(tmp_path / f"run{number}", {"folder": "20260131_120000"})
     monkeypatch.delitem(__import__("sys").modules, "torch")  # as in the command, which has not imported it
     assert by_index(tmp_path) == by_reader(tmp_path)
+
+
+@pytest.mark.parametrize(("iteration", "state"), [(3, "pruned"), (5, "finished")])
+def test_a_trial_that_was_pruned_has_not_finished_unless_it_went_on(tmp_path, iteration, state):
+    run = tmp_path / "run"
+    record(run / "20260131_120000", range(1, 6), 1.0)
+    list_starts(run, {"folder": "20260131_120000", "ended": {"how": "finished", "iter": iteration, "reason": ""}})
+    (run / PRUNED_FILE).parent.mkdir()
+    (run / PRUNED_FILE).write_text('{"iter": 3, "value": 0.5}')
+    assert [outline.state for outline in read_outlines([tmp_path])] == [state]
+    assert status_of(run).state == state
 
 
 def test_a_damaged_run_is_named_and_the_others_are_read(root):

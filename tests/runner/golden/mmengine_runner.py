@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from mmengine.evaluator import BaseMetric
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel, ExponentialMovingAverage
 from mmengine.optim import ConstantLR, LinearLR, ReduceOnPlateauLR
@@ -189,6 +189,41 @@ def restored() -> dict:
     return found
 
 
+class Sees(BaseMetric):
+    """Notes the form of what it gets."""
+
+    seen: list = []  # noqa: RUF012
+
+    def process(self, data_batch, data_samples):
+        data = [type(data_batch).__name__, len(data_batch)] if data_batch is not None else None
+        self.seen.append([data, type(data_samples).__name__, len(data_samples), type(data_samples[0]).__name__])
+        self.results.append(1)
+
+    def compute_metrics(self, results):
+        return {"n": len(results)}
+
+
+def offline() -> dict:
+    """How often and with what a metric is called when results are evaluated that lie in a file."""
+    evaluator = Evaluator([Sees()])
+    samples = [{"pred": i} for i in range(5)]
+    values = evaluator.offline_evaluate(samples, [{"x": i} for i in range(5)], chunk_size=2)
+    return {"calls": [call[1:] for call in Sees.seen], "values": values}
+
+
+class Forms(BaseModel):
+    """Returns what its forward got."""
+
+    def forward(self, *args, mode="tensor", **kwargs):
+        return [list(args), kwargs, mode]
+
+
+def forward() -> dict:
+    """What the forward of a model gets of a batch of each form."""
+    batches = {"dict": {"a": 1, "b": 2}, "list": [1, 2], "tuple": (1, 2)}
+    return {name: Forms()._run_forward(batch, mode="predict") for name, batch in batches.items()}
+
+
 if __name__ == "__main__":
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
@@ -199,5 +234,7 @@ if __name__ == "__main__":
             "scaled": scaled(root),
             "average": average(),
             "restored": restored(),
+            "offline": offline(),
+            "forward": forward(),
         }
     Path(__file__).with_suffix(".json").write_text(json.dumps(golden, indent=1) + "\n", encoding="utf-8")
