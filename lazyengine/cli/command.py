@@ -38,7 +38,7 @@ class _Page(argparse.HelpFormatter):
             if re.search("^ ", part, re.MULTILINE):
                 filled.append("\n".join(_fill_line(line, width) for line in part.splitlines()))
             else:
-                filled.append(textwrap.fill(" ".join(part.split()), width))
+                filled.append(textwrap.fill(" ".join(part.split()), width, break_on_hyphens=False))
         return "\n\n".join(filled)
 
 

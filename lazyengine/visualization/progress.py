@@ -16,7 +16,8 @@ class ProgressBar:
     """Shows one bar for each mode that is running, with values beside it.
 
     Without a terminal, or where rich is not installed, every method does nothing. Log lines of `MMLogger` appear above
-    the bars. The thread that calls draws, at most ``refreshes_per_s`` times a second: no thread competes with training.
+    the bars. Where the terminal has no room for all values, the last are left out. The thread that calls draws, at most
+    ``refreshes_per_s`` times a second: no thread competes with training.
 
     Args:
         refreshes_per_s: How often the bars are drawn.
@@ -29,6 +30,7 @@ class ProgressBar:
         self._progress: Any = None
         self._tasks: dict[str, Any] = {}  # by mode
         self._done: dict[str, int] = {}
+        self._room: dict[str, int] = {}  # columns for values
         self._next_draw = 0.0
 
     def start(self) -> bool:
@@ -36,15 +38,14 @@ class ProgressBar:
         if self._progress is None and dist.is_main_process() and is_rich_terminal(sys.stdout):
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-            from rich.table import Column
 
             console = Console(highlight=False, soft_wrap=True)
-            values = Column(no_wrap=True, overflow="ellipsis")
+            self._bar_width = min(max(console.width - 72, 8), 24)
             self._progress = Progress(
                 TextColumn("{task.description}", style="bold"),
-                BarColumn(bar_width=min(max(console.width - 72, 8), 24)),
+                BarColumn(self._bar_width),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[values]}", style="cyan", table_column=values),
+                TextColumn("{task.fields[values]}", style="cyan"),
                 console=console,
                 auto_refresh=False,
                 transient=True,
@@ -57,6 +58,8 @@ class ProgressBar:
         if self._progress is not None:
             self.end(mode)
             self._done[mode] = completed
+            taken = len(description or mode) + self._bar_width + 2 * len(str(total or "?")) + 4
+            self._room[mode] = self._progress.console.width - taken
             self._tasks[mode] = self._progress.add_task(description or mode, total=total, values="")
             self._draw()
 
@@ -71,7 +74,9 @@ class ProgressBar:
             self._done[mode] += 1
             if time.monotonic() >= self._next_draw:
                 shown = values() if values is not None else {}
-                texts = (f"{name} {v:.4g}" if isinstance(v, float) else f"{name} {v}" for name, v in shown.items())
+                texts = [f"{name} {v:.4g}" if isinstance(v, float) else f"{name} {v}" for name, v in shown.items()]
+                while texts and len("  ".join(texts)) > self._room[mode]:
+                    texts.pop()
                 self._progress.update(self._tasks[mode], values="  ".join(texts))
                 self._draw()
 

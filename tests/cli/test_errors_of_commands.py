@@ -159,19 +159,7 @@ def fail(project: Path, work_dir: Path, **environment: str) -> subprocess.Comple
 
 
 def test_a_failing_run_prints_its_traceback_once_from_the_users_frame_on_and_the_hint_last(project, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "lazyengine",
-        "train",
-        "config.py",
-        "model.fault=labels",
-        "--work-dir",
-        str(tmp_path),
-    ]
-    env = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, check=False, timeout=200)
-    assert done.returncode == 1
+    done = fail(project, tmp_path)
     assert (done.stdout + done.stderr).count("Traceback (most recent call last)") == 1
     lines = done.stderr.splitlines()
     frames = [line for line in lines if line.startswith("  File")]

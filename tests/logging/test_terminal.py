@@ -108,7 +108,7 @@ def test_without_a_terminal_there_is_plain_text_and_no_bar():
 def test_without_rich_there_is_plain_text_on_a_terminal():
     output = run_in_terminal("import sys; sys.modules['rich'] = None\n" + textwrap.dedent(TRAINING))
     assert "\x1b" not in output
-    assert len(output.splitlines()) == 6
+    assert len(output.splitlines()) == 2 + 4 * 2  # the long ones are broken
 
 
 def test_every_call_is_harmless_without_a_terminal(capsys):
