@@ -114,12 +114,13 @@ def split_shards(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
     def mark(value: Any, path: str) -> Any:
         if not is_sharded_tensor(value):
             return value
-        tensors[path] = value.detach()
+        tensors[path] = value.detach() if value.requires_grad else value  # what torch does for one costs 40 us
         return {_MARK: path}
 
     return rebuild(checkpoint, mark), tensors
 
 
+@torch.no_grad()  # `to_local` then hands out the part as it is
 def copy_shards(tensors: Mapping[str, Any], memory: dict[str, Any]) -> dict[str, Any]:
     """Return copies in host memory of this rank's parts of split tensors.
 

@@ -14,7 +14,8 @@ from lazyengine.checkpoint import read_checkpoint
 
 from .launching import STEP_LIMIT_S, torchrun
 
-pytestmark = pytest.mark.slow
+# What the ranks wait for has deadlines of its own, which name it; those of all of them together are longer.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 DRIVER = Path(__file__).with_name("background.py")
 
 

@@ -11,7 +11,7 @@ import torch
 
 from .launching import torchrun
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # `torchrun` has the deadlines
 SMALL = ("model.width=4", "train_loop.max_epochs=2", "default_hooks.logger.interval=20")
 
 

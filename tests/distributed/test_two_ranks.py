@@ -11,7 +11,8 @@ import torch
 from .experiment import SEVERAL_THINGS, assert_close, averaging, curve, experiment, several_hooks, weights
 from .launching import torchrun
 
-pytestmark = pytest.mark.slow
+# What the ranks wait for has deadlines of its own, which name it; those of all of them together are longer.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 DRIVER = Path(__file__).with_name("driver.py")
 
 
