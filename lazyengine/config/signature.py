@@ -303,7 +303,7 @@ def _names_for(target: Any, source: Any = None) -> _Names:
         function = vars(type(function)).get("__call__")
     classes = target.__mro__ if isinstance(target, type) else ()
     scopes: list[Any] = [vars(sys.modules[c.__module__]) for c in classes if c.__module__ in sys.modules]
-    return _Names(getattr(function, "__globals__", {}), *scopes, vars(builtins))
+    return _Names(getattr(function, "__globals__", {}), *scopes, builtins.__dict__)
 
 
 _SPECIAL: dict[str, Any] = {"Lazy": Lazy, "Unpack": typing.Unpack}  # known though only type checkers import them
