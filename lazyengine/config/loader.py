@@ -351,7 +351,7 @@ class Load:
         """Yield `(module, name, bound name)` of everything that a file takes from others by `from ... import`."""
         content, is_config = self.namespaces[file], file in self.modules
         for written, name, bound in self.text(file).taken:
-            module = self.taken[file].get(written) if is_config else _imported(written, content)
+            module: Any = self.taken[file].get(written) if is_config else _imported(written, content)
             if getattr(module, "__file__", None) in self.namespaces:
                 names = traps.exported(module) if name == "*" else [name]
                 yield from ((module, n, n if name == "*" else bound) for n in names if hasattr(module, n))

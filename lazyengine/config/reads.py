@@ -127,13 +127,12 @@ class Text:
 
     def _bound(self, node: Any) -> list[str]:
         """Return the names to which an assignment binds a value as it is, alone or in a tuple."""
-        parent = self._parents[node]
-        index = parent.elts.index(node) if isinstance(parent, ast.Tuple) else None
-        statement = parent if index is None else self._parents[parent]
+        around = self._parents[node]
+        index = around.elts.index(node) if isinstance(around, ast.Tuple) else None
+        statement = around if index is None else self._parents[around]
         targets = statement.targets if isinstance(statement, ast.Assign) else []
         if index is not None:
-            same = [t.elts for t in targets if isinstance(t, ast.Tuple) and len(t.elts) == len(parent.elts)]
-            targets = [elements[index] for elements in same]
+            targets = [t.elts[index] for t in targets if isinstance(t, ast.Tuple) and len(t.elts) == len(around.elts)]
         return [target.id for target in targets if isinstance(target, ast.Name)]
 
     def _makes_nothing(self, name: ast.Name, target: Any, around: Any) -> bool:
@@ -224,12 +223,11 @@ def names_for(load: Load, file: str, name: str) -> set[tuple[str, str]]:
 
 def _owner(load: Load, file: str, read: Read) -> tuple[str, str]:
     """Return `(file, name)` of what is read, through modules: `base.lr` is the `lr` of the file of `base`."""
-    for name in (read.name, *read.attributes):
-        module = load.namespaces.get(file, {}).get(name)
-        if not isinstance(module, ModuleType):
-            break
+    names = [read.name, *read.attributes]
+    while len(names) > 1 and isinstance(module := load.namespaces.get(file, {}).get(names[0]), ModuleType):
         file = getattr(module, "__file__", None) or ""
-    return file, name
+        names.pop(0)
+    return file, names[0]
 
 
 def reads_of(load: Load, file: str, name: str) -> list[tuple[str, Read]]:
@@ -255,11 +253,9 @@ def reads_of_part(load: Load, holder: Any, key: Any) -> list[tuple[str, Read]]:
             value, parts = content.get(read.name), list(read.parts)
             while parts and value is not holder and not _is_method(value, parts[0]):
                 value = dict(children(value) or getattr(value, "__dict__", ())).get(parts.pop(0))
-            if parts and _is_method(value, parts[0]):
-                is_read = any(inner is holder for _, inner in walk(value))
-            else:
-                is_read = value is holder and (parts[0] == key if parts else type(holder) is not Node)
-            if is_read:
+            is_read = value is holder and (parts[0] == key if parts else type(holder) is not Node)
+            is_taken = parts and _is_method(value, parts[0]) and any(inner is holder for _, inner in walk(value))
+            if is_read or is_taken:
                 found.append((here, read._replace(is_part=True) if parts else read))
     return found
 

@@ -132,7 +132,7 @@ def to_json(cfg: Config) -> str:
             return _leaf(value, lambda part: document(part, path))
         if id(value) in first:
             return {"$same": first[id(value)]}
-        if not isinstance(value, tuple):
+        if not issubclass(kind, tuple):
             first[id(value)] = path
         parts = [(key, document(child, join_path(path, key))) for key, child in inner]
         if kind is Node:

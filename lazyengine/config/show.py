@@ -128,17 +128,14 @@ def check_config(cfg: Config) -> list[str]:
             if further is not None and not further.accepts(name):
                 near = did_you_mean(name, {*sig.names, *further.names})
                 problems.append(f"{where}: {further.label}, to which it passes {name!r}, has no such argument.{near}")
-            if (
-                name in sig.names
-                and name not in unset
-                and not _fits(argument, sig.hints[name], sig.parameters[name].default)
-            ):
+            if name not in sig.names or name in unset:
+                continue
+            if not _fits(argument, sig.hints[name], sig.parameters[name].default):
                 given = f"a node that builds {target_label(argument)}" if type(argument) is Node else brief(argument)
                 hint = "; write LazyCall(Cls)(...) for an object, or pkg.mod:Cls on the command line"
                 problems.append(
                     f"{join_path(path, name)} accepts {describe(sig.hints[name])}, got {given} "
-                    f"(set at {sources_of(value, name)[-1]})"
-                    f"{hint if isinstance(argument, dict) else ''}"
+                    f"(set at {sources_of(value, name)[-1]}){hint if isinstance(argument, dict) else ''}"
                 )
     return problems
 

@@ -297,13 +297,13 @@ def _names_for(target: Any, source: Any = None) -> _Names:
 
     while isinstance(target, functools.partial):
         target = target.func
-    function = source or (getattr(target, "__init__", None) if isinstance(target, type) else target)
+    function: Any = source or (getattr(target, "__init__", None) if isinstance(target, type) else target)
     function = inspect.unwrap(function)
     if not hasattr(function, "__globals__"):  # an object that can be called
         function = vars(type(function)).get("__call__")
     classes = target.__mro__ if isinstance(target, type) else ()
-    modules = [sys.modules[c.__module__] for c in classes if c.__module__ in sys.modules]
-    return _Names(getattr(function, "__globals__", {}), *map(vars, modules), vars(builtins))
+    scopes: list[Any] = [vars(sys.modules[c.__module__]) for c in classes if c.__module__ in sys.modules]
+    return _Names(getattr(function, "__globals__", {}), *scopes, builtins.__dict__)
 
 
 _SPECIAL: dict[str, Any] = {"Lazy": Lazy, "Unpack": typing.Unpack}  # known though only type checkers import them

@@ -277,23 +277,21 @@ def check_assigned(load: Load, file: str, name: str) -> None:
     """Check that a name of a config, which another file is about to bind anew, was not read by the config itself."""
     places = [f"{display_path(file)}:{read.place[0]}" for there, read in reads_of(load, file, name) if there == file]
     if places:
-        where = graph.line_here()
         raise SharingError(
-            f"{where}: {name!r} of {display_path(file)} is bound anew, but Python has read the old value at "
-            f"{listed(places, 3)}. Change what was made of it: set its arguments, or replace(old, new)."
+            f"{graph.line_here()}: {name!r} of {display_path(file)} is bound anew, but Python has read the old value "
+            f"at {listed(places, 3)}. Change what was made of it: set its arguments, or replace(old, new)."
         )
 
 
 def check_set(load: Load, holder: Any, name: Any, old: Any) -> None:
     """Warn of what still is, or was made of, the former value of a name or argument of a loaded config."""
-    config = holder.__owner__ if type(holder) is Node else holder
-    if type(holder) is Node:
-        reads = reads_of_part(load, holder, name)
-        found = followers(made_nodes(load, config) if reads else {}, reads, only_parts=True)
-    elif isinstance(old, Node | list | dict):
+    config: Any = holder.__owner__ if type(holder) is Node else holder
+    if type(holder) is Config and isinstance(old, Node | list | dict):
         found = Followers([], [path for path, value in walk({**config.__arguments__, name: None}) if value is old])
     else:
-        found = followers(made_nodes(load, config), reads_of(load, load.origins.get(name, load.file), name))
+        is_part, home = type(holder) is Node, load.origins.get(name, load.file)
+        reads = reads_of_part(load, holder, name) if is_part else reads_of(load, home, name)
+        found = followers(made_nodes(load, config) if reads else {}, reads, only_parts=is_part)
     if any(found):
         path = join_path(find_path(config, holder) or "", name)
         way = f"replace(cfg.{name}, ...)" if type(old) is Node else "an override"
