@@ -409,7 +409,7 @@ class Step:
         paths += [str(_ENGINE_ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         threads = {"OMP_NUM_THREADS": str(self.env["num_threads"])} if "num_threads" in self.env else {}
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(_OF_A_RANK)}
-        return {**inherited, **threads, **recorded, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+        return {**inherited, **recorded, **threads, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
 
 
 def _run(args: Sequence[str], ranks: int, cwd: str, env: dict[str, str], log: Path | None) -> int:
