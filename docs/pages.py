@@ -40,6 +40,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     def mended(match: re.Match[str]) -> str:
         text, target, anchor = match[1], match[2], match[3] or ""
         path = posixpath.normpath(posixpath.join(at, target)).removeprefix("docs/")
+        if folder != "notebooks":  # its page, where a notebook's own page links to the file
+            path = re.sub(r"^(notebooks/.+)\.ipynb$", r"\1.md", path)
         if files.get_file_from_path(path) is None:
             return text
         return f"[{text}]({posixpath.relpath(path, folder or '.')}{anchor})"

@@ -34,22 +34,22 @@ ENGINE_BUDGET = 13_500
 # issues on folders, configs, borders, time travel and the first hour land on top of the re-cut, whose budgets the table
 # goes on to show: cutting back to them (with their allowances) is still owed.
 STANDS = {
-    "config": 3534,
-    "optim": 2375,
-    "model": 1780,
-    "dataset": 2105,
-    "runner": 2572,
-    "hooks": 1533,
-    "checkpoint": 1334,
-    "logging": 866,
-    "evaluator": 802,
-    "dist": 660,
-    "visualization": 798,
+    "config": 3579,
+    "optim": 2409,
+    "model": 1776,
+    "dataset": 2089,
+    "runner": 2498,
+    "hooks": 1576,
+    "checkpoint": 1303,
+    "logging": 911,
+    "evaluator": 783,
+    "dist": 667,
+    "visualization": 775,
 }
-ENGINE_STANDS = 20_091
+ENGINE_STANDS = 20_157
 BELOW_THE_ENGINE = {"analysis", "runs", "sweep", "port", "cli"}
 BELOW_BUDGET = 6_500
-BELOW_STANDS = 11_777
+BELOW_STANDS = 11_113
 MAX_FUNCTION_LINES = 60
 
 
