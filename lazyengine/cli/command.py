@@ -14,7 +14,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from ..config import ConfigError, ConfigFileError, LazyConfig, arguments_of
 from ..nesting import map_leaves
@@ -85,9 +85,15 @@ def add_overrides(parser: CommandParser, values: str = "value", what: str = "cha
     parser.add_argument("overrides", nargs="*", metavar=f"key.sub={values}", help=what)
 
 
+class Main(Protocol):
+    """The ``main`` of a command: runs it with a command line (None: that of the process) and returns its exit code."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int: ...
+
+
 def command(
     build_parser: Callable[[], CommandParser], prepare: Callable[[Sequence[str]], Sequence[str]] = list
-) -> Callable[[Callable[[argparse.Namespace], Any]], Callable[[Sequence[str] | None], int]]:
+) -> Callable[[Callable[[argparse.Namespace], Any]], Main]:
     """Return a decorator that makes the ``main`` of a command of a function that answers its parsed arguments.
 
     The function returns text to print, or a result with ``as_text()`` (with ``--json`` its ``as_json()``, else its
@@ -99,7 +105,7 @@ def command(
         prepare: Changes the words of the command line before they are parsed.
     """
 
-    def decorate(answer: Callable[[argparse.Namespace], Any]) -> Callable[[Sequence[str] | None], int]:
+    def decorate(answer: Callable[[argparse.Namespace], Any]) -> Main:
         @functools.wraps(answer)
         def main(argv: Sequence[str] | None = None) -> int:
             try:

@@ -113,7 +113,7 @@ class LoggerHook(Hook):
 
     def _log_training(self, runner: Runner, batch_idx: int) -> None:
         begin, spent = time.perf_counter(), self.spent_s["logging"]
-        moment = _Moment(runner)
+        moment: Any = _Moment(runner)
         runner.message_hub.start_average_over_ranks(lambda: self._write_line(moment, batch_idx))
         self.spent_s["logging"] = spent + time.perf_counter() - begin
 

@@ -112,7 +112,7 @@ def _read(name: str, path: Path) -> Run:
     training = [start for start in starts if start.kind == "train"] or starts
     files = [start.metrics for start in led_to_end(starts) if start.metrics.is_file()]
     parts = [part for file in (*files_before(starts), *files) for part in parts_in(file.read_bytes())]
-    curves = {c.name: ([*c.steps], [*map(float, c.values)]) for c in join(parts) if c.label != "epoch"}
+    curves = {c.name: ([*map(int, c.steps)], [*map(float, c.values)]) for c in join(parts) if c.label != "epoch"}
     return Run(name, path, curves, read_config(path, training), starts, read_metrics(files))
 
 
