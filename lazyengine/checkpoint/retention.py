@@ -13,7 +13,9 @@ def check_filename_template(template: str) -> str | None:
     has_one_number = rest != template and not set("{}") & set(rest)
     is_name = template == os.path.basename(template) and not template.startswith(".")
     if has_one_number and is_name and template.endswith(EXTENSIONS):
-        return None
+        if best_of_name(template.format(0)) is None:
+            return None
+        return "best checkpoints, which save_best writes, have such names; let them begin with another word."
     return (
         f"expected a file name with one {{}} for the number and without a folder, that ends in {', '.join(EXTENSIONS)} "
         "and does not begin with a dot, such as 'epoch_{}.pth'; set out_dir for the folder."

@@ -47,8 +47,28 @@ def check_training(runner: Runner) -> None:
     if validates:
         runner.precision_of(runner.val_loop)
     check_train_data(runner)
+    check_names(runner)
     if not any(isinstance(hook, CheckpointHook) and hook.saves for hook in hooks):
         runner.logger.warning("no hook saves a checkpoint: what is trained here is lost, unless a hook of yours does")
+
+
+def check_names(runner: Runner) -> None:
+    """Refuse two hooks that save under the same names, and so delete what the other keeps.
+
+    Raises:
+        ValueError: When there are such.
+    """
+    names: dict[tuple[str, str | None], str] = {}
+    for key, hook in runner.hooks.items():
+        if isinstance(hook, CheckpointHook) and (hook.interval != -1 or hook.save_last):
+            hook.settle(runner)
+            first = names.setdefault((hook.folder(runner), hook.filename_tmpl), key)
+            if first != key:
+                raise UsageValueError(
+                    f"hooks: {first} and {key} both save {hook.filename_tmpl} in {hook.folder(runner)}, and each "
+                    "deletes what the other keeps: give one of them a filename_tmpl or an out_dir of its own, or "
+                    "interval=-1 and save_last=False where it only keeps the best."
+                )
 
 
 def check_loop(loop: Any) -> None:

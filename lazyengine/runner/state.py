@@ -102,8 +102,11 @@ class RunState:
         _ = self._experiment  # before anything is trained
         values = record.changed_values(*self._compared, runner.optim_wrapper.named())
         changes = values + self._begin_record(source)
+        is_over = runner.num_iters_completed >= runner.train_loop.max_iters
         for change in changes:
             change["from_iter"] = runner.num_iters_completed
+            if is_over and not change["why"]:
+                change |= {"effect": "without effect", "why": "nothing is left to train"}
             runner.logger.warning("changed since the checkpoint: %s", record.as_line(change))
         if sizes := folder.sizes_in_starts(self.folders()):
             text = "the folders of earlier starts hold %d checkpoints of earlier runs, or dumps: %.1f MB"

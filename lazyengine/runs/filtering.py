@@ -17,7 +17,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq, "=": operator.eq, "!=": operator.ne,
     "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt,
 }  # fmt: skip
-_FORM = re.compile(r"\s*(?P<name>[^\s=<>!]+)\s*(?P<sign>==|!=|<=|>=|=|<|>)\s*(?P<value>.+?)\s*")
+_FORM = re.compile(r"\s*(?P<name>[^\s=<>!]+)\s*(?P<sign>==|!=|<=|>=|=|<|>)\s*(?P<value>[^=<>!\s].*?)\s*")
 _ABOUT = ("state", "code", "iterations", "run")
 
 

@@ -51,6 +51,26 @@ def test_a_name_that_is_not_found_again_is_refused(template):
         CheckpointHook(filename_tmpl=template)
 
 
+def test_a_name_of_best_checkpoints_is_refused():
+    with pytest.raises(UsageError, match=r"filename_tmpl='best_loss_epoch_\{\}.pth': best checkpoints"):
+        CheckpointHook(filename_tmpl="best_loss_epoch_{}.pth")
+
+
+def test_two_hooks_that_save_under_the_same_names_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"checkpoint and more both save epoch_\{\}.pth in .*give one of them"):
+        run(tmp_path, CheckpointHook(), hooks={"more": CheckpointHook(interval=2, max_keep_ckpts=1)})
+    assert not saved(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"by_epoch": False, "interval": 4}, {"filename_tmpl": "other_{}.pth"}, {"interval": -1, "save_last": False}],
+)
+def test_two_hooks_that_save_under_other_names_go_together(tmp_path, more):
+    run(tmp_path, CheckpointHook(max_keep_ckpts=1), hooks={"more": CheckpointHook(**more)})
+    assert "epoch_3.pth" in saved(tmp_path)
+
+
 @pytest.mark.parametrize("extension", ["pth", "pt", "ckpt"])
 def test_other_names_are_resumed_kept_and_deleted(tmp_path, extension):
     def hook():

@@ -56,6 +56,16 @@ def test_a_run_built_by_hand_says_what_changed(tmp_path):
     assert len(found) == 4
 
 
+def test_where_nothing_is_left_to_train_a_change_has_no_effect(tmp_path):
+    toy_runner(str(tmp_path)).train()
+    runner = toy_runner(str(tmp_path), resume=True)
+    for group in runner.optim_wrapper.optimizer.param_groups:
+        group["weight_decay"] = 0.5
+    runner.train()
+    change = changes_of(tmp_path)["optimizer.param_groups[0].weight_decay"]
+    assert (change["effect"], change["why"]) == ("without effect", "nothing is left to train")
+
+
 def test_another_dataset_is_named_by_its_length(tmp_path):
     begun(tmp_path)
     runner = toy_runner(str(tmp_path), resume=True)

@@ -183,8 +183,8 @@ DIFFERENCES: dict[str, tuple[Way, int | None, str, str]] = {
     "schedule": (lambda package: ["runner.param_schedulers[0].end=11"], 1, "state of the optimizer", "lr"),
     "a gradient at 123": (layer(GRADIENT), 123, "gradient", "net.3."),
     "a bit of net.0.bias at 187": (changed(187, "net.0.bias"), 187, "parameters", "net.0.bias"),
-    "threads, a sum": (threads, 0, "output", "scale"),
-    "threads, a mean": (threads, 0, "output", "scale"),
+    "threads, a sum": (threads, 0, "output", "net.1"),  # torch adds up otherwise in batch norm, before the sum
+    "threads, a mean": (threads, 0, "output", "net.1"),
 }
 FADES = ("a bit of net.1.running_mean at 141",)
 """What nothing that was recorded shows: the bit is rounded away before the next checkpoint."""

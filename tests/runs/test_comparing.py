@@ -99,6 +99,7 @@ def test_conditions(root, condition, number, capsys):
     [
         (["--where", "optimzer.lr > 1"], "no run has 'optimzer.lr'. Did you mean 'optimizer.lr'?"),
         (["--where", "optimizer.lr"], "'optimizer.lr' is no condition; expected name, sign and value"),
+        (["--where", "lr>>3"], "'lr>>3' is no condition; expected name, sign and value"),
         (["--where", "lr > high"], "'lr > high': optimizer.lr is a number, such as"),
         (["--sort", "nothing"], "no column is called 'nothing'"),
         (["--keys", "top5"], "no curve is called 'top5'"),
