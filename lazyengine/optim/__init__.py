@@ -2,7 +2,7 @@
 
 from . import scheduler
 from .amp import AmpOptimWrapper, autocast_for, autocast_modules
-from .nonfinite import NonFiniteError
+from .gradients import NonFiniteError
 from .optim_wrapper import OptimWrapper
 from .optim_wrapper_dict import OptimWrapperDict
 from .param_groups import ParamGroup, param_group_table, param_groups

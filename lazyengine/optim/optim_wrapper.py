@@ -22,10 +22,16 @@ from ..model import Weighted
 from ..text import listed
 from ._checks import require, require_int
 from ._counts import LossCount, over_all_ranks
-from ._gradients import FiniteScan, GradientClipping, average_over_ranks, total_norm
 from ._resuming import apply_changes, check_same_groups, flaw_of, log_changes, option_changes, options_as_built
 from ._undo import KeptBuffers, OptimizerSnapshot, TwoModes
-from .nonfinite import NonFiniteGuard, name_nonfinite
+from .gradients import (
+    FiniteScan,
+    GradientClipping,
+    NonFiniteGuard,
+    average_over_ranks,
+    name_nonfinite,
+    total_norm,
+)
 from .param_groups import check_groups
 
 _NO_CONTEXT = nullcontext()

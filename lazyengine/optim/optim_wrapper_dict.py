@@ -15,7 +15,7 @@ from ..dist import get_world_size
 from ..errors import UsageRuntimeError, UsageTypeError
 from ..text import did_you_mean
 from ._checks import require
-from .nonfinite import NonFiniteGuard
+from .gradients import NonFiniteGuard
 from .optim_wrapper import STATE_KEY, Kwargs, Loss, OptimWrapper
 
 

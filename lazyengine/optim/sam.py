@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 from ..checkpoint import unwrap_module
 from ..model import Weighted, parse_losses
 from ._checks import require
-from ._gradients import total_norm
 from ._undo import KeptBuffers
+from .gradients import total_norm
 from .optim_wrapper import Kwargs, Loss, OptimWrapper
 
 

@@ -98,7 +98,7 @@ def test_a_bad_micro_batch_is_raised_at_once_in_one_process() -> None:
 def test_too_many_skips_in_a_row_are_an_error_and_a_good_update_starts_over(
     log_lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lazyengine.optim.nonfinite.MAX_CONSECUTIVE_SKIPS", 2)
+    monkeypatch.setattr("lazyengine.optim.gradients.MAX_CONSECUTIVE_SKIPS", 2)
     network = small_network()
     wrapper = OptimWrapper(torch.optim.SGD(network.parameters(), lr=0.1), nonfinite="skip")
     train(network, wrapper, {0: "loss", 1: "loss", 3: "loss", 4: "loss"}, 6)
