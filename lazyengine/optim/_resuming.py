@@ -67,12 +67,15 @@ def flaw_of(optimizer: Optimizer, state_dict: dict[str, Any]) -> str | None:
         state_dict: The state; tensors may be stand-ins.
     """
     for index, (saved, group) in enumerate(zip(state_dict["param_groups"], optimizer.param_groups)):
+        samples: dict[Any, dict[str, Any]] = {}
         for option in (key for key in saved if key in group and key not in NOT_OPTIONS):
             if not _is_alike(saved[option], group[option]):
                 return f"group {index}: {option}={short(saved[option], 40)} where this one has {group[option]!r}"
         for number, parameter in zip(saved["params"], group["params"]):
-            entry = state_dict["state"].get(number) or {}
-            for key, sample in _state_of_a_step(optimizer, saved, parameter).items() if entry else ():
+            entry, kind = state_dict["state"].get(number), (parameter.dim(), parameter.dtype, parameter.device)
+            if entry and kind not in samples:
+                samples[kind] = _state_of_a_step(optimizer, saved, parameter)
+            for key, sample in samples[kind].items() if entry else ():
                 value = entry.get(key)
                 if isinstance(value, _PLAIN) and isinstance(sample, Tensor) and not _is_sound(value, sample, parameter):
                     what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else short(value, 40)

@@ -379,7 +379,7 @@ class Runner:
             )
         check_training(self)
         if resume_from is not None:
-            self._state.resume(resume_from)
+            resume_from = self._state.resume(resume_from)
         self._state.record_start(resume_from)
         self.logger.info("training\n%s", describe_training(self, resume_from))
         self.optim_wrapper.initialize_count_status(self.forward, loop.position.iter, loop.max_iters)

@@ -51,6 +51,7 @@ class RunState:
         self._frozen: ckpt.FrozenWeights | None = None
         self._shard_group: Any = None  # all ranks, for what the writing threads send
         self._shard_memory: dict[str, Any] = {}
+        self._passed_over: dict[str, str] = {}  # checkpoints that were chosen and do not fit, and why
         self._former: dict[str, Any] | None = None  # meta of the checkpoint that this start goes on from
         self._compared: tuple[dict[str, str], dict[str, str]] = ({}, {})  # its values and those of this start, by path
         self.generators: dict[str, Any] = {}
@@ -484,12 +485,11 @@ class RunState:
         return None
 
     def _why_not_resumable(self, path: str) -> str | None:
-        """The reason for which a whole file is no candidate; of its tensors the shapes are read."""
-        if flaw := ckpt.summary_of(path).flaw:  # raises for a file of another kind
-            return flaw
+        """The reason for which a whole file is no candidate; its tensors are not read."""
+        flaw = ckpt.summary_of(path).flaw or None  # raises for a file of another kind
         if unsafe := torch.serialization.get_unsafe_globals_in_checkpoint(path):
             return f"it holds an object of {unsafe[0]}, which was not loaded because loading it can run code"
-        return self._flaw_of_optimizer(ckpt.read_checkpoint(path, map_location="meta", verify=False, keep_shards=True))
+        return flaw or self._passed_over.get(path)
 
     def _flaw_of_optimizer(self, checkpoint: dict[str, Any]) -> str | None:
         for name, wrapper in self._runner.optim_wrapper.named().items():
@@ -514,8 +514,11 @@ class RunState:
         summary = ckpt.or_none(ckpt.summary_of, path)
         return summary is None or not summary.leaves_out
 
-    def resume(self, path: str) -> None:
+    def resume(self, path: str) -> str:
         """Restore the whole state of the run from a checkpoint. Collective: every rank must call.
+
+        Returns:
+            The path; with ``"auto"`` of an earlier checkpoint, where the saved optimizer cannot be this one.
 
         Raises:
             CheckpointError: When the file is damaged, or was saved without what a resume needs.
@@ -525,13 +528,20 @@ class RunState:
         _ = self._experiment  # as built: schedules change below
         checkpoint = ckpt.read_checkpoint(path, keep_shards=True)
         if flaw := ckpt.why_not_resumable(checkpoint) or self._flaw_of_optimizer(checkpoint):
-            raise ckpt.UsageCheckpointError(f"{path} cannot be resumed: {flaw}")
+            earlier = None
+            if runner.resume_from == "auto":
+                self._passed_over[path] = flaw
+                earlier = self.choose_checkpoint("auto")
+            if earlier is None:
+                raise ckpt.UsageCheckpointError(f"{path} cannot be resumed: {flaw}")
+            return self.resume(earlier)
         with _contents_explained(path):
             self._compared = self._on_main(lambda: self._compare(path, checkpoint["meta"]))
             self._restore(checkpoint)
         runner.logger.info(
             "resumed from %s: %d epochs and %d iterations are done", path, runner.epoch, runner.num_iters_completed
         )
+        return path
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         runner = self._runner
