@@ -121,7 +121,7 @@ def port_path(
     for file in [path] if path.is_file() else sorted(_visible_files(path)):
         kinds[kind_of(file)].append(file)
     _join_data_files(kinds)
-    if not kinds.keys() - {"other"}:
+    if not any(files for kind, files in kinds.items() if kind != "other"):
         raise PortError(f"{path} has no config and no code of mmengine, detectron2, Hydra or LightningCLI.")
     table = ClassTable([project_root(path), *classes])
     root = path if path.is_dir() else path.parent
@@ -132,8 +132,7 @@ def port_path(
     _port_hydra(kinds["Hydra config"], places, ported)
     for file in kinds["LightningCLI config"]:
         ported.write(file, places.of(file), _lightning_text, file, table)
-    is_copied = root.is_dir() and len(kinds) > 1
-    copied = [f for f in kinds["other"] if is_copied and f.suffix in (".py", ".toml", ".md", ".txt", ".json")]
+    copied = [f for f in kinds["other"] if root.is_dir() and f.suffix in (".py", ".toml", ".md", ".txt", ".json")]
     for file in [*kinds["mmengine code"], *kinds["detectron2 config"], *copied]:
         ported.write(file, target / file.relative_to(root), _ported_text, file, kinds, table)
     return ported, {kind: files for kind, files in kinds.items() if files}

@@ -1,6 +1,7 @@
 """show_config: the tree, where values came from, differences, what can be overridden, checks."""
 
 import copy
+import os
 import pickle
 import subprocess
 import sys
@@ -65,8 +66,9 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "parts.py").write_text(PARTS)
     (tmp_path / "config.py").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, "parts", raising=False)  # that of another test's project
+    others = [folder for folder in sys.path if os.path.isfile(os.path.join(folder, "parts.py"))]  # of other tests
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in others])
+    monkeypatch.delitem(sys.modules, "parts", raising=False)
     yield tmp_path
     sys.modules.pop("parts", None)
 
