@@ -262,12 +262,14 @@ def test_other_data_are_found(run, tmp_path):
     assert any(line.startswith("code: toy/data.py: Points.__getitem__") for line in found.differences)
 
 
+@pytest.mark.suite
 def test_another_order_of_operations_is_found(run, tmp_path):
     changed = edited("layers.py", "x * (1 + self.depth)", "x * self.depth + x * 1.0000001")
     found = bisect(run, other(tmp_path, changed))
     assert (found.iteration, found.kind, found.name) == (0, "output", "scale")
 
 
+@pytest.mark.suite
 def test_another_rate_is_found_in_the_state_before_the_step(run, tmp_path):
     found = bisect(run, other(tmp_path, lambda package: ["optimizer.weight_decay=0.5"]))
     assert (found.iteration, found.kind) == (0, "state of the optimizer")
@@ -302,6 +304,7 @@ def averaged(momentum: float) -> Way:
     return edit
 
 
+@pytest.mark.suite
 def test_another_average_of_the_weights_is_found(tmp_path):
     folders = [other(tmp_path / str(momentum), averaged(momentum)) for momentum in (0.1, 0.2)]
     found = bisect(*folders)
@@ -309,6 +312,7 @@ def test_another_average_of_the_weights_is_found(tmp_path):
     assert "ema.ema_model" in found.name
 
 
+@pytest.mark.suite
 def test_a_gradient_that_differs_in_an_accumulated_batch_is_found_in_that(tmp_path):
     accumulating = ["+runner.optim_wrapper.accumulative_counts=4"]
     start(make_project(tmp_path / "home"), tmp_path / "run", KEPT, *accumulating)
@@ -338,6 +342,7 @@ def plain_run(tmp_path_factory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.suite
 def test_accumulated_batches_are_equal_but_for_the_order_of_summation(plain_run, tmp_path):
     config = make_project(tmp_path / "home")
     without_norm(tmp_path / "home" / "toy")

@@ -173,6 +173,7 @@ def test_a_gradient_that_is_not_finite_leads_to_its_module(tmp_path):
     assert "'at hand', 'Net'" in debug(command, "p 'at hand', type(module).__name__", "q")
 
 
+@pytest.mark.suite
 def test_of_two_ranks_the_one_with_the_nan_is_debugged(tmp_path):
     config = nan_project(tmp_path, "self.scale(self.net(x) / (x.mean() > 0.55))")
     done = start(config, tmp_path / "run", KEPT, ranks=2, code=None)

@@ -113,6 +113,7 @@ def test_a_policy_is_followed_and_checked():
 
 
 # ------------------------------------------------------------------ in real processes
+@pytest.mark.suite
 def test_faults_of_three_kinds_in_one_run_change_nothing(lab, quiet):
     kinds = [("full disk", 6), ("lost node", 8), ("non-finite", 13)]  # the suite has all
     assert submit(lab, "three", plan(lab, *kinds)) == [(kind, at, "retry") for kind, at in kinds]
@@ -126,6 +127,7 @@ def test_a_deterministic_error_that_looks_like_memory_ends_the_run(lab):
     assert "came back at iteration 7" in decisions(lab / "lasting")[1]["why"]
 
 
+@pytest.mark.suite
 def test_a_hang_is_ended_with_the_stacks_of_the_run_and_its_workers(lab, quiet):
     hang = plan(lab, ("hang", 7))
     words = [hang, "+train_loop.dataloader.num_workers=1", "supervision.silence_s=8"]
