@@ -149,5 +149,5 @@ def test_bars_of_training_and_validation_on_a_terminal_do_not_break_log_lines(tm
     assert any(re.fullmatch(r"validation \S*[━╸╺ ]+[1-5]/5 eta 0:00:00", line) for line in lines)
     logged = [line for line in lines if "Epoch(train)" in line]
     assert len(logged) == 4
-    assert all(re.search(r"\]  loss: \d\.\d{4}  lr: .*  eta: .*time: \d\.\d{4}$", line) for line in logged)
+    assert all(re.search(r"\]  loss: \d\.\d{4}  lr: \d\.\d{4}e-\d\d  eta: \d:\d\d:\d\d$", line) for line in logged)
     assert output.count("\x1b[?25l") == output.count("\x1b[?25h") > 0  # the cursor comes back
