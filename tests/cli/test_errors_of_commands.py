@@ -107,9 +107,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "notable.py").write_text("x = 1\n")
     (folder / "norunner.py").write_text("from .config import *\ndel runner\n")
     (folder / "empty").mkdir()
+    path = [*sys.path]
     with contextlib.chdir(folder):
         assert main(["train", "config.py"]) == 0
     yield folder
+    sys.path[:] = path
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None) or "").startswith(str(folder)):
             del sys.modules[name]

@@ -38,7 +38,9 @@ PAGES = [page for page in markdown_files() if snippets(page)]
 def fresh_imports(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Work in an empty folder, and forget afterwards what was imported from it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    others = [folder for folder in sys.path if (Path(folder) / "parts.py").is_file()]  # projects of other tests
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in others])
+    monkeypatch.delitem(sys.modules, "parts", raising=False)
     yield
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
