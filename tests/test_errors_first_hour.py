@@ -5,13 +5,13 @@ A mistake in the config or the command line ends with a few lines and exit code 
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from lazyengine.cli import show, train
+from tests.imports import imports_from
 
 PARTS = """
 import torch
@@ -85,14 +85,11 @@ runner = L(Runner)(
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A project with one experiment, entered; forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
     Path("pyproject.toml").touch()
     Path("parts.py").write_text(PARTS)
     Path("config.py").write_text(CONFIG)
-    yield
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
-            del sys.modules[name]
+    with imports_from(tmp_path):
+        yield
 
 
 def ask(capsys: pytest.CaptureFixture[str], *argv: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from lazyengine.cli.main import main
+from tests.imports import imports_from
 from tests.test_errors_first_hour import CONFIG, PARTS
 
 REPO = Path(__file__).resolve().parents[2]
@@ -107,14 +108,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "notable.py").write_text("x = 1\n")
     (folder / "norunner.py").write_text("from .config import *\ndel runner\n")
     (folder / "empty").mkdir()
-    path = [*sys.path]
-    with contextlib.chdir(folder):
-        assert main(["train", "config.py"]) == 0
-    yield folder
-    sys.path[:] = path
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None) or "").startswith(str(folder)):
-            del sys.modules[name]
+    with imports_from(folder):
+        with contextlib.chdir(folder):
+            assert main(["train", "config.py"]) == 0
+        yield folder
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ import pytest
 
 from lazyengine.config import ConfigImportError, LazyConfig, instantiate
 from lazyengine.record import code as record
+from tests.imports import forget_modules_of
 
 CODE = """
 from .scale import SCALE
@@ -48,9 +49,7 @@ def clone_of(tmp_path, monkeypatch):
 
 def forget(tmp_path):
     """As in a process of its own."""
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):
-            del sys.modules[name]
+    forget_modules_of(tmp_path)
     sys.path[:] = [entry for entry in sys.path if not entry.startswith(str(tmp_path))]
 
 

@@ -1,7 +1,6 @@
 """show_config: the tree, where values came from, differences, what can be overridden, checks."""
 
 import copy
-import os
 import pickle
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 from lazyengine.cli.show import main
 from lazyengine.config import Config, LazyConfig, diff, edited_values, format_tree, ref, target_of
 from lazyengine.config import LazyCall as L
+from tests.imports import imports_from
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,11 +66,9 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "parts.py").write_text(PARTS)
     (tmp_path / "config.py").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
-    others = [folder for folder in sys.path if os.path.isfile(os.path.join(folder, "parts.py"))]  # of other tests
-    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in others])
-    monkeypatch.delitem(sys.modules, "parts", raising=False)
-    yield tmp_path
-    sys.modules.pop("parts", None)
+    monkeypatch.delitem(sys.modules, "parts", raising=False)  # that of another test's project
+    with imports_from(tmp_path):
+        yield tmp_path
 
 
 def run(capsys, *arguments):

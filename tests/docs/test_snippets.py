@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.imports import imports_from
+
 REPO = Path(__file__).resolve().parents[2]
 _FENCE = re.compile(r"^```python[ \t]*(?P<info>[^\n]*)\n(?P<code>.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
 
@@ -38,13 +40,8 @@ PAGES = [page for page in markdown_files() if snippets(page)]
 def fresh_imports(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Work in an empty folder, and forget afterwards what was imported from it."""
     monkeypatch.chdir(tmp_path)
-    others = [folder for folder in sys.path if (Path(folder) / "parts.py").is_file()]  # projects of other tests
-    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in others])
-    monkeypatch.delitem(sys.modules, "parts", raising=False)
-    yield
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
-            del sys.modules[name]
+    with imports_from(tmp_path):
+        yield
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))

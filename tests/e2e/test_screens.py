@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from lazyengine.cli.main import main
+from tests.imports import imports_from
 
 REPO = Path(__file__).resolve().parents[2]
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -67,15 +68,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("screens")
     with contextlib.chdir(folder):
         run("new made --template plain", io.StringIO())
-    sys.path.insert(0, str(folder / "made"))
-    with contextlib.chdir(folder / "made"):
+    with imports_from(folder), contextlib.chdir(folder / "made"):
+        sys.path.insert(0, str(folder / "made"))
         for name in ("first", "second"):
             run(f"{TRAIN} work_dirs/{name}", io.StringIO())
-    yield folder / "made"
-    sys.path.remove(str(folder / "made"))
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None) or "").startswith(str(folder)):
-            del sys.modules[name]
+        yield folder / "made"
 
 
 @pytest.fixture(autouse=True)

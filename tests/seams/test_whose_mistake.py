@@ -10,6 +10,7 @@ import pytest
 from lazyengine.cli import train
 from lazyengine.errors import UsageError
 from lazyengine.runner import EpochBasedTrainLoop, Runner
+from tests.imports import imports_from
 
 CONFIG = """
 from torch import nn
@@ -48,14 +49,11 @@ def points(n, fault=None):
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A project with one experiment, entered; forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
     Path("pyproject.toml").touch()
     Path("parts.py").write_text(PARTS)
     Path("config.py").write_text(CONFIG)
-    yield
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
-            del sys.modules[name]
+    with imports_from(tmp_path):
+        yield
 
 
 MISTAKES = {
