@@ -8,7 +8,6 @@ whose torch has moved a private part, can switch to the public ways: they do the
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import multiprocessing
 import signal
@@ -21,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, get_worker_info
+
+from . import collector
 
 try:
     from torch.nn.modules.batchnorm import _BatchNorm
@@ -237,18 +238,10 @@ def set_where_nonfinite(found: Tensor, tensors: list[Tensor], one: Tensor) -> bo
 
 
 def import_compiler() -> None:
-    """Import torch's compiler, as every process does that makes an optimizer or fake tensors, in less time.
-
-    The import makes so many objects that Python's garbage collector, which finds nothing among them, takes a third.
-    """
-    is_collecting = gc.isenabled()
-    gc.disable()
-    try:
-        if PRIVATE:
+    """Import torch's compiler, as every process does that makes an optimizer or fake tensors, in less time."""
+    if PRIVATE:
+        with collector.paused():
             importlib.import_module("torch._dynamo")
-    finally:
-        if is_collecting:
-            gc.enable()
 
 
 def fake_tensors() -> Any:

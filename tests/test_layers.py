@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lazyengine"
 LAYERS = [
     "errors",
     "late",
+    "collector",
     "text",
     "nesting",
     "config",

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol, TextIO
 
+from .. import collector
 from ..config import ConfigError, ConfigFileError, LazyConfig, arguments_of
 from ..nesting import map_leaves
 from .mistakes import refuse
@@ -108,6 +109,8 @@ def command(
     def decorate(answer: Callable[[argparse.Namespace], Any]) -> Main:
         @functools.wraps(answer)
         def main(argv: Sequence[str] | None = None) -> int:
+            if argv is None:
+                collector.keep()
             try:
                 with ignore_broken_pipe():
                     args = parse_arguments(build_parser(), prepare(sys.argv[1:] if argv is None else argv))

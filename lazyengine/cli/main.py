@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from importlib import import_module
 
-from .. import __version__
+from .. import __version__, collector
 from ..text import did_you_mean, listed
 from .mistakes import show_failure
 
@@ -80,4 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.argv[0] = f"lazyengine {name}"  # what the command's own --help calls it
     if argv is None:
         sys.excepthook = show_failure
-    return import_module(f".{module}", __package__).main([*before, *rest])
+        collector.keep()
+    with collector.paused():
+        found = import_module(f".{module}", __package__)
+    return found.main([*before, *rest])

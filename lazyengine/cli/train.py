@@ -37,6 +37,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .. import collector
 from ..config import ConfigError, arguments_of, check_config, format_tree, set_argument
 from ..config.saving import check_saving
 from ..errors import UsageFileNotFoundError
@@ -157,7 +158,8 @@ def build_runner(cfg: Any, args: argparse.Namespace) -> Runner:
     What belongs to the experiment (seed, folder, name) goes into the config, so that the saved one repeats the run;
     what belongs to this start (resume, launcher) does not.
     """
-    from ..runner import Runner
+    with collector.paused():
+        from ..runner import Runner
 
     name = default_experiment_name(args.config)
     work_dir = None if args.work_dir is None else args.work_dir.replace("{config}", name)

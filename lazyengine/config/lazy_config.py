@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from .. import collector
 from .errors import strip_frames
 
 
@@ -37,7 +38,8 @@ class LazyConfig(metaclass=_Named):
         from .loader import load_file
 
         try:
-            return load_file(os.fspath(path), [os.fspath(mixin) for mixin in mixins])
+            with collector.paused():  # a config imports torch and what it names
+                return load_file(os.fspath(path), [os.fspath(mixin) for mixin in mixins])
         except BaseException as error:
             strip_frames(error)
             raise  # a bare raise adds no frame of its own

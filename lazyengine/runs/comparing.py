@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .. import collector
 from ..errors import UsageValueError
 from ..evaluator import rule_of
 from ..text import csv_table, did_you_mean, latex_table, listed, table
-from .index import Outline, without_garbage_collection
+from .index import Outline
 from .lineage import branch_of
 from .reading import Run, run_names
 from .significance import Verdict, deviation, judge
@@ -245,7 +246,7 @@ def _as_plain(value: Value) -> dict[str, Any]:
     return {"mean": value.mean, "std": value.std, "values": value.values, "steps": value.steps}
 
 
-@without_garbage_collection()
+@collector.paused()
 def compare_runs(
     runs: Sequence[Outline], keys: Sequence[str], *, each: bool = False, sort: str | None = None
 ) -> Comparison:

@@ -8,16 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .. import dist
-from ..checkpoint import list_checkpoints, summary_of
-from ..config import LazyConfig
-from ..runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
-from ..runner.state import PREEMPTED
-from .probing import Probe, look_up
+from .. import collector
+
+with collector.paused():
+    from .. import dist
+    from ..checkpoint import list_checkpoints, summary_of
+    from ..config import LazyConfig
+    from ..runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+    from ..runner.state import PREEMPTED
+    from .probing import Probe, look_up
 
 
 def main() -> None:
     """Train as the arguments say."""
+    collector.keep()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", required=True, help="the saved config of the start")
     parser.add_argument("--work-dir", required=True, help="the new run folder")

@@ -7,7 +7,6 @@ damaged, or not writable: everything is read from the folders.
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import math
 import os
@@ -21,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .. import collector
 from ..errors import UsageFileNotFoundError
 from ..logging import METRICS_FILE
 from ..record import ENV_FILE, RUN_FILE, START_FILE
@@ -195,7 +195,7 @@ class Index:
                 found[name] = _checked(known[name][1])
             else:
                 fresh[name] = signature
-        with without_garbage_collection():
+        with collector.paused():
             if fresh or len(found) < len(known):
                 try:
                     found.update(self._update(fresh, known.keys() - found.keys()))
@@ -328,7 +328,7 @@ def _read_run(job: _Job) -> tuple[bytes, list[_File]]:
         files.append(file)
         return parts
 
-    with without_garbage_collection():
+    with collector.paused():
         return _as_bytes(read_outline(folder, take)), files
 
 
@@ -356,20 +356,6 @@ def _read_to(opened: Any, known: _File) -> int:
     if is_same and not tail.endswith(b"\n"):  # a record whose line had no end is whole only if it ends now
         is_same = opened.read(1) in (b"\n", b"")
     return known.offset if is_same else 0
-
-
-@contextlib.contextmanager
-def without_garbage_collection() -> Iterator[None]:
-    """Leave the collector out: it would look at millions of records that nothing refers to in circles."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.freeze()
-            gc.unfreeze()  # both together: what was read counts as old, and is not looked at now
-            gc.enable()
 
 
 def _sealed(data: bytes) -> bytes:
