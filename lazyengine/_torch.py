@@ -8,9 +8,11 @@ whose torch has moved a private part, can switch to the public ways: they do the
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import multiprocessing
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
@@ -26,13 +28,20 @@ from . import collector
 try:
     from torch.nn.modules.batchnorm import _BatchNorm
     from torch.nn.modules.instancenorm import _InstanceNorm
-    from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+    from torch.optim.optimizer import (
+        _global_optimizer_post_hooks,
+        _global_optimizer_pre_hooks,
+        _use_grad_for_differentiable,
+    )
     from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
     _foreach_norm: Any = getattr(torch, "_foreach_norm")  # noqa: B009
     _FOREACH: Any = {name: getattr(torch, f"_foreach_{name}") for name in ("copy_", "lerp_", "mul_")}
     _check_and_unscale: Any = getattr(torch, "_amp_foreach_non_finite_check_and_unscale_")  # noqa: B009
     _STEP_WRAPPER: Any = Optimizer.profile_hook_step(lambda: None).__code__  # around the step of every optimizer class
+    _GRAD_WRAPPER: Any = _use_grad_for_differentiable(lambda: None).__code__  # around it, sets the mode of gradients
+    _COMPILER = "torch._dynamo"
+    _MARK = "__dynamo_disable"  # of a function: what torch calls instead of it, so that it is not compiled
     PRIVATE = True
 except (ImportError, AttributeError):
     PRIVATE = False
@@ -65,7 +74,16 @@ def step_of(optimizer: Optimizer) -> Callable[..., Any]:
         or torch.autograd._profiler_enabled()  # pyright: ignore[reportPrivateImportUsage]
     ):
         return optimizer.step
-    return step.__wrapped__.__get__(optimizer)
+    step = step.__wrapped__
+    if getattr(step, "__code__", None) is _GRAD_WRAPPER and _COMPILER not in sys.modules:
+        return functools.partial(_step_without_compiler, optimizer, step.__wrapped__)
+    return step.__get__(optimizer)
+
+
+def _step_without_compiler(optimizer: Optimizer, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What torch's wrapper does that also breaks the graph of a compiler, and imports it for that."""
+    with torch.set_grad_enabled(optimizer.defaults["differentiable"]):
+        return step(optimizer, *args, **kwargs)
 
 
 def can_be_stopped_by_a_flag(optimizer: Optimizer) -> bool:
@@ -237,11 +255,29 @@ def set_where_nonfinite(found: Tensor, tensors: list[Tensor], one: Tensor) -> bo
     return True
 
 
-def import_compiler() -> None:
-    """Import torch's compiler, as every process does that makes an optimizer or fake tensors, in less time."""
+def spare_compiler() -> None:
+    """Let optimizers do without torch's compiler until something else imports it, which takes as long as torch itself.
+
+    torch marks these methods as not to be compiled, and the mark imports the compiler at a first call. Without it
+    nothing is compiled, and the method alone does the same.
+    """
     if PRIVATE:
-        with collector.paused():
-            importlib.import_module("torch._dynamo")
+        for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+            marked = getattr(Optimizer, name)
+            method = getattr(marked, "__wrapped__", None)
+            if method is not None and not hasattr(method, _MARK):
+                setattr(method, _MARK, _until_compiler(method, marked))
+
+
+def _until_compiler(method: Callable[..., Any], marked: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if _COMPILER not in sys.modules:
+            return method(*args, **kwargs)
+        if getattr(method, _MARK, None) is call:
+            delattr(method, _MARK)  # from here on as torch has it
+        return marked(*args, **kwargs)
+
+    return call
 
 
 def fake_tensors() -> Any:
@@ -252,8 +288,9 @@ def fake_tensors() -> Any:
     """
     if not PRIVATE:
         return None
-    import_compiler()
-    from torch._subclasses import fake_tensor  # half a second, for the command that plans
+    with collector.paused():
+        importlib.import_module(_COMPILER)
+        from torch._subclasses import fake_tensor  # seconds, for the command that plans
 
     return fake_tensor.FakeTensorMode(allow_non_fake_inputs=True)
 

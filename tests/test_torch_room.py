@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -156,16 +155,52 @@ def test_the_public_way_computes_the_same(monkeypatch):
     assert results() == expected
 
 
-@pytest.mark.parametrize("is_on", [True, False])
-def test_the_compiler_is_imported_and_the_collector_left_as_it_was(is_on):
-    was_on = gc.isenabled()
-    try:
-        (gc.enable if is_on else gc.disable)()
-        _torch.import_compiler()
-        assert gc.isenabled() is is_on
-    finally:
-        (gc.enable if was_on else gc.disable)()
-    assert "torch._dynamo" in sys.modules
+STEPS = """
+import sys
+import torch
+from lazyengine import _torch
+from lazyengine.optim import OptimWrapper
+{before}
+torch.manual_seed(0)
+net = torch.nn.Linear(4, 2)
+_torch.spare_compiler()
+made = [{optimizer} for _ in range(2)]
+wrapper = OptimWrapper(made[0], clip_grad={{"max_norm": 1.0}})
+wrapper.update_params(net(torch.randn(3, 4)).square().sum())
+made[1].load_state_dict(made[0].state_dict())
+wrapper = OptimWrapper(made[1])
+wrapper.update_params(net(torch.randn(3, 4)).square().sum())
+print("torch._dynamo" in sys.modules, net.weight.tolist(), torch.is_grad_enabled())
+{after}
+"""
+
+
+def steps(optimizer: str, before: str = "", after: str = "") -> list[str]:
+    """Take two steps in a process of its own, and return what it prints."""
+    program = STEPS.format(optimizer=optimizer, before=before, after=after)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    "name", ["SGD(net.parameters(), lr=0.1, momentum=0.9)", "AdamW(net.parameters(), amsgrad=True)"]
+)
+def test_optimizers_do_without_the_compiler_to_the_same_bits(name):
+    compiled = """
+import warnings; warnings.simplefilter("ignore")
+step = torch.compile(made[1].step, backend="eager")
+net(torch.ones(3, 4)).sum().backward()
+step(); made[1].zero_grad(); made[1].state_dict()
+methods = [getattr(torch.optim.Optimizer, each).__wrapped__ for each in ("zero_grad", "state_dict")]
+print("torch._dynamo" in sys.modules, [getattr(each, "__dynamo_disable").__module__ for each in methods])
+"""
+    without, then = steps(f"torch.optim.{name}", after=compiled)
+    (imported,) = steps(f"torch.optim.{name}", before="import torch._dynamo")
+    (public,) = steps(f"torch.optim.{name}", before="_torch.PRIVATE = False")
+    assert without.startswith("False")
+    assert imported == public == without.replace("False", "True", 1)
+    assert then == "True ['torch._dynamo.eval_frame', 'torch._dynamo.eval_frame']"
 
 
 def test_workers_that_cannot_be_told_are_refused(public):

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from .. import _torch, dist
+from .. import _torch, collector, dist
 from ..checkpoint import LoadFrom, find_checkpoint
 from ..config import Lazy
 from ..dataset import find_generators
@@ -339,7 +339,8 @@ class Runner:
                 model.init_weights()
             self._load_weights()
         if self.forward is None or (train and not self._is_prepared_for_training):
-            self.forward = self.model_setup.apply(model, self.device, train=train)
+            with collector.paused():  # several ranks, shards and compilation import torch's compiler
+                self.forward = self.model_setup.apply(model, self.device, train=train)
             self._is_prepared_for_training = train
         if needs_weights and on_meta:
             self._load_weights()
@@ -425,7 +426,7 @@ class Runner:
         Raises:
             TypeError: When a bare optimizer was given.
         """
-        _torch.import_compiler()
+        _torch.spare_compiler()
         built = build_part(self._parts["optim_wrapper"])
         if isinstance(built, Optimizer):
             name = type(built).__name__
