@@ -8,7 +8,6 @@ whose torch has moved a private part, can switch to the public ways: they do the
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import multiprocessing
 import signal
@@ -57,10 +56,11 @@ def profiler_range(name: str) -> contextlib.AbstractContextManager[Any]:
     return torch.profiler.record_function(name) if profiler_is_running() else contextlib.nullcontext()
 
 
-def step_of(optimizer: Optimizer) -> Callable[..., Any]:
-    """Return ``optimizer.step``; while no profiler runs and it has no hooks, without torch's wrapper for these.
+def take_step(optimizer: Optimizer, **kwargs: Any) -> None:
+    """Call ``optimizer.step``; while no profiler runs and it has no hooks, without torch's wrappers.
 
-    The wrapper's profiler range costs more than the step of a small model. The public way is ``optimizer.step``.
+    The range for the profiler costs more than the step of a small model; and what sets the mode of gradients imports
+    the compiler, whose graph it breaks. The public way is ``optimizer.step``.
     """
     step: Any = type(optimizer).step
     if (
@@ -73,17 +73,14 @@ def step_of(optimizer: Optimizer) -> Callable[..., Any]:
         or _global_optimizer_post_hooks  # pyright: ignore[reportPossiblyUnboundVariable]
         or torch.autograd._profiler_enabled()  # pyright: ignore[reportPrivateImportUsage]
     ):
-        return optimizer.step
+        optimizer.step(**kwargs)
+        return
     step = step.__wrapped__
     if getattr(step, "__code__", None) is _GRAD_WRAPPER and _COMPILER not in sys.modules:
-        return functools.partial(_step_without_compiler, optimizer, step.__wrapped__)
-    return step.__get__(optimizer)
-
-
-def _step_without_compiler(optimizer: Optimizer, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What torch's wrapper does that also breaks the graph of a compiler, and imports it for that."""
-    with torch.set_grad_enabled(optimizer.defaults["differentiable"]):
-        return step(optimizer, *args, **kwargs)
+        with torch.set_grad_enabled(optimizer.defaults["differentiable"]):
+            step.__wrapped__(optimizer, **kwargs)
+    else:
+        step(optimizer, **kwargs)
 
 
 def can_be_stopped_by_a_flag(optimizer: Optimizer) -> bool:

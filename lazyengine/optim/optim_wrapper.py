@@ -249,7 +249,7 @@ class OptimWrapper:
         if clipping is not None and norm is not None:
             clipping.apply(self.optimizer, norm, known_norm)
         if found is None:
-            _torch.step_of(self.optimizer)(**kwargs)
+            _torch.take_step(self.optimizer, **kwargs)
         else:
             _torch.take_stoppable_step(self.optimizer, found, **kwargs)
         self._count_step()
