@@ -149,6 +149,77 @@ def test_each_rule(tmp_path, old, new):
     assert new in port_text(tmp_path, old)[0]
 
 
+PARTS = """
+from somewhere.registry import MODELS, TASKS
+
+
+class Mean:
+    pass
+
+
+@MODELS.register_module()
+class Head:
+    def __init__(self, mean=dict(type="Mean")):
+        self.mean = Mean() if mean["type"] == "Mean" else None
+
+
+class Late:
+    pass
+
+
+for part in [Late]:
+    TASKS.register_module()(part)
+"""
+
+
+def test_only_what_a_registry_knows_is_a_node(tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "parts.py").write_text(PARTS)
+    text, todos = port_text(
+        tmp_path, 'model = dict(type="Head", mean=dict(type="Mean"), part=dict(type="Late"), nowhere=dict(type="Gone"))'
+    )
+    assert 'mean=dict(type="Mean")' in text  # the head reads this dict by itself
+    assert "part=L(Late)()" in text
+    assert [todo.partition(" in ")[0] for todo in todos] == ["model.nowhere: no class is registered as 'Gone'"]
+
+
+def test_what_a_builder_of_mmcv_reads_stays_a_dict_at_any_depth(tmp_path):
+    layers = 'transformerlayers=dict(type="Layer", attn_cfgs=[dict(type="Attention", drop=dict(type="Dropout"))])'
+    plugins = 'plugins=[dict(cfg=dict(type="Context", init_cfg=dict(type="Normal", layer="Conv2d")), stages=(True,))]'
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "parts.py").write_text(PARTS)
+    text, todos = port_text(tmp_path, f'model = dict(type="Head", {layers}, {plugins})')
+    assert not todos
+    assert 'drop=dict(type="Dropout")' in text
+    assert 'cfg=dict(type="Context", init_cfg=L(NormalInit)(layer="Conv2d"))' in text
+
+
+def test_an_initializer_without_a_type_is_a_part_that_a_child_completes(tmp_path):
+    text, todos = port_text(tmp_path, 'model = dict(backbone=dict(init_cfg=dict(checkpoint="a.pth")))')
+    assert 'init_cfg=dict(checkpoint="a.pth")' in text
+    assert not todos
+
+
+@pytest.mark.parametrize(
+    ("constructor", "is_known"), [("LearningRateDecayOptimWrapperConstructor", True), ("LayerDecayConstructor", False)]
+)
+def test_only_one_known_rule_of_layers_becomes_layer_decay(tmp_path, constructor, is_known):
+    """Those of other libraries count layers differently, and choose weight decays too."""
+    text, todos = port_text(
+        tmp_path,
+        f'optim_wrapper = dict(constructor="{constructor}", paramwise_cfg=dict(layer_decay_rate=0.5, num_layers=3),'
+        'optimizer=dict(type="SGD", lr=1))',
+    )
+    assert ("layer_decay=0.5" in text) is is_known
+    assert bool(todos) is not is_known
+
+
+def test_no_hooks_of_ones_own_are_equal_to_an_empty_list_of_them(tmp_path, capsys):
+    (tmp_path / "old.py").write_text("custom_hooks = []\nmodel = dict()\n")
+    assert main(["port", str(tmp_path / "old.py"), "--to", str(tmp_path / "new"), "--prove"]) == 0
+    assert capsys.readouterr().out.count(" equal") == 1
+
+
 def test_what_a_class_does_not_accept_is_a_note_and_not_an_error(tmp_path):
     text, todos = port_text(tmp_path, 'optim_wrapper = dict(optimizer=dict(type="SGD", lr=1, foo=2))')
     assert todos == ["optimizer: SGD has no foo=2"]
