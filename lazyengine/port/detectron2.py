@@ -187,7 +187,7 @@ class _Port(Rewriter):
     # ------------------------------------------------------------------------------------------------ calls
     def leave_Call(self, original_node: cst.Call, updated_node: cst.Call) -> Any:
         name = dotted(original_node.func)
-        if name in _READERS and original_node not in self._handled:
+        if name in _READERS and original_node not in self._handled and not self._functions:
             if (names := self._imported(original_node, updated_node)) is updated_node:
                 self.todo(f"{name}(...): import the names of that config which are used; it must be ported too")
             return names

@@ -103,7 +103,8 @@ def test_the_optimizer_gets_parameter_groups(cfg):
 
 def test_what_has_no_counterpart_is_a_todo(tmp_path):
     (tmp_path / "a.py").write_text(
-        "from detectron2.config import LazyCall as L, LazyConfig\nmodel = L(list)()\nmodel.update(other)\nmodel.items()\n"
+        "from detectron2.config import LazyCall as L, LazyConfig\n"
+        "model = L(list)()\nmodel.update(other)\nmodel.items()\n"
         'whole = LazyConfig.load_rel("a.py")\nabsent = LazyConfig.load_rel("absent.py", "x")\n'
     )
     ported, _ = port_path(tmp_path / "a.py", tmp_path / "new")
