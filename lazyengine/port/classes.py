@@ -33,6 +33,7 @@ RENAMED = {
     "MMDistributedDataParallel": "DDP",
     "MMFullyShardedDataParallel": "FSDP2",
 }
+GROUP_RULE = "DefaultOptimWrapperConstructor"
 _RENAMED_SCOPES = {"mmcls": "mmpretrain"}  # the library went on under another name
 REGISTRY_KEYS = {
     **dict.fromkeys(("pipeline", "transforms", "policies", "test_pipeline", "train_pipeline"), "TRANSFORM"),
@@ -272,6 +273,21 @@ class ClassTable:
                     chosen = value.value if isinstance(value, ast.Constant) else Name(value.id)
                     types.setdefault(parameter, {})[ast.literal_eval(key)] = chosen
         return {parameter: values for parameter, values in types.items() if "type" in values}
+
+    def is_group_rule(self, symbol: Symbol, depth: int = 0) -> bool:
+        """Return whether a class is an optimizer wrapper constructor that chooses the groups itself in `add_params`."""
+        if symbol.name == GROUP_RULE:
+            return depth > 0
+        found = self.definition(symbol)
+        if found is None or depth > 8:
+            return False
+        node, places, module = found
+        methods = {each.name for each in node.body if isinstance(each, ast.FunctionDef)}
+        bases = [base for base in (_resolved(each, places, module) for each in node.bases) if base is not None]
+        is_last = any(base.name == GROUP_RULE for base in bases)
+        if "__call__" in methods or (is_last and ("add_params" not in methods or "super().add_p" in ast.unparse(node))):
+            return False
+        return any(self.is_group_rule(base, depth + 1) for base in bases)
 
     def definition(self, symbol: Symbol, depth: int = 0) -> tuple[ast.ClassDef, dict[str, Symbol], str] | None:
         """Return the class statement of a symbol, following re-exports, with the imports and name of its module."""

@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from ..config import LazyCall, UnknownNameError
-from .classes import REGISTRY_KEYS, ClassTable
+from .classes import GROUP_RULE, REGISTRY_KEYS, ClassTable
 from .expressions import REQUIRED, Call, Code, Joined, Missing, Name, Symbol, same
 
 # Built by code that adds arguments of its own (mmcv's build_norm_layer and the like): these stay dicts.
@@ -247,22 +247,29 @@ class Translator:
         """Return the optimizer of a wrapper, with its parameter groups."""
         if not isinstance(wrapper.get("optimizer"), dict):
             return REQUIRED
+        groups = self._chosen_groups(wrapper, Name("model") if "model" in names else REQUIRED)
+        if "type" not in wrapper["optimizer"]:
+            return {"params": groups, **wrapper["optimizer"]}
+        return self.call(wrapper["optimizer"], "optimizer", params=groups)
+
+    def _chosen_groups(self, wrapper: dict[str, Any], model: Any) -> Any:
+        """Return the call that gives the groups: `param_groups`, or the rule that the project wrote for itself."""
         options = {k: v for k, v in (wrapper.get("paramwise_cfg") or {}).items() if k not in _MARKS}
-        constructor, reason = wrapper.get("constructor"), ""
-        label = constructor.name if isinstance(constructor, Symbol) else constructor or "DefaultOptimWrapperConstructor"
+        constructor, reason = wrapper.get("constructor") or GROUP_RULE, ""
+        label = constructor.name if isinstance(constructor, Symbol) else constructor
         if label == LAYER_DECAY:
             options["layer_decay"] = options.pop("layer_decay_rate", 1.0)
-        elif label != "DefaultOptimWrapperConstructor":
+        elif label != GROUP_RULE:
+            found = self.table.find(label, self._scope)
+            if found is not None and self.table.is_group_rule(found.symbol):
+                rule = Symbol(found.symbol.module, f"{found.symbol.name}.groups")
+                return Call(rule, {"model": model, "paramwise_cfg": self.kept(options)})
             reason = f"{label} chose the parameter groups; write a function that returns them and call it here"
         if reason and (unknown := options.keys() - PARAMWISE):  # mmengine's own constructor never reads others
             reason += f"; it may have read {', '.join(sorted(unknown))}"
         kept = {key: self.value(value) for key, value in options.items() if key in PARAMWISE}
-        groups: Any = self.own("param_groups", {"model": Name("model") if "model" in names else REQUIRED, **kept})
-        return (
-            self.call(wrapper["optimizer"], "optimizer", params=Missing(groups, reason) if reason else groups)
-            if ("type" in wrapper["optimizer"])
-            else {"params": groups, **wrapper["optimizer"]}
-        )
+        groups = self.own("param_groups", {"model": model, **kept})
+        return Missing(groups, reason) if reason else groups
 
     def _wrapper(self, wrapper: dict[str, Any], optimizer: Any) -> Any:
         given = {k: v for k, v in wrapper.items() if k not in ("optimizer", "paramwise_cfg", "constructor")}

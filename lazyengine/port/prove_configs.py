@@ -158,6 +158,9 @@ def _put_optimizer(held: dict[str, Any], result: dict[str, Any]) -> None:
         optimizer = wrapper.get("optimizer")
         if isinstance(optimizer, dict):
             groups = optimizer.pop("params", {})
+            if groups.get("type", "").endswith(".groups"):
+                wrapper["constructor"] = groups["type"].removesuffix(".groups")
+                groups = groups["paramwise_cfg"]
             groups = {k: v for k, v in groups.items() if k not in ("model", "type")}
             if "layer_decay" in groups:
                 groups["layer_decay_rate"] = groups.pop("layer_decay")
@@ -293,7 +296,7 @@ def _settled(old: dict[str, Any]) -> dict[str, Any]:
     wrapper = result.get("optim_wrapper")
     if isinstance(wrapper, dict) and LAYER_DECAY in str(wrapper.get("constructor", "")):
         result["optim_wrapper"] = {k: v for k, v in wrapper.items() if k != "constructor"}
-    elif isinstance(wrapper, dict) and isinstance(wrapper.get("paramwise_cfg"), dict):
+    elif isinstance(wrapper, dict) and isinstance(wrapper.get("paramwise_cfg"), dict) and "constructor" not in wrapper:
         known = {k: v for k, v in wrapper["paramwise_cfg"].items() if k in PARAMWISE}  # the others are never read
         result["optim_wrapper"] = {**wrapper, "paramwise_cfg": known}
     if isinstance(result.get("randomness"), dict):

@@ -298,6 +298,56 @@ def test_code(tmp_path):
     ]
 
 
+RULES = """
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class ByDimensions(DefaultOptimWrapperConstructor):
+    def add_params(self, params, module, **kwargs):
+        for parameter in module.parameters():
+            factor = self.paramwise_cfg["factors"][parameter.ndim]
+            params.append({"params": [parameter], "lr": self.base_lr * factor, "lr_scale": factor})
+            if parameter.ndim == 1:
+                params[-1]["weight_decay"] = self.base_wd * 0.5
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class Old(ByDimensions):
+    def __init__(self, optim_wrapper_cfg, paramwise_cfg):
+        paramwise_cfg["factors"] = paramwise_cfg.pop("multiples")
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class Extended(DefaultOptimWrapperConstructor):
+    def add_params(self, params, module, **kwargs):
+        super().add_params(params, module, **kwargs)
+"""
+RULED = """
+model = dict(type="Linear", in_features=2, out_features=3)
+optim_wrapper = dict(
+    optimizer=dict(type="SGD", lr=0.5, weight_decay=0.25), constructor="Old", paramwise_cfg=dict(multiples=[0, 3, 7]))
+"""
+
+
+def test_a_rule_for_parameter_groups_stays_one(tmp_path):
+    pytest.importorskip("libcst")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "rules.py").write_text(RULES)
+    for constructor in ("Old", "ByDimensions", "Extended"):
+        (tmp_path / "source" / f"{constructor.lower()}.py").write_text(RULED.replace('"Old"', f'"{constructor}"'))
+    ported, _ = port_path(tmp_path / "source", tmp_path / "new")
+    assert [Path(todo.file).stem for todo in ported.todos] == ["extended", "rules"]
+    script = (
+        "from lazyengine.config import LazyConfig, instantiate\ncfg = LazyConfig.load('old.py')\n"
+        "groups = instantiate(cfg)['optimizer'].param_groups\n"
+        "print([(group['lr'], group['weight_decay'], len(group['params'])) for group in groups])"
+    )
+    assert run(script, cwd=tmp_path / "new").strip() == "[(3.5, 0.25, 1), (1.5, 0.125, 1)]"
+
+
 SCRIPT = """
 import torch
 from mmengine.config import Config
