@@ -33,7 +33,9 @@ RENAMED = {
     "MMDistributedDataParallel": "DDP",
     "MMFullyShardedDataParallel": "FSDP2",
 }
-_REGISTRY_KEYS = {
+GROUP_RULE = "DefaultOptimWrapperConstructor"
+_RENAMED_SCOPES = {"mmcls": "mmpretrain"}  # the library went on under another name
+REGISTRY_KEYS = {
     **dict.fromkeys(("pipeline", "transforms", "policies", "test_pipeline", "train_pipeline"), "TRANSFORM"),
     **dict.fromkeys(("default_hooks", "custom_hooks"), "HOOK"),
     **dict.fromkeys(("val_evaluator", "test_evaluator", "metrics"), "METRIC"),
@@ -44,6 +46,7 @@ _REGISTRY_KEYS = {
 }
 
 
+_CLASS = re.compile(r"^class (\w+)", re.M)
 _LIGHTNING_CLI = re.compile(
     r"\bLightningCLI\(\s*(?:model_class\s*=\s*)?([\w.]+)(?:\s*,\s*(?:datamodule_class\s*=\s*)?([\w.]+)\s*[,)])?"
 )
@@ -106,6 +109,7 @@ class ClassTable:
         self.registered: dict[str, list[Registered]] = {}
         self._modules: dict[str, tuple[ast.Module, dict[str, Symbol]]] = {}
         self._types: dict[Symbol, dict[str, dict[str, Any]]] = {}
+        self._defined: set[str] | None = None
         for root in roots:
             for file in _source_files(root):
                 text = file.read_text(encoding="utf-8", errors="replace")
@@ -157,20 +161,20 @@ class ClassTable:
                 for decorator in node.decorator_list:
                     if isinstance(decorator, ast.Call) and _registers(decorator):
                         self._add(decorator, Symbol(module, node.name), node.name)
-            elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and _registers(node.value):
-                self._add_call(node.value, places, module)
+            elif isinstance(node, ast.Expr):
+                call, given = _registration(node)
+                self._add_all(call, given, places, module)
             elif isinstance(node, ast.For) and isinstance(node.iter, ast.List | ast.Tuple):
-                calls = [s.value for s in node.body if isinstance(s, ast.Expr) and isinstance(s.value, ast.Call)]
-                for call in filter(_registers, calls):
-                    for item in node.iter.elts:
-                        if symbol := _resolved(item, places, module):
-                            self._add(call, symbol, symbol.name)
+                for statement in node.body:
+                    call, _ = _registration(statement)
+                    self._add_all(call, node.iter.elts, places, module)
 
-    def _add_call(self, call: ast.Call, places: dict[str, Symbol], module: str) -> None:
-        values = [k.value for k in call.keywords if k.arg in ("module", "cls")]
-        values += call.args[:1] if not values and isinstance(call.func, ast.Name) else []
-        if values and (symbol := _resolved(values[0], places, module)) is not None:
-            self._add(call, symbol, symbol.name)
+    def _add_all(
+        self, call: ast.Call | None, given: Sequence[ast.expr], places: dict[str, Symbol], module: str
+    ) -> None:
+        for item in given if call is not None else ():
+            if symbol := _resolved(item, places, module):
+                self._add(call, symbol, symbol.name)
 
     def _add(self, call: ast.Call, symbol: Symbol, own_name: str) -> None:
         named = [k.value for k in call.keywords if k.arg == "name"] + [a for a in call.args[:1] if _is_text(a)]
@@ -193,6 +197,8 @@ class ClassTable:
             key: The key of the config below which it was found; of several registries the fitting one is preferred.
         """
         prefix, _, last = name.rpartition(".")
+        prefix = _RENAMED_SCOPES.get(prefix, prefix)
+        name = f"{prefix}.{last}" if prefix else last
         scope = prefix if prefix and "." not in prefix else scope
         candidates = self.registered.get(last if prefix == scope else name) or self.registered.get(last, [])
         if prefix and (prefix != scope or not candidates):
@@ -203,7 +209,7 @@ class ClassTable:
                 c for c in candidates if c.symbol.module.split(".")[0] in (prefix, "mmcv", "mmengine", "torch")
             ]
         if candidates:
-            wanted = _REGISTRY_KEYS.get(key, "")
+            wanted = REGISTRY_KEYS.get(key, "")
 
             def merit(each: Registered) -> tuple[bool, bool]:
                 return bool(wanted) and wanted in each.registry, each.symbol.module.split(".")[0] == scope
@@ -212,6 +218,13 @@ class ClassTable:
             return Registered(self.moved(best.symbol), best.registry, best.by)
         symbol = self._of_libraries(last)
         return None if symbol is None else Registered(symbol, "", "")
+
+    def defines(self, name: str) -> bool:
+        """Return whether a source tree has a class of this name, registered or not."""
+        if self._defined is None:
+            texts = (file.read_text(encoding="utf-8", errors="replace") for file in self.files.values())
+            self._defined = {found for text in texts for found in _CLASS.findall(text)}
+        return name in self._defined
 
     def _of_libraries(self, name: str) -> Symbol | None:
         if (own := RENAMED.get(name, name)) in self.own:
@@ -260,6 +273,21 @@ class ClassTable:
                     chosen = value.value if isinstance(value, ast.Constant) else Name(value.id)
                     types.setdefault(parameter, {})[ast.literal_eval(key)] = chosen
         return {parameter: values for parameter, values in types.items() if "type" in values}
+
+    def is_group_rule(self, symbol: Symbol, depth: int = 0) -> bool:
+        """Return whether a class is an optimizer wrapper constructor that chooses the groups itself in `add_params`."""
+        if symbol.name == GROUP_RULE:
+            return depth > 0
+        found = self.definition(symbol)
+        if found is None or depth > 8:
+            return False
+        node, places, module = found
+        methods = {each.name for each in node.body if isinstance(each, ast.FunctionDef)}
+        bases = [base for base in (_resolved(each, places, module) for each in node.bases) if base is not None]
+        is_last = any(base.name == GROUP_RULE for base in bases)
+        if "__call__" in methods or (is_last and ("add_params" not in methods or "super().add_p" in ast.unparse(node))):
+            return False
+        return any(self.is_group_rule(base, depth + 1) for base in bases)
 
     def definition(self, symbol: Symbol, depth: int = 0) -> tuple[ast.ClassDef, dict[str, Symbol], str] | None:
         """Return the class statement of a symbol, following re-exports, with the imports and name of its module."""
@@ -316,6 +344,19 @@ def _resolved(node: ast.expr, places: dict[str, Symbol], module: str) -> Symbol 
             return None
         return Symbol(outer.module if not outer.name else f"{outer.module}.{outer.name}", node.attr)
     return None
+
+
+def _registration(node: ast.stmt) -> tuple[ast.Call | None, list[ast.expr]]:
+    """Return the call that registers and what it is given: `X.register_module(module=C)`, `X.register_module()(C)`."""
+    call = node.value if isinstance(node, ast.Expr) else None
+    if not isinstance(call, ast.Call):
+        return None, []
+    if isinstance(call.func, ast.Call) and _registers(call.func):
+        return call.func, call.args[:1]
+    if not _registers(call):
+        return None, []
+    given = [k.value for k in call.keywords if k.arg in ("module", "cls")]
+    return call, given or (call.args[:1] if isinstance(call.func, ast.Name) else [])
 
 
 def _registers(call: ast.Call) -> bool:

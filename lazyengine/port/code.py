@@ -17,7 +17,7 @@ from typing import Any
 import libcst as cst
 import libcst.matchers as m
 
-from .classes import RENAMED, ClassTable, imports_in
+from .classes import GROUP_RULE, RENAMED, ClassTable, imports_in
 from .expressions import Code, Joined, Missing, Name, Symbol, Writer, inside
 from .mmengine_configs import OPTIONS, Translator
 from .rewriting import Rewriter, code_of, dotted, is_docstring, keep_names
@@ -41,6 +41,34 @@ _TORCH_NAMES = {
 }
 _WRITTEN_OUT = ("train_cfg", "val_cfg", "test_cfg", "default_hooks", "custom_hooks", "randomness", "auto_scale_lr")
 _CHANGES_DICT = {"update", "setdefault", "pop", "merge", "get", "items", "keys", "copy"}
+
+
+_GROUP_RULE = '''
+class GroupRule:
+    """Base of rules that choose parameter groups; a subclass appends them to `params` in `add_params`.
+
+    It sees a rate and a decay of 1, so that what it computes from them are the groups' factors.
+    """
+
+    def __init__(self, optim_wrapper_cfg, paramwise_cfg=None):
+        self.optim_wrapper_cfg = optim_wrapper_cfg
+        self.optimizer_cfg = optim_wrapper_cfg["optimizer"]
+        self.paramwise_cfg = paramwise_cfg or {}
+        self.base_lr, self.base_wd = self.optimizer_cfg["lr"], self.optimizer_cfg["weight_decay"]
+
+    @classmethod
+    def groups(cls, model, paramwise_cfg):
+        """Return the parameter groups of a model, for an optimizer's `params`."""
+        found = []
+        cls({"optimizer": {"lr": 1.0, "weight_decay": 1.0}}, dict(paramwise_cfg)).add_params(found, model)
+        kept = {"lr": "lr_mult", "weight_decay": "decay_mult", "params": "params"}
+        return [ParamGroup({name: group[key] for key, name in kept.items() if key in group}) for group in found]
+
+    @staticmethod
+    def _is_in(param_group, param_group_list):
+        known = {id(parameter) for group in param_group_list for parameter in group["params"]}
+        return any(id(parameter) in known for parameter in param_group["params"])
+'''
 
 
 @dataclass(frozen=True)
@@ -89,6 +117,9 @@ class _Port(Rewriter):
         self._functions: list[_Function] = []
         self._loops: list[bool] = []
         self._before: list[str] = []  # statements that go before the one that is being left
+        rules = [node.name for node in tree.body if isinstance(node, ast.ClassDef) and GROUP_RULE in ast.unparse(node)]
+        self._has_group_rule = any(table.is_group_rule(Symbol(module, name)) for name in rules)
+        self._group_rule: list[Any] = list(cst.parse_module(_GROUP_RULE).body)
         self._configs = set(re.findall(r"^\s*(\w+) = Config\.fromfile\(", text, re.M))
 
     def leave_Module(self, original_node: cst.Module, updated_node: cst.Module) -> cst.Module:
@@ -126,6 +157,8 @@ class _Port(Rewriter):
         if is_relative or module.partition(".")[0] != "mmengine":
             return False
         bound = alias.asname.name.value if alias.asname else name  # type: ignore[union-attr]
+        if name == GROUP_RULE and self._has_group_rule:
+            return True
         if name in ("build_from_cfg", "is_model_wrapper", "read_base", "Registry", "BaseDataElement"):
             return True
         if name == "Config":
@@ -345,12 +378,23 @@ class _Port(Rewriter):
         if (elements := bases & _ELEMENTS) and bases != {"BaseDataElement"}:
             self.todo(f"{', '.join(elements)} is a dataclass or a dict here; see PORTING.md on data elements")
 
-    def leave_ClassDef(self, original_node: cst.ClassDef, updated_node: cst.ClassDef) -> cst.ClassDef:
+    def leave_ClassDef(self, original_node: cst.ClassDef, updated_node: cst.ClassDef) -> Any:
         self._loops.pop()
         if not updated_node.body.body:
             return updated_node.with_changes(body=cst.IndentedBlock([cst.parse_statement("pass")]))
-        is_element = [dotted(base.value) for base in updated_node.bases] == ["BaseDataElement"]
-        return self._as_dataclass(updated_node) if is_element else updated_node
+        bases = [dotted(base.value) for base in updated_node.bases]
+        if self._has_group_rule and GROUP_RULE in bases:
+            return self._as_group_rule(updated_node)
+        return self._as_dataclass(updated_node) if bases == ["BaseDataElement"] else updated_node
+
+    def _as_group_rule(self, node: cst.ClassDef) -> Any:
+        """Return a class that chose parameter groups, below the base class that calls it."""
+        self.need("lazyengine.optim", "ParamGroup")
+        if "super().add_params" in code_of(node):
+            self.todo("what DefaultOptimWrapperConstructor added: call param_groups, and change what it returns")
+        bases = [each.with_changes(value=cst.Name("GroupRule")) for each in node.bases]
+        first, self._group_rule = self._group_rule, []
+        return cst.FlattenSentinel([*first, node.with_changes(bases=bases)])
 
     def _as_dataclass(self, node: cst.ClassDef) -> cst.ClassDef:
         """Return a dataclass for a data element: a field for each property that can be set, and `metainfo`."""

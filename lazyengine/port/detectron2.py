@@ -15,7 +15,7 @@ from .expressions import ref_text
 from .rewriting import Rewriter, code_of, dotted, keep_names
 
 _DICT_METHODS = {"pop", "update", "get", "keys", "items", "values"}
-_ZOO = {"get_config", "load_rel", "load"}
+_READERS = {"get_config", "model_zoo.get_config", "LazyConfig.load_rel", "LazyConfig.load"}
 
 
 def is_config(text: str) -> bool:
@@ -53,6 +53,7 @@ class _Port(Rewriter):
         self._top: list[str] = []  # the top-level name that is being assigned
         self._path: list[str] = []  # the arguments on the way to what is being visited
         self._functions = 0
+        self._handled: set[cst.CSTNode] = set()  # statements and expressions that an import replaces
 
     # ----------------------------------------------------------------------------------------------- imports
     def leave_ImportFrom(self, original_node: cst.ImportFrom, updated_node: cst.ImportFrom) -> Any:
@@ -77,41 +78,61 @@ class _Port(Rewriter):
 
     # ------------------------------------------------------------------------------------- values with a path
     def visit_Assign(self, node: cst.Assign) -> None:
-        path = dotted(node.targets[0].target)
+        target = node.targets[0].target
+        path = dotted(target)
         self._top.append(path if not self._functions else "")
+        bound = [dotted(e.value) for e in target.elements] if isinstance(target, cst.Tuple | cst.List) else [path]
+        found = None if self._functions else self._from_zoo(node.value)
+        if found is None or len(bound) != len(found[1]) or not all(name.isidentifier() for name in bound):
+            return
+        if not any(name in self._imports.get(found[0], {}) for name in found[1]):
+            self._handled |= {node, node.value}
+            for name, wanted in zip(bound, found[1]):
+                self.need(found[0], wanted, name)
 
     def leave_Assign(self, original_node: cst.Assign, updated_node: cst.Assign) -> Any:
-        top = self._top.pop()
-        found = self._from_zoo(updated_node.value)
-        if found is not None and top:
-            module, name, rest = found
-            if name and not rest and "." not in top:
-                self.need(module, name, top)
-                return cst.RemoveFromParent()
-        return updated_node
+        self._top.pop()
+        return cst.RemoveFromParent() if original_node in self._handled else updated_node
 
-    def _from_zoo(self, node: cst.BaseExpression) -> tuple[str, str, str] | None:
-        """Return module, name and the rest of `model_zoo.get_config("common/x.py").name`."""
-        rest: list[str] = []
-        while isinstance(node, cst.Attribute):
-            rest.insert(0, node.attr.value)
-            node = node.value
-        if not isinstance(node, cst.Call) or dotted(node.func).rpartition(".")[2] not in _ZOO or not node.args:
+    def _from_zoo(self, node: cst.BaseExpression) -> tuple[str, list[str]] | None:
+        """Return module and names of `model_zoo.get_config("common/x.py").name` or `load_rel("x.py", ("a", "b"))`."""
+        attribute = node.attr.value if isinstance(node, cst.Attribute) else ""
+        call = node.value if isinstance(node, cst.Attribute) else node
+        if not isinstance(call, cst.Call) or dotted(call.func) not in _READERS or not call.args:
             return None
-        owner = dotted(node.func).rpartition(".")[0]
-        file = node.args[0].value
-        if owner not in ("", "model_zoo", "LazyConfig") or not isinstance(file, cst.SimpleString):
+        file = call.args[0].value
+        if not isinstance(file, cst.SimpleString):
             return None
-        path = str(file.evaluated_value)
-        if len(node.args) > 1 and isinstance(node.args[1].value, cst.SimpleString):
-            rest.insert(0, str(node.args[1].value.evaluated_value))
-        if not path.endswith(".py") or not rest:
+        path, names = str(file.evaluated_value), [attribute] if attribute else []
+        if len(call.args) > 1:
+            keys = call.args[1].value
+            items = [e.value for e in keys.elements] if isinstance(keys, cst.Tuple | cst.List) else [keys]
+            names = [str(item.evaluated_value) for item in items if isinstance(item, cst.SimpleString)]
+        if not path.endswith(".py") or not names or (attribute and len(call.args) > 1):
             return None
-        module = self._module(path, is_relative=owner == "LazyConfig")
-        if module is None:
-            self.todo(f"{path} is not below the folder that was ported; port it too and import it")
-            return None
-        return module, rest[0], ".".join(rest[1:])
+        module = self._module(path, is_relative=dotted(call.func).startswith("LazyConfig"))
+        return (module, names) if module is not None else None
+
+    def visit_Attribute(self, node: cst.Attribute) -> None:
+        if self._from_zoo(node) is not None:
+            self._handled.add(node.value)
+
+    def leave_Attribute(self, original_node: cst.Attribute, updated_node: cst.Attribute) -> Any:
+        return self._imported(original_node, updated_node)
+
+    def _imported(self, node: Any, updated: Any) -> Any:
+        """Return the names for an expression that reads some of another config; they are imported."""
+        found = None if self._functions or node in self._handled else self._from_zoo(node)
+        if found is None:
+            return updated
+        module, names = found
+        bound = []
+        for name in names:
+            known = self._imports.get(module, {}).get(name)
+            bound.append(known or f"{module.rpartition('.')[2]}_{name}")
+            self.need(module, name, bound[-1])
+        values = ", ".join(bound)
+        return cst.parse_expression(values if len(bound) == 1 else f"({values})")
 
     def _module(self, path: str, is_relative: bool) -> str | None:
         """Return the relative import of a file that a config names, or None where there is no such file."""
@@ -166,6 +187,10 @@ class _Port(Rewriter):
     # ------------------------------------------------------------------------------------------------ calls
     def leave_Call(self, original_node: cst.Call, updated_node: cst.Call) -> Any:
         name = dotted(original_node.func)
+        if name in _READERS and original_node not in self._handled and not self._functions:
+            if (names := self._imported(original_node, updated_node)) is updated_node:
+                self.todo(f"{name}(...): import the names of that config which are used; it must be ported too")
+            return names
         is_dict = name in ("dict", "OmegaConf.create", "DictConfig") and not self._functions
         if is_dict and self._is_container():
             args: Any = updated_node.args

@@ -83,7 +83,8 @@ class Missing:
 
 
 REQUIRED = Symbol("lazyengine.config", "REQUIRED")
-_FACTORY = Symbol("lazyengine.config", "LazyCall")
+# A name with an underscore is no entry of a config: the environment may hold secrets.
+_BOUND_AS = {Symbol("lazyengine.config", "LazyCall"): "L", Symbol("os", "environ"): "_environ"}
 
 
 def same(a: Any, b: Any) -> bool:
@@ -140,7 +141,7 @@ class Writer:
         """Return the name that a symbol is bound to; a second class of the same name gets its module's in front."""
         outer, _, rest = symbol.name.partition(".")
         held = Symbol(symbol.module, outer)
-        bound = "L" if held == _FACTORY else outer
+        bound = _BOUND_AS.get(held, outer)
         while self._taken.get(bound, held) != held:
             above = symbol.module.split(".")[-1]
             bound = f"{bound}_" if bound.startswith(above) else f"{above}_{outer}"

@@ -12,13 +12,13 @@ import re
 from typing import Any
 
 from ..config import LazyCall, UnknownNameError
-from .classes import ClassTable
+from .classes import GROUP_RULE, REGISTRY_KEYS, ClassTable
 from .expressions import REQUIRED, Call, Code, Joined, Missing, Name, Symbol, same
 
 # Built by code that adds arguments of its own (mmcv's build_norm_layer and the like): these stay dicts.
 KEPT_DICTS = re.compile(
     r"(norm|act|conv|padding|upsample|downsample|dropout|attn|ffn|plugin|nms|pos|drop|order)_cfgs?|nms|plugins|"
-    r"(\w+_)?(norm|act|conv|ffn|attn)_cfgs?|dcn|stage_with_dcn|transformerlayers|roi_layer"
+    r"(\w+_)?(norm|act|conv|ffn|attn)_cfgs?|dcn|sac|stage_with_dcn|transformerlayers|roi_layer"
 )
 _SETTLED = {"default_scope", "custom_imports", "env_cfg", "log_level", "launcher", "vis_backends", "_scope_"}
 _MARKS = {"_scope_", "_delete_"}
@@ -56,10 +56,12 @@ _CHANGED_DEFAULTS = {
 _LOADER_ARGUMENTS = {
     *("batch_size", "num_workers", "persistent_workers", "pin_memory", "drop_last", "prefetch_factor", "timeout"),
 }
+_BUILT = {*REGISTRY_KEYS, "optimizer", "optim_wrapper", "param_scheduler", "sampler", "batch_sampler", "collate_fn"}
 PARAMWISE = {
     *("custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult", "flat_decay_mult"),
     *("dcn_offset_lr_mult", "bypass_duplicate", "layer_decay"),
 }
+LAYER_DECAY = "LearningRateDecayOptimWrapperConstructor"  # mmpretrain's; others have rules of their own
 OPTIONS = ("load_from", "resume", "work_dir", "experiment_name")
 _ORDER = (
     "data_preprocessor model optimizer optim_wrapper param_schedulers train_dataset train_dataloader train_loop "
@@ -112,11 +114,22 @@ class Translator:
             return type(value)(self.value(item, key) for item in value)
         if not isinstance(value, dict):
             return value
-        if key == "init_cfg":
+        if key == "init_cfg" and "type" in value:  # one without is a part, which a child completes
             return self.initializer(value)
-        if "type" not in value or KEPT_DICTS.fullmatch(key):
+        if KEPT_DICTS.fullmatch(key):
+            return self.kept(value)
+        if "type" not in value:
             return {k: self.value(v, k if isinstance(k, str) else "") for k, v in value.items() if k not in _MARKS}
         return self.call(value, key)
+
+    def kept(self, value: Any) -> Any:
+        """Return a value whose dicts with a type stay dicts, at any depth, since a builder of mmcv's reads them."""
+        if isinstance(value, list | tuple):
+            return type(value)(map(self.kept, value))
+        if not isinstance(value, dict):
+            return self.value(value)
+        items = ((k, v) for k, v in value.items() if k not in _MARKS)
+        return {k: self.value(v, k) if k == "init_cfg" else self.kept(v) for k, v in items}
 
     def call(self, given: dict[str, Any], key: str = "", **first: Any) -> Any:
         """Return the call for a dict with a type.
@@ -158,6 +171,8 @@ class Translator:
         found = self.table.find(name, scope, key)
         if found is None and (not name.rpartition(".")[2][:1].isupper() or key.endswith("_cfg")):
             return None, ""  # a setting that happens to be called type
+        if found is None and key not in _BUILT and self.table.defines(name):
+            return None, ""  # no registry knows this class: the code reads the dict by itself
         if found is None:
             reason = f"no class is registered as {name!r} in the source trees; give --classes the one that has it"
             return f"unknown:{name.rpartition('.')[2]}", reason
@@ -232,24 +247,29 @@ class Translator:
         """Return the optimizer of a wrapper, with its parameter groups."""
         if not isinstance(wrapper.get("optimizer"), dict):
             return REQUIRED
+        groups = self._chosen_groups(wrapper, Name("model") if "model" in names else REQUIRED)
+        if "type" not in wrapper["optimizer"]:
+            return {"params": groups, **wrapper["optimizer"]}
+        return self.call(wrapper["optimizer"], "optimizer", params=groups)
+
+    def _chosen_groups(self, wrapper: dict[str, Any], model: Any) -> Any:
+        """Return the call that gives the groups: `param_groups`, or the rule that the project wrote for itself."""
         options = {k: v for k, v in (wrapper.get("paramwise_cfg") or {}).items() if k not in _MARKS}
-        constructor, reason = wrapper.get("constructor"), ""
-        label = constructor.name if isinstance(constructor, Symbol) else constructor or "DefaultOptimWrapperConstructor"
-        if "LearningRateDecay" in label or "LayerDecay" in label:
-            options["layer_decay"] = options.pop("layer_decay_rate", options.pop("decay_rate", 1.0))
-            options.pop("decay_type", None)
-            options.pop("num_layers", None)
-        elif label != "DefaultOptimWrapperConstructor":
+        constructor, reason = wrapper.get("constructor") or GROUP_RULE, ""
+        label = constructor.name if isinstance(constructor, Symbol) else constructor
+        if label == LAYER_DECAY:
+            options["layer_decay"] = options.pop("layer_decay_rate", 1.0)
+        elif label != GROUP_RULE:
+            found = self.table.find(label, self._scope)
+            if found is not None and self.table.is_group_rule(found.symbol):
+                rule = Symbol(found.symbol.module, f"{found.symbol.name}.groups")
+                return Call(rule, {"model": model, "paramwise_cfg": self.kept(options)})
             reason = f"{label} chose the parameter groups; write a function that returns them and call it here"
         if reason and (unknown := options.keys() - PARAMWISE):  # mmengine's own constructor never reads others
             reason += f"; it may have read {', '.join(sorted(unknown))}"
         kept = {key: self.value(value) for key, value in options.items() if key in PARAMWISE}
-        groups: Any = self.own("param_groups", {"model": Name("model") if "model" in names else REQUIRED, **kept})
-        return (
-            self.call(wrapper["optimizer"], "optimizer", params=Missing(groups, reason) if reason else groups)
-            if ("type" in wrapper["optimizer"])
-            else {"params": groups, **wrapper["optimizer"]}
-        )
+        groups = self.own("param_groups", {"model": model, **kept})
+        return Missing(groups, reason) if reason else groups
 
     def _wrapper(self, wrapper: dict[str, Any], optimizer: Any) -> Any:
         given = {k: v for k, v in wrapper.items() if k not in ("optimizer", "paramwise_cfg", "constructor")}

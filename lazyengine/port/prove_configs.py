@@ -20,7 +20,7 @@ from typing import Any
 from ..config import arguments_of, is_node, target_of
 from .classes import RENAMED
 from .expressions import Symbol
-from .mmengine_configs import PARAMWISE
+from .mmengine_configs import LAYER_DECAY, PARAMWISE
 
 _OF_NO_EFFECT = re.compile(
     r"(default_scope|custom_imports|log_level|launcher|vis_backends|env_cfg|tta_\w+|_scope_)(\.|$)"
@@ -158,6 +158,9 @@ def _put_optimizer(held: dict[str, Any], result: dict[str, Any]) -> None:
         optimizer = wrapper.get("optimizer")
         if isinstance(optimizer, dict):
             groups = optimizer.pop("params", {})
+            if groups.get("type", "").endswith(".groups"):
+                wrapper["constructor"] = groups["type"].removesuffix(".groups")
+                groups = groups["paramwise_cfg"]
             groups = {k: v for k, v in groups.items() if k not in ("model", "type")}
             if "layer_decay" in groups:
                 groups["layer_decay_rate"] = groups.pop("layer_decay")
@@ -287,15 +290,13 @@ def _settled(old: dict[str, Any]) -> dict[str, Any]:
     schedulers = result.get("param_scheduler")
     if isinstance(schedulers, dict) and "type" in schedulers:
         result["param_scheduler"] = [schedulers]
-    custom = result.get("custom_hooks")
-    if isinstance(custom, tuple):
-        result["custom_hooks"] = list(custom)
+    result["custom_hooks"] = list(result.get("custom_hooks") or ()) or None
     defaults = result.get("default_hooks") or {}
     result["default_hooks"] = {name: hook for name, hook in defaults.items() if hook is not None}
     wrapper = result.get("optim_wrapper")
-    if isinstance(wrapper, dict) and "LearningRateDecay" in str(wrapper.get("constructor", "")):
+    if isinstance(wrapper, dict) and LAYER_DECAY in str(wrapper.get("constructor", "")):
         result["optim_wrapper"] = {k: v for k, v in wrapper.items() if k != "constructor"}
-    elif isinstance(wrapper, dict) and isinstance(wrapper.get("paramwise_cfg"), dict):
+    elif isinstance(wrapper, dict) and isinstance(wrapper.get("paramwise_cfg"), dict) and "constructor" not in wrapper:
         known = {k: v for k, v in wrapper["paramwise_cfg"].items() if k in PARAMWISE}  # the others are never read
         result["optim_wrapper"] = {**wrapper, "paramwise_cfg": known}
     if isinstance(result.get("randomness"), dict):
@@ -311,6 +312,8 @@ def _equal(path: str, old: Any, new: Any, registered: Any) -> bool:
         last = registered(old)
         names = {last, RENAMED.get(last, last), f"{last}Init", f"{last}.from_pretrained"}
         return new in names or new == old.rpartition(".")[2]
+    if isinstance(old, dict) and isinstance(new, dict):  # a leaf is an empty one; of which class is all the same
+        return True
     if isinstance(old, float) and isinstance(new, float) and math.isnan(old):
         return math.isnan(new)
     return type(old) is type(new) and old == new

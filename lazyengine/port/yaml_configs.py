@@ -280,12 +280,25 @@ def symbol_of(target: str) -> Symbol:
     return Symbol(".".join(parts[:first]) or "builtins", ".".join(parts[first:]))
 
 
+_NOW = re.compile(r"\$\{now:([^{}]+)\}")
+
+
+def _at_now(text: str) -> Code:
+    return Code(f'strftime("{text}")', (Symbol("time", "strftime"),))
+
+
 def _text(value: str, path: tuple[str, ...]) -> Any:
     """Return the expression for a text with interpolations."""
     if environment := re.fullmatch(r"\$\{oc\.env:\s*(\w+)\s*(?:,\s*(.*))?\}", value):
         name, default = environment.groups()
-        read = f"environ[{name!r}]" if default is None else f"environ.get({name!r}, {default.strip()!r})"
+        read = f"_environ[{name!r}]" if default is None else f"_environ.get({name!r}, {default.strip()!r})"
         return Code(read, (Symbol("os", "environ"),))
+    if value == "${hydra:runtime.cwd}":
+        return Code("getcwd()", (Symbol("os", "getcwd"),))
+    if value == "${hydra:runtime.output_dir}":
+        return Missing(_at_now("outputs/%Y-%m-%d/%H-%M-%S"), "this is Hydra's usual folder; write your hydra.run.dir")
+    if "${" not in (rest := _NOW.sub("", value)) and "%" not in rest:
+        return _at_now(_NOW.sub(r"\1", value))
     if text := ref_text(value, path):
         return Code(text, (REF,))
     return Missing(value, f"the resolver in {value!r} has no counterpart; compute it in Python")

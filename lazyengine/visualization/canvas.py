@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ Reduction = Literal["squeeze_mean", "select_max"]
 class Canvas:
     """An image that one draws on, in pixels; what `draw_...` returns is the canvas, so that calls can be chained.
 
+    Coordinates count from the upper left corner of the image; the pixel in row 0 and column 0 lies between 0 and 1.
     Numbers may be arrays, tensors or lists. Options that are lists hold one value for each thing that is drawn; a
     colour is what matplotlib takes, or three numbers from 0 to 255. Needs matplotlib (``pip install
     'lazyengine[plot]'``).
@@ -29,11 +31,13 @@ class Canvas:
         """Take an image to draw on, ``(H, W)`` or ``(H, W, C)``, uint8; what was drawn before is gone."""
         pixels = as_image(image)
         height, width = self._size = pixels.shape[:2]
-        figure = _matplotlib("figure").Figure(figsize=(width / 100, height / 100), dpi=100, frameon=False)
+        # A figure of exactly the image's size may be cut to one pixel less.
+        figsize = ((width + 0.01) / 100, (height + 0.01) / 100)
+        figure = _matplotlib("figure").Figure(figsize=figsize, dpi=100, frameon=False)
         self._axes = figure.add_axes((0, 0, 1, 1))
         colored = pixels.repeat(3, axis=2) if pixels.shape[2] == 1 else pixels
-        self._axes.imshow(colored, aspect="auto", interpolation="nearest")
-        self._axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), autoscale_on=False)
+        self._fill(colored)
+        self._axes.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
         self._axes.set_axis_off()
 
     def get_image(self) -> np.ndarray:
@@ -56,6 +60,10 @@ class Canvas:
         if wait_time > 0:
             pyplot.pause(wait_time)
             pyplot.close(figure)
+
+    @property
+    def _font_size(self) -> float:
+        return max(math.sqrt(math.prod(self._size)) // 90, 10)
 
     def _ready_axes(self) -> Any:
         if self._axes is None:
@@ -90,7 +98,7 @@ class Canvas:
     ) -> Canvas:
         """Write texts at ``(N, 2)`` positions; `bboxes` are matplotlib's options of a box around a text."""
         texts = [texts] if isinstance(texts, str) else list(texts)
-        sizes = font_sizes if font_sizes is not None else max(8.0, min(self._size) / 40)
+        sizes = font_sizes if font_sizes is not None else self._font_size
         given = (_colors(colors), vertical_alignments, horizontal_alignments, font_families, bboxes, sizes)
         options = (_each(value, len(texts)) for value in given)
         for text, place, *values in zip(texts, _numbers(positions, 2), *options, strict=True):
@@ -133,13 +141,14 @@ class Canvas:
             polygons: Corners ``(P, 2)`` of one, or a list of such.
             edge_colors: Colour of the line.
             line_styles: Style of the line.
-            line_widths: Its width in points.
+            line_widths: Its width in points, at least 1; at most a quarter of the usual font size, 2.5 in small images.
             face_colors: Colour of the area; ``"none"`` for none.
             alpha: Opacity of both, from 0 to 1.
         """
         is_one = not isinstance(polygons, list | tuple) and as_array(polygons).ndim == 2
         shapes = [_numbers(polygon, 2) for polygon in ([polygons] if is_one else polygons)]
-        drawn = {"edge_colors": edge_colors, "line_styles": line_styles, "line_widths": line_widths}
+        widths = [min(max(width, 1), self._font_size / 4) for width in _each(line_widths, len(shapes))]
+        drawn = {"edge_colors": edge_colors, "line_styles": line_styles, "line_widths": widths}
         return self._add("PolyCollection", shapes, face_colors=face_colors, alpha=alpha, **drawn)
 
     def _add(self, kind: str, shapes: list[np.ndarray], **options: Any) -> Canvas:
@@ -161,8 +170,13 @@ class Canvas:
         to_rgba, number = _matplotlib("colors").to_rgba, len(masks)
         for mask, color, alpha in zip(masks, _each(_colors(colors), number), _each(alphas, number)):
             layer = mask[..., None] * np.array(to_rgba(color, alpha))
-            self._ready_axes().imshow(layer, aspect="auto", interpolation="nearest")
+            self._ready_axes()
+            self._fill(layer)
         return self
+
+    def _fill(self, pixels: np.ndarray) -> None:
+        height, width = self._size
+        self._axes.imshow(pixels, extent=(0, width, height, 0), aspect="auto", interpolation="nearest")
 
     @staticmethod
     def draw_featmap(
@@ -181,7 +195,6 @@ class Canvas:
         """
         from PIL import Image
 
-        jet = _matplotlib("pyplot").get_cmap("jet")
         values = as_array(featmap, np.float64)
         if values.ndim != 3 or channel_reduction not in ("squeeze_mean", "select_max"):
             raise UsageValueError(
@@ -191,7 +204,9 @@ class Canvas:
         means = values.mean(axis=(1, 2))
         flat = values.mean(axis=0) if channel_reduction == "squeeze_mean" else values[means.argmax()]
         span = flat.max() - flat.min()
-        colored = (jet((flat - flat.min()) / (span or 1.0))[..., :3] * 255).astype(np.uint8)
+        level = (255 * (flat - flat.min()) / (span or 1.0)).astype(np.uint8)[..., None] / 255
+        jet = np.clip(1.5 - abs(4 * level - np.array([3, 2, 1])), 0, 1)  # from blue over green to red, as OpenCV has it
+        colored = np.rint(255 * jet).astype(np.uint8)
         if overlaid_image is None:
             return colored
         image = Image.fromarray(as_image(overlaid_image).squeeze()).convert("RGB")

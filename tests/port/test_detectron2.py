@@ -16,7 +16,7 @@ FILES = {
 import torch
 from detectron2.config import LazyCall as L
 from detectron2.solver.build import get_default_optimizer_params
-
+factor = 3
 SGD = L(torch.optim.SGD)(params=L(get_default_optimizer_params)(weight_decay_norm=0.0), lr=0.02)
 """,
     "common/model.py": """
@@ -41,7 +41,9 @@ from detectron2.config import LazyCall as L, LazyConfig
 from .common.model import model
 
 train = model_zoo.get_config("common/train.py").train
-optimizer = LazyConfig.load_rel("common/optim.py", "SGD")
+optimizer, factor = LazyConfig.load_rel("common/optim.py", ("SGD", "factor"))
+again = LazyConfig.load_rel("common/optim.py", "factor")
+train.backbone = model_zoo.get_config("common/model.py").model.backbone
 dataloader = OmegaConf.create()
 dataloader.train = L(Counter)(size=model.backbone.width)
 train.max_iter *= 2
@@ -74,6 +76,12 @@ def test_plain_dicts_have_attributes_as_before(cfg):
     assert cfg.dataloader.train.size == 4
 
 
+def test_names_of_other_configs_are_imported(cfg):
+    assert (cfg.factor, cfg.again) == (3, 3)
+    assert cfg.train.backbone is cfg.model.backbone
+    assert target_of(cfg.optimizer).__name__ == "SGD"
+
+
 def test_interpolations_follow_later_changes(cfg):
     model = instantiate(cfg.model)
     assert model["backbone"] == {"width": 8, "out": 8, "depth": 3}
@@ -95,7 +103,9 @@ def test_the_optimizer_gets_parameter_groups(cfg):
 
 def test_what_has_no_counterpart_is_a_todo(tmp_path):
     (tmp_path / "a.py").write_text(
-        "from detectron2.config import LazyCall as L\nmodel = L(list)()\nmodel.update(other)\nmodel.items()\n"
+        "from detectron2.config import LazyCall as L, LazyConfig\n"
+        "model = L(list)()\nmodel.update(other)\nmodel.items()\n"
+        'whole = LazyConfig.load_rel("a.py")\nabsent = LazyConfig.load_rel("absent.py", "x")\n'
     )
     ported, _ = port_path(tmp_path / "a.py", tmp_path / "new")
-    assert [todo.line for todo in ported.todos] == [3, 5]
+    assert [todo.line for todo in ported.todos] == [3, 5, 7, 9]

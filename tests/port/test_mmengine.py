@@ -149,6 +149,77 @@ def test_each_rule(tmp_path, old, new):
     assert new in port_text(tmp_path, old)[0]
 
 
+PARTS = """
+from somewhere.registry import MODELS, TASKS
+
+
+class Mean:
+    pass
+
+
+@MODELS.register_module()
+class Head:
+    def __init__(self, mean=dict(type="Mean")):
+        self.mean = Mean() if mean["type"] == "Mean" else None
+
+
+class Late:
+    pass
+
+
+for part in [Late]:
+    TASKS.register_module()(part)
+"""
+
+
+def test_only_what_a_registry_knows_is_a_node(tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "parts.py").write_text(PARTS)
+    text, todos = port_text(
+        tmp_path, 'model = dict(type="Head", mean=dict(type="Mean"), part=dict(type="Late"), nowhere=dict(type="Gone"))'
+    )
+    assert 'mean=dict(type="Mean")' in text  # the head reads this dict by itself
+    assert "part=L(Late)()" in text
+    assert [todo.partition(" in ")[0] for todo in todos] == ["model.nowhere: no class is registered as 'Gone'"]
+
+
+def test_what_a_builder_of_mmcv_reads_stays_a_dict_at_any_depth(tmp_path):
+    layers = 'transformerlayers=dict(type="Layer", attn_cfgs=[dict(type="Attention", drop=dict(type="Dropout"))])'
+    plugins = 'plugins=[dict(cfg=dict(type="Context", init_cfg=dict(type="Normal", layer="Conv2d")), stages=(True,))]'
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "parts.py").write_text(PARTS)
+    text, todos = port_text(tmp_path, f'model = dict(type="Head", {layers}, {plugins})')
+    assert not todos
+    assert 'drop=dict(type="Dropout")' in text
+    assert 'cfg=dict(type="Context", init_cfg=L(NormalInit)(layer="Conv2d"))' in text
+
+
+def test_an_initializer_without_a_type_is_a_part_that_a_child_completes(tmp_path):
+    text, todos = port_text(tmp_path, 'model = dict(backbone=dict(init_cfg=dict(checkpoint="a.pth")))')
+    assert 'init_cfg=dict(checkpoint="a.pth")' in text
+    assert not todos
+
+
+@pytest.mark.parametrize(
+    ("constructor", "is_known"), [("LearningRateDecayOptimWrapperConstructor", True), ("LayerDecayConstructor", False)]
+)
+def test_only_one_known_rule_of_layers_becomes_layer_decay(tmp_path, constructor, is_known):
+    """Those of other libraries count layers differently, and choose weight decays too."""
+    text, todos = port_text(
+        tmp_path,
+        f'optim_wrapper = dict(constructor="{constructor}", paramwise_cfg=dict(layer_decay_rate=0.5, num_layers=3),'
+        'optimizer=dict(type="SGD", lr=1))',
+    )
+    assert ("layer_decay=0.5" in text) is is_known
+    assert bool(todos) is not is_known
+
+
+def test_no_hooks_of_ones_own_are_equal_to_an_empty_list_of_them(tmp_path, capsys):
+    (tmp_path / "old.py").write_text("custom_hooks = []\nmodel = dict()\n")
+    assert main(["port", str(tmp_path / "old.py"), "--to", str(tmp_path / "new"), "--prove"]) == 0
+    assert capsys.readouterr().out.count(" equal") == 1
+
+
 def test_what_a_class_does_not_accept_is_a_note_and_not_an_error(tmp_path):
     text, todos = port_text(tmp_path, 'optim_wrapper = dict(optimizer=dict(type="SGD", lr=1, foo=2))')
     assert todos == ["optimizer: SGD has no foo=2"]
@@ -225,6 +296,56 @@ def test_code(tmp_path):
         "runner.cfg",
         "the dict third is read or changed before it is built; what comes in is the object now",
     ]
+
+
+RULES = """
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class ByDimensions(DefaultOptimWrapperConstructor):
+    def add_params(self, params, module, **kwargs):
+        for parameter in module.parameters():
+            factor = self.paramwise_cfg["factors"][parameter.ndim]
+            params.append({"params": [parameter], "lr": self.base_lr * factor, "lr_scale": factor})
+            if parameter.ndim == 1:
+                params[-1]["weight_decay"] = self.base_wd * 0.5
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class Old(ByDimensions):
+    def __init__(self, optim_wrapper_cfg, paramwise_cfg):
+        paramwise_cfg["factors"] = paramwise_cfg.pop("multiples")
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class Extended(DefaultOptimWrapperConstructor):
+    def add_params(self, params, module, **kwargs):
+        super().add_params(params, module, **kwargs)
+"""
+RULED = """
+model = dict(type="Linear", in_features=2, out_features=3)
+optim_wrapper = dict(
+    optimizer=dict(type="SGD", lr=0.5, weight_decay=0.25), constructor="Old", paramwise_cfg=dict(multiples=[0, 3, 7]))
+"""
+
+
+def test_a_rule_for_parameter_groups_stays_one(tmp_path):
+    pytest.importorskip("libcst")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "rules.py").write_text(RULES)
+    for constructor in ("Old", "ByDimensions", "Extended"):
+        (tmp_path / "source" / f"{constructor.lower()}.py").write_text(RULED.replace('"Old"', f'"{constructor}"'))
+    ported, _ = port_path(tmp_path / "source", tmp_path / "new")
+    assert [Path(todo.file).stem for todo in ported.todos] == ["extended", "rules"]
+    script = (
+        "from lazyengine.config import LazyConfig, instantiate\ncfg = LazyConfig.load('old.py')\n"
+        "groups = instantiate(cfg)['optimizer'].param_groups\n"
+        "print([(group['lr'], group['weight_decay'], len(group['params'])) for group in groups])"
+    )
+    assert run(script, cwd=tmp_path / "new").strip() == "[(3.5, 0.25, 1), (1.5, 0.125, 1)]"
 
 
 SCRIPT = """

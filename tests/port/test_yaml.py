@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import os
+import re
 
 import pytest
 
@@ -68,6 +70,8 @@ def test_a_composed_config_builds(hydra_configs):
     assert cfg.lr == 1e-3
     assert cfg.data["size"] == 5
     assert cfg.optim == {"schedule": {"T": 7}}
+    assert cfg.data["root"] == os.environ["HOME"]
+    assert not any(isinstance(value, os._Environ) for value in arguments_of(cfg).values())  # it may hold secrets
     built = instantiate(cfg.model)
     assert type(built) is collections.Counter
     assert built["width"] == 3
@@ -92,9 +96,25 @@ def test_compositions_are_those_of_hydra(hydra_configs):
 
 
 def test_a_resolver_is_a_todo(tmp_path):
-    (tmp_path / "a.yaml").write_text("_target_: collections.Counter\nfolder: ${hydra:runtime.cwd}\n")
+    (tmp_path / "a.yaml").write_text("_target_: collections.Counter\nfolder: ${mine:x}\n")
     ported, _ = port_path(tmp_path / "a.yaml", tmp_path / "new")
     assert [("folder" in todo.reason, todo.line) for todo in ported.todos] == [(True, 3)]
+
+
+def test_folders_and_times_of_hydra(tmp_path, monkeypatch):
+    (tmp_path / "a.yaml").write_text(
+        "a: {_target_: collections.Counter, start: '${hydra:runtime.cwd}', year: 'in ${now:%Y}',"
+        " folder: '${hydra:runtime.output_dir}', file: '${a.folder}/x'}\n"
+    )
+    ported, _ = port_path(tmp_path / "a.yaml", tmp_path / "new")
+    assert [todo.reason.partition(": ")[2] for todo in ported.todos] == [
+        "this is Hydra's usual folder; write your hydra.run.dir"
+    ]
+    monkeypatch.chdir(tmp_path / "new")
+    built = instantiate(LazyConfig.load("a.py").a)
+    assert built["start"] == str(tmp_path / "new")
+    assert re.fullmatch(r"in 20\d\d", built["year"])
+    assert re.fullmatch(r"outputs/20\d\d-\d\d-\d\d/\d\d-\d\d-\d\d/x", built["file"])
 
 
 def test_lightning_cli(tmp_path):

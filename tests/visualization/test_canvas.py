@@ -11,7 +11,11 @@ import torch
 from lazyengine.errors import UsageError
 from lazyengine.visualization import Visualizer
 
-pytest.importorskip("matplotlib")
+from . import golden
+
+matplotlib = pytest.importorskip("matplotlib")
+GOLDEN = np.load(golden.FILE)  # what mmengine 0.10.7 drew
+ROUNDING = {"circles": 20, "lines": 1, "points": 1, "polygons": 1, "masks": 2, "one mask": 1, "mean": 1, "largest": 1}
 BLACK = np.zeros((40, 60, 3), np.uint8)
 
 
@@ -27,6 +31,26 @@ def changed(image):
     """Return the rectangle around what is not black: left, top, right, bottom."""
     rows, columns = np.nonzero(image.sum(axis=2))
     return columns.min(), rows.min(), columns.max(), rows.max()
+
+
+def difference(image, name):
+    """Return the largest difference of a pixel from mmengine's image."""
+    assert image.shape == GOLDEN[name].shape
+    return abs(image.astype(int) - GOLDEN[name].astype(int)).max()
+
+
+@pytest.mark.parametrize("name", golden.DRAWINGS)
+def test_drawings_are_those_of_mmengine(canvas, name):
+    """A circle has 72 corners here."""
+    if matplotlib.__version__.split(".")[:2] != ["3", "11"]:
+        pytest.skip("the images were drawn by matplotlib 3.11")
+    assert difference(golden.draw(canvas, name), name) <= ROUNDING.get(name, 0)
+
+
+@pytest.mark.parametrize("name", golden.FEATURE_MAPS)
+def test_feature_maps_have_the_colours_of_mmengine(canvas, name):
+    image = canvas.draw_featmap(golden.MAPS, **golden.FEATURE_MAPS[name])
+    assert difference(image, name) <= ROUNDING.get(name, 1)
 
 
 def test_an_image_that_nothing_was_drawn_on_is_itself(canvas):
