@@ -9,13 +9,15 @@ import runpy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from types import SimpleNamespace
 from typing import Any
 
-from ..config import ConfigWarning, LazyConfig, arguments_of
+from ..config import ConfigWarning, LazyConfig, arguments_of, instantiate, is_node, target_of
 from ..config.saving import to_json
 from ..errors import UsageFileNotFoundError, UsageTypeError, UsageValueError
-from ..evaluator import rule_of
+from ..evaluator import BaseMetric, rule_of
 from ..record import collect_code, flat_config
+from ..runs import choose_keys
 from ..text import did_you_mean, listed
 from .spaces import Dimension, Paths, as_overrides, combinations, normal_space, parse_call, parse_dimension
 
@@ -108,7 +110,8 @@ class Search:
         """Try every end and every value of the space on the config; return the config as it is without them.
 
         Raises:
-            UsageError: The config has no runner, or no validation; a path or a value is not accepted.
+            UsageError: The config has no runner, or no validation; a path or a value is not accepted; no metric has the
+                objective's name, where their names are known beforehand.
         """
         cfg = self.load()
         runner = arguments_of(cfg).get("runner")
@@ -122,8 +125,28 @@ class Search:
                 f"pruner {self.pruner!r} acts at validations, the objective {self.objective!r} is none."
             )
         for values in self._probes():
-            self.load(as_overrides(values))
+            probe = self.load(as_overrides(values))
+            if is_of_validation:
+                self._check_objective(names_of_metrics(arguments_of(probe)["runner"]))
         return cfg
+
+    def _check_objective(self, names: Sequence[str] | None) -> None:
+        """Refuse the objective where no metric can be meant; one of training alone is known when a run has it."""
+        known = [f"val/{name}" for name in (*names, "time", "data_time")] if names else []
+        if known and (self.objective.startswith("val/") or did_you_mean(self.objective, names or (), 0.85)):
+            self.curve_of(SimpleNamespace(curve_names=known))
+
+    def curve_of(self, run: Any) -> str:
+        """Return the name of the curve that is the objective, that of the validation before others.
+
+        Raises:
+            UsageValueError: The run has none of that name, or several.
+        """
+        keys = choose_keys([run], [self.objective])
+        keys = [key for key in keys if key.startswith("val/")] or keys
+        if len(keys) > 1:
+            raise UsageValueError(f"objective {self.objective!r} is one of {listed(keys)}: write the whole name.")
+        return keys[0]
 
     def _probes(self) -> Iterator[dict[Paths, Any]]:
         """Yield sets of values in which every value of every dimension occurs."""
@@ -145,6 +168,39 @@ class Search:
         space = {str(paths): repr(each) for paths, each in self.space.items()}
         own = ("objective", "direction", "sampler", "pruner", "seed", "overrides")
         return {"config": os.path.abspath(self.config), "space": space, **{name: getattr(self, name) for name in own}}
+
+
+def names_of_metrics(runner: Any) -> list[str] | None:
+    """Return the names that the validation of a runner's node records, as ``accuracy/top1``.
+
+    None where they are not all known before it runs: with a metric that does not say them, or a loop, an evaluator or a
+    hook that is not the engine's and might record more.
+    """
+    loop, hooks = (arguments_of(runner).get(name) for name in ("val_loop", "hooks"))
+    owners = [loop, *(hooks.values() if isinstance(hooks, Mapping) else hooks or ())]
+    if not all(map(_is_of_the_engine, owners)):
+        return None
+    given = arguments_of(loop).get("evaluator")
+    names: list[str] = []
+    for loader, evaluator in given.items() if isinstance(given, Mapping) else [("", given)]:
+        if is_node(evaluator) and isinstance(target_of(evaluator), type) and not _is_metric(evaluator):
+            evaluator = arguments_of(evaluator).get("metrics") if _is_of_the_engine(evaluator) else None
+        for metric in evaluator if isinstance(evaluator, list | tuple) else [evaluator]:
+            if not _is_metric(metric) or not (own := instantiate(metric).names):
+                return None
+            names += [f"{loader}/{name}" if loader else name for name in own]
+    return names
+
+
+def _is_of_the_engine(node: Any) -> bool:
+    return is_node(node) and getattr(target_of(node), "__module__", "").startswith(f"{__package__.partition('.')[0]}.")
+
+
+def _is_metric(node: Any) -> bool:
+    """Whether a node describes a metric that can be built by itself."""
+    target = target_of(node) if is_node(node) else None
+    is_plain = target is not None and not any(map(is_node, arguments_of(node).values()))
+    return is_plain and isinstance(target, type) and issubclass(target, BaseMetric)
 
 
 def read_search(path: str, words: Sequence[str] = (), **options: Any) -> Search:

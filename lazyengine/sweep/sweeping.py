@@ -15,7 +15,7 @@ from ..evaluator import is_better
 from ..fileio import atomic_write
 from ..record import read_run_file
 from ..runner.lock import FolderLock
-from ..runs import choose_keys, read_run
+from ..runs import read_run
 from ..text import listed, table
 from .faults import Supervision
 from .job import Job, Outcome
@@ -249,15 +249,10 @@ class _Trials:
             UsageValueError: It recorded no such metric; says what there is.
         """
         run = read_run(self._work_dir(trial))
-        keys = choose_keys([run], [self._search.objective])
-        keys = [key for key in keys if key.startswith("val/")] or keys
-        if len(keys) > 1:
-            raise UsageValueError(
-                f"objective {self._search.objective!r} is one of {listed(keys)}: write the whole name."
-            )
+        key = self._search.curve_of(run)
         rule = "greater" if self._search.direction == "maximize" else "less"
         best: float | None = None
-        for value in run.curves[keys[0]][1]:
+        for value in run.curves[key][1]:
             best = value if is_better(value, best, rule) else best
         return best
 
