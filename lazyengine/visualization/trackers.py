@@ -192,7 +192,8 @@ class WandbVisBackend(_LoggingBackend):
         import wandb  # type: ignore
 
         given = {"project": self.project, "name": _name_of(run_dir), "dir": str(save_dir), "mode": self.mode}
-        given.update(id=self.run_id or None, resume="allow", settings=wandb.Settings(console="off", silent=True))
+        settings = wandb.Settings(console="off", silent=True, init_timeout=max(self.timeout_s, 1.0))
+        given.update(id=self.run_id or None, resume="allow", settings=settings)
         run = wandb.init(**{**given, **self.init})
         run.define_metric("iteration", hidden=True)
         run.define_metric("*", step_metric="iteration")
