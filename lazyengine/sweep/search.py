@@ -61,7 +61,7 @@ class Search:
         if not self.objective:
             raise UsageValueError("a search needs an objective: the metric that counts, such as val/accuracy/top1.")
         if self.direction is None:
-            self.direction = "maximize" if rule_of(self.objective) == "greater" else "minimize"
+            self.direction = _direction_of(self.objective)
         _one_of("direction", self.direction, ("maximize", "minimize"))
         _one_of("sampler", self.sampler, SAMPLERS)
         if self.pruner is not None:
@@ -247,6 +247,16 @@ def _read_file(path: str) -> dict[str, Any] | None:
         raise UsageTypeError(f"{path}: it needs config = 'base.py', the file of the experiment, beside it.")
     given["config"] = os.path.relpath(os.path.join(os.path.dirname(os.path.abspath(path)), given["config"]))
     return given
+
+
+def _direction_of(objective: str) -> str:
+    try:
+        return "maximize" if rule_of(objective) == "greater" else "minimize"
+    except UsageValueError:
+        raise UsageValueError(
+            f"the objective {objective!r} does not tell by its name whether more of it is better: set direction to "
+            "'maximize' or 'minimize' (--direction), or correct the name."
+        ) from None
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -10,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import arguments_of, instantiate
-from ..errors import UsageValueError
+from ..errors import UsageFileNotFoundError, UsageValueError
 from ..evaluator import is_better
 from ..fileio import atomic_write
 from ..record import read_run_file
 from ..runner.lock import FolderLock
 from ..runs import read_run
-from ..text import listed, table
+from ..text import table
 from .faults import Supervision
 from .job import Job, Outcome
 from .launchers import Launched, Launcher, LocalLauncher, Stopping
@@ -100,8 +101,10 @@ def sweep(
     lock = FolderLock(folder)
     lock.acquire()
     try:
-        _check_same(search, folder)
         study = Study(folder, search, storage)
+        _check_same(search, folder, study)
+        if changed := _other_code(search, study):
+            report(changed)
         with Stopping() as stopping:
             trials = _Trials(search, folder, study, policy, num_ranks, report)
             try:
@@ -220,6 +223,7 @@ class _Trials:
             self._study.prune(trial, value)
             self._report(f"trial {trial.folder} was pruned")
         elif outcome.how == "failed":
+            self._check_objective(trial)
             self._study.fail(trial, outcome.reason)
             self._report(f"trial {trial.folder} failed: {outcome.reason.partition(chr(10))[0]}")
         else:  # it can go on: now where its job was lost, else when the sweep is called again
@@ -241,6 +245,13 @@ class _Trials:
                 self._study.prune(trial, other.value)
             else:
                 self._study.fail(trial, other.reason)
+
+    def _check_objective(self, trial: Trial) -> None:
+        """End the sweep where a run validated and has no such metric, as all others would; the trial may go on."""
+        with contextlib.suppress(UsageFileNotFoundError):  # it has recorded nothing
+            run = read_run(self._work_dir(trial))
+            if any(name.startswith("val/") for name in run.curves):
+                self._search.curve_of(run)
 
     def _value_of(self, trial: Trial) -> float | None:
         """Return the best value of the objective that a run recorded; None where it was never finite.
@@ -278,8 +289,11 @@ def supervision_of(cfg: Any) -> dict[str, Any]:
     return dict(vars(policy))
 
 
-def _check_same(search: Search, folder: str) -> None:
+def _check_same(search: Search, folder: str, study: Study) -> None:
     """Write down what the folder's search is, or see that it is this one.
+
+    Another objective of the same direction is accepted as long as no trial has a value, so that a wrong name can be
+    corrected.
 
     Raises:
         UsageValueError: It is another one.
@@ -289,12 +303,25 @@ def _check_same(search: Search, folder: str) -> None:
     if os.path.isfile(path):
         with open(path, encoding="utf-8") as file:
             was = json.load(file)
-        if changed := [name for name in now if now[name] != was.get(name)]:
+        changed = [name for name in now if now[name] != was.get(name)]
+        if not changed:
+            return
+        if changed != ["objective"] or any(trial.value is not None for trial in study.trials()):
             lines = "; ".join(f"{name} was {was.get(name)}, is {now[name]}" for name in changed)
             raise UsageValueError(f"{folder} has another search: {lines}. Name a new folder by --work-dir.")
-        return
     with atomic_write(path, "w", encoding="utf-8") as file:
         json.dump(now, file, indent=1)
+
+
+def _other_code(search: Search, study: Study) -> str:
+    """Return what to say where the config or the code is no longer what the newest ended trial had."""
+    ended = [trial for trial in study.trials() if trial.how in ("finished", "pruned")]
+    if not ended or search.key_of(ended[-1].overrides) == ended[-1].key:
+        return ""
+    return (
+        f"the config or the code has changed since trial {ended[-1].folder} ran: what has ended stays as it is, and what "
+        "begins now is another experiment; name a new folder by --work-dir to compare like with like"
+    )
 
 
 def planned(search: Search, limit: int = 20) -> list[list[str]]:

@@ -25,8 +25,8 @@ _MAX_WAITING = 10_000  # calls that a slow tracker has not taken yet; more are l
 class TrackerBackend(VisBackend):
     """Base class of backends of trackers.
 
-    A thread calls the tracker, so that training never waits for it longer than a limit. Of calls that fail the first is
-    an error in the log, and their number is another one at the end; the next one is tried as well. A tracker that cannot
+    A thread calls the tracker, so that training never waits for it longer than a limit. The first call that fails is an
+    error in the log, the next ones are tried and counted, and their number is told at the end. A tracker that cannot
     begin is left out for this start. A resumed run joins the tracker's run by the engine's ``run_id``; what an earlier
     start showed beyond the step that it was resumed from stays there beside the new points.
 

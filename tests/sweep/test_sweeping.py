@@ -108,10 +108,22 @@ def test_a_trial_that_fails_is_named_and_tried_again_by_the_next_call(lab, confi
     assert [each.how for each in sweep(search, str(lab / "failing")).trials] == ["finished"]
 
 
-def test_an_objective_that_no_run_records_ends_the_sweep_with_what_there_is(lab, config):
-    search = Search(config, {"train_loop.max_epochs": 1}, objective="val/accuracy")
-    with pytest.raises(UsageError, match=r"no curve is called 'val/accuracy'.*val/error"):
-        sweep(search, str(lab / "no_such"))
+@pytest.mark.parametrize("pruner", [None, "median"])
+def test_an_objective_that_no_run_records_ends_the_sweep_and_can_be_corrected(lab, config, pruner):
+    """With a pruner the run itself fails, at its first validation; no trial is marked for it."""
+    folder = str(lab / f"no_such_{pruner}")
+    space = {"runner.seed": grid(0, 1), "train_loop.max_epochs": 2}
+
+    def search(objective: str) -> Search:
+        return Search(config, space, objective=objective, direction="minimize", pruner=pruner)
+
+    for _ in range(2):  # as often as it is called
+        with pytest.raises(UsageError, match=r"no curve is called 'val/eror'. Did you mean 'val/error'\?"):
+            sweep(search("val/eror"), folder, LocalLauncher(capacity=1))
+    found = sweep(search("val/error"), folder, LocalLauncher(capacity=1))
+    assert [(each.number, each.how) for each in found.trials] == [(0, "finished"), (1, "finished")]
+    with pytest.raises(UsageError, match="objective was val/error, is "):
+        sweep(search("val/eror"), folder)
 
 
 def last_state(folder: Path) -> str:
