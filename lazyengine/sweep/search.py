@@ -23,7 +23,7 @@ from .spaces import Dimension, Paths, as_overrides, combinations, normal_space, 
 
 SAMPLERS = ("tpe", "random")
 PRUNERS = ("median", "asha", "hyperband")
-_NO_IDENTITY = ("runner.work_dir", "runner.experiment_name", "runner.resume", "runner.launcher")
+NO_IDENTITY = ("runner.work_dir", "runner.experiment_name", "runner.resume", "runner.launcher")
 
 
 @dataclass
@@ -159,7 +159,7 @@ class Search:
     def key_of(self, overrides: Sequence[str]) -> str:
         """Return what is equal for two trials that would be the same run: of the resolved config, seed and code."""
         cfg = self.load(overrides)
-        values = {path: v for path, v in flat_config(to_json(cfg)).items() if not path.startswith(_NO_IDENTITY)}
+        values = {path: v for path, v in flat_config(to_json(cfg)).items() if not path.startswith(NO_IDENTITY)}
         code = collect_code(cfg.__record__.configs).hash
         return hashlib.sha256(json.dumps([code, values], sort_keys=True).encode()).hexdigest()[:16]
 

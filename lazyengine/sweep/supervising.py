@@ -234,13 +234,14 @@ class Supervised:
         """Answer a fault as the policy says, and write that into ``run.json``."""
         former = self._decisions()
         decision = self.job.policy.decide(fault, former)
+        error = f"{fault.error}: {fault.text.strip().partition(chr(10))[0]}"[:300]
         self._unwritten.append(
             {
                 "job": self.job.id,
                 "attempt": len(former) + 1,
                 "fault": fault.kind,
                 "iter": fault.iteration,
-                "error": f"{fault.error}: {fault.text.strip().partition(chr(10))[0]}"[:300],
+                "error": error,
                 "decision": decision.action,
                 "why": decision.why,
                 "identity": fault.identity,
@@ -248,7 +249,7 @@ class Supervised:
             }
         )
         self._write_decisions()
-        line = f"{fault.kind} at iteration {fault.iteration} ({fault.error}): {decision.action}, {decision.why}"
+        line = f"{fault.kind} at iteration {fault.iteration} ({error}): {decision.action}, {decision.why}"
         self._report(f"{self.job.work_dir}: {line}")
         if decision.action == "stop":
             return Outcome("failed", f"{line}\n{fault.text}", 2 if fault.kind == MISTAKE else 1)

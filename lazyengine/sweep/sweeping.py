@@ -11,17 +11,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import arguments_of, instantiate
+from ..config.saving import to_json
 from ..errors import UsageFileNotFoundError, UsageValueError
 from ..evaluator import is_better
 from ..fileio import atomic_write
-from ..record import read_run_file
+from ..record import (
+    CODE_FOLDER,
+    RUN_FILE,
+    CodeRecord,
+    changed_code,
+    collect_code,
+    flat_config,
+    load_code,
+    read_run_file,
+)
 from ..runner.lock import FolderLock
 from ..runs import read_run
-from ..text import table
+from ..text import listed, table
 from .faults import Supervision
 from .job import Job, Outcome
 from .launchers import Launched, Launcher, LocalLauncher, Stopping
-from .search import Search
+from .search import NO_IDENTITY, Search
 from .study import IN_MEMORY, Study, Trial
 
 SWEEP_FILE = "sweep.json"
@@ -92,18 +102,20 @@ def sweep(
         report: Called with a line about what happens.
 
     Raises:
-        UsageError: The search does not fit its config, or the folder has another search.
+        UsageError: The search does not fit its config, or the folder has another search, or a run.
         FolderBusyError: Another sweep is at work in the folder.
     """
     cfg = search.check()
     policy = supervision_of(cfg)
+    if os.path.isfile(os.path.join(folder, RUN_FILE)):
+        raise UsageValueError(f"{folder} is the folder of a run: name another one for the sweep by --work-dir.")
     os.makedirs(folder, exist_ok=True)
     lock = FolderLock(folder)
     lock.acquire()
     try:
         study = Study(folder, search, storage)
         _check_same(search, folder, study)
-        if changed := _other_code(search, study):
+        if changed := _changes_since(search, folder, study):
             report(changed)
         with Stopping() as stopping:
             trials = _Trials(search, folder, study, policy, num_ranks, report)
@@ -313,14 +325,33 @@ def _check_same(search: Search, folder: str, study: Study) -> None:
         json.dump(now, file, indent=1)
 
 
-def _other_code(search: Search, study: Study) -> str:
-    """Return what to say where the config or the code is no longer what the newest ended trial had."""
-    ended = [trial for trial in study.trials() if trial.how in ("finished", "pruned")]
-    if not ended or search.key_of(ended[-1].overrides) == ended[-1].key:
+def _changes_since(search: Search, folder: str, study: Study) -> str:
+    """Return what to say where the config or the code is no longer what the newest ended trial had, else nothing."""
+    ended = [trial for trial in study.trials() if trial.how in ("finished", "pruned") and trial.same_as is None]
+    work_dir = os.path.join(folder, ended[-1].folder) if ended else ""
+    if not os.path.isfile(os.path.join(work_dir, RUN_FILE)):
+        return ""
+    run, cfg = read_run(work_dir), search.load(ended[-1].overrides)
+    is_, was = (
+        {path: value for path, value in config.items() if not path.startswith(NO_IDENTITY)}
+        for config in (flat_config(to_json(cfg)), run.config)
+    )
+    found = [
+        f"{path} was {was.get(path, 'not set')}, is {is_.get(path, 'not set')}"
+        for path in {**was, **is_}
+        if was.get(path) != is_.get(path)
+    ]
+    kept = os.path.join(work_dir, CODE_FOLDER, f"{run.starts[-1].code}.zip")
+    if os.path.isfile(kept):
+        former, present = load_code(kept), collect_code(cfg.__record__.configs)
+        common = former.files.keys() & present.files.keys() - {*former.configs, *present.configs}
+        parts = [CodeRecord(files={name: code.files[name] for name in sorted(common)}) for code in (former, present)]
+        found += changed_code(*parts)
+    if not found:
         return ""
     return (
-        f"the config or the code has changed since trial {ended[-1].folder} ran: what has ended stays as it is, and what "
-        "begins now is another experiment; name a new folder by --work-dir to compare like with like"
+        f"since trial {ended[-1].folder} ran this has changed: {listed(found, 4)}. What has ended stays as it is, "
+        "and what begins now is another experiment; name a new folder by --work-dir to compare like with like"
     )
 
 

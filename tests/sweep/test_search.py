@@ -14,6 +14,7 @@ from lazyengine.sweep import Search, Study, choice, grid, log_uniform, planned, 
 from .lab import make_project
 
 pytest.importorskip("optuna")
+DIGITS = Path(__file__).resolve().parents[2] / "projects" / "digits" / "config.py"
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_a_function_makes_parts_conditional(config):
         ({"model.width": grid(4, "wide")}, {}, "accepts"),
         ({"optimizer.lr": log_uniform(0.1, 0.2)}, {}, "how many trials"),
         ({"optimizer.lr": grid(0.1)}, {"objective": "val/error", "pruner": "ashaa"}, "Did you mean 'asha'"),
-        ({"optimizer.lr": grid(0.1)}, {"objective": "val/goodness"}, "greater or a smaller"),
+        ({"optimizer.lr": grid(0.1)}, {"objective": "val/goodness"}, "does not tell by its name"),
         ({"optimizer.lr": grid(0.1)}, {"objective": "train/loss", "pruner": "median"}, "acts at validations"),
         ({("optimizer.lr", "model.width"): zipped((0.1, 4), (0.2,))}, {}, "does not fit"),
     ],
@@ -78,6 +79,33 @@ def test_mistakes_are_refused_before_anything_runs(config, space, options, said)
     with pytest.raises(UsageError) as caught:
         Search(config, space, **{"objective": "val/error", **options}).check()
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [
+        ("val/acurracy/top1", "Did you mean 'val/accuracy/top1'"),
+        ("acurracy/top1", "Did you mean 'accuracy/top1'"),
+        ("val/map", "There are: val/accuracy/top1"),
+        ("val/acurracy", "does not tell by its name whether more of it is better: set direction"),
+        ("val/top1", "Did you mean 'top1'"),
+        ("top1", None),
+        ("loss", None),  # of training: known when a run has it
+    ],
+)
+def test_an_objective_that_no_metric_has_is_refused_where_their_names_are_known(objective, said):
+    def check() -> None:
+        Search(str(DIGITS), {"model.width": 8}, objective=objective).check()
+
+    if said is None:
+        check()
+    else:
+        with pytest.raises(UsageError, match=said):
+            check()
+
+
+def test_names_of_metrics_are_not_all_known_beside_a_hook_that_is_not_the_engines(config):
+    Search(config, {"model.width": 4}, objective="val/errror", direction="minimize").check()
 
 
 def test_ends_of_a_drawn_range_are_tried_on_the_config(config):
