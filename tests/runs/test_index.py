@@ -225,8 +225,8 @@ def test_a_damaged_run_is_named_and_the_others_are_read(root, file, content, cap
 
 
 def test_a_file_that_holds_no_records_is_no_run(root):
-    (file,) = (root / "b").rglob("metrics.jsonl")
+    (file,) = (root / "deep" / "b").rglob("metrics.jsonl")
     assert read_outlines([file])[0].iterations == 5
-    (root / "b" / "notes.txt").touch()
+    (root / "deep" / "notes.txt").touch()
     with pytest.raises(FileNotFoundError, match=r"notes\.txt is no file of records; name a run folder"):
-        read_outlines([root / "b" / "notes.txt"])
+        read_outlines([root / "deep" / "notes.txt"])
