@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import arguments_of, instantiate
+from ..config import arguments_of, instantiate, is_node, target_of
 from ..config.saving import to_json
 from ..errors import UsageFileNotFoundError, UsageValueError
 from ..evaluator import is_better
@@ -292,9 +292,13 @@ def supervision_of(cfg: Any) -> dict[str, Any]:
     """Return the arguments of a config's `Supervision`, its defaults where it has none.
 
     Raises:
-        UsageValueError: Its ``supervision`` is something else.
+        UsageValueError: Its ``supervision`` is something else, or a policy stands under another name.
     """
-    given = arguments_of(cfg).get("supervision")
+    values = arguments_of(cfg)
+    given = values.get("supervision")
+    others = [name for name, value in values.items() if is_node(value) and target_of(value) is Supervision]
+    if given is None and others:
+        raise UsageValueError(f"{others[0]} is a Supervision that nothing reads: call it supervision.")
     policy = Supervision() if given is None else instantiate(given)
     if not isinstance(policy, Supervision):
         raise UsageValueError(f"supervision is a {type(policy).__name__}: expected LazyCall(Supervision)(...).")

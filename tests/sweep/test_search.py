@@ -8,8 +8,20 @@ from pathlib import Path
 import pytest
 
 from lazyengine.cli.main import main
+from lazyengine.config import LazyConfig
 from lazyengine.errors import UsageError
-from lazyengine.sweep import Search, Study, choice, grid, log_uniform, planned, read_search, uniform, zipped
+from lazyengine.sweep import (
+    Search,
+    Study,
+    choice,
+    grid,
+    log_uniform,
+    planned,
+    read_search,
+    supervision_of,
+    uniform,
+    zipped,
+)
 
 from .lab import make_project
 
@@ -149,6 +161,17 @@ def test_the_policy_of_supervision_can_be_varied_like_any_other_value(config):
     search(config, {"supervision.max_retries": grid(1, 2)}).check()
     with pytest.raises(UsageError, match="Did you mean 'hang'"):
         search(config, {"supervision.hank": grid("stop")}).check()
+
+
+def test_a_policy_under_another_name_is_refused(config, tmp_path):
+    other = tmp_path / "other.py"
+    other.write_text(
+        "from lazyengine.config import LazyCall as L\nfrom lazyengine.sweep import Supervision\n"
+        "supervison = L(Supervision)(error='stop')\n"
+    )
+    with pytest.raises(UsageError, match="supervison is a Supervision that nothing reads: call it supervision"):
+        supervision_of(LazyConfig.load(str(other)))
+    assert supervision_of(LazyConfig.load(config))["silence_s"] == 60
 
 
 def test_a_journal_whose_end_a_killed_writer_has_torn_is_mended(config, tmp_path):
