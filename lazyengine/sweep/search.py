@@ -125,6 +125,8 @@ class Search:
                 f"pruner {self.pruner!r} acts at validations, the objective {self.objective!r} is none."
             )
         for values in self._probes():
+            if own := [text for text in as_overrides(values) if text.lstrip("+").startswith(NO_IDENTITY)]:
+                raise UsageValueError(f"space: {own[0]}: a sweep sets {listed(NO_IDENTITY)} of each trial itself.")
             probe = self.load(as_overrides(values))
             if is_of_validation:
                 self._check_objective(names_of_metrics(arguments_of(probe)["runner"]))
@@ -218,6 +220,8 @@ def read_search(path: str, words: Sequence[str] = (), **options: Any) -> Search:
     if not os.path.isfile(path):
         raise UsageFileNotFoundError(f"{path} is no file; name a config, or a file with a search.")
     given: dict[str, Any] = _read_file(path) or {"config": path, "space": {}}
+    if not isinstance(given["space"], Mapping):
+        raise UsageTypeError(f"{path}: space is a {type(given['space']).__name__}: expected a dict of paths.")
     dimensions = {word: parse_dimension(word) for word in words}
     space = {**dict(given["space"]), **dict(each for each in dimensions.values() if each is not None)}
     overrides = [*given.get("overrides", ()), *(word for word, each in dimensions.items() if each is None)]

@@ -116,6 +116,35 @@ def test_an_objective_that_no_metric_has_is_refused_where_their_names_are_known(
             check()
 
 
+@pytest.mark.parametrize("path", ["runner.work_dir", "+runner.experiment_name"])
+def test_what_a_sweep_sets_itself_is_not_varied(config, path):
+    with pytest.raises(UsageError, match=r"a sweep sets runner\.work_dir, .* of each trial itself"):
+        search(config, {path: grid("a", "b")}).check()
+
+
+def test_a_space_that_is_no_dict_is_refused(config, tmp_path):
+    (tmp_path / "sweep.py").write_text(f"config = {config!r}\nspace = ['optimizer.lr']\nobjective = 'val/error'\n")
+    with pytest.raises(UsageError, match="space is a list: expected a dict of paths"):
+        read_search(str(tmp_path / "sweep.py"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--jobs", "0"], "--jobs 0: expected at least 1"),
+        (["--ranks", "0"], "--ranks 0: expected at least 1"),
+        (["--storage", "nosuch://x"], "--storage nosuch://x: Can't load plugin"),
+        (["--storage", "sqlite:////no/such/folder/study.db"], "unable to open database file"),
+    ],
+)
+def test_options_of_the_command_are_checked(config, tmp_path, words, said, capsys):
+    given = ["sweep", config, "runner.seed=range(2)", "--objective", "val/error", "--work-dir", str(tmp_path / "sweep")]
+    assert main([*given, *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+
+
 def test_names_of_metrics_are_not_all_known_beside_a_hook_that_is_not_the_engines(config):
     Search(config, {"model.width": 4}, objective="val/errror", direction="minimize").check()
 
