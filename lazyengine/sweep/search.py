@@ -178,15 +178,15 @@ def names_of_metrics(runner: Any) -> list[str] | None:
     None where they are not all known before it runs: with a metric that does not say them, or a loop, an evaluator or a
     hook that is not the engine's and might record more.
     """
-    loop, hooks = (arguments_of(runner).get(name) for name in ("val_loop", "hooks"))
-    owners = [loop, *(hooks.values() if isinstance(hooks, Mapping) else hooks or ())]
-    if not all(map(_is_of_the_engine, owners)):
+    loop: Any = arguments_of(runner).get("val_loop")
+    hooks: Any = arguments_of(runner).get("hooks") or ()
+    if not all(map(_is_of_the_engine, [loop, *(hooks.values() if isinstance(hooks, Mapping) else hooks)])):
         return None
-    given = arguments_of(loop).get("evaluator")
+    given: Any = arguments_of(loop).get("evaluator")
     names: list[str] = []
     for loader, evaluator in given.items() if isinstance(given, Mapping) else [("", given)]:
-        if is_node(evaluator) and isinstance(target_of(evaluator), type) and not _is_metric(evaluator):
-            evaluator = arguments_of(evaluator).get("metrics") if _is_of_the_engine(evaluator) else None
+        if _is_of_the_engine(evaluator) and not _is_metric(evaluator):
+            evaluator = arguments_of(evaluator).get("metrics")
         for metric in evaluator if isinstance(evaluator, list | tuple) else [evaluator]:
             if not _is_metric(metric) or not (own := instantiate(metric).names):
                 return None
@@ -195,14 +195,15 @@ def names_of_metrics(runner: Any) -> list[str] | None:
 
 
 def _is_of_the_engine(node: Any) -> bool:
-    return is_node(node) and getattr(target_of(node), "__module__", "").startswith(f"{__package__.partition('.')[0]}.")
+    return is_node(node) and getattr(target_of(node), "__module__", "").startswith(f"{__name__.partition('.')[0]}.")
 
 
 def _is_metric(node: Any) -> bool:
     """Whether a node describes a metric that can be built by itself."""
-    target = target_of(node) if is_node(node) else None
-    is_plain = target is not None and not any(map(is_node, arguments_of(node).values()))
-    return is_plain and isinstance(target, type) and issubclass(target, BaseMetric)
+    if not is_node(node) or any(map(is_node, arguments_of(node).values())):
+        return False
+    target = target_of(node)
+    return isinstance(target, type) and issubclass(target, BaseMetric)
 
 
 def read_search(path: str, words: Sequence[str] = (), **options: Any) -> Search:
