@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -63,8 +64,13 @@ class TrackerBackend(VisBackend):
         """Return the tracker's run, which a resumed start joins; arguments as of `start`. Called by the thread."""
         raise NotImplementedError
 
-    def end(self, run: Any) -> None:
-        """End the tracker's run, once everything is sent."""
+    def end(self, run: Any, failed: bool) -> None:
+        """End the tracker's run, once everything is sent.
+
+        Args:
+            run: What `begin` returned.
+            failed: Whether an error ends it.
+        """
 
     def start(self, save_dir: Path, run_dir: Path, resumed_step: int | None) -> None:
         """Begin or join the tracker's run; one that takes longer than the limit begins beside training."""
@@ -79,12 +85,16 @@ class TrackerBackend(VisBackend):
             self._tell(f"{self.package} has not begun within {self.timeout_s:g} s; what is shown waits for it")
 
     def close(self) -> None:
-        """Wait until the tracker has what is queued, for a limited time, and end its run."""
+        """Wait until the tracker has what is queued, for a limited time, and end its run.
+
+        While an error is handled, as where a runner's training ends by one, the tracker's run ends as failed.
+        """
         thread, self._thread, self._run = self._thread, None, None
         if thread is None:
             return
         until = time.monotonic() + self.timeout_s
-        for last in (self.end, None):
+        failed = isinstance(sys.exc_info()[1], Exception)
+        for last in (lambda run: self.end(run, failed), None):
             try:
                 self._waiting.put(last, timeout=max(0.0, until - time.monotonic()))
             except queue.Full:
@@ -142,7 +152,7 @@ class _LoggingBackend(TrackerBackend):
         """Add values to the tracker's run."""
         run.log(values, step=step)
 
-    def end(self, run: Any) -> None:
+    def end(self, run: Any, failed: bool) -> None:
         """End the run."""
         run.finish()
 
@@ -203,6 +213,10 @@ class WandbVisBackend(_LoggingBackend):
         """Add values to W&B's run, by the engine's iteration."""
         run.log({**values, "iteration": step})
 
+    def end(self, run: Any, failed: bool) -> None:
+        """End the run."""
+        run.finish(exit_code=int(failed))
+
     def add_config_values(self, values: Mapping[str, str]) -> None:
         """Keep the values of the config, also those that a resume changed."""
         self.send(lambda run: run.config.update(dict(values), allow_val_change=True))
@@ -239,9 +253,9 @@ class MLflowVisBackend(TrackerBackend):
                 return run
         return client.create_run(where, run_name=_name_of(run_dir), tags={"lazyengine.run_id": self.run_id})
 
-    def end(self, run: Any) -> None:
+    def end(self, run: Any, failed: bool) -> None:
         """End the run."""
-        self._client.set_terminated(run.info.run_id)
+        self._client.set_terminated(run.info.run_id, "FAILED" if failed else "FINISHED")
 
     def add_config(self, text: str) -> None:
         """Keep the config as the artifact ``config.py``."""

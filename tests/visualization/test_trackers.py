@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lazyengine.config import LazyConfig
+from lazyengine.hooks import Hook
 from lazyengine.logging import read_metrics
 from lazyengine.runs.reading import MEASURED, PLACE
 from lazyengine.visualization import (
@@ -144,9 +145,9 @@ class Fake(TrackerBackend):
         self.fail("begin")
         return object()
 
-    def end(self, run):
+    def end(self, run, failed):
         self.fail("end")
-        self.seen.append("end")
+        self.seen.append("failed" if failed else "end")
 
     def fail(self, where: str) -> None:
         if self.fails == where:
@@ -197,6 +198,22 @@ def test_of_calls_that_fail_the_first_is_told_and_all_are_counted(tmp_path, erro
     show(fake, tmp_path, 5)
     assert fake.seen == [2, 4, "end"]
     assert errors == [f"Fake: json failed ({error.__name__}: no server)", "Fake: 3 calls of json failed in all"]
+
+
+class Broken(Hook):
+    """Fails in the third iteration."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if batch_idx == 2:
+            raise KeyError("broken")
+
+
+def test_a_run_that_fails_ends_as_failed(tmp_path):
+    fake = Fake()
+    runner = toy_runner(str(tmp_path), hooks={"broken": Broken()}, visualizer=Visualizer(vis_backends=[fake]))
+    with pytest.raises(KeyError, match="broken"):
+        runner.train()
+    assert fake.seen[-1] == "failed"
 
 
 def test_a_tracker_that_fails_at_its_end_is_told(tmp_path, errors):
