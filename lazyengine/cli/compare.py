@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 
 from ..runs import choose_keys, compare_runs, parse_conditions, read_outlines
-from .command import CommandParser, command, make_parser
+from .command import CommandParser, command, make_parser, say
 
 
 def build_parser() -> CommandParser:
@@ -45,6 +45,9 @@ def build_parser() -> CommandParser:
 def main(args: argparse.Namespace) -> object:
     """Put runs side by side."""
     runs = read_outlines(args.runs)
+    for run in runs:
+        if run.mistake:
+            say(f"{run.path.name}: {run.mistake}")
     conditions = parse_conditions(args.where, runs)
     runs = [run for run in runs if all(condition.holds(run) for condition in conditions)]
     if not runs:

@@ -49,10 +49,14 @@ def launcher_of(args: argparse.Namespace, folder: str, **options: Any) -> Any:
     """Return the launcher that a command line asks for.
 
     Raises:
-        UsageValueError: An option has no meaning for it, or is not written as KEY=VALUE.
+        UsageValueError: An option has no meaning for it, is too small a number, or is not written as KEY=VALUE.
     """
     from ..sweep import make_launcher
 
+    for name, least in (("ranks", 1), ("nodes", 1), ("jobs", 1), ("gpus", 0), ("timeout", 1)):
+        number = getattr(args, name, None)
+        if number is not None and number < least:
+            raise UsageValueError(f"--{name} {number}: expected at least {least}.")
     if wrong := [each for each in args.slurm if "=" not in each]:
         raise UsageValueError(f"--slurm {wrong[0]}: expected KEY=VALUE, such as partition=gpu.")
     slurm = dict(each.split("=", 1) for each in args.slurm)

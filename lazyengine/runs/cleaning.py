@@ -23,10 +23,13 @@ from ..checkpoint import (
 )
 from ..checkpoint.shards import shards_of
 from ..errors import UsageFileNotFoundError, UsageValueError
-from ..record import RUN_FILE
+from ..record import RUN_FILE, read_run_file
 from ..text import listed
 
 KEEP = ("best", "last")
+_ADVICE = (
+    "Restore it, or move it away; until then nothing is deleted, since its run may need a checkpoint of another one."
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def clean(
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: `keep` holds another word.
+        ValueError: `keep` holds another word, or a ``run.json`` is damaged, whose run may need what is to be deleted.
     """
     if not os.path.isdir(root):
         raise UsageFileNotFoundError(f"{os.fspath(root)} is no folder; name one with runs in it.")
@@ -120,10 +123,10 @@ def _is_alive(start: dict[str, Any]) -> bool:
     """Whether the process of a start is there; of another host nobody can say, so that its age decides."""
     try:
         os.kill(int(start["pid"]), 0)
-    except (ProcessLookupError, KeyError, ValueError, TypeError):
+    except (ProcessLookupError, KeyError, ValueError, TypeError, OverflowError):
         return False
     except PermissionError:
-        pass
+        pass  # it is there, and somebody else's
     return start.get("host") == os.uname().nodename
 
 
@@ -165,14 +168,15 @@ def _is_own(path: str, own_names: list[re.Pattern[str]]) -> bool:
 
 
 def _parents_of_forks(root: Path) -> Iterator[str]:
-    """Yield the real paths of the checkpoints of other runs that runs below a folder went on from."""
+    """Yield the real paths of the checkpoints of other runs that runs below a folder went on from.
+
+    Raises:
+        UsageValueError: A ``run.json`` is damaged, so that nobody knows what its run went on from.
+    """
     for file in root.rglob(RUN_FILE):
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            origins = [start["from"] for start in content["starts"] if start.get("from")]
-            others = [str(each["path"]) for each in origins if each.get("run_id") != content["run_id"]]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue
+        content = read_run_file(file.parent, _ADVICE)
+        origins = [start["from"] for start in content["starts"] if start.get("from")]
+        others = [str(each.get("path")) for each in origins if each.get("run_id") != content.get("run_id")]
         yield from (os.path.realpath(os.path.join(folder, path)) for folder in ("", file.parent) for path in others)
 
 

@@ -184,14 +184,19 @@ class Comparison:
         return "\n".join([*lines, *self._verdict_lines()])
 
     def _verdict_lines(self) -> list[str]:
-        verdicts = self.verdicts()
-        unknown = {verdict.test for _, verdict in verdicts if verdict.word == "unknown"}
-        lines = [f"which one is better: unknown ({test})" for test in sorted(unknown)]
+        if not (verdicts := self.verdicts()):
+            return []
+        tests = {verdict.test if verdict.word == "unknown" else "" for _, verdict in verdicts}
+        if len(tests) == 1 and "" not in tests:  # one reason for all
+            return [f"which one is better: unknown ({tests.pop()})"]
+        one, two, lines = *self.rows, []
         for key, verdict in verdicts:
-            if verdict.word == "within noise":
+            if verdict.word == "unknown":
+                lines.append(f"{key}: unknown which one is better ({verdict.test})")
+            elif verdict.word == "within noise":
                 lines.append(f"{key}: the difference is within noise ({verdict.test})")
-            elif verdict.word != "unknown":
-                lines.append(f"{key}: {self.rows[1].name} is {verdict.word} than {self.rows[0].name} ({verdict.test})")
+            else:
+                lines.append(f"{key}: {two.name} is {verdict.word} than {one.name} ({verdict.test})")
         return lines
 
     def _fitting(self, shown: Mapping[str, Sequence[str]], width: int) -> tuple[list[str], list[str]]:

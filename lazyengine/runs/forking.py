@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import dist
 from ..checkpoint import summary_of
-from ..config import LazyConfig
+from ..config import LazyConfig, set_argument
 from ..errors import UsageRuntimeError, UsageValueError
 from ..fileio import atomic_write
 from .reading import Run, read_run
@@ -60,7 +60,7 @@ def fork(
         raise UsageRuntimeError(f"{run.path} keeps no config: its program built it by hand, and alone can fork it.")
     cfg: Any = LazyConfig.load(str(config))
     LazyConfig.apply_overrides(cfg, list(overrides))
-    cfg.runner.work_dir = os.fspath(work_dir)
+    set_argument(cfg.runner, "work_dir", os.fspath(work_dir), source="fork")
     return Runner.from_cfg(cfg, resume=path)
 
 

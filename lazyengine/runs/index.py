@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import collector
-from ..errors import UsageFileNotFoundError
+from ..errors import UsageFileNotFoundError, UsageValueError
 from ..logging import METRICS_FILE
 from ..record import ENV_FILE, RUN_FILE, START_FILE
 from .columns import Curve, Part, append, join, pack, parts_in, unpack
@@ -381,9 +381,9 @@ def read_outline(folder: str | os.PathLike[str], take: Callable[[Path], list[Par
     path = Path(folder)
     try:
         outline = Outline(path, starts=read_starts(path))
+        outline.config = read_config(path, outline.training)
     except ValueError as error:
         return Outline(path, mistake=str(error))
-    outline.config = read_config(path, outline.training)
     outline.environment = _environment(outline.training)
     own = [start.metrics for start in led_to_end(outline.starts) if start.metrics.is_file()]
     curves = curves_of(outline) if take is None else join([part for file in own for part in take(file)])
@@ -500,7 +500,7 @@ def read_outlines(folders: Sequence[str | os.PathLike[str]]) -> list[Outline]:
 
     Raises:
         FileNotFoundError: Something is neither, or a folder holds no run.
-        ValueError: The ``run.json`` of a run that was named is damaged.
+        ValueError: The ``run.json`` or the ``config.json`` of a run that was named is damaged.
     """
     found: dict[Path, Outline] = {}
     for folder in folders:
@@ -512,6 +512,7 @@ def read_outlines(folders: Sequence[str | os.PathLike[str]]) -> list[Outline]:
             index.close()
             continue
         check_run(path)
-        read_starts(path)  # raises where it is damaged
         found[path] = read_outline(path)
+        if found[path].mistake:
+            raise UsageValueError(found[path].mistake)
     return list(found.values())

@@ -73,7 +73,7 @@ def query(root: str | os.PathLike[str], sql: str, *, engine: str | None = None) 
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: The statement is wrong, as the engine says.
+        ValueError: The statement is wrong, as the engine says, or answers nothing.
     """
     if engine is not None and engine not in ENGINES:
         raise UsageValueError(f"engine={engine!r}: expected {' or '.join(map(repr, ENGINES))}.")
@@ -89,9 +89,12 @@ def query(root: str | os.PathLike[str], sql: str, *, engine: str | None = None) 
             "metrics": lambda: _metrics(names, [index.curves(outline) for outline in outlines]),
         }
         asked = {name: views[name]() for name in views if re.search(rf"\b{name}\b", sql, re.IGNORECASE)}
-        return (_by_duckdb if engine == "duckdb" else _by_sqlite)(sql, asked)
+        found = (_by_duckdb if engine == "duckdb" else _by_sqlite)(sql, asked)
     finally:
         index.close()
+    if not found.columns:
+        raise UsageValueError(f"{sql!r} answers nothing; write a statement such as 'select run, state from runs'.")
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------------ views
@@ -219,7 +222,8 @@ def _by_duckdb(sql: str, views: dict[str, dict[str, Any]]) -> Answer:
             else:
                 _fill(database, name, columns)
         database.execute("set enable_external_access = false")
-        done = database.execute(sql)
+        if (done := database.execute(sql)) is None:  # nothing but a comment
+            return Answer([], [])
         columns = [column[0] for column in done.description or ()]
         return Answer(columns, done.fetchall())
     except duckdb.Error as error:

@@ -99,7 +99,7 @@ def read_runs(folders: Sequence[str | os.PathLike[str]]) -> list[Run]:
 
     Raises:
         FileNotFoundError: When something is no run; the message says what is there.
-        ValueError: When a ``run.json`` is damaged.
+        ValueError: When a ``run.json`` or a ``config.json`` is damaged.
     """
     paths = [Path(os.path.abspath(folder)) for folder in folders]
     for path in paths:
@@ -158,7 +158,9 @@ def check_run(path: Path) -> None:
     Raises:
         FileNotFoundError: It is none.
     """
-    is_run = path.is_file() or any((path / name).is_file() for name in (METRICS_FILE, RUN_FILE))
+    is_run = (path.is_file() and path.suffix == Path(METRICS_FILE).suffix) or any(
+        (path / name).is_file() for name in (METRICS_FILE, RUN_FILE)
+    )
     if is_run or any(path.glob(f"*/{METRICS_FILE}")):
         return
     if not path.exists():
@@ -166,6 +168,8 @@ def check_run(path: Path) -> None:
         found = near(path.name, beside)
         hint = f" Did you mean {path.parent / found}?" if found else ""
         raise UsageFileNotFoundError(f"{path} does not exist.{hint}")
+    if path.is_file():
+        raise UsageFileNotFoundError(f"{path} is no file of records; name a run folder, or a {METRICS_FILE}.")
     runs = sorted({str(p.parent.parent) for p in path.glob(f"*/*/{METRICS_FILE}")})
     if runs:
         raise UsageFileNotFoundError(f"{path} holds several runs; name them: {' '.join(runs)}")
@@ -191,9 +195,16 @@ def read_config(path: Path, starts: Sequence[Start]) -> dict[str, str]:
     Args:
         path: The run folder.
         starts: Its starts, that of the present weights last.
+
+    Raises:
+        ValueError: The file is damaged.
     """
     places = [start.folder for start in reversed(starts)]
     for folder in places if begun_anew(path) is not None else [path, *places]:
-        if (folder / "config.json").is_file():
-            return flat_config((folder / "config.json").read_text(encoding="utf-8"))
+        if (file := folder / "config.json").is_file():
+            try:
+                return flat_config(file.read_text(encoding="utf-8"))
+            except (ValueError, KeyError, TypeError) as error:
+                found = f"{type(error).__name__}: {error}"
+                raise UsageValueError(f"{file} is damaged: {found}. Restore it, or move it away.") from error
     return {}

@@ -29,6 +29,8 @@ _TEMPLATE = Path(__file__).with_name("report.html")
 _MAX_POINTS, _MAX_CURVES, _MAX_ROWS, _MAX_LINES, _MAX_AXES = 800, 40, 1000, 300, 9
 _PARALLEL = '<div class="panel" id="parallel"><div class="tip"></div></div>'
 _LOG_BYTES = 4_000_000
+_NUM_COLORS = 8  # of the page
+_SMALL = 160  # pixels of the width of a picture, to which a smaller one is enlarged
 _FAULT = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) \S+\s+(.*)$", re.MULTILINE)
 _HOOKS = re.compile(r"^hooks, point by point:\n(.*?)(?=\n\nmodel:|\n\d{4}-\d\d-\d\d )", re.MULTILINE | re.DOTALL)
 
@@ -215,9 +217,20 @@ def _pictures(training: Sequence[Start], budget: int) -> str:
         if budget < 0:
             figures.append(f'<p class="soft">{len(newest) - len(figures)} more in {escape(str(file.parent))}</p>')
             break
-        caption = f"{escape(name)}, iteration {step}"
-        figures.append(f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption></figure>')
+        caption, large = f"{escape(name)}, iteration {step}", _enlarged(file)
+        figures.append(
+            f'<figure><img src="{source}"{large} alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+        )
     return f'<div class="grid">{"".join(figures)}</div>' if figures else ""
+
+
+def _enlarged(file: Path) -> str:
+    """Return attributes that show the pixels of a small picture; nothing for another one."""
+    with open(file, "rb") as content:
+        width = int.from_bytes(content.read(20)[16:])  # of a PNG's head
+    return (
+        f' width="{width * (_SMALL // width)}" style="image-rendering: pixelated"' if 0 < width <= _SMALL // 2 else ""
+    )
 
 
 def _data_url(file: Path) -> str:
@@ -262,7 +275,7 @@ def _pages_of_root(path: Path, keys: Sequence[str] | None) -> Iterator[tuple[str
             parts = [
                 _heading(path.name, "", f"{len(outlines)} runs below {path}: {about}"),
                 _section("Runs", _runs_table(groups, int(_MAX_ROWS * share))),
-                _section("Curves", f'<p class="soft">{note}</p>{_panels(curves)}' if curves else ""),
+                _section("Curves", f'<p class="soft">{note}</p>{_legend(names)}{_panels(curves)}' if curves else ""),
                 _section("Parallel coordinates", _PARALLEL if plan else ""),
                 _section("Importances", _importances(each, key)),
                 _section("Faults", _faults_of_runs(names, order)),
@@ -281,7 +294,12 @@ def _runs_table(found: Comparison, limit: int) -> str:
     columns, heads = found.short_columns()
     rows = list(zip(*columns.values()))
     left = f'<p class="soft">{len(rows) - limit} more rows: lazyengine compare</p>' if len(rows) > limit else ""
-    return f'<div class="wide">{html_table(heads, rows[:limit], kind="sortable")}</div>{left}'
+
+    def whole(row: int, column: int) -> str:
+        text = str(rows[row][column])
+        return f' title="{escape(text)}"' if len(text) > 40 else ""
+
+    return f'<div class="wide">{html_table(heads, rows[:limit], kind="sortable", attributes=whole)}</div>{left}'
 
 
 def _parallel(each: Comparison, key: str, limit: int) -> dict[str, Any] | None:
@@ -368,8 +386,17 @@ def _panels(curves: dict[str, Any]) -> str:
         '<div class="tip"></div></div>'
         for number, name in enumerate(curves)
     ]
-    hint = '<p class="soft">Drag to zoom, double-click for all of it; click “linear” for a logarithmic axis.</p>'
+    hint = (
+        '<p class="soft">Against the iterations. Drag to zoom, double-click for all of it; click “linear” for a '
+        "logarithmic axis.</p>"
+    )
     return f'{hint}<div class="grid">{"".join(panels)}</div>' if panels else ""
+
+
+def _legend(names: Sequence[str]) -> str:
+    """Return which color is whose, as long as no two have the same."""
+    marks = [f'<span><i style="background: var(--c{i})"></i>{escape(name)}</span>' for i, name in enumerate(names)]
+    return f'<p class="legend">{"".join(marks)}</p>' if len(names) <= _NUM_COLORS else ""
 
 
 def _section(title: str, body: str) -> str:

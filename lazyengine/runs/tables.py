@@ -220,7 +220,8 @@ def _filled(name: str, cell: Cell, outlines: Sequence[Outline]) -> Filled:
         conditions = parse_conditions([cell.where], outlines)
         found.runs = [each for each in outlines if all(condition.holds(each) for condition in conditions)]
     except UsageValueError as error:
-        found.refusals.append(str(error))
+        if outlines:  # of none nothing is known
+            found.refusals.append(str(error))
     by_seed: dict[str, list[Outline]] = {}
     for run in found.runs:
         by_seed.setdefault(run.config.get(SEED, "0"), []).append(run)

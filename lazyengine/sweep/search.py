@@ -9,19 +9,21 @@ import runpy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from types import SimpleNamespace
 from typing import Any
 
-from ..config import ConfigWarning, LazyConfig, arguments_of
+from ..config import ConfigWarning, LazyConfig, arguments_of, instantiate, is_node, target_of
 from ..config.saving import to_json
 from ..errors import UsageFileNotFoundError, UsageTypeError, UsageValueError
-from ..evaluator import rule_of
+from ..evaluator import BaseMetric, rule_of
 from ..record import collect_code, flat_config
+from ..runs import choose_keys
 from ..text import did_you_mean, listed
 from .spaces import Dimension, Paths, as_overrides, combinations, normal_space, parse_call, parse_dimension
 
 SAMPLERS = ("tpe", "random")
 PRUNERS = ("median", "asha", "hyperband")
-_NO_IDENTITY = ("runner.work_dir", "runner.experiment_name", "runner.resume", "runner.launcher")
+NO_IDENTITY = ("runner.work_dir", "runner.experiment_name", "runner.resume", "runner.launcher")
 
 
 @dataclass
@@ -59,7 +61,7 @@ class Search:
         if not self.objective:
             raise UsageValueError("a search needs an objective: the metric that counts, such as val/accuracy/top1.")
         if self.direction is None:
-            self.direction = "maximize" if rule_of(self.objective) == "greater" else "minimize"
+            self.direction = _direction_of(self.objective)
         _one_of("direction", self.direction, ("maximize", "minimize"))
         _one_of("sampler", self.sampler, SAMPLERS)
         if self.pruner is not None:
@@ -108,7 +110,8 @@ class Search:
         """Try every end and every value of the space on the config; return the config as it is without them.
 
         Raises:
-            UsageError: The config has no runner, or no validation; a path or a value is not accepted.
+            UsageError: The config has no runner, or no validation; a path or a value is not accepted; no metric has the
+                objective's name, where their names are known beforehand.
         """
         cfg = self.load()
         runner = arguments_of(cfg).get("runner")
@@ -122,8 +125,30 @@ class Search:
                 f"pruner {self.pruner!r} acts at validations, the objective {self.objective!r} is none."
             )
         for values in self._probes():
-            self.load(as_overrides(values))
+            if own := [text for text in as_overrides(values) if text.lstrip("+").startswith(NO_IDENTITY)]:
+                raise UsageValueError(f"space: {own[0]}: a sweep sets {listed(NO_IDENTITY)} of each trial itself.")
+            probe = self.load(as_overrides(values))
+            if is_of_validation:
+                self._check_objective(names_of_metrics(arguments_of(probe)["runner"]))
         return cfg
+
+    def _check_objective(self, names: Sequence[str] | None) -> None:
+        """Refuse the objective where no metric can be meant; one of training alone is known when a run has it."""
+        known = [f"val/{name}" for name in (*names, "time", "data_time")] if names else []
+        if known and (self.objective.startswith("val/") or did_you_mean(self.objective, names or (), 0.85)):
+            self.curve_of(SimpleNamespace(curve_names=known))
+
+    def curve_of(self, run: Any) -> str:
+        """Return the name of the curve that is the objective, that of the validation before others.
+
+        Raises:
+            UsageValueError: The run has none of that name, or several.
+        """
+        keys = choose_keys([run], [self.objective])
+        keys = [key for key in keys if key.startswith("val/")] or keys
+        if len(keys) > 1:
+            raise UsageValueError(f"objective {self.objective!r} is one of {listed(keys)}: write the whole name.")
+        return keys[0]
 
     def _probes(self) -> Iterator[dict[Paths, Any]]:
         """Yield sets of values in which every value of every dimension occurs."""
@@ -136,7 +161,7 @@ class Search:
     def key_of(self, overrides: Sequence[str]) -> str:
         """Return what is equal for two trials that would be the same run: of the resolved config, seed and code."""
         cfg = self.load(overrides)
-        values = {path: v for path, v in flat_config(to_json(cfg)).items() if not path.startswith(_NO_IDENTITY)}
+        values = {path: v for path, v in flat_config(to_json(cfg)).items() if not path.startswith(NO_IDENTITY)}
         code = collect_code(cfg.__record__.configs).hash
         return hashlib.sha256(json.dumps([code, values], sort_keys=True).encode()).hexdigest()[:16]
 
@@ -145,6 +170,40 @@ class Search:
         space = {str(paths): repr(each) for paths, each in self.space.items()}
         own = ("objective", "direction", "sampler", "pruner", "seed", "overrides")
         return {"config": os.path.abspath(self.config), "space": space, **{name: getattr(self, name) for name in own}}
+
+
+def names_of_metrics(runner: Any) -> list[str] | None:
+    """Return the names that the validation of a runner's node records, as ``accuracy/top1``.
+
+    None where they are not all known before it runs: with a metric that does not say them, or a loop, an evaluator or a
+    hook that is not the engine's and might record more.
+    """
+    loop: Any = arguments_of(runner).get("val_loop")
+    hooks: Any = arguments_of(runner).get("hooks") or ()
+    if not all(map(_is_of_the_engine, [loop, *(hooks.values() if isinstance(hooks, Mapping) else hooks)])):
+        return None
+    given: Any = arguments_of(loop).get("evaluator")
+    names: list[str] = []
+    for loader, evaluator in given.items() if isinstance(given, Mapping) else [("", given)]:
+        if _is_of_the_engine(evaluator) and not _is_metric(evaluator):
+            evaluator = arguments_of(evaluator).get("metrics")
+        for metric in evaluator if isinstance(evaluator, list | tuple) else [evaluator]:
+            if not _is_metric(metric) or not (own := instantiate(metric).names):
+                return None
+            names += [f"{loader}/{name}" if loader else name for name in own]
+    return names
+
+
+def _is_of_the_engine(node: Any) -> bool:
+    return is_node(node) and getattr(target_of(node), "__module__", "").startswith(f"{__name__.partition('.')[0]}.")
+
+
+def _is_metric(node: Any) -> bool:
+    """Whether a node describes a metric that can be built by itself."""
+    if not is_node(node) or any(map(is_node, arguments_of(node).values())):
+        return False
+    target = target_of(node)
+    return isinstance(target, type) and issubclass(target, BaseMetric)
 
 
 def read_search(path: str, words: Sequence[str] = (), **options: Any) -> Search:
@@ -162,6 +221,8 @@ def read_search(path: str, words: Sequence[str] = (), **options: Any) -> Search:
     if not os.path.isfile(path):
         raise UsageFileNotFoundError(f"{path} is no file; name a config, or a file with a search.")
     given: dict[str, Any] = _read_file(path) or {"config": path, "space": {}}
+    if not isinstance(given["space"], Mapping):
+        raise UsageTypeError(f"{path}: space is a {type(given['space']).__name__}: expected a dict of paths.")
     dimensions = {word: parse_dimension(word) for word in words}
     space = {**dict(given["space"]), **dict(each for each in dimensions.values() if each is not None)}
     overrides = [*given.get("overrides", ()), *(word for word, each in dimensions.items() if each is None)]
@@ -191,6 +252,16 @@ def _read_file(path: str) -> dict[str, Any] | None:
         raise UsageTypeError(f"{path}: it needs config = 'base.py', the file of the experiment, beside it.")
     given["config"] = os.path.relpath(os.path.join(os.path.dirname(os.path.abspath(path)), given["config"]))
     return given
+
+
+def _direction_of(objective: str) -> str:
+    try:
+        return "maximize" if rule_of(objective) == "greater" else "minimize"
+    except UsageValueError:
+        raise UsageValueError(
+            f"the objective {objective!r} does not tell by its name whether more of it is better: set direction to "
+            "'maximize' or 'minimize' (--direction), or correct the name."
+        ) from None
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:

@@ -35,6 +35,9 @@ class Dimension:
             least = "low < high" if self.kind == "uniform" else "0 < low < high"
             raise UsageValueError(f"{self.kind}{self.values}: expected {least}.")
 
+    def __repr__(self) -> str:
+        return f"{self.kind}({', '.join(map(repr, self.values))})"
+
     @property
     def is_number(self) -> bool:
         """Whether it is a range of numbers."""

@@ -60,7 +60,7 @@ class Study:
         storage: An URL such as ``sqlite:///study.db``; None for a journal in the folder.
 
     Raises:
-        UsageRuntimeError: Optuna is missing.
+        UsageRuntimeError: Optuna is missing, or the storage cannot be opened.
     """
 
     def __init__(self, folder: str, search: Search, storage: str | None = None) -> None:
@@ -71,7 +71,14 @@ class Study:
         if search.pruner is not None:
             make_pruner(search.pruner)
         options = {"study_name": self.name, "load_if_exists": True, "direction": search.direction}
-        self._study = optuna.create_study(storage=open_storage(self.storage), **options)
+        try:
+            self._study = optuna.create_study(storage=open_storage(self.storage), **options)
+        except Exception as error:
+            if "://" not in self.storage or not isinstance(error, ImportError | _errors_of_databases()):
+                raise
+            raise UsageRuntimeError(
+                f"--storage {self.storage}: {error} Name a database that is there, such as sqlite:///study.db."
+            ) from error
 
     def trials(self) -> list[Trial]:
         """Return all trials by their number."""
@@ -156,6 +163,13 @@ class Study:
         _suggest(trial, search.space, values)
         _suggest(trial, search.more(values), values)
         return values, trial.params, trial.distributions
+
+
+def _errors_of_databases() -> type[Exception]:
+    """Return what Optuna's storages of URLs raise where a database is not there, or nothing knows its kind."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return SQLAlchemyError
 
 
 def _suggest(trial: optuna.Trial, space: Mapping[Paths, Dimension], values: dict[Paths, Any]) -> None:

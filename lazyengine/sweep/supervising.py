@@ -27,6 +27,7 @@ _LOOK_S = 1.0  # between two looks at the processes below the run's
 _BEGIN = 5  # so many times longer may it take to the first iteration: data is read, a model is compiled
 _MIN_FREE = 1_000_000
 _END_S = 5.0  # for a process that was asked to write its stacks and end
+_EXIT_CODE = "exit code "  # of a process that did not say what ended it: the last line of the log may
 _ADVICE = "Restore it, or move it away."
 
 
@@ -216,7 +217,7 @@ class Supervised:
         """Return what ended the attempt; of several ranks, what came first and is no consequence of another's end."""
         iteration = self.job.iteration()
         if self._hangs:
-            text = f"no iteration for {self.job.policy.silence_s:g} s; the stacks are in {self.job.output}"
+            text = f"none for {self.job.policy.silence_s:g} s; the stacks are in {self.job.output}"
             return Fault(HANG, "no iteration", text, iteration)
         found = self.job.faults()
         own = [each for each in found if each.kind != LOST_NODE]
@@ -225,22 +226,24 @@ class Supervised:
         if _num_memory_kills() > self._num_kills:
             return Fault(OUT_OF_MEMORY, "SIGKILL", "the system ended a process that used too much memory", iteration)
         if found or code < 0 or self.job.num_ranks * self.job.num_nodes > 1:
-            name = found[0].error if found else signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            name = found[0].error if found else signal.Signals(-code).name if code < 0 else f"{_EXIT_CODE}{code}"
             return Fault(LOST_NODE, name, found[0].text if found else "a process is gone", iteration)
         text = _tail(self.job.output)
-        return Fault(MISTAKE if code == 2 else kind_in(text), f"exit code {code}", text, iteration)
+        return Fault(MISTAKE if code == 2 else kind_in(text), f"{_EXIT_CODE}{code}", text, iteration)
 
     def _decide(self, fault: Fault) -> Outcome | None:
         """Answer a fault as the policy says, and write that into ``run.json``."""
         former = self._decisions()
         decision = self.job.policy.decide(fault, former)
+        lines = fault.text.strip().splitlines() or [""]
+        error = f"{fault.error}: {lines[-1 if fault.error.startswith(_EXIT_CODE) else 0].strip()}"[:300]
         self._unwritten.append(
             {
                 "job": self.job.id,
                 "attempt": len(former) + 1,
                 "fault": fault.kind,
                 "iter": fault.iteration,
-                "error": f"{fault.error}: {fault.text.strip().partition(chr(10))[0]}"[:300],
+                "error": error,
                 "decision": decision.action,
                 "why": decision.why,
                 "identity": fault.identity,
@@ -248,7 +251,7 @@ class Supervised:
             }
         )
         self._write_decisions()
-        line = f"{fault.kind} at iteration {fault.iteration} ({fault.error}): {decision.action}, {decision.why}"
+        line = f"{fault.kind} at iteration {fault.iteration} ({error}): {decision.action}, {decision.why}"
         self._report(f"{self.job.work_dir}: {line}")
         if decision.action == "stop":
             return Outcome("failed", f"{line}\n{fault.text}", 2 if fault.kind == MISTAKE else 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -9,18 +10,28 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import arguments_of, instantiate
-from ..errors import UsageValueError
+from ..config import arguments_of, instantiate, is_node, target_of
+from ..config.saving import to_json
+from ..errors import UsageFileNotFoundError, UsageValueError
 from ..evaluator import is_better
 from ..fileio import atomic_write
-from ..record import read_run_file
+from ..record import (
+    CODE_FOLDER,
+    RUN_FILE,
+    CodeRecord,
+    changed_code,
+    collect_code,
+    flat_config,
+    load_code,
+    read_run_file,
+)
 from ..runner.lock import FolderLock
-from ..runs import choose_keys, read_run
+from ..runs import read_run
 from ..text import listed, table
 from .faults import Supervision
 from .job import Job, Outcome
 from .launchers import Launched, Launcher, LocalLauncher, Stopping
-from .search import Search
+from .search import NO_IDENTITY, Search
 from .study import IN_MEMORY, Study, Trial
 
 SWEEP_FILE = "sweep.json"
@@ -91,17 +102,21 @@ def sweep(
         report: Called with a line about what happens.
 
     Raises:
-        UsageError: The search does not fit its config, or the folder has another search.
+        UsageError: The search does not fit its config, or the folder has another search, or a run.
         FolderBusyError: Another sweep is at work in the folder.
     """
     cfg = search.check()
     policy = supervision_of(cfg)
+    if os.path.isfile(os.path.join(folder, RUN_FILE)):
+        raise UsageValueError(f"{folder} is the folder of a run: name another one for the sweep by --work-dir.")
     os.makedirs(folder, exist_ok=True)
     lock = FolderLock(folder)
     lock.acquire()
     try:
-        _check_same(search, folder)
         study = Study(folder, search, storage)
+        _check_same(search, folder, study)
+        if changed := _changes_since(search, folder, study):
+            report(changed)
         with Stopping() as stopping:
             trials = _Trials(search, folder, study, policy, num_ranks, report)
             try:
@@ -220,6 +235,7 @@ class _Trials:
             self._study.prune(trial, value)
             self._report(f"trial {trial.folder} was pruned")
         elif outcome.how == "failed":
+            self._check_objective(trial)
             self._study.fail(trial, outcome.reason)
             self._report(f"trial {trial.folder} failed: {outcome.reason.partition(chr(10))[0]}")
         else:  # it can go on: now where its job was lost, else when the sweep is called again
@@ -242,6 +258,13 @@ class _Trials:
             else:
                 self._study.fail(trial, other.reason)
 
+    def _check_objective(self, trial: Trial) -> None:
+        """End the sweep where a run validated and has no such metric, as all others would; the trial may go on."""
+        with contextlib.suppress(UsageFileNotFoundError):  # it has recorded nothing
+            run = read_run(self._work_dir(trial))
+            if any(name.startswith("val/") for name in run.curves):
+                self._search.curve_of(run)
+
     def _value_of(self, trial: Trial) -> float | None:
         """Return the best value of the objective that a run recorded; None where it was never finite.
 
@@ -249,15 +272,10 @@ class _Trials:
             UsageValueError: It recorded no such metric; says what there is.
         """
         run = read_run(self._work_dir(trial))
-        keys = choose_keys([run], [self._search.objective])
-        keys = [key for key in keys if key.startswith("val/")] or keys
-        if len(keys) > 1:
-            raise UsageValueError(
-                f"objective {self._search.objective!r} is one of {listed(keys)}: write the whole name."
-            )
+        key = self._search.curve_of(run)
         rule = "greater" if self._search.direction == "maximize" else "less"
         best: float | None = None
-        for value in run.curves[keys[0]][1]:
+        for value in run.curves[key][1]:
             best = value if is_better(value, best, rule) else best
         return best
 
@@ -274,17 +292,24 @@ def supervision_of(cfg: Any) -> dict[str, Any]:
     """Return the arguments of a config's `Supervision`, its defaults where it has none.
 
     Raises:
-        UsageValueError: Its ``supervision`` is something else.
+        UsageValueError: Its ``supervision`` is something else, or a policy stands under another name.
     """
-    given = arguments_of(cfg).get("supervision")
+    values = arguments_of(cfg)
+    given = values.get("supervision")
+    others = [name for name, value in values.items() if is_node(value) and target_of(value) is Supervision]
+    if given is None and others:
+        raise UsageValueError(f"{others[0]} is a Supervision that nothing reads: call it supervision.")
     policy = Supervision() if given is None else instantiate(given)
     if not isinstance(policy, Supervision):
         raise UsageValueError(f"supervision is a {type(policy).__name__}: expected LazyCall(Supervision)(...).")
     return dict(vars(policy))
 
 
-def _check_same(search: Search, folder: str) -> None:
+def _check_same(search: Search, folder: str, study: Study) -> None:
     """Write down what the folder's search is, or see that it is this one.
+
+    Another objective of the same direction is accepted as long as no trial has a value, so that a wrong name can be
+    corrected.
 
     Raises:
         UsageValueError: It is another one.
@@ -294,12 +319,44 @@ def _check_same(search: Search, folder: str) -> None:
     if os.path.isfile(path):
         with open(path, encoding="utf-8") as file:
             was = json.load(file)
-        if changed := [name for name in now if now[name] != was.get(name)]:
+        changed = [name for name in now if now[name] != was.get(name)]
+        if not changed:
+            return
+        if changed != ["objective"] or any(trial.value is not None for trial in study.trials()):
             lines = "; ".join(f"{name} was {was.get(name)}, is {now[name]}" for name in changed)
             raise UsageValueError(f"{folder} has another search: {lines}. Name a new folder by --work-dir.")
-        return
     with atomic_write(path, "w", encoding="utf-8") as file:
         json.dump(now, file, indent=1)
+
+
+def _changes_since(search: Search, folder: str, study: Study) -> str:
+    """Return what to say where the config or the code is no longer what the newest ended trial had, else nothing."""
+    ended = [trial for trial in study.trials() if trial.how in ("finished", "pruned") and trial.same_as is None]
+    work_dir = os.path.join(folder, ended[-1].folder) if ended else ""
+    if not os.path.isfile(os.path.join(work_dir, RUN_FILE)):
+        return ""
+    run, cfg = read_run(work_dir), search.load(ended[-1].overrides)
+    is_, was = (
+        {path: value for path, value in config.items() if not path.startswith(NO_IDENTITY)}
+        for config in (flat_config(to_json(cfg)), run.config)
+    )
+    found = [
+        f"{path} was {was.get(path, 'not set')}, is {is_.get(path, 'not set')}"
+        for path in {**was, **is_}
+        if was.get(path) != is_.get(path)
+    ]
+    kept = os.path.join(work_dir, CODE_FOLDER, f"{run.starts[-1].code}.zip")
+    if os.path.isfile(kept):
+        former, present = load_code(kept), collect_code(cfg.__record__.configs)
+        common = former.files.keys() & present.files.keys() - {*former.configs, *present.configs}
+        parts = [CodeRecord(files={name: code.files[name] for name in sorted(common)}) for code in (former, present)]
+        found += changed_code(*parts)
+    if not found:
+        return ""
+    return (
+        f"since trial {ended[-1].folder} ran this has changed: {listed(found, 4)}. What has ended stays as it is, "
+        "and what begins now is another experiment; name a new folder by --work-dir to compare like with like"
+    )
 
 
 def planned(search: Search, limit: int = 20) -> list[list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checkpoint import RUN_FILE
 from ..errors import UsageRuntimeError, UsageValueError
 from ..logging import log_error
 from .backend import VisBackend, curve_names
@@ -24,97 +26,123 @@ _MAX_WAITING = 10_000  # calls that a slow tracker has not taken yet; more are l
 class TrackerBackend(VisBackend):
     """Base class of backends of trackers.
 
-    A thread calls the tracker, so that training never waits for it. A call that fails is an error in the log, the first
-    of several in a row, and the next one is tried as well. A tracker that cannot begin is left out for this start. A
-    resumed run joins the tracker's run by the engine's ``run_id``; what an earlier start showed beyond the step that it
-    was resumed from stays there beside the new points.
+    A thread calls the tracker, so that training never waits for it longer than a limit. The first call that fails is an
+    error in the log, the next ones are tried and counted, and their number is told at the end. A tracker that cannot
+    begin is left out for this start. A resumed run joins the tracker's run by the engine's ``run_id``; what an earlier
+    start showed beyond the step that it was resumed from stays there beside the new points.
 
     Args:
-        close_timeout_s: How long `close` waits at most for what is queued, in seconds.
+        timeout_s: How long `start` waits at most for the tracker's run to begin, and `close` for what is queued, in
+            seconds.
 
     Raises:
         RuntimeError: The tracker's package is not installed.
-        ValueError: ``close_timeout_s`` is negative.
+        ValueError: ``timeout_s`` is negative.
     """
 
     package = ""
 
-    def __init__(self, close_timeout_s: float = 30.0) -> None:
+    def __init__(self, timeout_s: float = 30.0) -> None:
         name = type(self).__name__
         if find_spec(self.package) is None:
             extra = f"pip install 'lazyengine[{self.package}]'"
             raise UsageRuntimeError(f"{name}: the package {self.package} is not installed; {extra} brings it.")
-        if not close_timeout_s >= 0:
-            raise UsageValueError(f"{name}: close_timeout_s must be at least 0, got {close_timeout_s!r}.")
-        self.close_timeout_s = close_timeout_s
+        if not timeout_s >= 0:
+            raise UsageValueError(f"{name}: timeout_s must be at least 0, got {timeout_s!r}.")
+        self.timeout_s = timeout_s
         self._run: Any = None
-        self._is_failing = False
+        self._num_failed = 0
         self._waiting: queue.Queue[Callable[[Any], object] | None]
         self._thread: threading.Thread | None = None
 
     @property
     def experiment(self) -> Any:
-        """The tracker's own run; None before the start, and where it could not begin."""
+        """The tracker's own run; None before it began, and where it could not begin."""
         return self._run
 
     def begin(self, save_dir: Path, run_dir: Path, resumed_step: int | None) -> Any:
-        """Return the tracker's run, which a resumed start joins; arguments as of `start`."""
+        """Return the tracker's run, which a resumed start joins; arguments as of `start`. Called by the thread."""
         raise NotImplementedError
 
-    def end(self, run: Any) -> None:
-        """End the tracker's run, once everything is sent."""
+    def end(self, run: Any, failed: bool) -> None:
+        """End the tracker's run, once everything is sent.
+
+        Args:
+            run: What `begin` returned.
+            failed: Whether an error ends it.
+        """
 
     def start(self, save_dir: Path, run_dir: Path, resumed_step: int | None) -> None:
-        """Begin or join the tracker's run."""
+        """Begin or join the tracker's run; one that takes longer than the limit begins beside training."""
         self.close()
-        try:
-            self._run = self.begin(save_dir, run_dir, resumed_step)
-        except Exception as error:  # whatever a library of somebody else raises
-            self._run = None
-            self._tell(error, "cannot begin")
-            return
+        self._num_failed = 0
         self._waiting = queue.Queue(_MAX_WAITING)  # a thread that was left behind keeps its own
-        given = (self._waiting, self._run)
+        begun = threading.Event()
+        given = (self._waiting, begun, save_dir, run_dir, resumed_step)
         self._thread = threading.Thread(target=self._work, args=given, name=type(self).__name__, daemon=True)
         self._thread.start()
+        if not begun.wait(self.timeout_s):
+            self._tell(f"{self.package} has not begun within {self.timeout_s:g} s; what is shown waits for it")
 
     def close(self) -> None:
-        """Wait until the tracker has what is queued, for a limited time, and end its run."""
+        """Wait until the tracker has what is queued, for a limited time, and end its run.
+
+        While an error is handled, as where a runner's training ends by one, the tracker's run ends as failed.
+        """
         thread, self._thread, self._run = self._thread, None, None
         if thread is None:
             return
-        until = time.monotonic() + self.close_timeout_s
-        for last in (self.end, None):
+        until = time.monotonic() + self.timeout_s
+        failed = isinstance(sys.exc_info()[1], Exception)
+        for last in (lambda run: self.end(run, failed), None):
             try:
                 self._waiting.put(last, timeout=max(0.0, until - time.monotonic()))
             except queue.Full:
                 break
         thread.join(max(0.0, until - time.monotonic()))
         if thread.is_alive():
-            self._tell(TimeoutError(f"it has not taken everything within {self.close_timeout_s:g} s"), "is left behind")
+            self._tell(f"{self.package} is left behind: it has not taken everything within {self.timeout_s:g} s")
+        if self._num_failed > 1:
+            self._tell(f"{self._num_failed} calls of {self.package} failed in all")
 
     def send(self, call: Callable[[Any], object]) -> None:
         """Let the thread make a call, which is given the tracker's run; one that is slower than training loses some."""
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():
             return
         try:
             self._waiting.put_nowait(call)
         except queue.Full:
-            self._tell(TimeoutError(f"{_MAX_WAITING} calls wait"), "is too slow, and loses points")
+            self._count(f"{self.package} is too slow, and loses points: {_MAX_WAITING} calls wait")
 
-    def _work(self, waiting: queue.Queue[Callable[[Any], object] | None], run: Any) -> None:
+    def _work(self, waiting: queue.Queue[Callable[[Any], object] | None], begun: threading.Event, *where: Any) -> None:
+        try:
+            run = self.begin(*where)
+        except (Exception, SystemExit) as error:  # whatever a library of somebody else raises
+            self._tell(f"{self.package} cannot begin ({type(error).__name__}: {error})")
+            return
+        finally:
+            begun.set()
+        if waiting is self._waiting:
+            self._run = run
         while (call := waiting.get()) is not None:
             try:
                 call(run)
-            except Exception as error:
-                self._tell(error, "failed")
-            else:
-                self._is_failing = False
+            except (Exception, SystemExit) as error:
+                self._count(f"{self.package} failed ({type(error).__name__}: {error})")
 
-    def _tell(self, error: Exception, what: str) -> None:
-        if not self._is_failing:
-            log_error(f"{type(self).__name__}: {self.package} {what} ({type(error).__name__}: {error})")
-        self._is_failing = True
+    def _count(self, text: str) -> None:
+        """Count a call that failed, and tell of the first."""
+        self._num_failed += 1
+        if self._num_failed == 1:
+            self._tell(text)
+
+    def _tell(self, text: str) -> None:
+        log_error(f"{type(self).__name__}: {text}")
+
+
+def _name_of(run_dir: Path) -> str:
+    """Return the name of the run folder; its starts, in which backends write, are called after the time."""
+    return (run_dir.parent if (run_dir.parent / RUN_FILE).is_file() else run_dir).name
 
 
 class _LoggingBackend(TrackerBackend):
@@ -124,7 +152,7 @@ class _LoggingBackend(TrackerBackend):
         """Add values to the tracker's run."""
         run.log(values, step=step)
 
-    def end(self, run: Any) -> None:
+    def end(self, run: Any, failed: bool) -> None:
         """End the run."""
         run.finish()
 
@@ -154,7 +182,7 @@ class WandbVisBackend(_LoggingBackend):
         project: The project.
         mode: ``"online"``, ``"offline"`` or ``"disabled"``; None as the environment says.
         init: Further arguments of ``wandb.init``, such as ``entity`` and ``tags``.
-        close_timeout_s: See `TrackerBackend`.
+        timeout_s: See `TrackerBackend`.
     """
 
     package = "wandb"
@@ -164,17 +192,18 @@ class WandbVisBackend(_LoggingBackend):
         project: str = "lazyengine",
         mode: str | None = None,
         init: Mapping[str, Any] | None = None,
-        close_timeout_s: float = 30.0,
+        timeout_s: float = 30.0,
     ) -> None:
-        super().__init__(close_timeout_s)
+        super().__init__(timeout_s)
         self.project, self.mode, self.init = project, mode, dict(init or {})
 
     def begin(self, save_dir: Path, run_dir: Path, resumed_step: int | None) -> Any:
         """Return the run of W&B with the id of the engine's run."""
         import wandb  # type: ignore
 
-        given = {"project": self.project, "name": run_dir.name, "dir": str(save_dir), "mode": self.mode}
-        given.update(id=self.run_id or None, resume="allow", settings=wandb.Settings(console="off", silent=True))
+        given = {"project": self.project, "name": _name_of(run_dir), "dir": str(save_dir), "mode": self.mode}
+        settings = wandb.Settings(console="off", silent=True, init_timeout=max(self.timeout_s, 1.0))
+        given.update(id=self.run_id or None, resume="allow", settings=settings)
         run = wandb.init(**{**given, **self.init})
         run.define_metric("iteration", hidden=True)
         run.define_metric("*", step_metric="iteration")
@@ -183,6 +212,10 @@ class WandbVisBackend(_LoggingBackend):
     def log(self, run: Any, values: dict[str, Any], step: int) -> None:
         """Add values to W&B's run, by the engine's iteration."""
         run.log({**values, "iteration": step})
+
+    def end(self, run: Any, failed: bool) -> None:
+        """End the run."""
+        run.finish(exit_code=int(failed))
 
     def add_config_values(self, values: Mapping[str, str]) -> None:
         """Keep the values of the config, also those that a resume changed."""
@@ -195,16 +228,16 @@ class MLflowVisBackend(TrackerBackend):
     Args:
         experiment_name: The experiment, made where there is none.
         tracking_uri: The server or store, as ``"sqlite:///mlflow.db"``; None as the environment says.
-        close_timeout_s: See `TrackerBackend`.
+        timeout_s: See `TrackerBackend`.
     """
 
     package = "mlflow"
     _client: Any = None
 
     def __init__(
-        self, experiment_name: str = "lazyengine", tracking_uri: str | None = None, close_timeout_s: float = 30.0
+        self, experiment_name: str = "lazyengine", tracking_uri: str | None = None, timeout_s: float = 30.0
     ) -> None:
-        super().__init__(close_timeout_s)
+        super().__init__(timeout_s)
         self.experiment_name, self.tracking_uri = experiment_name, tracking_uri
 
     def begin(self, save_dir: Path, run_dir: Path, resumed_step: int | None) -> Any:
@@ -218,11 +251,11 @@ class MLflowVisBackend(TrackerBackend):
             for run in client.search_runs([where], f"tags.`lazyengine.run_id` = '{self.run_id}'", max_results=1):
                 client.update_run(run.info.run_id, status="RUNNING")
                 return run
-        return client.create_run(where, run_name=run_dir.name, tags={"lazyengine.run_id": self.run_id})
+        return client.create_run(where, run_name=_name_of(run_dir), tags={"lazyengine.run_id": self.run_id})
 
-    def end(self, run: Any) -> None:
+    def end(self, run: Any, failed: bool) -> None:
         """End the run."""
-        self._client.set_terminated(run.info.run_id)
+        self._client.set_terminated(run.info.run_id, "FAILED" if failed else "FINISHED")
 
     def add_config(self, text: str) -> None:
         """Keep the config as the artifact ``config.py``."""
@@ -277,19 +310,19 @@ class TrackioVisBackend(_LoggingBackend):
     Args:
         project: The project.
         init: Further arguments of ``trackio.init``, such as ``space_id``.
-        close_timeout_s: See `TrackerBackend`.
+        timeout_s: See `TrackerBackend`.
     """
 
     package = "trackio"
 
     def __init__(
-        self, project: str = "lazyengine", init: Mapping[str, Any] | None = None, close_timeout_s: float = 30.0
+        self, project: str = "lazyengine", init: Mapping[str, Any] | None = None, timeout_s: float = 30.0
     ) -> None:
-        super().__init__(close_timeout_s)
+        super().__init__(timeout_s)
         self.project, self.init = project, dict(init or {})
 
     def begin(self, save_dir: Path, run_dir: Path, resumed_step: int | None) -> Any:
-        """Return the run of trackio, whose name ends with the id of the engine's run."""
+        """Return the run of trackio, which is found by its name: the first start's, and the id of the engine's run."""
         import trackio  # type: ignore
 
         name = "-".join(filter(None, (run_dir.name, self.run_id)))

@@ -99,12 +99,27 @@ def test_names_that_the_config_gives(run):
 def test_the_parent_of_a_fork_stays(run):
     fork = run.parent / "b"
     fork.mkdir()
-    start = {"start": 1, "from": {"run_id": "a", "path": str(run / "epoch_1.pth"), "iter": 10}, "ended": {}}
+    start = {
+        "start": 1,
+        "folder": "20260131_120000",
+        "from": {"run_id": "a", "path": str(run / "epoch_1.pth"), "iter": 10},
+        "ended": {},
+    }
     (fork / "run.json").write_text(json.dumps({"format": 1, "run_id": "b", "starts": [start]}))
     age(fork)
     clean(run.parent)
     assert "epoch_1.pth" in names(run)
     assert "epoch_2.pth" not in names(run)
+
+
+def test_nothing_is_deleted_beside_a_run_that_cannot_say_what_it_went_on_from(run):
+    (run.parent / "b").mkdir()
+    (run.parent / "b" / "run.json").write_text('{"format": 1, "run_id": "b", "starts": [{"start": 1, "from": {')
+    before = names(run)
+    for dry_run in (True, False):
+        with pytest.raises(ValueError, match=r"b/run\.json is damaged: .* until then nothing is deleted"):
+            clean(run.parent, dry_run=dry_run)
+    assert names(run) == before
 
 
 def test_what_an_earlier_run_left_in_the_folder_of_its_start_is_cleaned_by_itself(run):
@@ -121,7 +136,7 @@ def test_a_young_run_and_one_at_work_are_left_alone(run):
     (left,) = clean(run)
     assert left.reason.startswith("written 0.0 days ago")
     age(run)
-    start = {"start": 1, "host": os.uname().nodename, "pid": os.getpid(), "ended": None}
+    start = {"start": 1, "folder": "20260131_120000", "host": os.uname().nodename, "pid": os.getpid(), "ended": None}
     (run / "run.json").write_text(json.dumps({"format": 1, "run_id": "a", "starts": [start]}))
     age(run)
     assert clean(run)[0].reason == "a start is at work in it"

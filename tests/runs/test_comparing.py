@@ -157,6 +157,15 @@ def test_of_two_rows_the_better_one_is_named_with_the_test(root, capsys):
     assert "which one is better: unknown (no test without two seeds" in capsys.readouterr().out
 
 
+def test_of_two_rows_a_curve_with_a_value_that_is_not_finite_is_named(root, capsys):
+    metrics = MetricsWriter(root / "lr0.1_1" / "20260131_120000" / "metrics.jsonl")
+    metrics.write({KEY.removeprefix("val/"): float("nan")}, step=100, mode="val")
+    metrics.close()
+    assert compare.main([str(root)]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{KEY} last")]
+    assert lines == [f"{KEY} last: unknown which one is better (a value is not finite; 3 and 3 seeds)"]
+
+
 def test_a_thousand_runs_need_no_torch(root):
     """Its import takes longer than all the rest."""
     program = (

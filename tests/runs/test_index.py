@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lazyengine.cli import compare
 from lazyengine.logging import MetricsWriter, read_metrics
 from lazyengine.record import PRUNED_FILE
 from lazyengine.runs import read_outlines, read_run, status_of
@@ -208,8 +209,24 @@ def test_a_trial_that_was_pruned_has_not_finished_unless_it_went_on(tmp_path, it
     assert status_of(run).state == state
 
 
-def test_a_damaged_run_is_named_and_the_others_are_read(root):
-    (root / "a" / "run.json").write_text("{")
+@pytest.mark.parametrize(("file", "content"), [("run.json", "{"), ("config.json", "{"), ("config.json", "[1]")])
+def test_a_damaged_run_is_named_and_the_others_are_read(root, file, content, capsys):
+    whole = (root / "a" / file).read_text() if (root / "a" / file).exists() else None
+    (root / "a" / file).write_text(content)
     outlines = {outline.path.name: outline for outline in read_outlines([root])}
     assert "is damaged" in outlines["a"].mistake
     assert (outlines["a"].state, outlines["b"].iterations) == ("unknown", 5)
+    with pytest.raises(ValueError, match=f"a/{file} is damaged"):  # one that was named
+        read_outlines([root / "a"])
+    assert compare.main([str(root)]) == 0
+    assert f"a/{file} is damaged" in capsys.readouterr().err
+    (root / "a" / file).unlink() if whole is None else (root / "a" / file).write_text(whole)
+    assert not any(outline.mistake for outline in read_outlines([root]))
+
+
+def test_a_file_that_holds_no_records_is_no_run(root):
+    (file,) = (root / "deep" / "b").rglob("metrics.jsonl")
+    assert read_outlines([file])[0].iterations == 5
+    (root / "deep" / "notes.txt").touch()
+    with pytest.raises(FileNotFoundError, match=r"notes\.txt is no file of records; name a run folder"):
+        read_outlines([root / "deep" / "notes.txt"])

@@ -85,6 +85,7 @@ def test_a_folder_without_runs_has_empty_views(tmp_path, engine):
         ("select iteration from runs", "Did you mean 'iterations'?"),
         ("select 1 from rums", "The views are runs, metrics and events."),
         ("selec", "'selec': "),
+        ("-- select", "'-- select' answers nothing; write a statement such as 'select run, state from runs'."),
     ],
 )
 def test_a_wrong_statement_is_named(root: Path, engine, sql, message):

@@ -142,6 +142,25 @@ def test_the_report_of_many_runs(many):
     assert "w16_r0.1_1 failed 3 a <bug>" in text
 
 
+def test_whose_a_color_is_stands_above_the_curves_as_long_as_there_is_one_for_each(many):
+    def legend() -> list[str]:
+        return re.findall(r'<i style="background: var\(--c\d\)"></i>([^<]*)</span>', report(many).read_text())
+
+    assert legend() == []  # of 12
+    for folder in sorted(many.glob("w8_*")):
+        shutil.rmtree(folder)
+    assert sorted(legend()) == sorted(path.name for path in many.glob("w16_*"))
+
+
+def test_small_pictures_are_enlarged_to_their_pixels_and_others_are_not(run):
+    for width in (8, 200):
+        image = np.zeros((8, width, 3), np.uint8)
+        (run / "20260131_130000" / "images").mkdir(exist_ok=True)
+        (run / "20260131_130000" / "images" / f"wide{width}_8.png").write_bytes(encode_png(image))
+    tags = {name: more for more, name in re.findall(r'<img src="[^"]*"([^>]*) alt="(\w+), ', report(run).read_text())}
+    assert (tags["wide8"], tags["wide200"]) == (' width="160" style="image-rendering: pixelated"', "")
+
+
 def test_how_much_an_option_explains():
     rng = np.random.default_rng(0)
     width = [*rng.choice(["8", "16", "32"], 300)]
@@ -185,6 +204,15 @@ def test_every_curve_of_a_run_is_drawn(run, tmp_path):
     assert len(paths) == 3  # the loss, the accuracy, the rate
     assert all(path.count("L") + path.count("M") >= 4 for path in paths)
     assert [path.count("M") for path in paths].count(2) == 1  # a gap where the loss was not finite
+
+
+@needs_chromium
+def test_a_curve_without_a_finite_value_says_so(tmp_path):
+    metrics = MetricsWriter(tmp_path / "start" / "metrics.jsonl")
+    for step in (1, 2):
+        metrics.write({"loss": float("nan")}, step=step, mode="train")
+    metrics.close()
+    assert "no finite value" in drawn(report(tmp_path), tmp_path / "profile")
 
 
 @needs_chromium

@@ -8,12 +8,25 @@ from pathlib import Path
 import pytest
 
 from lazyengine.cli.main import main
+from lazyengine.config import LazyConfig
 from lazyengine.errors import UsageError
-from lazyengine.sweep import Search, Study, choice, grid, log_uniform, planned, read_search, uniform, zipped
+from lazyengine.sweep import (
+    Search,
+    Study,
+    choice,
+    grid,
+    log_uniform,
+    planned,
+    read_search,
+    supervision_of,
+    uniform,
+    zipped,
+)
 
 from .lab import make_project
 
 pytest.importorskip("optuna")
+DIGITS = Path(__file__).resolve().parents[2] / "projects" / "digits" / "config.py"
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +82,7 @@ def test_a_function_makes_parts_conditional(config):
         ({"model.width": grid(4, "wide")}, {}, "accepts"),
         ({"optimizer.lr": log_uniform(0.1, 0.2)}, {}, "how many trials"),
         ({"optimizer.lr": grid(0.1)}, {"objective": "val/error", "pruner": "ashaa"}, "Did you mean 'asha'"),
-        ({"optimizer.lr": grid(0.1)}, {"objective": "val/goodness"}, "greater or a smaller"),
+        ({"optimizer.lr": grid(0.1)}, {"objective": "val/goodness"}, "does not tell by its name"),
         ({"optimizer.lr": grid(0.1)}, {"objective": "train/loss", "pruner": "median"}, "acts at validations"),
         ({("optimizer.lr", "model.width"): zipped((0.1, 4), (0.2,))}, {}, "does not fit"),
     ],
@@ -78,6 +91,62 @@ def test_mistakes_are_refused_before_anything_runs(config, space, options, said)
     with pytest.raises(UsageError) as caught:
         Search(config, space, **{"objective": "val/error", **options}).check()
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [
+        ("val/acurracy/top1", "Did you mean 'val/accuracy/top1'"),
+        ("acurracy/top1", "Did you mean 'accuracy/top1'"),
+        ("val/map", "There are: val/accuracy/top1"),
+        ("val/acurracy", "does not tell by its name whether more of it is better: set direction"),
+        ("val/top1", "Did you mean 'top1'"),
+        ("top1", None),
+        ("loss", None),  # of training: known when a run has it
+    ],
+)
+def test_an_objective_that_no_metric_has_is_refused_where_their_names_are_known(objective, said):
+    def check() -> None:
+        Search(str(DIGITS), {"model.width": 8}, objective=objective).check()
+
+    if said is None:
+        check()
+    else:
+        with pytest.raises(UsageError, match=said):
+            check()
+
+
+@pytest.mark.parametrize("path", ["runner.work_dir", "+runner.experiment_name"])
+def test_what_a_sweep_sets_itself_is_not_varied(config, path):
+    with pytest.raises(UsageError, match=r"a sweep sets runner\.work_dir, .* of each trial itself"):
+        search(config, {path: grid("a", "b")}).check()
+
+
+def test_a_space_that_is_no_dict_is_refused(config, tmp_path):
+    (tmp_path / "sweep.py").write_text(f"config = {config!r}\nspace = ['optimizer.lr']\nobjective = 'val/error'\n")
+    with pytest.raises(UsageError, match="space is a list: expected a dict of paths"):
+        read_search(str(tmp_path / "sweep.py"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--jobs", "0"], "--jobs 0: expected at least 1"),
+        (["--ranks", "0"], "--ranks 0: expected at least 1"),
+        (["--storage", "nosuch://x"], "--storage nosuch://x: Can't load plugin"),
+        (["--storage", "sqlite:////no/such/folder/study.db"], "unable to open database file"),
+    ],
+)
+def test_options_of_the_command_are_checked(config, tmp_path, words, said, capsys):
+    given = ["sweep", config, "runner.seed=range(2)", "--objective", "val/error", "--work-dir", str(tmp_path / "sweep")]
+    assert main([*given, *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+
+
+def test_names_of_metrics_are_not_all_known_beside_a_hook_that_is_not_the_engines(config):
+    Search(config, {"model.width": 4}, objective="val/errror", direction="minimize").check()
 
 
 def test_ends_of_a_drawn_range_are_tried_on_the_config(config):
@@ -121,6 +190,17 @@ def test_the_policy_of_supervision_can_be_varied_like_any_other_value(config):
     search(config, {"supervision.max_retries": grid(1, 2)}).check()
     with pytest.raises(UsageError, match="Did you mean 'hang'"):
         search(config, {"supervision.hank": grid("stop")}).check()
+
+
+def test_a_policy_under_another_name_is_refused(config, tmp_path):
+    other = tmp_path / "other.py"
+    other.write_text(
+        "from lazyengine.config import LazyCall as L\nfrom lazyengine.sweep import Supervision\n"
+        "supervison = L(Supervision)(error='stop')\n"
+    )
+    with pytest.raises(UsageError, match="supervison is a Supervision that nothing reads: call it supervision"):
+        supervision_of(LazyConfig.load(str(other)))
+    assert supervision_of(LazyConfig.load(config))["silence_s"] == 60
 
 
 def test_a_journal_whose_end_a_killed_writer_has_torn_is_mended(config, tmp_path):

@@ -62,8 +62,29 @@ def test_the_same_command_runs_nothing_again(lab, config, undisturbed):
 
 def test_another_search_is_refused_in_the_folder(lab, config, undisturbed):
     search = read_search(config, ["optimizer.lr=grid(0.5)"], objective="val/error")
-    with pytest.raises(UsageError, match="has another search: space was"):
+    with pytest.raises(UsageError, match=r"has another search: space was .*grid\(0, 1\).* is .*grid\(0.5\)"):
         sweep(search, str(lab / "undisturbed"))
+
+
+def test_the_folder_of_a_run_is_no_place_for_a_sweep(lab, config, undisturbed):
+    search = read_search(config, GRID[:2], objective="val/error")
+    with pytest.raises(UsageError, match="0000 is the folder of a run: name another one"):
+        sweep(search, str(lab / "undisturbed" / "0000"))
+
+
+def test_a_config_that_has_changed_since_is_told(lab, config, undisturbed):
+    shutil.copytree(lab / "undisturbed", lab / "changed")
+    other = Path(config).read_text() + "\nmodel.width = 5\n"
+    said: list[str] = []
+    with contextlib.ExitStack() as stack:
+        stack.callback(Path(config).write_text, Path(config).read_text())
+        Path(config).write_text(other)
+        found = sweep(read_search(config, GRID[:2], objective="val/error"), str(lab / "changed"), report=said.append)
+    assert [each.how for each in found.trials] == ["finished"] * 2
+    (line,) = said
+    assert line.startswith("since trial 0001 ran this has changed: model.width was not set, is 5. What has ended stays")
+    sweep(read_search(config, GRID[:2], objective="val/error"), str(lab / "changed"), report=said.append)
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.suite)])
@@ -103,15 +124,27 @@ def test_a_trial_that_fails_is_named_and_tried_again_by_the_next_call(lab, confi
     found = sweep(search, str(lab / "failing"))
     assert (found.exit_code, found.trials[0].how) == (1, "failed")
     assert "KeyError" in found.trials[0].reason
-    assert "it came back at iteration 3" in found.as_text()
+    assert "(KeyError: 'no such thing'): stop, it came back at iteration 3" in found.as_text()
     plan(lab)
     assert [each.how for each in sweep(search, str(lab / "failing")).trials] == ["finished"]
 
 
-def test_an_objective_that_no_run_records_ends_the_sweep_with_what_there_is(lab, config):
-    search = Search(config, {"train_loop.max_epochs": 1}, objective="val/accuracy")
-    with pytest.raises(UsageError, match=r"no curve is called 'val/accuracy'.*val/error"):
-        sweep(search, str(lab / "no_such"))
+@pytest.mark.parametrize("pruner", [None, "median"])
+def test_an_objective_that_no_run_records_ends_the_sweep_and_can_be_corrected(lab, config, pruner):
+    """With a pruner the run itself fails, at its first validation; no trial is marked for it."""
+    folder = str(lab / f"no_such_{pruner}")
+    space = {"runner.seed": grid(0, 1), "train_loop.max_epochs": 2}
+
+    def search(objective: str) -> Search:
+        return Search(config, space, objective=objective, direction="minimize", pruner=pruner)
+
+    for _ in range(2):  # as often as it is called
+        with pytest.raises(UsageError, match=r"no curve is called 'val/eror'. Did you mean 'val/error'\?"):
+            sweep(search("val/eror"), folder, LocalLauncher(capacity=1))
+    found = sweep(search("val/error"), folder, LocalLauncher(capacity=1))
+    assert [(each.number, each.how) for each in found.trials] == [(0, "finished"), (1, "finished")]
+    with pytest.raises(UsageError, match="objective was val/error, is "):
+        sweep(search("val/eror"), folder)
 
 
 def last_state(folder: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from lazyengine.config import LazyConfig
+from lazyengine.hooks import Hook
 from lazyengine.logging import read_metrics
 from lazyengine.runs.reading import MEASURED, PLACE
 from lazyengine.visualization import (
@@ -36,7 +38,8 @@ def mirror(backend: VisBackend, folder: Path) -> None:
         visualizer = Visualizer(vis_backends=[backend])
         visualizer.run_id = "0123456789abcdef"
         (folder / f"start{number}").mkdir(parents=True)
-        visualizer.set_save_dir(folder / f"start{number}", folder)
+        (folder / "run.json").touch()
+        visualizer.set_save_dir(folder / f"start{number}", folder / "start0")  # as a runner does
         visualizer.start(resumed)
         config = folder / f"config{number}.py"
         config.write_text(CONFIG.format(lr=0.1 * (number + 1)))
@@ -73,7 +76,8 @@ def wandb_records(file: Path) -> list[Any]:
 def test_wandb_offline(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    mirror(WandbVisBackend(mode="offline", close_timeout_s=100), tmp_path / "run")
+    mirror(WandbVisBackend(mode="offline", timeout_s=100), tmp_path / "run")
+    import_module("wandb").teardown()  # ends its process, which writes the last lines when a run has ended already
     stores = sorted((tmp_path / "run").glob("start*/wandb/offline-run-*/*.wandb"))
     assert [store.name for store in stores] == ["run-0123456789abcdef.wandb"] * 2
     records = [record for store in stores for record in wandb_records(store)]
@@ -83,7 +87,8 @@ def test_wandb_offline(tmp_path, monkeypatch):
     assert any("val/picture" in row for row in rows)
     configs = [i.value_json for r in records for i in r.config.update if (i.key or i.nested_key[0]) == "lr"]
     assert configs == ['"0.1"', '"0.2"']
-    assert {record.run.run_id for record in records if record.HasField("run")} == {"0123456789abcdef"}
+    runs = [record.run for record in records if record.HasField("run")]
+    assert {(run.run_id, run.display_name) for run in runs} == {("0123456789abcdef", "run")}
 
 
 @LOUD
@@ -92,7 +97,7 @@ def test_mlflow_with_a_local_store(tmp_path, monkeypatch):
     pytest.importorskip("sqlalchemy")
     monkeypatch.chdir(tmp_path)
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    mirror(MLflowVisBackend("toys", store, close_timeout_s=100), tmp_path / "run")
+    mirror(MLflowVisBackend("toys", store, timeout_s=100), tmp_path / "run")
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=store)
@@ -116,40 +121,44 @@ def test_trackio_with_a_local_store(tmp_path, monkeypatch):
 
     if Path(str(SQLiteStorage.get_project_db_path("toys"))).parent != tmp_path / "store":
         pytest.skip("trackio was imported before, with another store")
-    backend = TrackioVisBackend("toys", init={"auto_log_cpu": False, "auto_log_gpu": False}, close_timeout_s=100)
+    backend = TrackioVisBackend("toys", init={"auto_log_cpu": False, "auto_log_gpu": False}, timeout_s=100)
     mirror(backend, tmp_path / "run")
-    assert SQLiteStorage.get_runs("toys") == ["run-0123456789abcdef"]
-    logs = SQLiteStorage.get_logs("toys", "run-0123456789abcdef")
+    assert SQLiteStorage.get_runs("toys") == ["start0-0123456789abcdef"]
+    logs = SQLiteStorage.get_logs("toys", "start0-0123456789abcdef")
     losses = [(log["step"], log["train/loss"]) for log in logs if "train/loss" in log]
     assert sorted(losses) == LOSSES
     assert any("val/picture" in log for log in logs)
-    assert SQLiteStorage.get_run_config("toys", "run-0123456789abcdef")["model.width"] == "8"
+    assert SQLiteStorage.get_run_config("toys", "start0-0123456789abcdef")["model.width"] == "8"
 
 
 # --------------------------------------------------------------------------------------------- a tracker that fails
 class Fake(TrackerBackend):
-    """A tracker of the test."""
+    """A tracker of the test: it fails at what it is told, or waits there for its gate."""
 
     package = "json"
 
-    def __init__(self, fails: str = "", **options: Any) -> None:
+    def __init__(self, fails: str = "", error: type[BaseException] = ConnectionError, **options: Any) -> None:
         super().__init__(**options)
-        self.fails, self.seen, self.gate = fails, [], threading.Event()
+        self.fails, self.error, self.seen, self.gate = fails, error, [], threading.Event()
 
     def begin(self, save_dir, run_dir, resumed_step):
-        if self.fails == "begin":
-            raise ConnectionError("no server")
+        self.fail("begin")
         return object()
 
-    def end(self, run):
-        self.seen.append("end")
+    def end(self, run, failed):
+        self.fail("end")
+        self.seen.append("failed" if failed else "end")
+
+    def fail(self, where: str) -> None:
+        if self.fails == where:
+            raise self.error("no server")
+        if self.fails == f"hang in {where}":
+            assert self.gate.wait(60), "the test did not open the gate"
 
     def add_scalars(self, scalars, step, mode, epoch, iter):
         def call(run) -> None:
-            if self.fails == "hang":
-                self.gate.wait(60)
-            if self.fails == "call" and step % 2:
-                raise ConnectionError("no server")
+            if step % 2:
+                self.fail("call")
             self.seen.append(step)
 
         self.send(call)
@@ -175,27 +184,71 @@ def test_calls_are_made_in_order_and_the_run_is_ended(tmp_path, errors):
     assert (fake.seen, errors) == ([1, 2, 3, 4, "end"], [])
 
 
-def test_a_tracker_that_cannot_begin_is_left_out(tmp_path, errors):
-    fake = Fake("begin")
+@pytest.mark.parametrize("error", [ConnectionError, SystemExit])
+def test_a_tracker_that_cannot_begin_is_left_out(tmp_path, errors, error):
+    fake = Fake("begin", error)
     show(fake, tmp_path)
     assert fake.seen == []
-    assert errors == ["Fake: json cannot begin (ConnectionError: no server)"]
+    assert errors == [f"Fake: json cannot begin ({error.__name__}: no server)"]
 
 
-def test_a_call_that_fails_is_told_and_the_next_is_tried(tmp_path, errors):
-    fake = Fake("call")
+@pytest.mark.parametrize("error", [ConnectionError, SystemExit])
+def test_of_calls_that_fail_the_first_is_told_and_all_are_counted(tmp_path, errors, error):
+    fake = Fake("call", error)
     show(fake, tmp_path, 5)
     assert fake.seen == [2, 4, "end"]
-    assert errors == ["Fake: json failed (ConnectionError: no server)"] * 3
+    assert errors == [f"Fake: json failed ({error.__name__}: no server)", "Fake: 3 calls of json failed in all"]
+
+
+class Broken(Hook):
+    """Fails in the third iteration."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if batch_idx == 2:
+            raise KeyError("broken")
+
+
+def test_a_run_that_fails_ends_as_failed(tmp_path):
+    fake = Fake()
+    runner = toy_runner(str(tmp_path), hooks={"broken": Broken()}, visualizer=Visualizer(vis_backends=[fake]))
+    with pytest.raises(KeyError, match="broken"):
+        runner.train()
+    assert fake.seen[-1] == "failed"
+
+
+def test_a_tracker_that_fails_at_its_end_is_told(tmp_path, errors):
+    fake = Fake("end")
+    show(fake, tmp_path)
+    assert fake.seen == [1, 2, 3, 4]
+    assert errors == ["Fake: json failed (ConnectionError: no server)"]
 
 
 def test_a_tracker_that_hangs_is_left_behind(tmp_path, errors, monkeypatch):
     monkeypatch.setattr(module, "_MAX_WAITING", 3)
-    fake = Fake("hang", close_timeout_s=0.2)
-    show(fake, tmp_path, 20)
-    assert errors == ["Fake: json is too slow, and loses points (TimeoutError: 3 calls wait)"]
+    fake = Fake("hang in call", timeout_s=60.0)
+    visualizer = Visualizer(vis_backends=[fake], save_dir=tmp_path)
+    for step in range(1, 21):
+        visualizer.add_scalars({"loss": 1.0}, step=step, mode="train")
+    fake.timeout_s = 0.2
+    visualizer.close()
+    assert errors[0] == "Fake: json is too slow, and loses points: 3 calls wait"
+    assert errors[1] == "Fake: json is left behind: it has not taken everything within 0.2 s"
+    assert len(errors) == 3
     assert fake.seen == []
     fake.gate.set()
+
+
+def test_training_does_not_wait_for_one_that_hangs_where_it_begins_and_nothing_is_lost(tmp_path, errors):
+    fake = Fake("hang in begin", timeout_s=0.0)
+    visualizer = Visualizer(vis_backends=[fake], save_dir=tmp_path)
+    for step in range(1, 5):
+        visualizer.add_scalars({"loss": 1.0}, step=step, mode="train")
+    assert (fake.experiment, fake.seen) == (None, [])
+    assert errors == ["Fake: json has not begun within 0 s; what is shown waits for it"]
+    fake.timeout_s = 60.0
+    fake.gate.set()
+    visualizer.close()
+    assert fake.seen == [1, 2, 3, 4, "end"]
 
 
 @pytest.mark.parametrize("kind", [WandbVisBackend, MLflowVisBackend, TrackioVisBackend])
@@ -206,8 +259,8 @@ def test_a_package_that_is_missing_is_named_with_its_extra(kind, monkeypatch):
 
 
 def test_a_limit_below_nothing_is_refused():
-    with pytest.raises(ValueError, match="close_timeout_s must be at least 0, got -1"):
-        Fake(close_timeout_s=-1)
+    with pytest.raises(ValueError, match="timeout_s must be at least 0, got -1"):
+        Fake(timeout_s=-1)
 
 
 def test_training_is_the_same_beside_a_tracker_that_fails(tmp_path):
