@@ -158,6 +158,8 @@ def check_run(path: Path) -> None:
     Raises:
         FileNotFoundError: It is none.
     """
+    if path.is_file() and path.suffix != ".jsonl":
+        raise UsageFileNotFoundError(f"{path} is no run: name the folder of a run, as in work_dirs/NAME.")
     is_run = path.is_file() or any((path / name).is_file() for name in (METRICS_FILE, RUN_FILE))
     if is_run or any(path.glob(f"*/{METRICS_FILE}")):
         return
