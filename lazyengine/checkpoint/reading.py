@@ -120,7 +120,8 @@ def _existing(path: str | os.PathLike[str]) -> str:
     folder, name = os.path.split(local)
     if not os.path.isdir(folder or "."):
         raise UsageFileNotFoundError(f"no checkpoint there: {local}: the folder does not exist either.")
-    raise UsageFileNotFoundError(f"no checkpoint there: {local}.{did_you_mean(name, os.listdir(folder or '.'))}")
+    known = [*os.listdir(folder or "."), *(() if folder else ("best", "latest"))]
+    raise UsageFileNotFoundError(f"no checkpoint there: {local}.{did_you_mean(name, known)}")
 
 
 def _verify(file: IO[bytes], name: str) -> None:
