@@ -17,6 +17,8 @@ sys.path.insert(0, str(ROOT / "docs"))
 from notebooks import as_markdown  # noqa: E402 - beside this file, which mkdocs loads by its path
 
 _NO_TEST = re.compile(r"^(```\w+) no-test$", re.MULTILINE)  # what the tests skip: a fence has one word on the site
+_BROKEN = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef])\n(?=[`\u3000-\u9fff\uff00-\uffef]|\d)(?!```)")
+"""An end of a line within Chinese, which a browser shows as a space."""
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -49,6 +51,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         return f"[{text}]({posixpath.relpath(path, folder or '.')}{anchor})"
 
     markdown = _NO_TEST.sub(r"\1", markdown)
+    markdown = _BROKEN.sub("", markdown)
     parts = re.split(r"(```.*?```)", markdown, flags=re.DOTALL)
     parts[::2] = [_LINK.sub(mended, part) for part in parts[::2]]
     return "".join(parts)
