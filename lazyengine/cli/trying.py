@@ -117,7 +117,7 @@ def _try_exactness(load: Callable[[], Any], length: int) -> None:
     except Exception as error:  # it asks more of a loader than training does
         print(f"fast-dev-run: whether it is exact cannot be tried: {type(error).__name__}: {error}")
     else:
-        exact = "fast-dev-run: exact: a batch and a step that were made twice are equal, bit for bit"
+        exact = "fast-dev-run: exact: a batch and a step made twice are equal, bit for bit"
         print(*[f"fast-dev-run: not exact: {difference}" for difference in found] or [exact], sep="\n")
 
 
