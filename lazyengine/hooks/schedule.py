@@ -160,8 +160,8 @@ class HookSchedule:
         for name, hook in self.items():
             priority = str(get_priority(hook.priority))
             rows.append((name, type(hook).__name__, priority, hook.describe_interval(), _file_of(hook)))
-        if width < 100:  # the file tells the class
-            rows = [(row[0], *row[2:]) for row in rows]
+        if width < 110:  # where there is no room for all, the class tells the file
+            rows = [row[:-1] for row in rows]
         return "\n".join([*lines, "", table(rows, columns=width)])
 
 
