@@ -12,11 +12,18 @@ exit codes: 0 done; 1 the evaluation failed; 2 a mistake in the config or the co
 
 from __future__ import annotations
 
-from functools import partial
+import argparse
 
-from .command import command
-from .train import build_parser, tell_overrides_apart, train_or_evaluate
+from . import train
+from .command import CommandParser, command
 
-main = command(partial(build_parser, __doc__), lambda argv: ["--eval-only", *tell_overrides_apart(argv)])(
-    train_or_evaluate
-)
+
+def build_parser() -> CommandParser:
+    """Return the parser of the command: that of `train`, whose page leaves out what is about training."""
+    parser = train.build_parser(__doc__)
+    for option in ("--resume", "--eval-only", "--fast-dev-run", "--overfit"):
+        parser._option_string_actions[option].help = argparse.SUPPRESS
+    return parser
+
+
+main = command(build_parser, lambda argv: ["--eval-only", *train.tell_overrides_apart(argv)])(train.train_or_evaluate)
