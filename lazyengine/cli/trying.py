@@ -100,7 +100,7 @@ def _half_way_hook(number: int) -> Any:
     from ..hooks import Hook
 
     class HalfWayHook(Hook):
-        def after_train_iter(self, runner: Any, batch_idx: int, **_: Any) -> None:
+        def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
             if runner.max_epochs is None and batch_idx + 1 >= number:
                 runner.train_loop.stop_training = True
 
