@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import posixpath
 import re
 import sys
@@ -15,6 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 from notebooks import as_markdown  # noqa: E402 - beside this file, which mkdocs loads by its path
 
+_NO_TEST = re.compile(r"^(```\w+) no-test$", re.MULTILINE)  # what the tests skip: a fence has one word on the site
+_BROKEN = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef])\n(?=[`\u3000-\u9fff\uff00-\uffef]|\d)(?!```)")
+"""An end of a line within Chinese, which a browser shows as a space."""
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -46,6 +50,15 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
             return text
         return f"[{text}]({posixpath.relpath(path, folder or '.')}{anchor})"
 
+    markdown = _NO_TEST.sub(r"\1", markdown)
+    markdown = _BROKEN.sub("", markdown)
     parts = re.split(r"(```.*?```)", markdown, flags=re.DOTALL)
     parts[::2] = [_LINK.sub(mended, part) for part in parts[::2]]
     return "".join(parts)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+    """Warn of a fence that was read as text, which breaks off a build that is strict."""
+    if "```" in re.sub(r"<(pre|code)\b.*?</\1>", "", html, flags=re.DOTALL):
+        logging.getLogger("mkdocs").warning("%s: a fenced block is shown as text", page.file.src_uri)
+    return html

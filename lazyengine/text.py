@@ -2,28 +2,75 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import shutil
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--",
           "->": r"$\to$", "…": r"\dots{}", **{sign: rf"\{sign}" for sign in "&%$#_{}"}}  # fmt: skip
 
 
-def table(rows: Iterable[Sequence[object]], *, indent: str = "", gap: str = "  ") -> str:
+def table(rows: Iterable[Sequence[object]], *, indent: str = "", gap: str = "  ", columns: int | None = None) -> str:
     """Return rows as lines with aligned columns.
 
     Args:
         rows: Cells by row; a row may be shorter than the others. The first one may be a header.
         indent: What each line begins with.
         gap: What stands between two columns.
+        columns: Width of the terminal that is to show it, see `columns_of`: columns in which no row has anything below
+            the header are left out, and the widest cells broken between words, until a line is within it.
     """
     cells = [[str(cell) for cell in row] for row in rows]
-    widths = [
-        max((len(row[i]) for row in cells if i < len(row)), default=0) for i in range(max(map(len, cells), default=0))
-    ]
-    lines = [gap.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
+    number = max(map(len, cells), default=0)
+    cells = [row + [""] * (number - len(row)) for row in cells]
+    if columns is not None:
+        used = [i for i in range(number) if any(row[i] for row in cells[1:])]
+        cells = [[row[i] for i in used] for row in cells]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    if columns is not None:
+        least = [max(len(word) for cell in column for word in cell.split() or [""]) for column in zip(*cells)]
+        while len(indent) + sum(widths) + len(gap) * (len(widths) - 1) > columns and widths != least:
+            widths[max((i for i in range(len(widths)) if widths[i] > least[i]), key=widths.__getitem__)] -= 1
+    lines = []
+    for row in cells:
+        parts = [[cell] if columns is None else _words(cell, width) for cell, width in zip(row, widths)]
+        for line in itertools.zip_longest(*parts, fillvalue=""):
+            lines.append(gap.join(part.ljust(width) for part, width in zip(line, widths)).rstrip())
     return "\n".join(indent + line for line in lines)
+
+
+def _words(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def columns_of(stream: TextIO) -> int | None:
+    """Return how wide a terminal is; None for a file or a pipe, whose lines are as long as they are."""
+    return shutil.get_terminal_size().columns if stream.isatty() else None
+
+
+def fit(text: str, stream: TextIO) -> str:
+    """Break lines that are longer than a terminal is wide between words; what is piped stays as it is."""
+    width = columns_of(stream)
+    return text if width is None else "\n".join(fill_line(line, width) for line in text.splitlines())
+
+
+def fill_line(line: str, width: int) -> str:
+    """Break a line of two columns that is too long: its second column goes on below itself, or begins a line."""
+    if len(line) <= width:
+        return line
+    left, gap, right = re.split(r"(?<=\S)( {2,}|$)", line, maxsplit=1)
+    column, deeper = len(left) + len(gap), " " * 6
+    options: Any = {"break_long_words": False, "break_on_hyphens": False}
+    if right and column <= width // 2:
+        return textwrap.fill(right, width, initial_indent=left + gap, subsequent_indent=" " * column, **options)
+    begin = " " * (len(left) - len(left.lstrip()))
+    parts = [(left.lstrip(), begin), (right, deeper)] if right else [(left.lstrip(), begin)]
+    return "\n".join(
+        textwrap.fill(text, width, initial_indent=begin, subsequent_indent=deeper, **options) for text, begin in parts
+    )
 
 
 def csv_table(rows: Iterable[Sequence[object]]) -> str:
@@ -102,6 +149,11 @@ def listed(names: Iterable[object], limit: int = 10) -> str:
     names = [str(name) for name in names]
     more = f", … ({len(names)} in all)" if len(names) > limit else ""
     return (", ".join(names[:limit]) or "none") + more
+
+
+def counted(number: int, what: str, several: str = "") -> str:
+    """Return a number with what it counts: `1 epoch`, `2,000 epochs`."""
+    return f"{number:,} {what if number == 1 else several or f'{what}s'}"
 
 
 def printable(text: object) -> str:

@@ -42,3 +42,12 @@ def test_importing_them_imports_none_of_their_modules():
     code = f"import sys; {imports}print({found})"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_the_package_itself_gives_its_subpackages_when_they_are_asked_for():
+    program = (
+        "import sys, lazyengine; before = [m for m in sys.modules if m.startswith('lazyengine.')]; "
+        "print(before, lazyengine.runs.load.__name__, hasattr(lazyengine, 'nothing'))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] load False"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lazyengine.text import did_you_mean, listed, near, short, table
+from lazyengine.text import counted, did_you_mean, listed, near, short, table
 
 
 class Rude:
@@ -14,6 +14,19 @@ def test_columns_are_aligned_and_nothing_trails():
     assert table([("a", "long"), ("bbb", 1), ("c",)]) == "a    long\nbbb  1\nc"
     assert table([("a", "b")], indent="  ", gap=" | ") == "  a | b"
     assert table([]) == ""
+
+
+def test_a_table_for_a_terminal_breaks_its_widest_cells_and_leaves_empty_columns_out():
+    rows = [("run", "speed", "what it says"), ("a", "", "one two three"), ("b", "", "four")]
+    assert table(rows, columns=80) == "run  what it says\na    one two three\nb    four"
+    assert table(rows, columns=13) == "run  what it\n     says\na    one two\n     three\nb    four"
+    assert table(rows, columns=3) == "run  what\n     it\n     says\na    one\n     two\n     three\nb    four"
+    assert table([], columns=80) == ""
+
+
+def test_one_is_no_plural():
+    assert [counted(n, "epoch") for n in (0, 1, 2000)] == ["0 epochs", "1 epoch", "2,000 epochs"]
+    assert counted(2, "batch", "batches") == "2 batches"
 
 
 def test_the_near_name_is_found_or_none():

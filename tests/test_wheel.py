@@ -22,8 +22,10 @@ pytestmark = [
 
 
 def pip(*args: str) -> None:
+    """Run pip without `PYTHONPATH`: a checkout on it that was installed or built is installed already for pip."""
     done = subprocess.run(
         [sys.executable, "-m", "pip", *args, "--no-deps", "--no-index", "--disable-pip-version-check", "-q"],
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
         capture_output=True,
         text=True,
         check=False,

@@ -35,7 +35,7 @@ def damage_explained(path: str) -> Iterator[None]:
     except Exception as error:
         is_of_disk = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)  # EINVAL: no such position
         is_of_gpu = isinstance(error, RuntimeError) and "CUDA" in str(error).replace(path, "")
-        if isinstance(error, (CheckpointError, MemoryError)) or is_of_disk or is_of_gpu:
+        if isinstance(error, (CheckpointError, MemoryError, UsageError)) or is_of_disk or is_of_gpu:
             raise
         raise UsageCheckpointError(
             f"{path} is damaged and cannot be loaded ({os.path.getsize(path)} bytes): {type(error).__name__}: {error}. "

@@ -119,8 +119,9 @@ def _existing(path: str | os.PathLike[str]) -> str:
         raise UsageCheckpointError(f"{local} is a folder; give a file in it, such as what its last_checkpoint names.")
     folder, name = os.path.split(local)
     if not os.path.isdir(folder or "."):
-        raise UsageFileNotFoundError(2, "no checkpoint there: the folder does not exist either", local)
-    raise UsageFileNotFoundError(2, f"no checkpoint there.{did_you_mean(name, os.listdir(folder or '.'))}", local)
+        raise UsageFileNotFoundError(f"no checkpoint there: {local}: the folder does not exist either.")
+    known = [*os.listdir(folder or "."), *(() if folder else ("best", "latest"))]
+    raise UsageFileNotFoundError(f"no checkpoint there: {local}.{did_you_mean(name, known)}")
 
 
 def _verify(file: IO[bytes], name: str) -> None:

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 
 from ..runs import Cleaned, clean
-from ..text import listed, table
+from ..text import columns_of, listed, table
 from .command import CommandParser, as_json, command, make_parser
 
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
@@ -53,7 +54,9 @@ def _describe(cleaned: Sequence[Cleaned], is_dry_run: bool) -> str:
         deleted = f"nothing: {each.reason}" if each.reason else listed(each.deleted, 4)
         rows.append([each.folder, deleted, f"{each.num_bytes / 1e6:.1f}", listed(each.kept, 4)])
     total = sum(each.num_bytes for each in cleaned) / 1e6
-    return f"{table(rows)}\n{total:.1f} MB {word}"
+    is_recent = any(each.reason.startswith("written") for each in cleaned)
+    note = "\nWhat was written within --older stays; --older 1h names another time." if is_recent else ""
+    return f"{table(rows, columns=columns_of(sys.stdout))}\n{total:.1f} MB {word}{note}"
 
 
 def _seconds(text: str) -> float:

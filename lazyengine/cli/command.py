@@ -9,16 +9,16 @@ import json
 import math
 import os
 import re
-import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol, TextIO
+from typing import Any, NoReturn, Protocol
 
 from .. import collector
 from ..config import ConfigError, ConfigFileError, LazyConfig, arguments_of
 from ..nesting import map_leaves
+from ..text import did_you_mean, fill_line, fit
 from .mistakes import refuse
 
 _EPILOG = re.compile(r"^(?=overrides:|examples:|templates:|exit codes:)", re.MULTILINE)  # where it begins in a page
@@ -29,6 +29,16 @@ class CommandParser(argparse.ArgumentParser):
 
     takes_overrides = False
 
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong with the command line, and exit with code 2."""
+        if unknown := re.match(r"unrecognized arguments: ((--[\w-]+).*)", message):
+            hint = did_you_mean(unknown[2], self._option_string_actions, 0.75)
+            if self.takes_overrides and not hint:
+                hint = " A value of the config is changed without dashes, as in optimizer.lr=0.1."
+            message = f"there is no option {unknown[1]}.{hint}"
+        self.print_usage(sys.stderr)
+        self.exit(2, fit(f"{self.prog}: error: {message}", sys.stderr) + "\n")
+
 
 class _Page(argparse.HelpFormatter):
     """Fills a page to the width of the terminal: paragraphs whole, those with indented lines line by line."""
@@ -37,26 +47,10 @@ class _Page(argparse.HelpFormatter):
         filled = []
         for part in re.split(r"\n\s*\n", text.strip("\n")):
             if re.search("^ ", part, re.MULTILINE):
-                filled.append("\n".join(_fill_line(line, width) for line in part.splitlines()))
+                filled.append("\n".join(fill_line(line, width) for line in part.splitlines()))
             else:
                 filled.append(textwrap.fill(" ".join(part.split()), width, break_on_hyphens=False))
         return "\n\n".join(filled)
-
-
-def _fill_line(line: str, width: int) -> str:
-    """Break a line of two columns that is too long: its second column goes on below itself, or begins a line."""
-    if len(line) <= width:
-        return line
-    left, gap, right = re.split(r"(?<=\S)( {2,}|$)", line, maxsplit=1)
-    column, deeper = len(left) + len(gap), " " * 6
-    options: Any = {"break_long_words": False, "break_on_hyphens": False}
-    if right and column <= width // 2:
-        return textwrap.fill(right, width, initial_indent=left + gap, subsequent_indent=" " * column, **options)
-    begin = " " * (len(left) - len(left.lstrip()))
-    parts = [(left.lstrip(), begin), (right, deeper)] if right else [(left.lstrip(), begin)]
-    return "\n".join(
-        textwrap.fill(text, width, initial_indent=begin, subsequent_indent=deeper, **options) for text, begin in parts
-    )
 
 
 def make_parser(page: str | None, *, with_json: bool = False) -> CommandParser:
@@ -156,16 +150,8 @@ def _print(answer: Any, args: argparse.Namespace) -> int:
     if not isinstance(found, str):
         fields = (found.as_json() if hasattr(found, "as_json") else asdict(found)) if is_data else None
         found = as_json(fields) if is_data else found.as_text()
-    print(found if is_data else _fit(found, sys.stdout), flush=True)
+    print(found if is_data else fit(found, sys.stdout), flush=True)
     return code
-
-
-def _fit(text: str, stream: TextIO) -> str:
-    """Break lines that are longer than a terminal is wide between words; what is piped stays as it is."""
-    if not stream.isatty():
-        return text
-    width = shutil.get_terminal_size().columns
-    return "\n".join(_fill_line(line, width) for line in text.splitlines())
 
 
 def load_config(path: str, overrides: Sequence[str] = (), *mixins: str, needs_runner: bool = True) -> Any:
@@ -213,7 +199,7 @@ def ignore_broken_pipe() -> Iterator[None]:
 
 def say(line: str) -> None:
     """Print to stderr what happens."""
-    print(_fit(line, sys.stderr), file=sys.stderr, flush=True)
+    print(fit(line, sys.stderr), file=sys.stderr, flush=True)
 
 
 def say_running(line: str) -> None:

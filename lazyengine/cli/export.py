@@ -115,9 +115,15 @@ def example_inputs(loaded: Loaded, fields: Sequence[str] | None) -> dict[str, Te
 
 
 def largest_difference(model: nn.Module, other: nn.Module, inputs: dict[str, Tensor]) -> float:
-    """Return the largest difference of two models' outputs, over the largest value of the output it is in."""
-    with torch.no_grad():
-        outputs = [[leaf for _, leaf in iter_leaves(each(*inputs.values()))] for each in (model, other)]
+    """Return the largest difference of two models' outputs, over the largest value of the output it is in.
+
+    A model that draws random numbers, as a generator of a GAN does, draws the same ones both times.
+    """
+    outputs = []
+    for each in (model, other):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            outputs.append([leaf for _, leaf in iter_leaves(each(*inputs.values()))])
     pairs = [(a, b) for a, b in itertools.zip_longest(*outputs) if isinstance(a, Tensor)]
     if any(not isinstance(b, Tensor) or a.shape != b.shape for a, b in pairs):
         return float("inf")

@@ -16,7 +16,7 @@ from .mistakes import show_failure
 COMMANDS: dict[str, tuple[str, list[str], str]] = {
     "new": ("new", [], "make a project that runs at once"),
     "train": ("train", [], "train the experiment of a config file"),
-    "test": ("train", ["--eval-only"], "evaluate it: the best weights of its run, or --checkpoint PATH"),
+    "test": ("test", [], "evaluate it: the best weights of its run, or --checkpoint PATH"),
     "show": ("show", [], "show a config: values, where they came from, what can be overridden, differences"),
     "plan": ("plan", [], "say what an experiment costs before it runs: FLOPs, memory, time, disk, changes"),
     "summary": ("plan", ["--summary"], "show parameters, FLOPs and memory by module"),

@@ -11,6 +11,7 @@ import traceback
 from types import TracebackType
 
 from ..errors import UsageError
+from ..text import fit
 
 _ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _HIDDEN = (_ENGINE, contextlib.__file__, functools.__file__)  # what stands between the engine and the code it calls
@@ -22,7 +23,8 @@ _WHOLE = "LAZYENGINE_WHOLE_TRACEBACK"
 def report(error: Exception) -> None:
     """Print an error to stderr: its message and notes, below the frames of code that is not the engine's."""
     if isinstance(error, UsageError):  # its message says where
-        print(f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+        lines = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
+        print(*(fit(line, sys.stderr) for line in lines), sep="\n", file=sys.stderr)
         return
     shown = traceback.TracebackException.from_exception(error)
     shown.stack = traceback.StackSummary.from_list([f for f in shown.stack if not f.filename.startswith(_HIDDEN)])

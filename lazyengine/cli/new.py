@@ -28,6 +28,7 @@ TEMPLATES = {
     "gan": "Draws points with two networks against one another, two optimizers and a training step of its own",
     "plain": "Fits a curve with a network of plain torch",
 }
+DEFAULT = "classification"
 OBJECTIVES = {
     "classification": ("val/accuracy/top1", "maximize"),
     "segmentation": ("val/mean_iou", "maximize"),
@@ -40,10 +41,11 @@ OBJECTIVES = {
 
 def build_parser() -> CommandParser:
     """Return the parser of the command."""
-    listing = "\n".join(f"  {name:<16}{what}" for name, what in TEMPLATES.items())
+    default = {DEFAULT: " (the default)"}
+    listing = "\n".join(f"  {name:<16}{what}{default.get(name, '')}" for name, what in TEMPLATES.items())
     parser = make_parser(f"{__doc__}\n\ntemplates:\n{listing}")
     parser.add_argument("name", metavar="NAME", help="the folder to make; its last part names project and package")
-    parser.add_argument("--template", choices=TEMPLATES, metavar="TEMPLATE", default="classification", help="see below")
+    parser.add_argument("--template", choices=TEMPLATES, metavar="TEMPLATE", default=DEFAULT, help="see below")
     return parser
 
 
@@ -52,10 +54,11 @@ def main(args: argparse.Namespace) -> object:
     """Make a project."""
     files = make_project(args.name, args.template)
     made = "\n".join(f"  {os.path.join(args.name, name)}" for name in files)
-    return f"{made}\n\nmade. Now:\n  cd {args.name}\n  lazyengine train configs/base.py\n  python -m pytest"
+    next_ = [f"cd {args.name}", "lazyengine train configs/base.py", "python -m pytest    (after pip install pytest)"]
+    return "\n  ".join([f"{made}\n\nmade. Now:", *next_])
 
 
-def make_project(folder: str | os.PathLike[str], template: str = "classification") -> list[str]:
+def make_project(folder: str | os.PathLike[str], template: str = DEFAULT) -> list[str]:
     """Make a project and return the names of its files.
 
     Args:

@@ -28,6 +28,7 @@ def build_parser() -> CommandParser:
 @command(build_parser)
 def main(args: argparse.Namespace) -> object:
     """Say where the time goes."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler writes into the status line that it begins
     from ..analysis.profiling import profile
 
     if min(args.steps, args.items) < 1:

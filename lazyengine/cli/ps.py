@@ -7,11 +7,12 @@ exit codes: 0 shown; 2 a mistake in the command line
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import asdict
 
 from ..runs import find_runs
 from ..runs.watching import HEADER
-from ..text import table
+from ..text import columns_of, table
 from .command import CommandParser, as_json, command, make_parser
 
 
@@ -28,4 +29,6 @@ def main(args: argparse.Namespace) -> object:
     found = find_runs(args.root)
     if args.json:
         return as_json([asdict(each) for each in found])
-    return table([HEADER, *(each.row() for each in found)]) if found else f"no run in {args.root}"
+    if not found:
+        return f"no run in {args.root}"
+    return table([HEADER, *(each.row() for each in found)], columns=columns_of(sys.stdout))

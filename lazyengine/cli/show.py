@@ -17,12 +17,12 @@ line, is wrong.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from typing import Any
 
 from ..config import check_config, diff, format_tree
 from ..config.saving import check_saving
+from ..text import columns_of
 from .command import CommandParser, add_overrides, as_json, command, config_in, load_config, make_parser
 from .keys import format_keys
 
@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> object:
     if args.hooks:
         return _hooks(cfg)
     if args.keys is not None:
-        return format_keys(cfg, args.keys, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
+        return format_keys(cfg, args.keys, columns_of(sys.stdout))
     return format_tree(cfg, defaults=not args.no_defaults, blame=args.blame)
 
 
@@ -68,4 +68,4 @@ def _hooks(cfg: Any) -> str:
     from ..runner import Runner
     from ..runner.describe import describe_hooks
 
-    return describe_hooks(Runner.from_cfg(cfg))
+    return describe_hooks(Runner.from_cfg(cfg), columns_of(sys.stdout))

@@ -3,7 +3,7 @@
 overrides:
   optimizer.lr=3e-4                       a value; the path starts at a name of the config file
   train_loop.max_epochs=5 model.width=64  several
-  default_hooks.logger.interval=50        an entry of a dict
+  hooks.logger.interval=50                an entry of a dict
   'runner.param_schedulers[0].end=90'     an element of a list (also .0.)
   optimizer.betas=(0.9,0.95)              tuples, lists, dicts are written as in Python; quote for the shell
   +runner.load_from=weights.pth           add an argument that the config does not give
@@ -12,15 +12,15 @@ overrides:
   optimizer._target_=torch.optim.SGD ~optimizer.weight_decay    another class
 
 examples:
-  %(prog)s projects/digits/config.py
-  %(prog)s projects/digits/config.py --resume
-  %(prog)s projects/digits/config.py --work-dir 'work_dirs/{config}/{time}'
-  %(prog)s projects/digits/config.py --eval-only --checkpoint best
-  %(prog)s projects/digits/config.py --dry-run optimizer.lr=3e-4
-  %(prog)s projects/digits/config.py --with ema.py bf16.py
-  %(prog)s projects/digits/config.py --fast-dev-run
-  %(prog)s projects/digits/config.py --limit train=50 val=10
-  torchrun --nproc_per_node=2 tools/train_net.py projects/digits/config.py
+  %(prog)s configs/base.py
+  %(prog)s configs/base.py optimizer.lr=3e-4 --work-dir work_dirs/low
+  %(prog)s configs/base.py --resume
+  %(prog)s configs/base.py --work-dir 'work_dirs/{config}/{time}'
+  %(prog)s configs/base.py --fast-dev-run
+  %(prog)s configs/base.py --limit train=50 val=10
+  %(prog)s configs/base.py --dry-run optimizer.lr=3e-4
+  %(prog)s configs/base.py --with ema.py bf16.py
+  torchrun --no-python --nproc_per_node=2 %(prog)s configs/base.py
 
 exit codes: 0 done; 1 the run failed; 2 a mistake in the config or the command line; 75 another training is at work in
 the run folder: try again later; 143 stopped by a signal, or 130 by Ctrl-C, after saving: start again with --resume. A
@@ -41,6 +41,7 @@ from .. import collector
 from ..config import ConfigError, arguments_of, check_config, format_tree, set_argument
 from ..config.saving import check_saving
 from ..errors import UsageFileNotFoundError
+from ..text import columns_of, fit
 from .command import CommandParser, add_config, as_json, command, load_config, make_parser
 from .trying import fast_dev_run, limit_batches, parse_limits
 
@@ -48,9 +49,9 @@ if TYPE_CHECKING:
     from ..runner import Runner
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__)
+def build_parser(page: str | None = __doc__) -> CommandParser:
+    """Return the parser of the command, or of one with another page."""
+    parser = make_parser(page)
     add_config(parser)
     parser.add_argument(
         "--with", dest="mixins", nargs="+", default=[], metavar="FILE", help="configs that change it, applied in order"
@@ -103,7 +104,7 @@ def build_parser() -> CommandParser:
     return parser
 
 
-def _tell_overrides_apart(argv: Sequence[str]) -> list[str]:
+def tell_overrides_apart(argv: Sequence[str]) -> list[str]:
     """Write options whose value may be left out as ``--resume=auto``: argparse would take what follows for the value.
 
     ``--limit train=5 val=2`` becomes one word.
@@ -123,13 +124,15 @@ def _tell_overrides_apart(argv: Sequence[str]) -> list[str]:
     return told
 
 
-@command(build_parser, _tell_overrides_apart)
-def main(args: argparse.Namespace) -> int:
+def train_or_evaluate(args: argparse.Namespace) -> int:
     """Train or evaluate."""
     if args.fast_dev_run is not None:
         return fast_dev_run(args, load_experiment, build_runner)
     cfg = load_experiment(args)
     return _report_to_launcher(run)(build_runner(cfg, args), cfg, args)
+
+
+main = command(build_parser, tell_overrides_apart)(train_or_evaluate)
 
 
 def load_experiment(args: argparse.Namespace) -> Any:
@@ -214,9 +217,8 @@ def run(runner: Runner, cfg: Any, args: argparse.Namespace) -> int:
     from .. import dist
 
     if args.dry_run:
-        print(format_tree(cfg))
-        print()
-        print(runner.describe())
+        right = "every target resolves, every required argument is set, every type fits; nothing was trained"
+        print(fit(f"{format_tree(cfg)}\n\n{runner.describe(columns_of(sys.stdout))}\n\n{right}", sys.stdout))
         return 0
     if args.eval_only:
         with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, GenericAlias, ModuleType, UnionType
 from typing import Any
 
@@ -60,7 +61,8 @@ def _check_file(file: str, given: str) -> None:
     if not os.path.exists(file):
         entries = os.listdir(folder) if os.path.isdir(folder) else []
         where = f"{display_path(folder)} has no {base!r}.{did_you_mean(base, entries)}"
-        where = where if entries else f"no folder {folder!r}"
+        where = where if entries else f"there is no folder {display_path(folder)}."
+        where += "" if "Did you" in where else _elsewhere(given)
         raise ConfigNotFoundError(f"Config file {given!r} does not exist: {where}")
     if not os.path.isfile(file):
         inside = [entry for entry in sorted(os.listdir(file)) if entry.endswith(".py")] if os.path.isdir(file) else []
@@ -70,6 +72,17 @@ def _check_file(file: str, given: str) -> None:
         raise ConfigFileError(
             f"Config {given!r} is not a .py file. `lazyengine port` converts the configs of other systems."
         )
+
+
+def _elsewhere(given: str) -> str:
+    """Return where a file lies that was named from a wrong folder, or by a wrong one."""
+    below = [path for path in Path().glob("*") if not os.path.isabs(given) and (path / given).is_file()]
+    if below:
+        return f" There is {below[0] / given}: cd {below[0]}"
+    folder, base = os.path.split(given)
+    beside = [path.name for path in Path(os.path.dirname(folder)).glob("*") if (path / base).is_file()]
+    hint = did_you_mean(os.path.basename(folder), beside)
+    return hint or f" The current folder is {os.getcwd()}."
 
 
 def _is_data(name: str, value: Any) -> bool:
@@ -318,6 +331,11 @@ class Load:
             error.add_note(f"A file in the folder of {display_path(asking)} is imported with a dot: from .{name}")
         elif hint := did_you_mean(last, finding.names_in(folders)):
             error.add_note(f"{hint.strip()} (in {', '.join(map(display_path, folders))})")
+        elif not parent:
+            where = f"the project of this config, {root}" if root else "the current folder"
+            error.add_note(
+                f"A package is found if it is installed, or lies in {where}. A project has a pyproject.toml at its top."
+            )
 
     def _keep(self, content: dict[str, Any]) -> None:
         """Keep the globals of real code of the project; of a package also those of what it takes its names from."""

@@ -105,7 +105,10 @@ def load_results(path: str | os.PathLike[str], *, trusted: bool = False) -> list
     if path.endswith((".pkl", ".pickle")) and not trusted:
         raise UsageValueError(f"{path}: reading a pickle can run any code · if you trust it, trusted=True (--trusted)")
     if not os.path.isfile(path):
-        raise UsageFileNotFoundError(f"there is no file {path}; expected one that DumpResults wrote.")
+        raise UsageFileNotFoundError(
+            f"there is no file {path}; expected one that DumpResults wrote, which saves the predictions of an "
+            "evaluation where it is among the metrics of an evaluator."
+        )
     if path.endswith((".pt", ".pth")):
         saved = read_checkpoint(path, trusted=trusted)
         if "samples" in saved:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import UsageValueError
 from ..logging import as_number, print_log
-from ..text import table
+from ..text import counted, table
 from .hook import Hook, Priority, Runner
 from .iter_timer_hook import IterTimerHook
 from .runtime_info_hook import RuntimeInfoHook
@@ -163,7 +163,8 @@ class LoggerHook(Hook):
         rows: list[tuple[str, Any]] = [("run folder", runner.work_dir), ("time", took)]
         if runner.iter:
             by_iter = runner.is_built("train_loop") and runner.max_epochs is None
-            rows.append(("trained", f"{'' if by_iter else f'{runner.epoch} epochs, '}{runner.iter} iterations"))
+            epochs = "" if by_iter else f"{counted(runner.epoch, 'epoch')}, "
+            rows.append(("trained", f"{epochs}{counted(runner.iter, 'iteration')}"))
         for metrics in self._last_metrics.values():
             rows.extend(metrics)
         for hook in runner.hooks:

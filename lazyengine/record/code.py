@@ -29,6 +29,7 @@ from typing import Any
 from ..errors import UsageFileNotFoundError, UsageValueError
 from ..fileio import atomic_write
 from ..fileio.remote import sha256_of
+from .run_file import ENV_FILE
 
 MAX_DATA_BYTES = 200_000
 """Of a file beside the code; larger ones are listed as not contained."""
@@ -276,6 +277,8 @@ def _add_beside(record: CodeRecord, folders: Iterable[str]) -> None:
     for folder in filter(os.path.isdir, folders):
         with os.scandir(folder) as found:
             entries = sorted((entry for entry in found if entry.is_file()), key=lambda entry: entry.name)
+        if any(entry.name == ENV_FILE for entry in entries):  # a start of a run, whose config is run again
+            continue
         if len(entries) > _MAX_ENTRIES:
             record.not_contained[_name_of(folder, record.tops) + "/*"] = f"{len(entries):,} files"
             continue

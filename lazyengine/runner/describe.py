@@ -7,27 +7,26 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from ..optim import OptimWrapper, param_group_table
-from ..text import table
+from ..text import counted, table
 from .loops import length_of
 
 if TYPE_CHECKING:
     from .runner import Runner
 
 
-def describe(runner: Runner) -> str:
+def describe(runner: Runner, columns: int | None = None) -> str:
     """Return the hooks timeline with its warnings, and the model's parts and parameter counts.
 
     Builds the model and the hooks where they are not built yet; no dataset, no loop and no optimizer.
     """
-    return "\n".join([describe_hooks(runner), "", "model:", summary(runner.model)])
+    return "\n".join([describe_hooks(runner, columns), "", "model:", summary(runner.model)])
 
 
-def describe_hooks(runner: Runner) -> str:
-    """Return the hooks timeline with its warnings; builds the hooks."""
+def describe_hooks(runner: Runner, columns: int | None = None) -> str:
+    """Return the hooks timeline with its warnings, within so many columns (None: 120); builds the hooks."""
     hooks = runner.hooks
-    return "\n".join(
-        ["hooks, point by point:", hooks.timeline(), *(f"warning: {warning}" for warning in hooks.warnings())]
-    )
+    warnings = [f"warning: {warning}" for warning in hooks.warnings()]
+    return "\n".join(["hooks, point by point:", hooks.timeline(columns or 120), *warnings])
 
 
 def describe_training(runner: Runner, resume_from: str | None) -> str:
@@ -41,10 +40,13 @@ def describe_training(runner: Runner, resume_from: str | None) -> str:
     dataset = getattr(loop.dataloader, "dataset", None)
     data = [type(dataset).__name__] if dataset is not None else []
     if (length := length_of(dataset)) is not None:
-        data.append(f"{length:,} samples")
+        data.append(counted(length, "sample"))
     if loop.epoch_length is not None:
-        data.append(f"{loop.epoch_length:,} batches {'an epoch' if loop.max_epochs is not None else 'a pass'}")
-    length = [f"{loop.max_epochs:,} epochs"] if loop.max_epochs is not None else []
+        per = "an epoch" if loop.max_epochs is not None else "a pass"
+        data.append(f"{counted(loop.epoch_length, 'batch', 'batches')} {per}")
+    if loop.overfit is not None:
+        data.append(f"of which the first {counted(loop.overfit, 'batch', 'batches')} over and over")
+    length = [counted(loop.max_epochs, "epoch")] if loop.max_epochs is not None else []
     begins = "anew" if runner.load_from is None else f"anew, with the weights of {runner.load_from.path}"
     if resume_from is not None:
         begins = f"after iteration {runner.num_iters_completed:,}"
@@ -57,7 +59,7 @@ def describe_training(runner: Runner, resume_from: str | None) -> str:
             for name, wrapper in runner.optim_wrapper.named().items()
         ),
         ("data", ", ".join(data)),
-        ("length", ", ".join([*length, f"{loop.max_iters:,} iterations"])),
+        ("length", ", ".join([*length, counted(loop.max_iters, "iteration")])),
         ("begins", begins),
         ("details", runner.folder.log_file),
     ]
@@ -68,7 +70,7 @@ def _optimizer(wrapper: OptimWrapper) -> str:
     groups = wrapper.param_groups
     rates = sorted({float(group.get("initial_lr", group["lr"])) for group in groups if group.get("lr") is not None})
     spread = [f"lr {rates[0]:.4g}{f' to {rates[-1]:.4g}' if len(rates) > 1 else ''}"] if rates else []
-    number = f"{len(groups)} parameter group{'s' * (len(groups) > 1)}"
+    number = counted(len(groups), "parameter group")
     return ", ".join([type(wrapper.optimizer).__name__, number, *spread])
 
 

@@ -128,7 +128,11 @@ class BaseTrainLoop:
         dataloader: Any iterable of batches; several by name; None for a loop that makes its batches.
         val_begin: First epoch or iteration (counted from 1) after which validation may happen; 0 for before the first.
         val_interval: Validate every so many epochs or iterations, and after the last one; 0 for never.
-        **options: See `TrainLoopOptions`.
+        dynamic_intervals: This and the following are those of `TrainLoopOptions`.
+        allow_inexact_resume: See there.
+        limit: See there.
+        overfit: See there.
+        sanity_val: See there.
 
     Attributes:
         max_epochs: Epochs to train; None without epochs. This, and the next two, a subclass sets.

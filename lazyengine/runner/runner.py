@@ -719,9 +719,12 @@ class Runner:
         """Return which hooks run at each point, in calling order, and what each is."""
         return self.hooks.timeline()
 
-    def describe(self) -> str:
-        """Return the hooks timeline and a summary of the model; builds neither datasets nor loops."""
-        return describe(self)
+    def describe(self, columns: int | None = None) -> str:
+        """Return the hooks timeline and a summary of the model, in lines of at most so many columns (None: 120).
+
+        Builds neither datasets nor loops.
+        """
+        return describe(self, columns)
 
     def register_generator(self, name: str, generator: Any) -> None:
         """Let a random generator of your own be saved and resumed under `name`.

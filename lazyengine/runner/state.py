@@ -21,6 +21,7 @@ from ..fileio.remote import sha256_of
 from ..hooks import CheckpointHook
 from ..model import external_tensors
 from ..optim import OptimWrapper, param_schedulers_state_dict, resume_param_schedulers
+from ..text import counted
 from .folder import RunFolder
 from .loops import loaders_of
 
@@ -539,7 +540,10 @@ class RunState:
             self._compared = self._on_main(lambda: self._compare(path, checkpoint["meta"]))
             self._restore(checkpoint)
         runner.logger.info(
-            "resumed from %s: %d epochs and %d iterations are done", path, runner.epoch, runner.num_iters_completed
+            "resumed from %s: %s and %s are done",
+            path,
+            counted(runner.epoch, "epoch"),
+            counted(runner.num_iters_completed, "iteration"),
         )
         return path
 

@@ -158,9 +158,9 @@ def check_run(path: Path) -> None:
     Raises:
         FileNotFoundError: It is none.
     """
-    is_run = (path.is_file() and path.suffix == Path(METRICS_FILE).suffix) or any(
-        (path / name).is_file() for name in (METRICS_FILE, RUN_FILE)
-    )
+    if path.is_file() and path.suffix != Path(METRICS_FILE).suffix:
+        raise UsageFileNotFoundError(f"{path} is no file of records; name a run folder, or a {METRICS_FILE}.")
+    is_run = path.is_file() or any((path / name).is_file() for name in (METRICS_FILE, RUN_FILE))
     if is_run or any(path.glob(f"*/{METRICS_FILE}")):
         return
     if not path.exists():
@@ -168,8 +168,6 @@ def check_run(path: Path) -> None:
         found = near(path.name, beside)
         hint = f" Did you mean {path.parent / found}?" if found else ""
         raise UsageFileNotFoundError(f"{path} does not exist.{hint}")
-    if path.is_file():
-        raise UsageFileNotFoundError(f"{path} is no file of records; name a run folder, or a {METRICS_FILE}.")
     runs = sorted({str(p.parent.parent) for p in path.glob(f"*/*/{METRICS_FILE}")})
     if runs:
         raise UsageFileNotFoundError(f"{path} holds several runs; name them: {' '.join(runs)}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from types import SimpleNamespace
 from typing import Any
 
-from ..config import ConfigWarning, LazyConfig, arguments_of, instantiate, is_node, target_of
+from ..config import ConfigWarning, LazyConfig, OverrideError, arguments_of, instantiate, is_node, target_of
 from ..config.saving import to_json
 from ..errors import UsageFileNotFoundError, UsageTypeError, UsageValueError
 from ..evaluator import BaseMetric, rule_of
@@ -104,6 +104,12 @@ class Search:
                 LazyConfig.apply_overrides(cfg, [*self.overrides, *overrides])
             except ConfigWarning as warning:
                 raise UsageValueError(str(warning)) from None
+            except OverrideError as error:
+                if any("," in word for word in self.overrides):
+                    error.add_note(
+                        "Several values to try are written as 'optimizer.lr=grid(1e-4,1e-3)', or choice(...)."
+                    )
+                raise
         return cfg
 
     def check(self) -> Any:

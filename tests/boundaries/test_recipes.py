@@ -27,7 +27,7 @@ def check(lab: Any, folder: Any, world: int = 1, **spec: Any) -> None:  # noqa: 
     codes = lab.run(KILL, work_dir=folder, world=world, **spec)
     assert codes[0] == -9, lab.log
     assert lab.resume(folder, world=world, num_workers=2, **spec) == expected
-    assert "iter_8.pth: 1 epochs and 8 iterations are done" in lab.log
+    assert "iter_8.pth: 1 epoch and 8 iterations are done" in lab.log
 
 
 ALONE = ("causal_lm", "lora", "classification", "ddpm", "distillation", "detection", "gan", "muon")

@@ -27,6 +27,10 @@ MISTAKES = [
     ("show norunner.py --hooks", ["norunner.py has no `runner`", "LazyCall(Runner)", "optimizer"]),
     ("show empty", ["'empty' is a folder without config.py", "the folder of a run"]),
     ("train empty", ["empty", "a folder"]),
+    ("train configs/config.py", ["there is no folder configs", "The current folder is"]),
+    ("train bases/deep.py", ["there is no folder bases", "Did you mean 'base'?"]),
+    ("train deep.py", ["has no 'deep.py'", "There is base/deep.py: cd base"]),
+    ("test config.py --checkpoint bst", ["no checkpoint there: bst", "Did you mean 'best'?"]),
     ("test config.py --work-dir fresh", ["no checkpoint in fresh", "--checkpoint"]),
     ("plan config.py --gpu Z100", ["--gpu Z100: not known", "Did you mean 'V100'?", "H200"]),
     ("plan config.py --against nothere.py", ["'nothere.py' does not exist"]),
@@ -42,6 +46,7 @@ MISTAKES = [
     ("batch-find config.py --memory 1 --key train_loop.dataloader.batchsize", ["Did you mean 'batch_size'?"]),
     ("schedule config.py ~runner.optim_wrapper", ["the schedule needs", "missing: optim_wrapper"]),
     ("plot nothere", ["nothere does not exist"]),
+    ("plot config.py", ["config.py is no run", "the folder of a run"]),
     ("plot run --keys los", ["no curve is called 'los'", "There are"]),
     ("compare empty", ["empty is no run that has logged", "it holds nothing"]),
     ("compare run --sort los", ["no column is called 'los'", "There are"]),
@@ -57,6 +62,7 @@ MISTAKES = [
     ("bisect run nothere", ["nothere does not exist"]),
     ("sweep config.py optimizer.lr=log_uniform(1e-4,1e-1)", ["needs an objective", "val/accuracy/top1"]),
     (["sweep", "config.py", "optimizer.lr=log_unifrm(1e-4,1e-1)", *SEARCH], ["Did you mean 'log_uniform'?"]),
+    (["sweep", "config.py", "optimizer.lr=1e-4,1e-3", *SEARCH], ["accepts float", "'optimizer.lr=grid(1e-4,1e-3)'"]),
     (["sweep", "config.py", "optimzer.lr=grid(1,2)", *SEARCH, "--dry-run"], ["Did you mean 'optimizer'?"]),
     (["sweep", "config.py", "optimizer.lr=uniform(1,2)", *SEARCH, "--sampler", "tpx"], ["Did you mean 'tpe'?"]),
     ("submit config.py --on sge", ["--on sge", "local, slurm, ray"]),
@@ -108,6 +114,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "notable.py").write_text("x = 1\n")
     (folder / "norunner.py").write_text("from .config import *\ndel runner\n")
     (folder / "empty").mkdir()
+    (folder / "base").mkdir()
+    (folder / "base" / "deep.py").write_text("")
     with imports_from(folder):
         with contextlib.chdir(folder):
             assert main(["train", "config.py"]) == 0
@@ -144,6 +152,39 @@ def test_a_missing_extra_is_named_and_the_rest_is_done(module, line, printed, ex
     assert extra in captured.err
     assert printed in captured.out
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("train config.py --lr 0.1", "there is no option --lr 0.1. A value of the config is changed without dashes"),
+        ("train config.py --overfitt 1", "there is no option --overfitt 1. Did you mean '--overfit'?"),
+        ("ps --jsn", "there is no option --jsn. Did you mean '--json'?"),
+        ("ps --far", "there is no option --far."),
+    ],
+)
+def test_an_unknown_option_says_what_to_do(line, hint, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(line.split())
+    assert stop.value.code == 2
+    assert hint in capsys.readouterr().err
+
+
+def test_an_error_fits_the_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(["train", "config.py", "optimizer.lrr=1"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) > 3
+    assert max(map(len, lines)) <= 60
+
+
+def test_a_package_that_is_not_found_says_where_it_was_looked_for(capsys, tmp_path):
+    (tmp_path / "alone.py").write_text("from my_missing_package import x\n")
+    assert main(["train", str(tmp_path / "alone.py")]) == 2
+    err = capsys.readouterr().err
+    assert "A package is found if it is installed, or lies in" in err
+    assert "pyproject.toml" in err
 
 
 def fail(project: Path, work_dir: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lazyengine.cli import checkpoint, show, train
+from lazyengine.cli import checkpoint, show, test, train
 from lazyengine.cli.command import parse_arguments
 from lazyengine.config import LazyConfig
 
@@ -20,7 +20,7 @@ DIGITS = str(REPO / "projects/digits/config.py")
 
 def parsed(*argv):
     """Return the arguments as the command understands them."""
-    return parse_arguments(train.build_parser(), train._tell_overrides_apart(argv))
+    return parse_arguments(train.build_parser(), train.tell_overrides_apart(argv))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,35 @@ def test_everything_is_tried_in_a_folder_that_goes_again(tmp_path, capsys, monke
     out = capsys.readouterr().out
     assert out.splitlines()[-1] == "fast-dev-run: 2 batches of each: trained, resumed, tested"
     assert "resumed from" in out
+    assert "changed since the checkpoint" not in out
+    assert "schedule was changed" not in out
+    assert "fast-dev-run: exact: " in out
     assert not list(tmp_path.iterdir())
+
+
+def test_the_output_says_that_one_batch_is_trained_on_over_and_over(tmp_path, capsys):
+    options = ["--overfit", "1", "model.width=4", "train_loop.max_epochs=1", "--limit", "train=2", "val=1"]
+    assert train.main([DIGITS, "--work-dir", str(tmp_path), *options]) == 0
+    out = capsys.readouterr().out
+    assert "2 batches an epoch, of which the first 1 batch over and over" in out
+    assert re.search(r"length +1 epoch, 2 iterations", out)
+
+
+def test_each_of_train_and_test_has_its_own_page(capsys):
+    pages = {}
+    for name, module in (("train", train), ("test", test)):
+        with pytest.raises(SystemExit):
+            module.main(["--help"])
+        pages[name] = capsys.readouterr().out
+    assert "Train or evaluate" in pages["train"]
+    assert "--fast-dev-run" in pages["train"]
+    assert not [option for option in ("--fast-dev-run", "--resume", "--overfit") if option in pages["test"]]
+    assert "Evaluate the experiment" in pages["test"]
+
+
+def test_a_dry_run_ends_with_what_it_found(capsys):
+    assert train.main([DIGITS, "--dry-run"]) == 0
+    assert "every type fits; nothing was trained" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_an_experiment_by_iterations_without_saving(tmp_path, capsys):

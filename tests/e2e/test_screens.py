@@ -21,6 +21,7 @@ ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 TRAIN = "train configs/base.py --limit train=40 val=2 train_loop.max_epochs=1 --work-dir"
 LINES = [
     "show configs/base.py",
+    "train configs/base.py --dry-run",
     "show configs/base.py --keys",
     "show configs/base.py --hooks",
     "show configs/base.py --blame optimizer.lr=0.02",

@@ -113,6 +113,15 @@ def test_beside_a_script_of_no_project_only_what_it_names_is_kept(tmp_path):
     assert found["not_contained"] == {"notes.txt": "the code does not name it"}
 
 
+def test_what_a_run_keeps_beside_its_config_is_no_code(tmp_path):
+    start = {"run/start/config.py": "x = 1\n", "run/start/env.json": "{}", "run/start/metrics.jsonl": "{}\n"}
+    write(tmp_path, {"pyproject.toml": "", **start})
+    load = "from lazyengine.config import LazyConfig\ncfg = LazyConfig.load('run/start/config.py')\n"
+    found = record_in(tmp_path, load)
+    assert "run/start/config.py" in found["files"]
+    assert not [name for name in [*found["files"], *found["not_contained"]] if name.endswith((".json", ".jsonl"))]
+
+
 def test_a_file_changed_after_its_import_is_named(tmp_path):
     write(tmp_path, FILES)
     edit = 'open("pkg/net.py", "a").write("class More: pass\\n")\n'

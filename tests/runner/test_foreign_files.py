@@ -96,7 +96,7 @@ def test_a_resume_passes_over_a_checkpoint_that_cannot_be_one(run, where, value)
     runner = toy_runner(str(run), resume=True, max_epochs=1)
     runner.train()
     assert "epoch_2.pth: " in log_of(runner)
-    assert "epoch_1.pth: 1 epochs and 5 iterations are done" in log_of(runner)
+    assert "epoch_1.pth: 1 epoch and 5 iterations are done" in log_of(runner)
     with pytest.raises(CheckpointError, match=r"epoch_2\.pth cannot be resumed: it"):
         toy_runner(str(run), resume=str(run / "epoch_2.pth")).train()
 
@@ -121,7 +121,7 @@ def test_a_resume_passes_over_the_state_of_an_optimizer_that_this_one_cannot_hav
     runner = toy_runner(str(run), resume=True, max_epochs=1)
     runner.train()
     assert "epoch_2.pth: it is damaged, or not a checkpoint" in log_of(runner)
-    assert "epoch_1.pth: 1 epochs and 5 iterations are done" in log_of(runner)
+    assert "epoch_1.pth: 1 epoch and 5 iterations are done" in log_of(runner)
     with pytest.raises(CheckpointError, match=r"epoch_2\.pth cannot be resumed: .* its optimizer cannot be"):
         toy_runner(str(run), resume=str(run / "epoch_2.pth")).train()
 
@@ -145,7 +145,7 @@ def test_shards_that_lie_elsewhere_are_not_read(run, shards):
         verify_checkpoint(run / "epoch_2.pth")
     runner = toy_runner(str(run), resume=True, max_epochs=1)
     runner.train()
-    assert "epoch_1.pth: 1 epochs and 5 iterations are done" in log_of(runner)
+    assert "epoch_1.pth: 1 epoch and 5 iterations are done" in log_of(runner)
 
 
 @pytest.mark.parametrize("name", ["..", ".", "code", "../other", "/tmp", 5, ["a"], "link"])
