@@ -34,22 +34,22 @@ ENGINE_BUDGET = 13_500
 # issues on folders, configs, borders, time travel and the first hour land on top of the re-cut, whose budgets the table
 # goes on to show: cutting back to them (with their allowances) is still owed.
 STANDS = {
-    "config": 3581,
+    "config": 3596,
     "optim": 2407,
     "model": 1776,
     "dataset": 2089,
-    "runner": 2521,
-    "hooks": 1576,
-    "checkpoint": 1305,
+    "runner": 2528,
+    "hooks": 1579,
+    "checkpoint": 1306,
     "logging": 911,
-    "evaluator": 783,
+    "evaluator": 786,
     "dist": 667,
-    "visualization": 775,
+    "visualization": 803,
 }
-ENGINE_STANDS = 20_196
+ENGINE_STANDS = 20_325
 BELOW_THE_ENGINE = {"analysis", "runs", "sweep", "port", "cli"}
 BELOW_BUDGET = 6_500
-BELOW_STANDS = 11_115
+BELOW_STANDS = 11_426
 MAX_FUNCTION_LINES = 60
 
 
