@@ -49,6 +49,8 @@ def prove(ported: Ported, path: Path, classes: Sequence[Path] = ()) -> Proof:
     """
     class_table = ClassTable([project_root(path.resolve()), *classes])
     configs = {old: new for old, new in ported.written.items() if kind_of(old) == "mmengine config"}
+    if not configs:
+        return Proof(["no config of mmengine was ported: nothing is compared"])
     reader, rows = reader_for(class_table), []
     found: dict[Path, list[Difference]] = {}
     runs: list[Path] = []

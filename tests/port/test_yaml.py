@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("yaml")
 
+from lazyengine.cli.main import main
 from lazyengine.config import LazyConfig, arguments_of, instantiate, is_node, target_of
 from lazyengine.port import port_path
 from lazyengine.port.prove_configs import StandIns
@@ -115,6 +116,12 @@ def test_folders_and_times_of_hydra(tmp_path, monkeypatch):
     assert built["start"] == str(tmp_path / "new")
     assert re.fullmatch(r"in 20\d\d", built["year"])
     assert re.fullmatch(r"outputs/20\d\d-\d\d-\d\d/\d\d-\d\d-\d\d/x", built["file"])
+
+
+def test_a_proof_says_that_it_compares_configs_of_mmengine_alone(tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text("_target_: collections.Counter\n")
+    assert main(["port", str(tmp_path / "a.yaml"), "--to", str(tmp_path / "new"), "--prove"]) == 0
+    assert "nothing is compared" in capsys.readouterr().out
 
 
 def test_lightning_cli(tmp_path):
