@@ -172,8 +172,8 @@ class ClassTable:
     def _add_all(
         self, call: ast.Call | None, given: Sequence[ast.expr], places: dict[str, Symbol], module: str
     ) -> None:
-        for item in given if call is not None else ():
-            if symbol := _resolved(item, places, module):
+        for item in given:
+            if call is not None and (symbol := _resolved(item, places, module)):
                 self._add(call, symbol, symbol.name)
 
     def _add(self, call: ast.Call, symbol: Symbol, own_name: str) -> None:
