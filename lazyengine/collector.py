@@ -6,6 +6,8 @@ import contextlib
 import gc
 from collections.abc import Iterator
 
+_kept = False
+
 
 @contextlib.contextmanager
 def paused() -> Iterator[None]:
@@ -19,9 +21,8 @@ def paused() -> Iterator[None]:
         yield
     finally:
         if was_on:
-            is_kept = gc.get_freeze_count() > 0  # by `keep`, or by whoever owns this process
             gc.freeze()
-            if not is_kept:
+            if not _kept:
                 gc.unfreeze()
             gc.enable()
 
@@ -32,4 +33,6 @@ def keep() -> None:
     Else each full collection within a training takes a few tenths of a second, and each worker that is forked copies
     what the collector marks.
     """
+    global _kept
+    _kept = True
     gc.freeze()

@@ -33,8 +33,7 @@ def test_the_collector_is_left_as_it_was_also_by_an_error(is_on):
         (gc.enable if was_on else gc.disable)()
 
 
-def test_circles_made_in_a_pause_are_collected_later_and_what_a_process_has_frozen_stays_frozen():
-    assert gc.get_freeze_count() == 0
+def test_circles_made_in_a_pause_are_collected_later():
     with collector.paused():
         made = Node()
         made.itself = made  # type: ignore[attr-defined]
@@ -42,14 +41,6 @@ def test_circles_made_in_a_pause_are_collected_later_and_what_a_process_has_froz
     del made
     gc.collect()
     assert gone() is None
-    try:
-        gc.freeze()
-        before = gc.get_freeze_count()
-        with collector.paused():
-            pass
-        assert gc.get_freeze_count() >= before
-    finally:
-        gc.unfreeze()
 
 
 def test_loading_a_config_in_a_notebook_freezes_nothing(tmp_path):

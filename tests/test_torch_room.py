@@ -183,10 +183,8 @@ def steps(optimizer: str, before: str = "", after: str = "") -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize(
-    "name", ["SGD(net.parameters(), lr=0.1, momentum=0.9)", "AdamW(net.parameters(), amsgrad=True)"]
-)
-def test_optimizers_do_without_the_compiler_to_the_same_bits(name):
+def test_optimizers_do_without_the_compiler_to_the_same_bits():
+    name = "AdamW(net.parameters(), amsgrad=True)"
     compiled = """
 import warnings; warnings.simplefilter("ignore")
 step = torch.compile(made[1].step, backend="eager")

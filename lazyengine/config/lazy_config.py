@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .. import collector
+from ..collector import paused
 from .errors import strip_frames
 
 
@@ -38,7 +38,7 @@ class LazyConfig(metaclass=_Named):
         from .loader import load_file
 
         try:
-            with collector.paused():  # a config imports torch and what it names
+            with paused():  # a config imports torch and what it names
                 return load_file(os.fspath(path), [os.fspath(mixin) for mixin in mixins])
         except BaseException as error:
             strip_frames(error)

@@ -46,7 +46,7 @@ MISTAKES = [
     ("batch-find config.py --memory 1 --key train_loop.dataloader.batchsize", ["Did you mean 'batch_size'?"]),
     ("schedule config.py ~runner.optim_wrapper", ["the schedule needs", "missing: optim_wrapper"]),
     ("plot nothere", ["nothere does not exist"]),
-    ("plot config.py", ["config.py is no run", "the folder of a run"]),
+    ("plot config.py", ["config.py is no file of records", "name a run folder"]),
     ("plot run --keys los", ["no curve is called 'los'", "There are"]),
     ("compare empty", ["empty is no run that has logged", "it holds nothing"]),
     ("compare run --sort los", ["no column is called 'los'", "There are"]),

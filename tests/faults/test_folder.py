@@ -94,7 +94,7 @@ def test_a_new_beginning_killed_at_each_call_leaves_one_run_or_the_other(lab, tm
     owner, done = told["search"]
     assert done == told["evaluation"][1] <= told["compare"][1], told
     assert lab.run(work_dir=run, resume="auto", **NEW) == [0], lab.log
-    assert f": {done // 6} epochs and {done} iterations are done" in lab.log
+    assert f": {done // 6} epoch{'s' * (done != 6)} and {done} iterations are done" in lab.log
     assert owner_of(run) == owner
     is_new = owner != first_run
     if not is_new:
