@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,8 @@ def config_file(request, tmp_path):
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_objects_go_to_workers(config_file, method):
     net = instantiate(LazyConfig.load(config_file).net)
-    with multiprocessing.get_context(method).Pool(1) as pool:
-        assert pool.map(net, [1, 2]) == [30, 60]
+    with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:  # it waits for its workers to end
+        assert list(pool.map(net, [1, 2])) == [30, 60]
 
 
 def test_objects_load_in_a_fresh_process(config_file, tmp_path):
