@@ -99,6 +99,8 @@ def _installed_packages() -> dict[str, str]:
         stem, ending = os.path.splitext(os.path.basename(path))
         if ending in (".dist-info", ".egg-info"):
             package, _, version = stem.partition("-")
+            if not version and package in packages:  # of a checkout that is installed as well, and its current folder
+                continue
             commit = _installed_commit(os.path.join(path, "direct_url.json"))
             packages[package] = version.removesuffix("-none-any") + (f" @ {commit}" if commit else "")
     return dict(sorted(packages.items()))

@@ -71,11 +71,13 @@ def test_the_project_its_configs_and_the_data_beside_are_kept(tmp_path):
     assert load_code(archive).hash == found["hash"]
 
 
-def test_a_package_with_damaged_metadata_stops_no_run(tmp_path, monkeypatch):
+def test_a_package_with_damaged_metadata_stops_no_run_and_a_checkout_hides_no_version(tmp_path, monkeypatch):
     folder = tmp_path / "broken_thing-1.2.dist-info"
     folder.mkdir()
     (folder / "direct_url.json").write_text("{")
+    (tmp_path / "checkout" / "broken_thing.egg-info").mkdir(parents=True)  # as a checkout has it, started in its folder
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path / "checkout"))
     environment._installed_packages.cache_clear()
     try:
         assert collect_env(torch.device("cpu"))["packages"]["broken_thing"] == "1.2"
