@@ -39,11 +39,11 @@ try:
     _check_and_unscale: Any = getattr(torch, "_amp_foreach_non_finite_check_and_unscale_")  # noqa: B009
     _STEP_WRAPPER: Any = Optimizer.profile_hook_step(lambda: None).__code__  # around the step of every optimizer class
     _GRAD_WRAPPER: Any = _use_grad_for_differentiable(lambda: None).__code__  # around it, sets the mode of gradients
-    _COMPILER = "torch._dynamo"
-    _MARK = "__dynamo_disable"  # of a function: what torch calls instead of it, so that it is not compiled
     PRIVATE = True
 except (ImportError, AttributeError):
     PRIVATE = False
+_COMPILER = "torch._dynamo"
+_MARK = "__dynamo_disable"  # of a function: what torch calls instead of it, so that it is not compiled
 
 
 def profiler_is_running() -> bool:

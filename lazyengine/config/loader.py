@@ -60,10 +60,9 @@ def _check_file(file: str, given: str) -> None:
         raise ConfigNotFoundError(f"Config file {given!r} is a link to {os.readlink(file)!r}, which does not exist.")
     if not os.path.exists(file):
         entries = os.listdir(folder) if os.path.isdir(folder) else []
-        where = f"{display_path(folder)} has no {base!r}.{did_you_mean(base, entries)}"
-        where = where if entries else f"there is no folder {display_path(folder)}."
-        where += "" if "Did you" in where else _elsewhere(given)
-        raise ConfigNotFoundError(f"Config file {given!r} does not exist: {where}")
+        where = f"{display_path(folder)} has no {base!r}" if entries else f"there is no folder {display_path(folder)}"
+        hint = did_you_mean(base, entries) or _elsewhere(given)
+        raise ConfigNotFoundError(f"Config file {given!r} does not exist: {where}.{hint}")
     if not os.path.isfile(file):
         inside = [entry for entry in sorted(os.listdir(file)) if entry.endswith(".py")] if os.path.isdir(file) else []
         hint = f" It has: {', '.join(inside)}." if inside else ""

@@ -8,7 +8,7 @@ from ..late import late_names
 
 if TYPE_CHECKING:
     from .code import CodeRecord, collect_code, load_code, save_code
-    from .code_changes import changed_code, changes
+    from .code_changes import changed_code, changed_in_common, changes
     from .data import changed_data, fingerprint
     from .environment import collect_env, write_env
     from .experiment import (
@@ -33,6 +33,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "load_code",
     "changes",
     "changed_code",
+    "changed_in_common",
     # environment and data
     "collect_env",
     "write_env",

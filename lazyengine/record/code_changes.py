@@ -60,6 +60,16 @@ def changed_code(former: CodeRecord, present: CodeRecord) -> list[str]:
     return lines
 
 
+def changed_in_common(former: CodeRecord, present: CodeRecord) -> list[str]:
+    """Return the changes of the files that both records have, as `changed_code` does.
+
+    What only one of them imported belongs to its options.
+    """
+    common = former.files.keys() & present.files.keys() - {*former.configs, *present.configs}
+    parts = [CodeRecord(files={name: code.files[name] for name in sorted(common)}) for code in (former, present)]
+    return changed_code(*parts)
+
+
 def _plain(name: str) -> str:
     return re.sub(r"^@\d+/", "", name)
 

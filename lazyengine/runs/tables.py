@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageFileNotFoundError, UsageKeyError, UsageTypeError, UsageValueError
-from ..record import CODE_FOLDER, CodeRecord, changed_code, load_code
+from ..record import CODE_FOLDER, changed_in_common, load_code
 from ..text import csv_table, did_you_mean, html_table, latex_table, listed
 from ..text import table as text_table
 from .comparing import SEED, Value, differences, rule_of_key
@@ -295,16 +295,10 @@ def _codes(runs: Sequence[Outline]) -> list[str]:
         except (OSError, ValueError):
             known[run.code] = run.code
             continue
-        same = next((other for other, each in kept.items() if not _differ(each, code)), run.code)
+        same = next((other for other, each in kept.items() if not changed_in_common(each, code)), run.code)
         known[run.code] = same
         kept.setdefault(same, code)
     return [known.get(run.code, "") for run in runs]
-
-
-def _differ(one: CodeRecord, other: CodeRecord) -> bool:
-    common = one.files.keys() & other.files.keys() - {*one.configs, *other.configs}
-    parts = [CodeRecord(files={name: code.files[name] for name in sorted(common)}) for code in (one, other)]
-    return bool(changed_code(*parts))
 
 
 def _data(run: Outline, cell: Cell) -> str:

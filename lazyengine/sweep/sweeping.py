@@ -15,16 +15,7 @@ from ..config.saving import to_json
 from ..errors import UsageFileNotFoundError, UsageValueError
 from ..evaluator import is_better
 from ..fileio import atomic_write
-from ..record import (
-    CODE_FOLDER,
-    RUN_FILE,
-    CodeRecord,
-    changed_code,
-    collect_code,
-    flat_config,
-    load_code,
-    read_run_file,
-)
+from ..record import CODE_FOLDER, RUN_FILE, changed_in_common, collect_code, flat_config, load_code, read_run_file
 from ..runner.lock import FolderLock
 from ..runs import read_run
 from ..text import listed, table
@@ -347,10 +338,7 @@ def _changes_since(search: Search, folder: str, study: Study) -> str:
     ]
     kept = os.path.join(work_dir, CODE_FOLDER, f"{run.starts[-1].code}.zip")
     if os.path.isfile(kept):
-        former, present = load_code(kept), collect_code(cfg.__record__.configs)
-        common = former.files.keys() & present.files.keys() - {*former.configs, *present.configs}
-        parts = [CodeRecord(files={name: code.files[name] for name in sorted(common)}) for code in (former, present)]
-        found += changed_code(*parts)
+        found += changed_in_common(load_code(kept), collect_code(cfg.__record__.configs))
     if not found:
         return ""
     return (
