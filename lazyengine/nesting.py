@@ -29,14 +29,14 @@ def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
         for key, item in value.items():
             mapped[key] = function(item) if type(item) in _LEAVES else map_leaves(function, item)
         return mapped
+    if kind is list or kind is tuple:
+        return kind([function(item) if type(item) in _LEAVES else map_leaves(function, item) for item in value])
     if hasattr(kind, "__dataclass_fields__"):
         return _map_fields(function, value)
     if isinstance(value, Mapping):
         return {key: map_leaves(function, item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         items = [map_leaves(function, item) for item in value]
-        if kind is list:
-            return items
         return kind(*items) if hasattr(kind, "_fields") else kind(items)
     _LEAVES.add(kind)
     return function(value)

@@ -63,7 +63,7 @@ def stream_seed(seed: int, purpose: Purpose, *, epoch: int = 0, position: int = 
         An integer in ``[0, 2**63)``, the same on every platform and in every process.
     """
     if purpose is Purpose.DATA:
-        return derive_seed(seed, DATA_STREAM, epoch, position, rank)
+        return _mix(_mix_path(seed, DATA_STREAM, epoch), position, rank) >> 1
     if purpose is Purpose.WORKERS:
         return derive_seed(seed, DATA_STREAM, epoch, rank)
     if purpose is Purpose.SAMPLER:
@@ -84,13 +84,20 @@ def derive_seed(seed: int, *path: int) -> int:
     Returns:
         An integer in ``[0, 2**63)``, the same on every platform and in every process.
     """
-    h = seed & _MASK
+    return _mix(seed, *path) >> 1
+
+
+def _mix(h: int, *path: int) -> int:
+    h &= _MASK
     for part in path:
         h = (h + 0x9E3779B97F4A7C15 + part * 0xD1342543DE82EF95) & _MASK
         h = ((h ^ (h >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
         h = ((h ^ (h >> 27)) * 0x94D049BB133111EB) & _MASK
         h ^= h >> 31
-    return h >> 1
+    return h
+
+
+_mix_path = functools.lru_cache(maxsize=64)(_mix)  # for the beginning of a path that many positions share
 
 
 # Costs count in the following, twice an iteration: `torch.manual_seed` takes a hundred times as long as the CPU
@@ -104,13 +111,23 @@ def _numpy_generator() -> tuple[Any, Any]:
     return mtrand, MT19937(0)
 
 
+_PYTHON: Any = random.seed.__self__  # type: ignore[attr-defined]  # whose methods the functions of `random` are
+_seed_from_int: Any = super(random.Random, _PYTHON).seed  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _seed_python(seed: int) -> None:
+    """Do what ``random.seed`` does with an int, without asking first what it is: that takes a third of the time."""
+    _seed_from_int(seed)
+    _PYTHON.gauss_next = None
+
+
 def seed_streams(seed: int) -> None:
     """Seed python's, numpy's and torch's (CPU) global generators.
 
     Args:
         seed: In `[0, 2**63)`; numpy gets its lower 32 bits.
     """
-    random.seed(seed)
+    _seed_python(seed)
     np.random.seed(seed & 0xFFFFFFFF)
     torch.default_generator.manual_seed(seed)
 
@@ -162,7 +179,7 @@ class ModelStream:
         if device.type == "cuda":
             torch.cuda.init()
             self._torch.append(torch.cuda.default_generators[device.index or 0])
-        self._seeders: list[Callable[[int], Any]] = [*(g.manual_seed for g in self._torch), random.seed]
+        self._seeders: list[Callable[[int], Any]] = [*(g.manual_seed for g in self._torch), _seed_python]
 
     def seed(self, position: int, purpose: str = "train") -> None:
         """Seed the streams for a position: ``train``, ``val``, ``test`` (batches), or a hook point around them."""

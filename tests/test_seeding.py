@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import pytest
 import torch
 
 from lazyengine.config import LazyCall, instantiate
 from lazyengine.runner import Runner
-from lazyengine.seeding import DATA_STREAM, MODEL_STREAM, SAMPLER_STREAM, Purpose, derive_seed, stream_seed
+from lazyengine.seeding import (
+    DATA_STREAM,
+    MODEL_STREAM,
+    SAMPLER_STREAM,
+    ModelStream,
+    Purpose,
+    derive_seed,
+    seed_streams,
+    stream_seed,
+)
 
 
 @pytest.mark.parametrize(("purpose", "tag"), [("TRAIN", 0), ("VAL", 1), ("TEST", 2), ("BEFORE_TRAIN_EPOCH", 3)])
@@ -23,6 +33,20 @@ def test_the_streams_of_the_data_keep_their_values():
     assert stream_seed(5, Purpose.WORKERS, epoch=2, rank=1) == derive_seed(5, DATA_STREAM, 2, 1)
     assert stream_seed(5, Purpose.SAMPLER, epoch=2, position=1, rank=1) == derive_seed(5, SAMPLER_STREAM, 2)
     assert derive_seed(3, 1, 2, 3) == 5293692919637299237
+
+
+@pytest.mark.parametrize("seed", [0, 2**31, 2**63 - 1])
+def test_python_is_seeded_as_its_own_seed_does(seed):
+    def draws():
+        return [random.gauss(0, 1), random.random(), random.randrange(10**20), random.gauss(0, 1), random.getstate()]
+
+    stream = ModelStream(seed, torch.device("cpu"), rank=0)
+    random.gauss(0, 1)  # keeps the second of two variates back
+    seed_streams(seed)
+    assert draws() == (random.seed(seed), draws())[1]
+    random.gauss(0, 1)
+    stream.seed(4)
+    assert draws() == (random.seed(stream_seed(seed, Purpose.TRAIN, position=4)), draws())[1]
 
 
 def test_every_point_of_a_run_has_its_own_stream():

@@ -36,17 +36,17 @@ ENGINE_BUDGET = 13_500
 STANDS = {
     "config": 3595,
     "optim": 2407,
-    "model": 1776,
+    "model": 1774,
     "dataset": 2089,
     "runner": 2528,
-    "hooks": 1579,
+    "hooks": 1584,
     "checkpoint": 1306,
     "logging": 911,
     "evaluator": 786,
     "dist": 667,
     "visualization": 803,
 }
-ENGINE_STANDS = 20_333
+ENGINE_STANDS = 20_346
 BELOW_THE_ENGINE = {"analysis", "runs", "sweep", "port", "cli"}
 BELOW_BUDGET = 6_500
 BELOW_STANDS = 11_412

@@ -238,9 +238,9 @@ class BatchReader:
             elif hasattr(dataset, "__getitems__"):
                 samples = dataset.__getitems__(indices)
             else:
-                read = []
+                read, instead = [], self.instead
                 for index in indices:
-                    read.append(dataset[self.instead.get(index, index)] if self.instead else dataset[index])
+                    read.append(dataset[instead.get(index, index) if instead else index])
                 samples = read
             return self.collate_fn(samples)
         except Exception as error:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .hook import Hook, Runner
-from .phases import EVERY, PhaseTimer
+from .phases import EVERY, SELDOM, PhaseTimer
 
 
 class IterTimerHook(Hook):
@@ -19,12 +19,12 @@ class IterTimerHook(Hook):
     window's mean is right. The ETA is the mean time of this start's training iterations times the iterations left, or
     that of the last batch times the batches left of an evaluation.
 
-    One training iteration of 16 is timed by phase (data, forward, backward, optimizer step, hooks) and stands for the
-    others; what hooks spend on logging and saving is known. The final table has the phases, and the samples, tokens
-    and, where the peak of the device is known, the MFU of all iterations.
+    One training iteration of 16, later of 128, is timed by phase (data, forward, backward, optimizer step, hooks) and
+    stands for the others; what hooks spend on logging and saving is known. The final table has the phases, and the
+    samples, tokens and, where the peak of the device is known, the MFU of all iterations.
 
     Attributes:
-        phase_interval: Of so many iterations one is timed by phase.
+        phase_interval: Of so many iterations one is timed by phase, in the beginning.
     """
 
     def __init__(self) -> None:
@@ -38,6 +38,7 @@ class IterTimerHook(Hook):
         """Remove the times of an earlier start: the machine may be another one."""
         self._train_seconds, self._num_train_iters, self._phases = 0.0, 0, PhaseTimer()
         self._spent: dict[str, float] = {}
+        self._interval = self.phase_interval
 
     def _before_epoch(self, runner: Runner, mode: str = "train") -> None:
         hub = runner.message_hub
@@ -61,10 +62,12 @@ class IterTimerHook(Hook):
     def _before_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = "train") -> None:
         now = time.perf_counter()
         self._updaters[mode][1](now - self._last_end)
-        if mode == "train" and (place := self._num_train_iters % self.phase_interval) < 2:
+        if mode == "train" and (place := self._num_train_iters % self._interval) < 2:
             self._phases.note_data(now)
             if place == 0:
                 self._phases.begin(runner, data_batch, not self._num_train_iters, now)
+                if self._interval == EVERY and self._num_train_iters >= SELDOM:
+                    self._interval = SELDOM
 
     def _after_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = "train"

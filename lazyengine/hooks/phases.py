@@ -1,4 +1,4 @@
-"""Where the time of an iteration goes: measured on one iteration of 16, so that the others pay nothing."""
+"""Where the time of an iteration goes: measured on one of many iterations, so that the others pay nothing."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from .devices import find_device
 
 EVERY = 16
 """One iteration of so many is measured; the first only says how much a batch holds."""
+SELDOM = 8 * EVERY
+"""The same, once it is known well: after as many iterations."""
 _CALLS = {"backward": "backward", "step": "step", "zero_grad": "step"}
 
 

@@ -11,7 +11,7 @@ import functools
 import inspect
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Forward = Callable[..., Any] | None
 _LOGGER = logging.getLogger(__name__)
+_COMPUTED = (Tensor, Weighted)
 _ID = re.compile(r"^(sample_)?(id|idx|index)s?$|_(id|idx|index)$")
 
 
@@ -110,10 +111,14 @@ def run_forward(forward: Callable[..., Any], data: Any, mode: str | None) -> Any
     extra = {} if mode is None else {"mode": mode}
     if isinstance(data, dict):
         return forward(**data, **extra)
-    is_list_of_samples = isinstance(data, list) and bool(data) and all(isinstance(each, dict) for each in data)
-    if isinstance(data, (list, tuple)) and not is_list_of_samples:
-        return forward(*data, **extra)
-    return forward(data, **extra)
+    if not isinstance(data, (list, tuple)) or _is_list_of_samples(data):
+        return forward(data, **extra)
+    return forward(*data, **extra)
+
+
+def _is_list_of_samples(data: Sequence[Any]) -> bool:
+    is_likely = isinstance(data, list) and bool(data) and isinstance(data[0], dict)
+    return is_likely and all(isinstance(each, dict) for each in data)
 
 
 def accepted(model: nn.Module, data: Any) -> Any:
@@ -124,8 +129,7 @@ def accepted(model: nn.Module, data: Any) -> Any:
     Raises:
         TypeError: There is another field that it does not accept.
     """
-    names = parameters_of(model)
-    if not isinstance(data, dict) or all(map(names.__contains__, data)):
+    if not isinstance(data, dict) or all(map((names := parameters_of(model)).__contains__, data)):
         return data
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in names.values()):
         return data
@@ -177,31 +181,39 @@ def parse_losses(losses: Any) -> tuple[Any, dict[str, Any]]:
         TypeError: ``losses`` or one of its values has another type.
         ValueError: No key contains ``loss``, or ``loss_part`` is taken while ``loss`` needs it.
     """
-    losses = _without_outputs(losses)
-    if type(losses) is not dict:
-        losses = _as_mapping(losses)
+    entries = losses if type(losses) is dict else _as_mapping(losses)
+    if "loss_sum" in entries and "num" in entries and _is_curve(entries["num"]):
+        rest = {name: value for name, value in entries.items() if name not in ("loss_sum", "num")}
+        entries = {"loss": Weighted(entries["loss_sum"], entries["num"]), **rest}
     parts: list[Any] = []
+    dropped: list[str] = []
     has_gradient = False
     log_vars: dict[str, Any] = {"loss": None}
-    for name, value in losses.items():
-        is_tensor = isinstance(value, Tensor)
-        value = value.mean() if is_tensor else value if isinstance(value, Weighted) else _reduce(name, value)
-        if "loss" in name:
+    for name, value in entries.items():
+        is_loss = "loss" in name
+        if not is_loss and not _is_curve(value):
+            dropped.append(name)
+            continue
+        value = value if isinstance(value, Weighted) else _reduce(name, value)
+        is_computed = isinstance(value, _COMPUTED)
+        if is_loss:
             parts.append(value)
-            has_gradient |= isinstance(value, Tensor | Weighted)
+            has_gradient |= is_computed
             if name == "loss":
                 name = "loss_part"
-        log_vars[name] = value.detach() if isinstance(value, Tensor | Weighted) else value
+        log_vars[name] = value.detach() if is_computed else value
+    if dropped:
+        _log_dropped("the model's output", "has, beside losses and points of curves,", tuple(dropped))
     if not has_gradient:
         raise ValueError(
-            f"no loss to go backward from: the model returned {sorted(losses)} · the total is the sum of the tensors "
+            f"no loss to go backward from: the model returned {sorted(entries)} · the total is the sum of the tensors "
             "whose key contains 'loss' · name at least one of them so"
         )
     total: Any = parts[0] if len(parts) == 1 else add_up(parts)
-    if "loss" in losses and len(parts) == 1:  # the entry is the total
+    if "loss" in entries and len(parts) == 1:  # the entry is the total
         log_vars["loss"] = log_vars.pop("loss_part")
         return total, log_vars
-    if "loss" in losses and "loss_part" in losses:
+    if "loss" in entries and "loss_part" in entries:
         raise ValueError(
             "the model returned both 'loss' and 'loss_part': the entry 'loss' is logged as 'loss_part', because "
             "'loss' is the total · rename one of them"
@@ -212,28 +224,6 @@ def parse_losses(losses: Any) -> tuple[Any, dict[str, Any]]:
                 log_vars[name] = Weighted(log_vars[name] * total.count, total.count)
     log_vars["loss"] = (mean_of(total) if isinstance(total, list) else total).detach()
     return total, log_vars
-
-
-def _without_outputs(losses: Any) -> Any:
-    """Return what a model returned without what is neither a loss nor a point of a curve: ids, logits, texts.
-
-    A loss by sum and count is one entry of it.
-    """
-    if not isinstance(losses, Mapping) or getattr(losses, "loss", None) is not None:
-        return losses
-    kept, dropped = {}, []
-    for name, value in losses.items():
-        if "loss" not in name and not _is_curve(value):
-            dropped.append(name)
-        elif isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex()):
-            kept[name] = value.float()
-        else:
-            kept[name] = value
-    if dropped:
-        _log_dropped("the model's output", "has, beside losses and points of curves,", tuple(dropped))
-    if "loss_sum" in kept and "num" in kept:
-        kept = {"loss": Weighted(kept.pop("loss_sum"), kept.pop("num")), **kept}
-    return kept
 
 
 def _is_curve(value: Any) -> bool:
@@ -343,8 +333,8 @@ def _predict(model: nn.Module, step: str, data: Any, forward: Forward) -> Any:
 
 
 def _as_mapping(losses: Any) -> Mapping[str, Any]:
-    loss = losses if isinstance(losses, Tensor | Weighted) else getattr(losses, "loss", None)
-    if isinstance(loss, Tensor | Weighted):
+    loss = losses if isinstance(losses, _COMPUTED) else getattr(losses, "loss", None)
+    if isinstance(loss, _COMPUTED):
         return {"loss": loss}
     if isinstance(losses, Mapping):
         return losses
@@ -355,9 +345,17 @@ def _as_mapping(losses: Any) -> Mapping[str, Any]:
 
 
 def _reduce(name: str, value: Any) -> Any:
-    """Reduce one entry of the dict: a tensor to its mean, a nested list to its sum; numbers are only logged."""
+    """Reduce one entry of the dict: a tensor to its mean, a nested list to its sum; numbers are only logged.
+
+    One value is its own mean: to compute it costs a small model's iteration a tenth, forward and backward. It is copied
+    where it may be part of a buffer or parameter, which changes in place before the log is read.
+    """
     if isinstance(value, Tensor):
-        return value.mean() if value.dim() else value
+        if not (value.is_floating_point() or value.is_complex()):
+            value = value.float()
+        if value.dim():
+            return value.mean()
+        return value.clone() if value.grad_fn is None or value._base is not None else value
     if isinstance(value, (list, tuple)) and not isinstance(value, Weighted):
         return sum(_reduce(name, item) for item in value)
     if isinstance(value, (int, float)) and "loss" not in name:

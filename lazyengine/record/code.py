@@ -104,8 +104,10 @@ class CodeRecord:
         """Return the path that a file was read from."""
         if name.startswith("@files/"):
             return name.removeprefix("@files")
-        number, _, rest = name[1:].partition("/") if name.startswith("@") else ("0", "", name)
-        return os.path.join(self.tops[int(number)], rest)
+        number, _, rest = name.removeprefix("@").partition("/")
+        if name.startswith("@") and number.isdecimal() and 0 < int(number) < len(self.tops):
+            return os.path.join(self.tops[int(number)], rest)
+        return os.path.join(self.tops[0], name)  # also a folder of such a name, as the tree of a re-run has them
 
 
 def collect_code(configs: Mapping[str, bytes] | None = None, globs: Iterable[str] = ()) -> CodeRecord:

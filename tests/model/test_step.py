@@ -122,6 +122,24 @@ def test_a_bare_module_gets_a_mode_only_if_it_has_that_parameter():
     assert list(train_step(AnyKeyword(), [torch.ones(2)], Updates())) == ["loss"]
 
 
+@pytest.mark.parametrize("view", [lambda p: p, lambda p: p.detach(), lambda p: p[:1].squeeze(0), lambda p: p * 1])
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_a_log_keeps_what_it_was_given_when_weights_change_in_place(view, shape):
+    weight = torch.nn.Parameter(torch.full(shape, 2.0))
+    value = view(weight) if weight.dim() else view(weight.reshape(1)).squeeze()
+    total, log_vars = parse_losses({"loss": weight.sum() * 3, "scale": value, "loss_reg": weight.squeeze()})
+    total.backward()
+    with torch.no_grad():
+        weight.fill_(7.0)
+    assert {name: float(each) for name, each in log_vars.items()} == {
+        "loss": 8,
+        "loss_part": 6,
+        "scale": 2,
+        "loss_reg": 2,
+    }
+    assert weight.grad == torch.full(shape, 4.0)
+
+
 def test_data_of_a_bare_module_goes_to_the_device_of_its_parameters():
     model = Bare().to("meta")
     x, y = torch.ones(4, 3), torch.ones(4, 1)

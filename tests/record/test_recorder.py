@@ -108,6 +108,19 @@ def test_a_project_on_the_import_path_and_globs(tmp_path):
     assert found["paths"] == [".", "@1"]
 
 
+@pytest.mark.parametrize("name", ["@1", "@0", "@scope"])
+def test_a_folder_may_have_the_name_of_a_further_project(tmp_path, name):
+    """As the tree of a re-run has it; what is untracked there counts."""
+    write(tmp_path / "a", {**FILES, "pyproject.toml": ""})
+    head = commit(tmp_path / "a")
+    write(tmp_path / "a", {f"{name}/lib.py": "y = 1\n"})
+    found = record_in(tmp_path / "a", LOAD, f"sys.path.insert(0, {name!r}); import lib")
+    assert f"{name}/lib.py" in found["files"]
+    assert found["lines"] == []
+    assert found["env"]["git"]["commit"] == head
+    assert f"{name}/lib.py" in str(found["env"]["git"])
+
+
 def test_beside_a_script_of_no_project_only_what_it_names_is_kept(tmp_path):
     write(tmp_path, {"table.csv": "1", "notes.txt": "1"})
     found = record_in(tmp_path, 'open("table.csv").close()')
