@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, get_worker_info
 
-from . import collector
+from . import interpreter
 
 try:
     from torch.nn.modules.batchnorm import _BatchNorm
@@ -285,7 +285,7 @@ def fake_tensors() -> Any:
     """
     if not PRIVATE:
         return None
-    with collector.paused():
+    with interpreter.paused():
         importlib.import_module(_COMPILER)
         from torch._subclasses import fake_tensor  # seconds, for the command that plans
 

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lazyengine"
 LAYERS = [
     "errors",
     "late",
-    "collector",
+    "interpreter",
     "text",
     "nesting",
     "config",

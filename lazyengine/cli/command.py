@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, NoReturn, Protocol
 
-from .. import collector
+from .. import interpreter
 from ..config import ConfigError, ConfigFileError, LazyConfig, arguments_of
 from ..nesting import map_leaves
 from ..text import did_you_mean, fill_line, fit
@@ -104,7 +104,7 @@ def command(
         @functools.wraps(answer)
         def main(argv: Sequence[str] | None = None) -> int:
             if argv is None:
-                collector.keep()
+                interpreter.keep()
             try:
                 with ignore_broken_pipe():
                     args = parse_arguments(build_parser(), prepare(sys.argv[1:] if argv is None else argv))

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from importlib import import_module
 
-from .. import __version__, collector
+from .. import __version__, interpreter
 from ..text import did_you_mean, listed
 from .mistakes import show_failure
 
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.argv[0] = f"lazyengine {name}"  # what the command's own --help calls it
     if argv is None:
         sys.excepthook = show_failure
-        collector.keep()
-    with collector.paused():
+        interpreter.keep()
+    with interpreter.paused():
         found = import_module(f".{module}", __package__)
     return found.main([*before, *rest])

@@ -37,7 +37,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .. import collector
+from .. import interpreter
 from ..config import ConfigError, arguments_of, check_config, format_tree, set_argument
 from ..config.saving import check_saving
 from ..errors import UsageFileNotFoundError
@@ -161,7 +161,7 @@ def build_runner(cfg: Any, args: argparse.Namespace) -> Runner:
     What belongs to the experiment (seed, folder, name) goes into the config, so that the saved one repeats the run;
     what belongs to this start (resume, launcher) does not.
     """
-    with collector.paused():
+    with interpreter.paused():
         from ..runner import Runner
 
     name = default_experiment_name(args.config)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..collector import paused
+from ..interpreter import paused
 from .errors import strip_frames
 
 

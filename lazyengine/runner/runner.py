@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from .. import _torch, collector, dist
+from .. import _torch, dist, interpreter
 from ..checkpoint import LoadFrom, find_checkpoint
 from ..config import Lazy
 from ..dataset import find_generators
@@ -234,7 +234,7 @@ class Runner:
             self.is_training = True
             with report_nondeterminism(self.deterministic, self.logger), self._preemption:
                 self.call_point("before_run", 0)
-                self.train_loop.run(self)
+                interpreter.with_room(self.train_loop.run, self)
                 self.call_point("after_run", self.num_iters_completed)
         return self.model
 
@@ -267,7 +267,7 @@ class Runner:
             self.prepare_model(skip_weights=False, train=False)
             self._state.record_evaluation()
             self.call_point("before_run", 0)
-            metrics = getattr(self, name).run(self)
+            metrics = interpreter.with_room(getattr(self, name).run, self)
             self.call_point("after_run", self.num_iters_completed)
         return metrics
 
@@ -339,7 +339,7 @@ class Runner:
                 model.init_weights()
             self._load_weights()
         if self.forward is None or (train and not self._is_prepared_for_training):
-            with collector.paused():  # several ranks, shards and compilation import torch's compiler
+            with interpreter.paused():  # several ranks, shards and compilation import torch's compiler
                 self.forward = self.model_setup.apply(model, self.device, train=train)
             self._is_prepared_for_training = train
         if needs_weights and on_meta:

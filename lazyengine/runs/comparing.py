@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .. import collector
+from .. import interpreter
 from ..errors import UsageValueError
 from ..evaluator import rule_of
 from ..text import csv_table, did_you_mean, latex_table, listed, table
@@ -251,7 +251,7 @@ def _as_plain(value: Value) -> dict[str, Any]:
     return {"mean": value.mean, "std": value.std, "values": value.values, "steps": value.steps}
 
 
-@collector.paused()
+@interpreter.paused()
 def compare_runs(
     runs: Sequence[Outline], keys: Sequence[str], *, each: bool = False, sort: str | None = None
 ) -> Comparison:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .. import collector
+from .. import interpreter
 
-with collector.paused():
+with interpreter.paused():
     from .. import dist
     from ..checkpoint import list_checkpoints, summary_of
     from ..config import LazyConfig
@@ -21,7 +21,7 @@ with collector.paused():
 
 def main() -> None:
     """Train as the arguments say."""
-    collector.keep()
+    interpreter.keep()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", required=True, help="the saved config of the start")
     parser.add_argument("--work-dir", required=True, help="the new run folder")

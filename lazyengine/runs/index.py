@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .. import collector
+from .. import interpreter
 from ..errors import UsageFileNotFoundError, UsageValueError
 from ..logging import METRICS_FILE
 from ..record import ENV_FILE, RUN_FILE, START_FILE
@@ -195,7 +195,7 @@ class Index:
                 found[name] = _checked(known[name][1])
             else:
                 fresh[name] = signature
-        with collector.paused():
+        with interpreter.paused():
             if fresh or len(found) < len(known):
                 try:
                     found.update(self._update(fresh, known.keys() - found.keys()))
@@ -328,7 +328,7 @@ def _read_run(job: _Job) -> tuple[bytes, list[_File]]:
         files.append(file)
         return parts
 
-    with collector.paused():
+    with interpreter.paused():
         return _as_bytes(read_outline(folder, take)), files
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lazyengine import collector
+from lazyengine import interpreter
 from lazyengine.cli import main as command
 
 REPO = Path(__file__).resolve().parents[2]
@@ -39,7 +39,7 @@ def test_help_lists_every_command_and_imports_no_torch():
 @pytest.mark.parametrize("name", command.COMMANDS)
 def test_each_command_explains_itself_under_its_own_name(name, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["lazyengine", name, "--help"])
-    monkeypatch.setattr(collector, "keep", lambda: None)  # it is for a process of a command's own
+    monkeypatch.setattr(interpreter, "keep", lambda: None)  # it is for a process of a command's own
     with pytest.raises(SystemExit) as stop:
         command.main()
     assert stop.value.code == 0

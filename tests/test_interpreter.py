@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from lazyengine import collector
+from lazyengine import interpreter
 from lazyengine.config import LazyConfig
 
 
@@ -16,7 +16,7 @@ class Node:
 
 
 def fail_in_a_pause() -> None:
-    with collector.paused():
+    with interpreter.paused():
         assert not gc.isenabled()
         raise KeyError("gone")
 
@@ -34,7 +34,7 @@ def test_the_collector_is_left_as_it_was_also_by_an_error(is_on):
 
 
 def test_circles_made_in_a_pause_are_collected_later():
-    with collector.paused():
+    with interpreter.paused():
         made = Node()
         made.itself = made  # type: ignore[attr-defined]
     gone = weakref.ref(made)
@@ -61,3 +61,14 @@ assert "torch" in sys.modules and gc.get_freeze_count() > 100_000
 assert 2 not in found
 """
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_a_call_with_room_is_a_call():
+    def depth(left: int) -> int:
+        return 1 + depth(left - 1) if left else 0
+
+    assert interpreter.with_room(depth, 300) == 300
+    with pytest.raises(RecursionError):
+        interpreter.with_room(depth, sys.getrecursionlimit())
+    with pytest.raises(KeyError, match="gone"):
+        interpreter.with_room(fail_in_a_pause)
