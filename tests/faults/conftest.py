@@ -97,10 +97,11 @@ class Lab:
     def close(self) -> None:
         """End the server."""
         assert self._server.stdin is not None
-        self._server.stdin.close()
-        self._server.wait(60)
         assert self._server.stdout is not None
-        self._server.stdout.close()
+        with self._server.stdin as requests, self._server.stdout:
+            requests.write("null\n")  # the pipe may have no end: a worker that was forked here holds it too
+            requests.flush()
+            self._server.wait(60)
 
 
 def end_of(folder: Path) -> dict[str, str]:

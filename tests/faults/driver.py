@@ -130,10 +130,9 @@ def _warm_up() -> None:
 
 
 def serve() -> None:
-    """Answer requests, one JSON line each, until the input ends."""
+    """Answer requests, one JSON line each, until there is a null or no more."""
     _warm_up()
-    for line in sys.stdin:
-        request = json.loads(line)
+    while (request := json.loads(sys.stdin.readline() or "null")) is not None:
         _module_of(dict(request["spec"]))  # imported before forking, once for all
         pids = []
         for rank in range(request["world"]):

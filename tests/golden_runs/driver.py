@@ -80,9 +80,10 @@ class Driver:
         """End the process."""
         assert self._server.stdin is not None
         assert self._server.stdout is not None
-        self._server.stdin.close()
-        self._server.wait(30)
-        self._server.stdout.close()
+        with self._server.stdin as requests, self._server.stdout:
+            requests.write("null\n")  # the pipe may have no end: a worker that was forked here holds it too
+            requests.flush()
+            self._server.wait(30)
 
 
 # ---------------------------------------------------------------------- in the forked process
@@ -187,10 +188,10 @@ def serve() -> None:
     import tests.golden_runs.parts  # noqa: F401
 
     torch.set_num_threads(1)
-    for line in sys.stdin:
+    while (request := json.loads(sys.stdin.readline() or "null")) is not None:
         pid = os.fork()
         if pid == 0:
-            _child(json.loads(line))
+            _child(request)
         _, status = os.waitpid(pid, 0)
         print(json.dumps(os.waitstatus_to_exitcode(status)), flush=True)
 
