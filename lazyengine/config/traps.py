@@ -16,13 +16,13 @@ from collections.abc import Iterable
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ..text import listed
+from ..text import listed, near
 from . import graph
 from .errors import ConfigFileError, RefError, SharingError, warn
 from .grammar import parse_path
 from .graph import children, display_path, find_path, join_path, span_of, walk
 from .node import Config, Node, NodeFactory, adopt, brief, defined_at, not_called, set_argument, sources_of
-from .reads import Followers, followers, made_nodes, names_for, reads_of, reads_of_part
+from .reads import Followers, content_of, followers, made_nodes, names_for, reads_of, reads_of_part
 from .ref import REQUIRED, Ref, check_ref, head_of
 
 if TYPE_CHECKING:
@@ -36,35 +36,39 @@ class Watch:
     """Notices changes of the nodes and containers that finished configs made, and who made them.
 
     Attributes:
-        changes: `(file, what, its changed keys, what it held before, the files that ran before)` for every node,
-            container or other object that a file changed after another one had made it.
+        changes: `(file, what, its name, its changed keys, what it held before, the files that ran before)` for every
+            node, container, other object or config that a file changed after another one had made it.
     """
 
     def __init__(self) -> None:
-        self.changes: list[tuple[str, Any, list[Any], dict[Any, Any], list[str]]] = []
-        self._before: dict[int, tuple[Any, dict[Any, Any]]] = {}
+        self.changes: list[tuple[str, Any, str, list[Any], dict[Any, Any], list[str]]] = []
+        self._before: dict[int, tuple[Any, str, dict[Any, Any]]] = {}
 
     def add(self, module: ModuleType) -> None:
-        """Watch everything that the globals of a finished config hold."""
-        for value in list(vars(module).values()):
-            for _, x in walk(value):
-                is_own = getattr(x, "__module__", None) == module.__name__ or not isinstance(x, _NO_VALUES)
-                if id(x) not in self._before and (_content(x) or children(x) is not None) and is_own:
-                    self._before[id(x)] = (x, _content(x))
+        """Watch the globals of a finished config and everything that they hold, attributes of objects included."""
+
+        def own(values: dict[str, Any], path: str = "") -> list[tuple[str, Any]]:
+            parts = (part for name, value in values.items() for part in walk(value, join_path(path, name)))
+            return [
+                (p, x)
+                for p, x in parts
+                if getattr(x, "__module__", None) == module.__name__ or not isinstance(x, _NO_VALUES)
+            ]
+
+        found, home = own(_held(vars(module), "__")), display_path(str(module.__file__))
+        inner = [part for p, x in found if children(x) is None for part in own(getattr(x, "__dict__", {}), p)]
+        for path, x in [("", vars(module)), *found, *inner]:
+            if id(x) not in self._before and ((content := content_of(x)) or children(x) is not None):
+                self._before[id(x)] = (x, f"{path!r} of {home}", content)
 
     def note_changes(self, file: str, ran: Iterable[str]) -> None:
         """Put whatever changed since the last call on the account of `file`; `ran` are the files that ran so far."""
-        for number, (x, before) in self._before.items():
-            now = _content(x)
+        for number, (x, name, before) in self._before.items():
+            now = content_of(x)
             keys = [key for key in {**before, **now} if before.get(key, self) is not now.get(key, self)]
             if keys or list(before) != list(now):
-                self.changes.append((file, x, keys, before, [each for each in ran if each != file]))
-                self._before[number] = (x, now)
-
-
-def _content(x: Any) -> dict[Any, Any]:
-    content = dict.fromkeys(x) if isinstance(x, set) else dict(children(x) or getattr(x, "__dict__", ()))
-    return {"_target_": x.__sig__, **content} if type(x) is Node else content
+                self.changes.append((file, x, name, keys, before, [each for each in ran if each != file]))
+                self._before[number] = (x, name, now)
 
 
 def check_loaded(load: Load, config: Config, found: list[Any]) -> None:
@@ -75,12 +79,20 @@ def check_loaded(load: Load, config: Config, found: list[Any]) -> None:
         config: What it loaded.
         found: The refs and containers in it.
     """
-    for file, x, keys, _, ran in load.watch.changes:
+    for file, x, name, keys, before, ran in load.watch.changes:
+        home = next((each for each in ran if load.namespaces[each] is x), None)
+        if home is not None:
+            for key in (key for key in keys if key in before and key in x and not graph.is_equal(before[key], x[key])):
+                bound = (key, _place_of(load, file, key), before[key])
+                _check_plain(load, file, (home, key), bound, config.__arguments__, ran)
+            continue
         if children(x) is not None:
             _check_change(load, file, x)
-        _check_parts(load, config, file, x, keys, ran)
+        _check_parts(load, config, file, x, name, keys, ran)
     for file, module in load.modules.items():
         _check_text(load, config, file, module)
+        if type(config.__arguments__.get("runner")) is Node:
+            _check_new(load, file)
     _check_code(load)
     for x in found:
         if children(x) is None and type(x) is not Ref:
@@ -115,6 +127,21 @@ def _check_text(load: Load, config: Config, file: str, module: ModuleType) -> No
                         f"{display_path(file)}:{line}: {value!r} is a text like any other, nothing is put in its "
                         f"place. Write {graph.INSTEAD.format(value[2:-1])}."
                     )
+
+
+def _check_new(load: Load, file: str) -> None:
+    """Warn of a plain value that nothing reads, where a config that the file imports has a near name that is read."""
+    public = {each: _held(content, "_") for each, content in load.namespaces.items()}
+    known = {n for each in load.imports[file] for n, x in public[each].items() if not isinstance(x, _NO_VALUES)}
+    texts = [load.text(each) and load.sources[each].decode(errors="replace") for each in public]
+
+    def is_read(name: str) -> bool:
+        return any(re.search(rf"\b{name}\b(?!\s*=[^=])", text) for text in texts)
+
+    for name in [n for n in load.text(file).stores if n in public[file] and n not in known and not is_read(n)]:
+        like = near(name, known, 0.8)
+        if like and is_read(like) and not graph.holds(public[file][name], Node):
+            warn(f"{load.assigned_at(name, file)}: nothing reads {name!r}. Did you mean {like!r}, which is imported?")
 
 
 def _check_code(load: Load) -> None:
@@ -172,7 +199,7 @@ def _check_moved(load: Load, ref: Ref) -> None:
     """Check that no file moves the items of a list that a ref of another file counts."""
     home = (span_of(ref.where) or ("",))[0]
     for holder, key, part in (step for path in ref.paths for step in graph.follow(ref.owner, parse_path(path))):
-        for file, x, _, before, _ in load.watch.changes:
+        for file, x, _, _, before, _ in load.watch.changes:
             old = before.get(key, part) if x is holder and isinstance(x, list) else part
             if file != home and old is not part and any(each is old for each in x):
                 raise RefError(
@@ -215,15 +242,21 @@ def _place_of_change(file: str, x: Any) -> str:
     return [place, *(s for name in names for s in sources_of(x, name) if s.startswith(f"{place}:"))][-1]
 
 
-def _check_parts(load: Load, config: Config, file: str, x: Any, keys: list[Any], ran: list[str]) -> None:
+def _place_of(load: Load, file: str, name: str) -> str:
+    """Return the line that binds a name, else the last one that has it, such as `globals()["lr"] = 3`."""
+    lines = [place[0] for place in load.text(file).stores.get(name, ())]
+    texts = enumerate(load.sources[file].decode(errors="replace").splitlines(), 1)
+    lines = lines or [number for number, text in texts if re.search(rf"\b{name}\b", text)]
+    return ":".join([display_path(file), *map(str, lines[-1:])])
+
+
+def _check_parts(load: Load, config: Config, file: str, x: Any, name: str, keys: list[Any], ran: list[str]) -> None:
     """Warn of what was made of a part that a node or container had before another file changed it."""
     reads = [each for key in keys for each in reads_of_part(load, x, key) if each[0] in ran and not each[1].is_late]
     if reads and any(found := followers(made_nodes(load, config), reads, only_parts=True)):
-        homes = [(home, find_path(_held(load.namespaces[home], "__"), x)) for home in ran]
-        home, path = next(pair for pair in homes if pair[1] is not None)
         warn(
-            f"{_place_of_change(file, x)} changes {path!r} of {display_path(home)}, but Python has read the old value "
-            f"already: {found} still follow it. Set them too, or write a ref there."
+            f"{_place_of_change(file, x)} changes {name}, but Python has read the old value already: {found} still "
+            "follow it. Set them too, or write a ref there."
         )
 
 
@@ -258,9 +291,8 @@ def check_rebound(load: Load, file: str) -> None:
         old, new = getattr(module, name), content.get(bound, load)
         if old is new or new is load:
             continue
-        stores = load.text(file).stores.get(bound)
         brought = [m for m, n, b in taken if b == bound and getattr(m, n) is new]  # by a later import
-        place = f"{display_path(file)}:{stores[-1][0]}" if stores else display_path(file)
+        place = _place_of(load, file, bound)
         if brought and brought[-1] is not module:
             other = str(brought[-1].__file__)
             place = load.assigned_at(bound, other) or display_path(other)
@@ -318,11 +350,18 @@ def check_hidden(load: Load, file: str, module: ModuleType) -> None:
 
 
 def _check_plain(
-    load: Load, file: str, former: tuple[str, str], bound: tuple[str, str, Any], root: dict[str, Any] | None = None
+    load: Load,
+    file: str,
+    former: tuple[str, str],
+    bound: tuple[str, str, Any],
+    root: dict[str, Any] | None = None,
+    ran: list[str] | None = None,
 ) -> None:
-    """Check a plain value that was bound anew: what has read the old one does not follow."""
+    """Check a value that was bound anew: what has read the old one, in its own file not later, does not follow."""
     name, place, old = bound
     reads = [(there, read) for there, read in reads_of(load, *former) if there != file]
+    if ran is not None:
+        reads = [(there, read) for there, read in reads if there in ran and not read.is_late]
     values = root or _held(load.namespaces[file], "_")
     found = followers(made_nodes(load, values), reads)
     what = f"{place}: {name!r} is bound anew, but Python has read the old value, {old!r:.60}, already"
