@@ -91,12 +91,7 @@ def _is_data(name: str, value: Any) -> bool:
 
 
 class _ConfigModule(ModuleType):
-    """A config, of which another file may bind names anew (`base.lr = 0.05`) only as long as nothing has read them."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in vars(self) and "__load__" in vars(self):
-            traps.check_assigned(vars(self)["__load__"], str(self.__file__), name)
-        super().__setattr__(name, value)
+    """A config, as other files see it."""
 
 
 class _View(ModuleType):
@@ -149,7 +144,10 @@ class Load:
         config = Config({}, self.file, self)
         values = config.__arguments__
         for number, (file, root) in enumerate(zip(files, roots)):
-            found = vars(self.run(file, finding.spell_name(file, root)))
+            module = self.run(file, finding.spell_name(file, root))
+            if number + 1 < len(files):
+                self.watch.add(module)
+            found = vars(module)
             self.imports[file].update(files[:number])  # it is meant to change what they made
             new = {k: v for k, v in found.items() if _is_data(k, v)}
             if number:
@@ -187,7 +185,7 @@ class Load:
         module = _ConfigModule(name or os.path.splitext(os.path.basename(file))[0])
         module.__file__ = file
         module.__package__ = module.__name__.rpartition(".")[0]
-        vars(module).update(__builtins__=self._builtins, __load__=self)
+        vars(module)["__builtins__"] = self._builtins
         self.modules[file], self.sources[file], self.namespaces[file] = module, source, vars(module)
         self.imports[file], self.taken[file] = set(), {}
         try:
@@ -210,7 +208,7 @@ class Load:
         if self.taken[file]:
             traps.check_rebound(self, file)
         self.watch.note_changes(file, self.modules)
-        if self._stack or file != self.file:
+        if self._stack:
             self.watch.add(module)
         return module
 

@@ -10,7 +10,7 @@ import ast
 import contextlib
 import functools
 import sys
-from collections.abc import Iterator, MutableSequence, MutableSet
+from collections.abc import Callable, Iterator, MutableSequence, MutableSet
 from opcode import opmap as _OPERATIONS
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -62,7 +62,7 @@ class Followers(NamedTuple):
     """The places of reads that made no node."""
 
     def __str__(self) -> str:
-        return listed([*(f"{path} ({place})" for path, place in self.paths), *self.others], 5)
+        return listed(dict.fromkeys([*(f"{path} ({place})" for path, place in self.paths), *self.others]), 5)
 
 
 class Text:
@@ -298,13 +298,16 @@ def made_nodes(load: Load, root: Any) -> Made:
     return made
 
 
-def followers(made: Made, reads: list[tuple[str, Read]], only_parts: bool = False) -> Followers:
+def followers(
+    made: Made, reads: list[tuple[str, Read]], only_parts: bool = False, is_new: Callable[[Any], bool] = lambda _: False
+) -> Followers:
     """Return what was made from reads: of arguments those that are below the root and were not set again since.
 
     Args:
         made: The nodes that each call has made.
         reads: The reads, each with its file.
         only_parts: Whether those that pass the whole value on do not count, since they hold what is changed in place.
+        is_new: Tells of the value of an argument that it follows all the same.
     """
     found = Followers([], [])
     for file, read in reads:
@@ -320,6 +323,6 @@ def followers(made: Made, reads: list[tuple[str, Read]], only_parts: bool = Fals
             names = [n for n in node.__arguments__ if (n not in key if isinstance(key, list) else n == named)]
             inside, _, path = path.partition("]")
             for name in names if inside == "[0" else ():
-                if name not in (node.__history__ or {}):
+                if name not in (node.__history__ or {}) and not is_new(node.__arguments__[name]):
                     found.paths.append((join_path(path.lstrip("."), name), place))
     return found

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ..text import listed, near
+from ..text import near
 from . import graph
 from .errors import ConfigFileError, RefError, SharingError, warn
 from .grammar import parse_path
@@ -47,19 +47,19 @@ class Watch:
     def add(self, module: ModuleType) -> None:
         """Watch the globals of a finished config and everything that they hold, attributes of objects included."""
 
-        def own(values: dict[str, Any], path: str = "") -> list[tuple[str, Any]]:
-            parts = (part for name, value in values.items() for part in walk(value, join_path(path, name)))
-            return [
-                (p, x)
-                for p, x in parts
-                if getattr(x, "__module__", None) == module.__name__ or not isinstance(x, _NO_VALUES)
-            ]
+        def is_own(x: Any) -> bool:
+            return getattr(x, "__module__", None) == module.__name__ or not isinstance(x, _NO_VALUES)
 
-        found, home = own(_held(vars(module), "__")), display_path(str(module.__file__))
-        inner = [part for p, x in found if children(x) is None for part in own(getattr(x, "__dict__", {}), p)]
-        for path, x in [("", vars(module)), *found, *inner]:
-            if id(x) not in self._before and ((content := content_of(x)) or children(x) is not None):
-                self._before[id(x)] = (x, f"{path!r} of {home}", content)
+        parts = [("", vars(module)), *walk(_held(vars(module), "__"))]
+        objects = [(p, x) for p, x in parts if children(x) is None and is_own(x) and hasattr(x, "__dict__")]
+        parts += [part for p, x in objects for part in walk(dict(vars(x)), p)]
+        for path, x in parts:
+            if id(x) not in self._before and is_own(x) and ((content := content_of(x)) or children(x) is not None):
+                self._before[id(x)] = (x, f"{path!r} of {display_path(str(module.__file__))}", content)
+
+    def former(self, module: Any) -> dict[str, Any]:
+        """Return the globals that a config had when the last change was noted; of other modules none."""
+        return self._before.get(id(vars(module)), (None, "", {}))[2]
 
     def note_changes(self, file: str, ran: Iterable[str]) -> None:
         """Put whatever changed since the last call on the account of `file`; `ran` are the files that ran so far."""
@@ -80,9 +80,8 @@ def check_loaded(load: Load, config: Config, found: list[Any]) -> None:
         found: The refs and containers in it.
     """
     for file, x, name, keys, before, ran in load.watch.changes:
-        home = next((each for each in ran if load.namespaces[each] is x), None)
-        if home is not None:
-            for key in (key for key in keys if key in before and key in x and not graph.is_equal(before[key], x[key])):
+        if home := next((each for each in ran if load.namespaces[each] is x), None):
+            for key in [k for k in keys if k in before and k in x and not graph.is_equal(before[k], x[k])]:
                 bound = (key, _place_of(load, file, key), before[key])
                 _check_plain(load, file, (home, key), bound, config.__arguments__, ran)
             continue
@@ -136,10 +135,11 @@ def _check_new(load: Load, file: str) -> None:
     texts = [load.text(each) and load.sources[each].decode(errors="replace") for each in public]
 
     def is_read(name: str) -> bool:
-        return any(re.search(rf"\b{name}\b(?!\s*=[^=])", text) for text in texts)
+        word = rf"(?m)(?!^{name}\s*:[^=\n]*=)\b{name}\b(?!\s*=[^=])"  # neither bound nor a keyword there
+        return any(re.search(word, text) for text in texts)
 
     for name in [n for n in load.text(file).stores if n in public[file] and n not in known and not is_read(n)]:
-        like = near(name, known, 0.8)
+        like = near(name, known, 0.81)
         if like and is_read(like) and not graph.holds(public[file][name], Node):
             warn(f"{load.assigned_at(name, file)}: nothing reads {name!r}. Did you mean {like!r}, which is imported?")
 
@@ -242,6 +242,11 @@ def _place_of_change(file: str, x: Any) -> str:
     return [place, *(s for name in names for s in sources_of(x, name) if s.startswith(f"{place}:"))][-1]
 
 
+def _viewed(part: Any) -> Any:
+    """Return the array or tensor of which another one is a part that follows it."""
+    return getattr(part, "base", getattr(part, "_base", None)) if hasattr(type(part), "tolist") else part
+
+
 def _place_of(load: Load, file: str, name: str) -> str:
     """Return the line that binds a name, else the last one that has it, such as `globals()["lr"] = 3`."""
     lines = [place[0] for place in load.text(file).stores.get(name, ())]
@@ -253,7 +258,8 @@ def _place_of(load: Load, file: str, name: str) -> str:
 def _check_parts(load: Load, config: Config, file: str, x: Any, name: str, keys: list[Any], ran: list[str]) -> None:
     """Warn of what was made of a part that a node or container had before another file changed it."""
     reads = [each for key in keys for each in reads_of_part(load, x, key) if each[0] in ran and not each[1].is_late]
-    if reads and any(found := followers(made_nodes(load, config), reads, only_parts=True)):
+    made = made_nodes(load, config) if reads else {}
+    if any(found := followers(made, reads, True, lambda part: _viewed(part) is x)):
         warn(
             f"{_place_of_change(file, x)} changes {name}, but Python has read the old value already: {found} still "
             "follow it. Set them too, or write a ref there."
@@ -265,7 +271,7 @@ def add_mixin(load: Load, config: Config, new: dict[str, Any], file: str) -> Non
     values = {**config.__arguments__, **new}
     for name, value in new.items():
         old = config.__arguments__.get(name)
-        source = load.assigned_at(name, file) or display_path(file)
+        source = _place_of(load, file, name)
         if isinstance(old, Node | list | dict):
             if (path := find_path(values, old)) is not None:
                 raise SharingError(_bound_anew(source, name, path, old))
@@ -289,7 +295,7 @@ def check_rebound(load: Load, file: str) -> None:
     taken = list(load.taken_names(file))
     for module, name, bound in taken:
         old, new = getattr(module, name), content.get(bound, load)
-        if old is new or new is load:
+        if old is new or new is load or new is load.watch.former(module).get(name, load):
             continue
         brought = [m for m, n, b in taken if b == bound and getattr(m, n) is new]  # by a later import
         place = _place_of(load, file, bound)
@@ -303,16 +309,6 @@ def check_rebound(load: Load, file: str) -> None:
                 raise SharingError(_bound_anew(place, bound, path, old))
         elif not callable(old) and not isinstance(old, ModuleType) and not graph.is_equal(old, new):
             _check_plain(load, file, (str(module.__file__), name), (bound, place, old))
-
-
-def check_assigned(load: Load, file: str, name: str) -> None:
-    """Check that a name of a config, which another file is about to bind anew, was not read by the config itself."""
-    places = [f"{display_path(file)}:{read.place[0]}" for there, read in reads_of(load, file, name) if there == file]
-    if places:
-        raise SharingError(
-            f"{graph.line_here()}: {name!r} of {display_path(file)} is bound anew, but Python has read the old value "
-            f"at {listed(places, 3)}. Change what was made of it: set its arguments, or replace(old, new)."
-        )
 
 
 def check_set(load: Load, holder: Any, name: Any, old: Any) -> None:
@@ -350,23 +346,30 @@ def check_hidden(load: Load, file: str, module: ModuleType) -> None:
 
 
 def _check_plain(
-    load: Load,
-    file: str,
-    former: tuple[str, str],
-    bound: tuple[str, str, Any],
-    root: dict[str, Any] | None = None,
-    ran: list[str] | None = None,
+    load: Load, file: str, former: tuple[str, str], bound: tuple[str, str, Any], root: Any = None, ran: Any = None
 ) -> None:
-    """Check a value that was bound anew: what has read the old one, in its own file not later, does not follow."""
+    """Check a value that was bound anew: what has read the old one does not follow.
+
+    Args:
+        load: The load.
+        file: The file that binds the name.
+        former: File and name of the old value.
+        bound: Name, place and old value.
+        root: What is built in the end; by default what the file holds.
+        ran: Of a name of another file, the files that may have read the old value; a function that binds names of its
+            own file reads them when it is called.
+    """
     name, place, old = bound
+    home, values = former if ran else (file, name), root or _held(load.namespaces[file], "_")
     reads = [(there, read) for there, read in reads_of(load, *former) if there != file]
-    if ran is not None:
-        reads = [(there, read) for there, read in reads if there in ran and not read.is_late]
-    values = root or _held(load.namespaces[file], "_")
-    found = followers(made_nodes(load, values), reads)
+    if ran:
+        is_named = place != display_path(file)
+        reads = [(there, read) for there, read in reads if there in ran and (is_named or not read.is_late)]
+    new = load.namespaces[home[0]][name]
+    found = followers(made_nodes(load, values), reads, is_new=lambda part: graph.is_equal(part, new))
     what = f"{place}: {name!r} is bound anew, but Python has read the old value, {old!r:.60}, already"
     is_ref = any(type(x) is Ref and former[1] in map(head_of, x.paths) for _, x in walk(values))
-    if is_ref or any(there == file for there, _ in reads_of(load, file, name)):
+    if is_ref or any(there == file for there, _ in reads_of(load, *home)):
         if found.paths:
             warn(f"{what}: {found._replace(others=[])} still follow it.")
     elif any(found):
