@@ -130,17 +130,17 @@ def _check_text(load: Load, config: Config, file: str, module: ModuleType) -> No
 
 def _check_new(load: Load, file: str) -> None:
     """Warn of a plain value that nothing reads, where a config that the file imports has a near name that is read."""
-    public = {each: _held(content, "_") for each, content in load.namespaces.items()}
-    known = {n for each in load.imports[file] for n, x in public[each].items() if not isinstance(x, _NO_VALUES)}
-    texts = [load.text(each) and load.sources[each].decode(errors="replace") for each in public]
+    own, bases = load.namespaces[file], [load.namespaces[each] for each in load.imports[file]]
+    known = {n for base in bases for n, x in _held(base, "_").items() if not isinstance(x, _NO_VALUES)}
 
     def is_read(name: str) -> bool:
         word = rf"(?m)(?!^{name}\s*:[^=\n]*=)\b{name}\b(?!\s*=[^=])"  # neither bound nor a keyword there
-        return any(re.search(word, text) for text in texts)
+        files = (load.text(each) and load.sources[each] for each in [file, *load.namespaces])
+        return any(re.search(word, source.decode(errors="replace")) for source in files)
 
-    for name in [n for n in load.text(file).stores if n in public[file] and n not in known and not is_read(n)]:
-        like = near(name, known, 0.81)
-        if like and is_read(like) and not graph.holds(public[file][name], Node):
+    for name in [n for n in load.text(file).stores if n in _held(own, "_") and n not in known] if known else ():
+        like = None if graph.holds(own[name], Node) or is_read(name) else near(name, known, 0.81)
+        if like and is_read(like):
             warn(f"{load.assigned_at(name, file)}: nothing reads {name!r}. Did you mean {like!r}, which is imported?")
 
 
@@ -365,8 +365,8 @@ def _check_plain(
     if ran:
         is_named = place != display_path(file)
         reads = [(there, read) for there, read in reads if there in ran and (is_named or not read.is_late)]
-    new = load.namespaces[home[0]][name]
-    found = followers(made_nodes(load, values), reads, is_new=lambda part: graph.is_equal(part, new))
+    new = load.namespaces[home[0]][name]  # what was made since may follow it
+    found = followers(made_nodes(load, values), reads, is_new=lambda part: bool(ran) and graph.is_equal(part, new))
     what = f"{place}: {name!r} is bound anew, but Python has read the old value, {old!r:.60}, already"
     is_ref = any(type(x) is Ref and former[1] in map(head_of, x.paths) for _, x in walk(values))
     if is_ref or any(there == file for there, _ in reads_of(load, *home)):
