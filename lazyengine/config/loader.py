@@ -144,10 +144,7 @@ class Load:
         config = Config({}, self.file, self)
         values = config.__arguments__
         for number, (file, root) in enumerate(zip(files, roots)):
-            module = self.run(file, finding.spell_name(file, root))
-            if number + 1 < len(files):
-                self.watch.add(module)
-            found = vars(module)
+            found = vars(self.run(file, finding.spell_name(file, root)))
             self.imports[file].update(files[:number])  # it is meant to change what they made
             new = {k: v for k, v in found.items() if _is_data(k, v)}
             if number:
@@ -208,8 +205,7 @@ class Load:
         if self.taken[file]:
             traps.check_rebound(self, file)
         self.watch.note_changes(file, self.modules)
-        if self._stack:
-            self.watch.add(module)
+        self.watch.add(module)
         return module
 
     def _import(self, name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:

@@ -256,8 +256,8 @@ def reads_of(load: Load, file: str, name: str) -> list[tuple[str, Read]]:
 def reads_of_part(load: Load, holder: Any, key: Any) -> list[tuple[str, Read]]:
     """Return the reads that took an argument or an item out of a node or container, each with its file."""
     found = []
-    is_counted = isinstance(key, int) and not isinstance(holder, Holder | dict)
-    keys = [key, key - len(content_of(holder))] if is_counted else [key]
+    is_list = isinstance(key, int) and not isinstance(holder, Holder | dict)
+    keys = [key, key - len(content_of(holder))] if is_list else [key]
     for here, content in load.namespaces.items():
         for read in load.text(here).reads:
             value, parts = content.get(read.name), list(read.parts)

@@ -33,7 +33,7 @@ _NO_VALUES = (ModuleType, type, FunctionType, NodeFactory)
 
 
 class Watch:
-    """Notices changes of the nodes and containers that finished configs made, and who made them.
+    """Notices changes of the names, nodes, containers and objects of finished configs, and who made them.
 
     Attributes:
         changes: `(file, what, its name, its changed keys, what it held before, the files that ran before)` for every
@@ -52,13 +52,14 @@ class Watch:
 
         parts = [("", vars(module)), *walk(_held(vars(module), "__"))]
         objects = [(p, x) for p, x in parts if children(x) is None and is_own(x) and hasattr(x, "__dict__")]
-        parts += [part for p, x in objects for part in walk(dict(vars(x)), p)]
+        small = [(p, {k: v for k, v in vars(x).items() if len(children(v) or ()) <= 1000}) for p, x in objects]
+        parts += [part for p, inner in small for part in walk(inner, p)]
         for path, x in parts:
             if id(x) not in self._before and is_own(x) and ((content := content_of(x)) or children(x) is not None):
                 self._before[id(x)] = (x, f"{path!r} of {display_path(str(module.__file__))}", content)
 
     def former(self, module: Any) -> dict[str, Any]:
-        """Return the globals that a config had when the last change was noted; of other modules none."""
+        """Return the globals of a config as they were when its changes were last noted; of other modules none."""
         return self._before.get(id(vars(module)), (None, "", {}))[2]
 
     def note_changes(self, file: str, ran: Iterable[str]) -> None:
@@ -363,8 +364,7 @@ def _check_plain(
     home, values = former if ran else (file, name), root or _held(load.namespaces[file], "_")
     reads = [(there, read) for there, read in reads_of(load, *former) if there != file]
     if ran:
-        is_named = place != display_path(file)
-        reads = [(there, read) for there, read in reads if there in ran and (is_named or not read.is_late)]
+        reads = [(f, read) for f, read in reads if f in ran and (place != display_path(file) or not read.is_late)]
     new = load.namespaces[home[0]][name]  # what was made since may follow it
     found = followers(made_nodes(load, values), reads, is_new=lambda part: bool(ran) and graph.is_equal(part, new))
     what = f"{place}: {name!r} is bound anew, but Python has read the old value, {old!r:.60}, already"
