@@ -299,7 +299,10 @@ def _equal_leaves(a: Any, b: Any, equal: Callable[[Any, Any], bool]) -> bool:
         return bool(same.all()) if hasattr(same, "all") else bool(same)
     if kind.__eq__ is object.__eq__:
         try:
-            return equal(a.__reduce_ex__(2), b.__reduce_ex__(2))  # of one class and in one state
+            states = [
+                (getattr(x, "__dict__", None), x.__reduce_ex__(2)) for x in (a, b)
+            ]  # a partial makes its dict late
+            return equal(*states)  # of one class and in one state
         except TypeError:  # nothing can be known of what cannot be pickled
             return False
     return bool(a == b) or (a != a and b != b)  # nan

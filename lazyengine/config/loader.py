@@ -91,12 +91,7 @@ def _is_data(name: str, value: Any) -> bool:
 
 
 class _ConfigModule(ModuleType):
-    """A config, of which another file may bind names anew (`base.lr = 0.05`) only as long as nothing has read them."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in vars(self) and "__load__" in vars(self):
-            traps.check_assigned(vars(self)["__load__"], str(self.__file__), name)
-        super().__setattr__(name, value)
+    """A config, as other files see it."""
 
 
 class _View(ModuleType):
@@ -187,7 +182,7 @@ class Load:
         module = _ConfigModule(name or os.path.splitext(os.path.basename(file))[0])
         module.__file__ = file
         module.__package__ = module.__name__.rpartition(".")[0]
-        vars(module).update(__builtins__=self._builtins, __load__=self)
+        vars(module)["__builtins__"] = self._builtins
         self.modules[file], self.sources[file], self.namespaces[file] = module, source, vars(module)
         self.imports[file], self.taken[file] = set(), {}
         try:
@@ -210,8 +205,7 @@ class Load:
         if self.taken[file]:
             traps.check_rebound(self, file)
         self.watch.note_changes(file, self.modules)
-        if self._stack or file != self.file:
-            self.watch.add(module)
+        self.watch.add(module)
         return module
 
     def _import(self, name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:

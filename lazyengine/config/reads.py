@@ -7,14 +7,16 @@ is traced. One rule follows from it: what Python has read does not follow a late
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, MutableSequence, MutableSet
 from opcode import opmap as _OPERATIONS
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..text import listed
-from .graph import children, display_path, join_path, reachable, span_of, walk
+from .graph import Holder, children, display_path, join_path, reachable, span_of, walk
 from .node import Node
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ class Followers(NamedTuple):
     """The places of reads that made no node."""
 
     def __str__(self) -> str:
-        return listed([*(f"{path} ({place})" for path, place in self.paths), *self.others], 5)
+        return listed(dict.fromkeys([*(f"{path} ({place})" for path, place in self.paths), *self.others]), 5)
 
 
 class Text:
@@ -113,7 +115,7 @@ class Text:
         target, around, parts = name, self._parents[name], list[Any]()
         while isinstance(around, ast.Subscript | ast.Attribute) and around.value is target:
             call = self._parents[around]
-            key: Any = around.attr if isinstance(around, ast.Attribute) else getattr(around.slice, "value", None)
+            key: Any = around.attr if isinstance(around, ast.Attribute) else _constant(around.slice)
             given = call.args[0] if isinstance(call, ast.Call) and call.args else None
             if key == "get" and isinstance(given, ast.Constant):
                 key, around = given.value, call
@@ -158,6 +160,12 @@ class Text:
                 found.append(((parent.lineno, parent.col_offset, *_end(parent)), key))
             node = parent
         return found
+
+
+def _constant(node: Any) -> Any:
+    if isinstance(node, ast.UnaryOp) and type(value := _constant(node.operand)) is int:
+        return -value
+    return node.value if isinstance(node, ast.Constant) else None
 
 
 def _end(node: Any) -> Place:
@@ -248,22 +256,37 @@ def reads_of(load: Load, file: str, name: str) -> list[tuple[str, Read]]:
 def reads_of_part(load: Load, holder: Any, key: Any) -> list[tuple[str, Read]]:
     """Return the reads that took an argument or an item out of a node or container, each with its file."""
     found = []
+    is_list = isinstance(key, int) and not isinstance(holder, Holder | dict)
+    keys = [key, key - len(content_of(holder))] if is_list else [key]
     for here, content in load.namespaces.items():
         for read in load.text(here).reads:
             value, parts = content.get(read.name), list(read.parts)
-            while parts and value is not holder and not _is_method(value, parts[0]):
-                value = dict(children(value) or getattr(value, "__dict__", ())).get(parts.pop(0))
-            is_read = value is holder and (parts[0] == key if parts else type(holder) is not Node)
-            is_taken = parts and _is_method(value, parts[0]) and any(inner is holder for _, inner in walk(value))
+            while parts and value is not holder and not _is_any(value, parts[0]):
+                part = parts.pop(0)
+                value = content_of(value).get(part, getattr(type(value), part, None) if type(part) is str else None)
+            is_read = value is holder and (parts[0] in keys if parts else type(holder) is not Node)
+            is_taken = parts and _is_any(value, parts[0]) and any(inner is holder for _, inner in walk(value))
             if is_read or is_taken:
                 found.append((here, read._replace(is_part=True) if parts else read))
     return found
 
 
-def _is_method(value: Any, part: Any) -> bool:
-    """Return whether a part is a method of a list or dict, such as `values`, which may take out anything."""
-    items = children(value) if isinstance(value, list | dict) else None
-    return items is not None and part not in dict(items) and isinstance(part, str) and hasattr(value, part)
+def content_of(x: Any) -> dict[Any, Any]:
+    """Return what an object holds by key: arguments, items, attributes; of a small array or tensor each row as text."""
+    if hasattr(type(x), "tolist") and getattr(x, "nbytes", 0) <= 100_000:
+        with contextlib.suppress(Exception):  # a tensor without values
+            rows = x.tolist()
+            return {i: sys.intern(repr(row)) for i, row in enumerate(rows if isinstance(rows, list) else [rows])}
+    if isinstance(x, MutableSet):
+        return dict.fromkeys(x)
+    inner = children(x) or (enumerate(x) if isinstance(x, MutableSequence) else getattr(x, "__dict__", ()))
+    return {"_target_": x.__sig__, **dict(inner)} if type(x) is Node else dict(inner)
+
+
+def _is_any(value: Any, part: Any) -> bool:
+    """Return whether a part may be anything: by a key that is computed, or of a method such as `values`."""
+    is_computed = type(part) is str and hasattr(getattr(type(value), part, None), "__get__")
+    return part is None or (is_computed and part not in ("shape", "dtype") and part not in content_of(value))
 
 
 def made_nodes(load: Load, root: Any) -> Made:
@@ -275,13 +298,16 @@ def made_nodes(load: Load, root: Any) -> Made:
     return made
 
 
-def followers(made: Made, reads: list[tuple[str, Read]], only_parts: bool = False) -> Followers:
+def followers(
+    made: Made, reads: list[tuple[str, Read]], only_parts: bool = False, is_new: Callable[[Any], bool] = lambda _: False
+) -> Followers:
     """Return what was made from reads: of arguments those that are below the root and were not set again since.
 
     Args:
         made: The nodes that each call has made.
         reads: The reads, each with its file.
         only_parts: Whether those that pass the whole value on do not count, since they hold what is changed in place.
+        is_new: Tells of the value of an argument that it follows all the same.
     """
     found = Followers([], [])
     for file, read in reads:
@@ -297,6 +323,6 @@ def followers(made: Made, reads: list[tuple[str, Read]], only_parts: bool = Fals
             names = [n for n in node.__arguments__ if (n not in key if isinstance(key, list) else n == named)]
             inside, _, path = path.partition("]")
             for name in names if inside == "[0" else ():
-                if name not in (node.__history__ or {}):
+                if name not in (node.__history__ or {}) and not is_new(node.__arguments__[name]):
                     found.paths.append((join_path(path.lstrip("."), name), place))
     return found

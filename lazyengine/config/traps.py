@@ -16,13 +16,13 @@ from collections.abc import Iterable
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ..text import listed
+from ..text import near
 from . import graph
 from .errors import ConfigFileError, RefError, SharingError, warn
 from .grammar import parse_path
 from .graph import children, display_path, find_path, join_path, span_of, walk
 from .node import Config, Node, NodeFactory, adopt, brief, defined_at, not_called, set_argument, sources_of
-from .reads import Followers, followers, made_nodes, names_for, reads_of, reads_of_part
+from .reads import Followers, content_of, followers, made_nodes, names_for, reads_of, reads_of_part
 from .ref import REQUIRED, Ref, check_ref, head_of
 
 if TYPE_CHECKING:
@@ -33,38 +33,43 @@ _NO_VALUES = (ModuleType, type, FunctionType, NodeFactory)
 
 
 class Watch:
-    """Notices changes of the nodes and containers that finished configs made, and who made them.
+    """Notices changes of the names, nodes, containers and objects of finished configs, and who made them.
 
     Attributes:
-        changes: `(file, what, its changed keys, what it held before, the files that ran before)` for every node,
-            container or other object that a file changed after another one had made it.
+        changes: `(file, what, its name, its changed keys, what it held before, the files that ran before)` for every
+            node, container, other object or config that a file changed after another one had made it.
     """
 
     def __init__(self) -> None:
-        self.changes: list[tuple[str, Any, list[Any], dict[Any, Any], list[str]]] = []
-        self._before: dict[int, tuple[Any, dict[Any, Any]]] = {}
+        self.changes: list[tuple[str, Any, str, list[Any], dict[Any, Any], list[str]]] = []
+        self._before: dict[int, tuple[Any, str, dict[Any, Any]]] = {}
 
     def add(self, module: ModuleType) -> None:
-        """Watch everything that the globals of a finished config hold."""
-        for value in list(vars(module).values()):
-            for _, x in walk(value):
-                is_own = getattr(x, "__module__", None) == module.__name__ or not isinstance(x, _NO_VALUES)
-                if id(x) not in self._before and (_content(x) or children(x) is not None) and is_own:
-                    self._before[id(x)] = (x, _content(x))
+        """Watch the globals of a finished config and everything that they hold, attributes of objects included."""
+
+        def is_own(x: Any) -> bool:
+            return getattr(x, "__module__", None) == module.__name__ or not isinstance(x, _NO_VALUES)
+
+        parts = [("", vars(module)), *walk(_held(vars(module), "__"))]
+        objects = [(p, x) for p, x in parts if children(x) is None and is_own(x) and hasattr(x, "__dict__")]
+        small = [(p, {k: v for k, v in vars(x).items() if len(children(v) or ()) <= 1000}) for p, x in objects]
+        parts += [part for p, inner in small for part in walk(inner, p)]
+        for path, x in parts:
+            if id(x) not in self._before and is_own(x) and ((content := content_of(x)) or children(x) is not None):
+                self._before[id(x)] = (x, f"{path!r} of {display_path(str(module.__file__))}", content)
+
+    def former(self, module: Any) -> dict[str, Any]:
+        """Return the globals of a config as they were when its changes were last noted; of other modules none."""
+        return self._before.get(id(vars(module)), (None, "", {}))[2]
 
     def note_changes(self, file: str, ran: Iterable[str]) -> None:
         """Put whatever changed since the last call on the account of `file`; `ran` are the files that ran so far."""
-        for number, (x, before) in self._before.items():
-            now = _content(x)
+        for number, (x, name, before) in self._before.items():
+            now = content_of(x)
             keys = [key for key in {**before, **now} if before.get(key, self) is not now.get(key, self)]
             if keys or list(before) != list(now):
-                self.changes.append((file, x, keys, before, [each for each in ran if each != file]))
-                self._before[number] = (x, now)
-
-
-def _content(x: Any) -> dict[Any, Any]:
-    content = dict.fromkeys(x) if isinstance(x, set) else dict(children(x) or getattr(x, "__dict__", ()))
-    return {"_target_": x.__sig__, **content} if type(x) is Node else content
+                self.changes.append((file, x, name, keys, before, [each for each in ran if each != file]))
+                self._before[number] = (x, name, now)
 
 
 def check_loaded(load: Load, config: Config, found: list[Any]) -> None:
@@ -75,12 +80,19 @@ def check_loaded(load: Load, config: Config, found: list[Any]) -> None:
         config: What it loaded.
         found: The refs and containers in it.
     """
-    for file, x, keys, _, ran in load.watch.changes:
+    for file, x, name, keys, before, ran in load.watch.changes:
+        if home := next((each for each in ran if load.namespaces[each] is x), None):
+            for key in [k for k in keys if k in before and k in x and not graph.is_equal(before[k], x[k])]:
+                bound = (key, _place_of(load, file, key), before[key])
+                _check_plain(load, file, (home, key), bound, config.__arguments__, ran)
+            continue
         if children(x) is not None:
             _check_change(load, file, x)
-        _check_parts(load, config, file, x, keys, ran)
+        _check_parts(load, config, file, x, name, keys, ran)
     for file, module in load.modules.items():
         _check_text(load, config, file, module)
+        if type(config.__arguments__.get("runner")) is Node:
+            _check_new(load, file)
     _check_code(load)
     for x in found:
         if children(x) is None and type(x) is not Ref:
@@ -115,6 +127,22 @@ def _check_text(load: Load, config: Config, file: str, module: ModuleType) -> No
                         f"{display_path(file)}:{line}: {value!r} is a text like any other, nothing is put in its "
                         f"place. Write {graph.INSTEAD.format(value[2:-1])}."
                     )
+
+
+def _check_new(load: Load, file: str) -> None:
+    """Warn of a plain value that nothing reads, where a config that the file imports has a near name that is read."""
+    own, bases = load.namespaces[file], [load.namespaces[each] for each in load.imports[file]]
+    known = {n for base in bases for n, x in _held(base, "_").items() if not isinstance(x, _NO_VALUES)}
+
+    def is_read(name: str) -> bool:
+        word = rf"(?m)(?!^{name}\s*:[^=\n]*=)\b{name}\b(?!\s*=[^=])"  # neither bound nor a keyword there
+        files = (load.text(each) and load.sources[each] for each in [file, *load.namespaces])
+        return any(re.search(word, source.decode(errors="replace")) for source in files)
+
+    for name in [n for n in load.text(file).stores if n in _held(own, "_") and n not in known] if known else ():
+        like = None if graph.holds(own[name], Node) or is_read(name) else near(name, known, 0.81)
+        if like and is_read(like):
+            warn(f"{load.assigned_at(name, file)}: nothing reads {name!r}. Did you mean {like!r}, which is imported?")
 
 
 def _check_code(load: Load) -> None:
@@ -172,7 +200,7 @@ def _check_moved(load: Load, ref: Ref) -> None:
     """Check that no file moves the items of a list that a ref of another file counts."""
     home = (span_of(ref.where) or ("",))[0]
     for holder, key, part in (step for path in ref.paths for step in graph.follow(ref.owner, parse_path(path))):
-        for file, x, _, before, _ in load.watch.changes:
+        for file, x, _, _, before, _ in load.watch.changes:
             old = before.get(key, part) if x is holder and isinstance(x, list) else part
             if file != home and old is not part and any(each is old for each in x):
                 raise RefError(
@@ -215,15 +243,27 @@ def _place_of_change(file: str, x: Any) -> str:
     return [place, *(s for name in names for s in sources_of(x, name) if s.startswith(f"{place}:"))][-1]
 
 
-def _check_parts(load: Load, config: Config, file: str, x: Any, keys: list[Any], ran: list[str]) -> None:
+def _viewed(part: Any) -> Any:
+    """Return the array or tensor of which another one is a part that follows it."""
+    return getattr(part, "base", getattr(part, "_base", None)) if hasattr(type(part), "tolist") else part
+
+
+def _place_of(load: Load, file: str, name: str) -> str:
+    """Return the line that binds a name, else the last one that has it, such as `globals()["lr"] = 3`."""
+    lines = [place[0] for place in load.text(file).stores.get(name, ())]
+    texts = enumerate(load.sources[file].decode(errors="replace").splitlines(), 1)
+    lines = lines or [number for number, text in texts if re.search(rf"\b{name}\b", text)]
+    return ":".join([display_path(file), *map(str, lines[-1:])])
+
+
+def _check_parts(load: Load, config: Config, file: str, x: Any, name: str, keys: list[Any], ran: list[str]) -> None:
     """Warn of what was made of a part that a node or container had before another file changed it."""
     reads = [each for key in keys for each in reads_of_part(load, x, key) if each[0] in ran and not each[1].is_late]
-    if reads and any(found := followers(made_nodes(load, config), reads, only_parts=True)):
-        homes = [(home, find_path(_held(load.namespaces[home], "__"), x)) for home in ran]
-        home, path = next(pair for pair in homes if pair[1] is not None)
+    made = made_nodes(load, config) if reads else {}
+    if any(found := followers(made, reads, True, lambda part: _viewed(part) is x)):
         warn(
-            f"{_place_of_change(file, x)} changes {path!r} of {display_path(home)}, but Python has read the old value "
-            f"already: {found} still follow it. Set them too, or write a ref there."
+            f"{_place_of_change(file, x)} changes {name}, but Python has read the old value already: {found} still "
+            "follow it. Set them too, or write a ref there."
         )
 
 
@@ -232,7 +272,7 @@ def add_mixin(load: Load, config: Config, new: dict[str, Any], file: str) -> Non
     values = {**config.__arguments__, **new}
     for name, value in new.items():
         old = config.__arguments__.get(name)
-        source = load.assigned_at(name, file) or display_path(file)
+        source = _place_of(load, file, name)
         if isinstance(old, Node | list | dict):
             if (path := find_path(values, old)) is not None:
                 raise SharingError(_bound_anew(source, name, path, old))
@@ -256,11 +296,10 @@ def check_rebound(load: Load, file: str) -> None:
     taken = list(load.taken_names(file))
     for module, name, bound in taken:
         old, new = getattr(module, name), content.get(bound, load)
-        if old is new or new is load:
+        if old is new or new is load or new is load.watch.former(module).get(name, load):
             continue
-        stores = load.text(file).stores.get(bound)
         brought = [m for m, n, b in taken if b == bound and getattr(m, n) is new]  # by a later import
-        place = f"{display_path(file)}:{stores[-1][0]}" if stores else display_path(file)
+        place = _place_of(load, file, bound)
         if brought and brought[-1] is not module:
             other = str(brought[-1].__file__)
             place = load.assigned_at(bound, other) or display_path(other)
@@ -271,16 +310,6 @@ def check_rebound(load: Load, file: str) -> None:
                 raise SharingError(_bound_anew(place, bound, path, old))
         elif not callable(old) and not isinstance(old, ModuleType) and not graph.is_equal(old, new):
             _check_plain(load, file, (str(module.__file__), name), (bound, place, old))
-
-
-def check_assigned(load: Load, file: str, name: str) -> None:
-    """Check that a name of a config, which another file is about to bind anew, was not read by the config itself."""
-    places = [f"{display_path(file)}:{read.place[0]}" for there, read in reads_of(load, file, name) if there == file]
-    if places:
-        raise SharingError(
-            f"{graph.line_here()}: {name!r} of {display_path(file)} is bound anew, but Python has read the old value "
-            f"at {listed(places, 3)}. Change what was made of it: set its arguments, or replace(old, new)."
-        )
 
 
 def check_set(load: Load, holder: Any, name: Any, old: Any) -> None:
@@ -318,16 +347,29 @@ def check_hidden(load: Load, file: str, module: ModuleType) -> None:
 
 
 def _check_plain(
-    load: Load, file: str, former: tuple[str, str], bound: tuple[str, str, Any], root: dict[str, Any] | None = None
+    load: Load, file: str, former: tuple[str, str], bound: tuple[str, str, Any], root: Any = None, ran: Any = None
 ) -> None:
-    """Check a plain value that was bound anew: what has read the old one does not follow."""
+    """Check a value that was bound anew: what has read the old one does not follow.
+
+    Args:
+        load: The load.
+        file: The file that binds the name.
+        former: File and name of the old value.
+        bound: Name, place and old value.
+        root: What is built in the end; by default what the file holds.
+        ran: Of a name of another file, the files that may have read the old value; a function that binds names of its
+            own file reads them when it is called.
+    """
     name, place, old = bound
+    home, values = former if ran else (file, name), root or _held(load.namespaces[file], "_")
     reads = [(there, read) for there, read in reads_of(load, *former) if there != file]
-    values = root or _held(load.namespaces[file], "_")
-    found = followers(made_nodes(load, values), reads)
+    if ran:
+        reads = [(f, read) for f, read in reads if f in ran and (place != display_path(file) or not read.is_late)]
+    new = load.namespaces[home[0]][name]  # what was made since may follow it
+    found = followers(made_nodes(load, values), reads, is_new=lambda part: bool(ran) and graph.is_equal(part, new))
     what = f"{place}: {name!r} is bound anew, but Python has read the old value, {old!r:.60}, already"
     is_ref = any(type(x) is Ref and former[1] in map(head_of, x.paths) for _, x in walk(values))
-    if is_ref or any(there == file for there, _ in reads_of(load, file, name)):
+    if is_ref or any(there == file for there, _ in reads_of(load, *home)):
         if found.paths:
             warn(f"{what}: {found._replace(others=[])} still follow it.")
     elif any(found):

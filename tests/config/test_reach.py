@@ -2,7 +2,9 @@
 
 import warnings
 
+import numpy  # noqa: F401 - here, since the fixture forgets what a config imports
 import pytest
+import torch  # noqa: F401
 
 from lazyengine.config import ConfigWarning, LazyConfig, OverrideError, RefError, SharingError, instantiate
 
@@ -182,13 +184,61 @@ def test_an_override_that_is_used_is_not_warned_about(project, text, override):
         project.load(text, override)
 
 
-@pytest.mark.parametrize("change", ["base.lr = 3", "setattr(base, 'lr', 3)", "base.opt = L(Opt)(lr=3)"])
-def test_a_name_of_a_base_that_is_bound_anew_through_its_module(project, change):
+THROUGH = ["base.lr = 3", "setattr(base, 'lr', 3)", "vars(base)['lr'] = 3", "vars(base).update(lr=3)"]
+THROUGH += [
+    "base.__dict__['lr'] = 3",
+    "exec('lr = 3', vars(base))",
+    "exec('base.lr = 3')",
+    "eval('vars(base)')['lr'] = 3",
+]
+
+
+@pytest.mark.parametrize("change", [*THROUGH, "base.opt = L(Opt)(lr=3)", "vars(base)['opt'] = L(Opt)(lr=3)"])
+@pytest.mark.parametrize("after", ["from .base import *", "runner = base.runner"])
+def test_a_name_of_a_base_that_is_bound_anew_through_its_module(project, change, after):
     project.write(base="lr = 1\nfree = 2\nopt = L(Opt)(lr=lr)\nrunner = L(Run)(opt=opt, free=ref('free'))\n")
-    with pytest.raises(SharingError, match=r"main\.py:4: '(lr|opt)' of base\.py is bound anew.*base\.py:[56]"):
-        project.load(f"from . import base\n{change}\nfrom .base import *\n")
-    cfg = project.load("from . import base\nbase.free = 5\nbase.new = 1\nfrom .base import *\n")
+    with pytest.raises(SharingError, match=r"main\.py:4: '(lr|opt)' is bound anew.*base\.py:[56]"):
+        project.load(f"from . import base\n{change}\n{after}\n")
+    with pytest.raises(SharingError, match=r"main\.py:4: '(lr|opt)' is bound anew.*base\.py:[56]"):
+        project.load(f"import a.base as b\n{change.replace('base', 'b')}\n{after.replace('= base', '= b')}\n")
+    cfg = project.load("from . import base\nvars(base)['free'] = 5\nbase.new = 1\nfrom .base import *\n")
     assert instantiate(cfg.runner).parts["free"] == 5
+
+
+@pytest.mark.parametrize(
+    "change", ["globals()['lr'] = 3", "vars().update(lr=3)", "exec('lr = 3')", "eval('globals()')['lr'] = 3"]
+)
+def test_an_imported_name_that_is_bound_anew_without_a_statement(project, change):
+    project.write(base=BASE, middle="from .base import *\n", changed=f"from .base import *\n{change}\n")
+    for main in ("from .base import *", "from .middle import *"):
+        with pytest.raises(SharingError, match=r"main\.py:4: 'lr' .*opt\.lr \(base\.py:5\)"):
+            project.load(f"{main}\n{change}\n")
+    with pytest.raises(SharingError, match=r"changed\.py:4: 'lr'"):
+        project.load("from .changed import *\n")
+
+
+def test_a_mixin_that_changes_a_name_through_the_module_of_the_base(project):
+    project.write(base=BASE, main="from .base import *\n", mixin="from . import base\nvars(base)['lr'] = 3\n")
+    with pytest.raises(SharingError, match=r"mixin\.py:4: 'lr' .*opt\.lr"):
+        LazyConfig.load(project.folder / "main.py", project.folder / "mixin.py")
+
+
+def test_a_function_of_the_base_that_binds_its_names(project):
+    base = BASE + "_count = 0\ndef count():\n    global _count\n    _count += 1\n    return _count\n"
+    base += "def set_lr(value):\n    global lr\n    lr = value\ndef make():\n    return L(Opt)(lr=lr)\n"
+    project.write(base=base)
+    assert project.load("from .base import *\nrunner.a, runner.b = count(), count()\n").runner.b == 2
+    with pytest.raises(SharingError, match=r"main\.py: 'lr' .*0\.1, already: opt\.lr \(base\.py:5\)"):
+        project.load("from .base import *\nset_lr(3)\n")
+    cfg = project.load("from . import base\nbase.lr = 3\nrunner = L(Run)(opt=base.make())\n")
+    assert cfg.runner.opt.lr == 3  # made after the change
+
+
+@pytest.mark.parametrize("change", ["base.lr = 3\nbase.opt.lr = base.lr", "vars(base)['lr'] = 3\nbase.opt.lr = 3"])
+def test_a_name_bound_through_a_module_that_the_child_passes_on_is_good_style(project, change):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert project.load(f"from . import base\n{change}\nrunner = base.runner\n", base=BASE).runner.opt.lr == 3
 
 
 @pytest.mark.parametrize("change", ["d['lr'] = 3", "d.update(lr=3)", "del d['lr']"])
@@ -286,6 +336,126 @@ def test_whatever_python_has_taken_out_of_a_value_does_not_follow(project, value
     base = f"values = {value}\nrunner = L(Run)(extra={read})\n"
     with pytest.warns(ConfigWarning, match=r"main\.py changes 'values.* of base\.py.*runner\.extra \(base\.py:4\)"):
         project.load(f"from .base import *\n{change}\n", base=base)
+
+
+ARRAYS = [
+    "numpy.array([1.0, 2.0])",
+    "torch.tensor([1.0, 2.0])",
+    "array.array('d', [1, 2])",
+    "collections.deque([1, 2])",
+]
+HEAD = "import array, collections, numpy, torch, types\n"
+
+
+@pytest.mark.parametrize("made", [*ARRAYS, "bytearray(b'ab')", "[1, 2]"])
+@pytest.mark.parametrize("read", ["float(v[0])", "v[-2] * 2", "sum(v)"])
+@pytest.mark.parametrize(
+    "main", ["from .base import *", "from .middle import *", "import a.base as b\nv, runner = b.v, b.runner"]
+)
+def test_an_array_that_was_read_before_a_child_changes_it_is_noted(project, made, read, main):
+    project.write(base=f"{HEAD}v = {made}\nrunner = L(Run)(extra={read}, v=v)\n", middle="from .base import *\n")
+    with pytest.warns(ConfigWarning, match=r"main\.py changes 'v' of base\.py.*runner\.extra \(base\.py:5\)"):
+        project.load(f"{main}\nv[0] = 3\n")
+
+
+@pytest.mark.parametrize("made", ARRAYS[:2])
+@pytest.mark.parametrize("change", ["v += 1", "v[:] = 0", "v[0] = 3"])
+def test_what_follows_an_array_is_not_noted(project, made, change):
+    read = "runner = L(Run)(whole=v, view=v[:1], shape=v.shape[0], same=v.dtype, items=[v])\n"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        project.load(f"from .base import *\n{change}\n", base=f"{HEAD}v = {made}\n{read}")
+        project.load(
+            f"from .base import *\n{change}\nopt.lr = 1\n", base=f"{HEAD}v = {made}\nopt = L(Opt)(lr=v.sum())\n"
+        )
+        project.load("from .base import *\nv[1] = 3\n", base=f"{HEAD}v = {made}\nopt = L(Opt)(lr=float(v[0]))\n")
+    with pytest.warns(ConfigWarning, match=r"main\.py changes 'v' of base\.py.*opt\.lr"):
+        project.load(f"from .base import *\n{change}\n", base=f"{HEAD}v = {made}\nopt = L(Opt)(lr=v.sum())\n")
+
+
+@pytest.mark.parametrize(
+    ("made", "read", "change"),
+    [
+        ("types.SimpleNamespace(a=[1, 2])", "v.a[0]", "v.a[0] = 5"),
+        ("types.SimpleNamespace(a={'b': [1]})", "v.a['b'][0]", "v.a['b'][0] = 5"),
+        ("type('C', (), {'a': [1, 2], '__module__': __name__})", "sum(v.a)", "v.a.append(3)"),
+        ("type('C', (), {'total': lambda self: self.w})(); v.w = 1", "v.total()", "v.w = 4"),
+        ("{'a': 1}; k = 'a'", "v[k]", "v['a'] = 4"),
+        ("{'a': [1]}; k = 'a'", "v[k][0]", "v['a'][0] = 4"),
+    ],
+)
+def test_what_an_object_holds_or_a_computed_key_reads(project, made, read, change):
+    base = f"{HEAD}v = {made}\nrunner = L(Run)(extra={read})\n"
+    with pytest.warns(ConfigWarning, match=r"main\.py changes 'v.*' of base\.py.*runner\.extra \(base\.py:5\)"):
+        project.load(f"from .base import *\n{change}\n", base=base)
+
+
+def test_an_item_that_a_mixin_changes_in_the_config_itself(project):
+    main = "d = {'lr': 1}\nopt = L(Opt)(lr=d['lr'])\nrunner = L(Run)(opt=opt)\n"
+    project.write(main=main, mixin="from .main import *\nd['lr'] = 3\n")
+    with pytest.warns(ConfigWarning, match=r"mixin\.py changes 'd' of main\.py.*opt\.lr \(main\.py:4\)"):
+        LazyConfig.load(project.folder / "main.py", project.folder / "mixin.py")
+
+
+# ----------------------------------------------------------------------------------------- a new name beside a near one
+NAMED = "max_epochs = 3\ntag = 'a'\nrunner = L(Run)(epochs=max_epochs)\n"
+
+
+@pytest.mark.parametrize(
+    "written", ["max_epoch = 5", "max_epoch: int = 5", "max_epohcs = 5  # fewer", "max_epoch = [5]"]
+)
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "from .base import *",
+        "from .middle import *",
+        "from .base import runner",
+        "import a.base as b\nrunner = b.runner",
+    ],
+)
+def test_a_misspelt_name_that_nothing_reads_is_noted(project, written, imports):
+    project.write(base=NAMED, middle="from .base import *\n")
+    with pytest.warns(ConfigWarning, match=r"main\.py:[45]: nothing reads 'max_ep.*Did you mean 'max_epochs'"):
+        project.load(f"{imports}\n{written}\n")
+
+
+def test_a_misspelt_name_of_a_mixin_is_noted(project):
+    project.write(main=NAMED, mixin="max_epoch = 5\n")
+    with pytest.warns(ConfigWarning, match=r"mixin\.py:3: nothing reads 'max_epoch'"):
+        LazyConfig.load(project.folder / "main.py", project.folder / "mixin.py")
+
+
+@pytest.mark.parametrize(
+    "child",
+    [
+        "max_epoch = 5\nrunner.more = max_epoch * 2",
+        "max_epoch = 5\nrunner.more = ref('max_epoch')",
+        "max_epoch = 5\nrunner.more = [max_epoch for _ in [1]]",
+        "max_epoch = 5\nrunner.more = globals()['max_epoch']",
+        "max_epoch = 5\ndef f():\n    return max_epoch",
+        "max_epoch = 5\nclass C:\n    epochs = max_epoch",
+        "max_epoch = 5\nf = lambda: max_epoch",
+        "max_epoch = 5\nassert max_epoch < 9",
+        "max_epoch = 5\nif __name__ == '__main__':\n    print(max_epoch)",
+        "_max_epochs = 5",
+        "for max_epoch in (1, 2): ...",
+        "def max_epoch(): ...",
+        "max_epoch = L(Opt)()",
+        "tags = ['a']",  # nothing reads the near one either
+        "note = 'a'\nspace, grid = {}, {}\nobjective = 'loss'\ndirection = 'min'",
+        "from .other import max_epoch",
+        "from .other import work\nrate = 5",
+    ],
+)
+def test_a_new_name_that_is_read_or_near_to_none_is_not_noted(project, child):
+    project.write(
+        base=NAMED + "rates = 3\nrunner.rates = rates\n", other="max_epoch = 4\ndef work(cfg):\n    return cfg.rate\n"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        project.load(f"from .base import *\n{child}\n")
+        project.load("from .middle import *\nrunner.more = max_epoch\n", middle="from .base import *\nmax_epoch = 5\n")
+        project.load("from .base import *\nmax_epoch = 5\n", base=NAMED.replace("runner", "other"))  # read by others
 
 
 def test_what_is_read_by_another_key_may_be_changed(project):

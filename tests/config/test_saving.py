@@ -304,3 +304,14 @@ def test_a_config_that_would_not_come_back_equal_is_not_written(tmp_path):
     with pytest.raises(SaveError, match=r"does not give an equal config: ~ a\.x"):
         LazyConfig.save(Config({"a": L(Thing)(x=Odd())}), tmp_path / "config.py")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("imports", ["from .base import *", "from . import base\nrunner = base.runner"])
+@pytest.mark.parametrize(
+    "made", ["functools.partial(len)", "functools.partial(dict, a=1)", "functools.partial(functools.partial, len)"]
+)
+def test_a_partial_of_a_base_is_saved(project, imports, made):
+    project.write(base=f"import functools\nx = {made}\nrunner = L(Run)(x=x)\n")
+    cfg = project.load(f"{imports}\n")
+    LazyConfig.save(cfg, project.folder / "saved.py")
+    assert LazyConfig.load(project.folder / "saved.py") == cfg
