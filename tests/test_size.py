@@ -34,7 +34,7 @@ ENGINE_BUDGET = 13_500
 # issues on folders, configs, borders, time travel and the first hour land on top of the re-cut, whose budgets the table
 # goes on to show: cutting back to them (with their allowances) is still owed.
 STANDS = {
-    "config": 3595,
+    "config": 3632,
     "optim": 2407,
     "model": 1774,
     "dataset": 2089,
@@ -46,7 +46,7 @@ STANDS = {
     "dist": 667,
     "visualization": 803,
 }
-ENGINE_STANDS = 20_350
+ENGINE_STANDS = 20_387
 BELOW_THE_ENGINE = {"analysis", "runs", "sweep", "port", "cli"}
 BELOW_BUDGET = 6_500
 BELOW_STANDS = 11_412

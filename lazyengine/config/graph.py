@@ -299,10 +299,8 @@ def _equal_leaves(a: Any, b: Any, equal: Callable[[Any, Any], bool]) -> bool:
         return bool(same.all()) if hasattr(same, "all") else bool(same)
     if kind.__eq__ is object.__eq__:
         try:
-            states = [
-                (getattr(x, "__dict__", None), x.__reduce_ex__(2)) for x in (a, b)
-            ]  # a partial makes its dict late
-            return equal(*states)  # of one class and in one state
+            # Of one class and in one state; the dict is asked for first, since a partial makes its own late.
+            return equal(*((getattr(x, "__dict__", None), x.__reduce_ex__(2)) for x in (a, b)))
         except TypeError:  # nothing can be known of what cannot be pickled
             return False
     return bool(a == b) or (a != a and b != b)  # nan
