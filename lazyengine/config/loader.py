@@ -129,6 +129,7 @@ class Load:
         self.taken: dict[str, dict[str, ModuleType]] = {}
         self.origins: dict[str, str] = {}
         self.watch = traps.Watch()
+        self._has_mixins = False
         self._stack: list[str] = []
         self._files: dict[str, str] = {}
         self._copies: dict[int, Any] = {}  # memo of the copies of nodes that real modules hold
@@ -143,6 +144,7 @@ class Load:
         """Run a config and its mix-ins, and return the config."""
         config = Config({}, self.file, self)
         values = config.__arguments__
+        self._has_mixins = len(files) > 1
         for number, (file, root) in enumerate(zip(files, roots)):
             found = vars(self.run(file, finding.spell_name(file, root)))
             self.imports[file].update(files[:number])  # it is meant to change what they made
@@ -205,7 +207,8 @@ class Load:
         if self.taken[file]:
             traps.check_rebound(self, file)
         self.watch.note_changes(file, self.modules)
-        self.watch.add(module)
+        if self._stack or self._has_mixins:  # somebody may change it
+            self.watch.add(module)
         return module
 
     def _import(self, name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:

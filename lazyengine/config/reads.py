@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
+import itertools
 import sys
 from collections.abc import Callable, Iterator, MutableSequence, MutableSet
 from opcode import opmap as _OPERATIONS
@@ -99,6 +100,19 @@ class Text:
                 self.stores.setdefault(node.id, []).append(_end(around if is_whole else node))
             elif isinstance(node, ast.Name) and {(node.id, node.lineno, c) for c in (node.col_offset, None)} & loads:
                 self._add_read(node, level)
+
+    @functools.cached_property
+    def by_name(self) -> dict[str, list[Read]]:
+        """The reads of each name: a large config has as many as nodes, and each override asks."""
+        grouped: dict[str, list[Read]] = {}
+        for read in self.reads:
+            grouped.setdefault(read.name, []).append(read)
+        return grouped
+
+    @functools.cached_property
+    def of_parts(self) -> list[Read]:
+        """The reads that take something out of what the name has."""
+        return [read for read in self.reads if read.parts]
 
     def _add_read(self, name: ast.Name, level: int) -> None:
         node, parent = name, self._parents[name]
@@ -244,7 +258,8 @@ def reads_of(load: Load, file: str, name: str) -> list[tuple[str, Read]]:
     found = []
     for here, content in load.namespaces.items():
         text = load.text(here)
-        for read in text.reads:
+        own = (n for n in text.by_name if (here, n) in names or isinstance(content.get(n), ModuleType))
+        for read in itertools.chain.from_iterable(map(text.by_name.__getitem__, own)):
             if read.bound or _owner(load, here, read) not in names:
                 continue
             in_order = not (read.is_late or isinstance(content.get(read.name), ModuleType))
@@ -259,7 +274,9 @@ def reads_of_part(load: Load, holder: Any, key: Any) -> list[tuple[str, Read]]:
     is_list = isinstance(key, int) and not isinstance(holder, Holder | dict)
     keys = [key, key - len(content_of(holder))] if is_list else [key]
     for here, content in load.namespaces.items():
-        for read in load.text(here).reads:
+        text = load.text(here)
+        whole = (read for n in text.by_name if content.get(n) is holder for read in text.by_name[n] if not read.parts)
+        for read in itertools.chain(whole, text.of_parts):
             value, parts = content.get(read.name), list(read.parts)
             while parts and value is not holder and not _is_any(value, parts[0]):
                 part = parts.pop(0)

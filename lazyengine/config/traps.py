@@ -42,7 +42,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.changes: list[tuple[str, Any, str, list[Any], dict[Any, Any], list[str]]] = []
-        self._before: dict[int, tuple[Any, str, dict[Any, Any]]] = {}
+        self._before: dict[int, tuple[Any, tuple[str, str], dict[Any, Any]]] = {}
 
     def add(self, module: ModuleType) -> None:
         """Watch the globals of a finished config and everything that they hold, attributes of objects included."""
@@ -56,11 +56,11 @@ class Watch:
         parts += [part for p, inner in small for part in walk(inner, p)]
         for path, x in parts:
             if id(x) not in self._before and is_own(x) and ((content := content_of(x)) or children(x) is not None):
-                self._before[id(x)] = (x, f"{path!r} of {display_path(str(module.__file__))}", content)
+                self._before[id(x)] = (x, (path, str(module.__file__)), content)
 
     def former(self, module: Any) -> dict[str, Any]:
         """Return the globals of a config as they were when its changes were last noted; of other modules none."""
-        return self._before.get(id(vars(module)), (None, "", {}))[2]
+        return self._before.get(id(vars(module)), (None, None, {}))[2]
 
     def note_changes(self, file: str, ran: Iterable[str]) -> None:
         """Put whatever changed since the last call on the account of `file`; `ran` are the files that ran so far."""
@@ -68,7 +68,8 @@ class Watch:
             now = content_of(x)
             keys = [key for key in {**before, **now} if before.get(key, self) is not now.get(key, self)]
             if keys or list(before) != list(now):
-                self.changes.append((file, x, name, keys, before, [each for each in ran if each != file]))
+                called = f"{name[0]!r} of {display_path(name[1])}"
+                self.changes.append((file, x, called, keys, before, [each for each in ran if each != file]))
                 self._before[number] = (x, name, now)
 
 
