@@ -107,6 +107,11 @@ class RunFolder:
         """Path of this start's log."""
         return os.path.join(self.log_dir, f"{self.timestamp}.log")
 
+    @property
+    def evaluation_dir(self) -> str:
+        """Path of the folder of an evaluation: this start's, or one in it where it trains, whose records stay."""
+        return os.path.join(self.log_dir, "evaluation") if self.start else self.log_dir
+
     # ------------------------------------------------------------------ a start
     def begin(self, cfg: Any, device: torch.device) -> None:
         """Make the folder of this start and write what it is about into it. Collective: every rank must call."""
@@ -172,12 +177,13 @@ class RunFolder:
         self._write(record)
 
     def record_evaluation(self, source: dict[str, Any] | None) -> None:
-        """Write into this start's own folder that it evaluates: it needs no lock, so ``run.json`` is not its to write.
+        """Write where an evaluation writes that it is one: it needs no lock, so ``run.json`` is not its to write.
 
         Args:
             source: The checkpoint of its weights, as in `record_start`; None for those that the model has.
         """
-        with atomic_write(os.path.join(self.log_dir, START_FILE), "w", encoding="utf-8") as file:
+        os.makedirs(self.evaluation_dir, exist_ok=True)
+        with atomic_write(os.path.join(self.evaluation_dir, START_FILE), "w", encoding="utf-8") as file:
             json.dump(self._entry("evaluate", source), file, indent=1)
 
     def _entry(self, kind: str, source: dict[str, Any] | None) -> dict[str, Any]:

@@ -136,14 +136,15 @@ class RunState:
             return {}, {}
         return former, record.flat_config(to_json(runner.cfg))
 
-    def record_evaluation(self) -> None:
-        """Write into this start's folder that it evaluates, and which weights; the record of training stays."""
+    def record_evaluation(self) -> str:
+        """Write that an evaluation begins, and of which weights; return its folder. The record of training stays."""
         runner = self._runner
         path = runner.load_from.path if runner.load_from is not None else None
         if dist.is_main_process():
             runner.folder.record_evaluation(None if path is None else _origin_of(path, runner.loaded_meta))
         what = "the weights that the model has" if path is None else f"{path}, iteration {runner.num_iters_completed}"
         runner.logger.info("evaluating %s", what)
+        return runner.folder.evaluation_dir
 
     def _begin_record(self, source: dict[str, Any] | None) -> list[dict[str, Any]]:
         """Keep code, environment and data of this start, and return what of the code was changed since the checkpoint.
