@@ -102,7 +102,7 @@ class Visualizer(Canvas, ManagerMixin):
 
     @contextlib.contextmanager
     def evaluation(self, save_dir: str | os.PathLike[str]) -> Iterator[None]:
-        """Surround an evaluation: it writes into a folder of its own, and backends that mirror the training get nothing.
+        """Surround an evaluation: it writes into another folder, and backends that mirror the training get nothing.
 
         Args:
             save_dir: The folder.
