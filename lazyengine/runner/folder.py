@@ -158,6 +158,7 @@ class RunFolder:
         *,
         is_fork: bool = False,
         weights: dict[str, Any] | None = None,
+        passed_over: dict[str, Any] | None = None,
     ) -> None:
         """Write this start, which trains, into ``run.json``. For the main process.
 
@@ -166,6 +167,8 @@ class RunFolder:
             changes: What differs from that checkpoint's experiment, and what becomes of it.
             is_fork: Whether that checkpoint lies elsewhere: then this is another run, with an identity of its own.
             weights: What `load_from` named instead: ``path``, and of a checkpoint ``run_id`` and ``iter``.
+            passed_over: The newest checkpoint (``path``, ``iter``), where `source` is another one; noted until this
+                start saves one itself.
         """
         record = self.read()
         self.start = 1 + max((each.get("start", 0) for each in record["starts"]), default=0)
@@ -173,7 +176,8 @@ class RunFolder:
         self.run_id = continued or self.run_id or os.urandom(8).hex()
         record["run_id"] = record["run_id"] or continued or ""  # of version 0.1, whose run goes on
         entry = self._entry("train", source)
-        record["starts"].append({**entry, "weights": weights, "code": None, "changes": list(changes), "ended": None})
+        entry |= {"weights": weights, "code": None, "changes": list(changes), "ended": None}
+        record["starts"].append(entry if passed_over is None else {**entry, "passed_over": passed_over})
         self._write(record)
 
     def record_evaluation(self, source: dict[str, Any] | None) -> None:
@@ -440,6 +444,7 @@ class RunFolder:
         start = next((each for each in record["starts"] if each["start"] == number), None)
         if start is not None:
             record["run_id"] = start["run_id"]
+            start.pop("passed_over", None)
             for name in CONFIGS:
                 self._take_config(name, start["folder"])
         self._write(record)

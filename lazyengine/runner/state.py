@@ -118,7 +118,22 @@ class RunState:
             about = {key: runner.loaded_meta.get(key) for key in ("run_id", "iter")}
             weights = {"path": runner.load_from.path, **about}
         is_fork = path is not None and not folder.holds(path, self.folders())
-        folder.record_start(source, changes, is_fork=is_fork, weights=weights)
+        passed_over = None if source is None or is_fork else self._newest_beside(source)
+        folder.record_start(source, changes, is_fork=is_fork, weights=weights, passed_over=passed_over)
+
+    def _newest_beside(self, source: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the newest checkpoint of the run that a start goes on with, where its `source` is another one."""
+        if self._runner.resume_from == "auto":  # what is newer cannot be read
+            return None
+        path = ckpt.find_valid_checkpoint(self.own_folders(), reject_if=self._why_not_resumable)
+        newest = None if path is None else ckpt.summary_of(path)
+        if newest is None or newest.run_id != source["run_id"]:
+            return None
+        if (newest.start, newest.iter) == (source["start"], source["iter"]):
+            return None
+        text = "until this start has saved, run folder and curves stay those of %s (iteration %d)"
+        self._runner.logger.info(text, path, newest.iter)
+        return {"path": path, "iter": newest.iter}
 
     def _compare(self, path: str, meta: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
         """Return the values of the checkpoint's experiment and of this one, as far as both can be known."""
