@@ -98,7 +98,9 @@ def status_of(folder: str | os.PathLike[str]) -> Status:
             all_records = read_metrics([file for file in [training[-1].metrics] if file.is_file()])
         else:
             begun, kept = (training[-1].origin or {}).get("iter"), os.path.basename(passed_over["path"])
-            said = f"start {training[-1].number}, from iteration {begun}, saved nothing; the weights are those of {kept}"
+            said = (
+                f"start {training[-1].number}, from iteration {begun}, saved nothing; the weights are those of {kept}"
+            )
             reason = f"{said}: {reason}" if reason else said
     records = [record for record in all_records if record["mode"] == "train"]
     last = records[-1] if records else {}

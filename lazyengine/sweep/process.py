@@ -14,13 +14,16 @@ from typing import Any
 
 from .. import dist
 from ..config import LazyConfig, arguments_of, set_argument
+from ..config.grammar import parse_path
+from ..config.graph import follow
 from ..errors import UsageError, UsageRuntimeError
 from ..evaluator import score_of
 from ..fileio import atomic_write
 from ..hooks import Hook, Priority
 from ..runner import Runner
-from .faults import fault_of
+from .faults import MISTAKE, fault_of
 from .job import Job
+from .spaces import overrides_of
 
 
 class BeatHook(Hook):
@@ -109,10 +112,23 @@ def num_validations(runner: Runner) -> int:
     return max(1, -(-done // max(1, loop.val_interval)))
 
 
-def build(job: Job, beat: BeatHook) -> Runner:
+def load(job: Job) -> Any:
+    """Return the config of a job."""
+    cfg = LazyConfig.load(job.config, *job.mixins)
+    return LazyConfig.apply_overrides(cfg, job.overrides)
+
+
+def _set_by(cfg: Any, job: Job, error: Exception) -> str:
+    """Return the overrides that set what a constructor refuses, or where in the config it stands, for a message."""
+    path = getattr(error, "config_path", "")
+    with contextlib.suppress(UsageError):  # it may be the attribute of another error
+        node = follow(cfg, parse_path(path))[-1][2] if path else None
+        path = ", ".join(overrides_of(cfg, node, job.overrides)) or path
+    return f"{path}: " if path else ""
+
+
+def build(job: Job, cfg: Any, beat: BeatHook) -> Runner:
     """Return the runner of a job, with the hook that writes that it lives."""
-    cfg: Any = LazyConfig.load(job.config, *job.mixins)
-    LazyConfig.apply_overrides(cfg, job.overrides)
     set_argument(cfg.runner, "work_dir", job.work_dir, source="the supervisor")
     if job.experiment_name and "experiment_name" not in arguments_of(cfg.runner):
         set_argument(cfg.runner, "experiment_name", job.experiment_name, source="the supervisor")
@@ -142,15 +158,18 @@ def end_with_parent() -> None:
 def main() -> int:
     """Train as the file that is named says."""
     end_with_parent()
-    job, runner = Job.read(sys.argv[1]), None
+    job, runner, cfg = Job.read(sys.argv[1]), None, None
     rank = int(os.environ.get("RANK", "0"))  # the group of all processes is made later
     beat = BeatHook(job.beat_file(rank))
     try:
-        runner = build(job, beat)
+        cfg = load(job)
+        runner = build(job, cfg, beat)
         runner.train()
         return 0
     except Exception as error:
         fault = fault_of(error, 0 if runner is None else runner.num_iters_completed)
+        if fault.kind == MISTAKE:
+            fault = dataclasses.replace(fault, text=f"{_set_by(cfg, job, error)}{fault.text}")
         if beat.is_validating:  # of which no sample is left out
             fault = dataclasses.replace(fault, sample=None)
         if getattr(error, "exit_code", None) is None:  # 75: another training is at work in the folder
