@@ -21,9 +21,9 @@ from ..evaluator import score_of
 from ..fileio import atomic_write
 from ..hooks import Hook, Priority
 from ..runner import Runner
-from .faults import MISTAKE, fault_of
+from .faults import fault_of
 from .job import Job
-from .spaces import overrides_of
+from .search import overrides_of
 
 
 class BeatHook(Hook):
@@ -112,23 +112,21 @@ def num_validations(runner: Runner) -> int:
     return max(1, -(-done // max(1, loop.val_interval)))
 
 
-def load(job: Job) -> Any:
-    """Return the config of a job."""
-    cfg = LazyConfig.load(job.config, *job.mixins)
-    return LazyConfig.apply_overrides(cfg, job.overrides)
-
-
-def _set_by(cfg: Any, job: Job, error: Exception) -> str:
-    """Return the overrides that set what a constructor refuses, or where in the config it stands, for a message."""
-    path = getattr(error, "config_path", "")
+def _set_by(job: Job, error: Exception) -> str:
+    """Return the overrides that set what a constructor refuses, else its place in the config, as the head of a text."""
+    path, named = getattr(error, "config_path", ""), list[str]()
+    if not path:
+        return ""
     with contextlib.suppress(UsageError):  # it may be the attribute of another error
-        node = follow(cfg, parse_path(path))[-1][2] if path else None
-        path = ", ".join(overrides_of(cfg, node, job.overrides)) or path
-    return f"{path}: " if path else ""
+        cfg = LazyConfig.apply_overrides(LazyConfig.load(job.config, *job.mixins), job.overrides)
+        named = overrides_of(cfg, follow(cfg, parse_path(path))[-1][2], job.overrides)
+    return f"{', '.join(named) or path}: "
 
 
-def build(job: Job, cfg: Any, beat: BeatHook) -> Runner:
+def build(job: Job, beat: BeatHook) -> Runner:
     """Return the runner of a job, with the hook that writes that it lives."""
+    cfg: Any = LazyConfig.load(job.config, *job.mixins)
+    LazyConfig.apply_overrides(cfg, job.overrides)
     set_argument(cfg.runner, "work_dir", job.work_dir, source="the supervisor")
     if job.experiment_name and "experiment_name" not in arguments_of(cfg.runner):
         set_argument(cfg.runner, "experiment_name", job.experiment_name, source="the supervisor")
@@ -158,18 +156,16 @@ def end_with_parent() -> None:
 def main() -> int:
     """Train as the file that is named says."""
     end_with_parent()
-    job, runner, cfg = Job.read(sys.argv[1]), None, None
+    job, runner = Job.read(sys.argv[1]), None
     rank = int(os.environ.get("RANK", "0"))  # the group of all processes is made later
     beat = BeatHook(job.beat_file(rank))
     try:
-        cfg = load(job)
-        runner = build(job, cfg, beat)
+        runner = build(job, beat)
         runner.train()
         return 0
     except Exception as error:
         fault = fault_of(error, 0 if runner is None else runner.num_iters_completed)
-        if fault.kind == MISTAKE:
-            fault = dataclasses.replace(fault, text=f"{_set_by(cfg, job, error)}{fault.text}")
+        fault = dataclasses.replace(fault, text=_set_by(job, error) + fault.text)
         if beat.is_validating:  # of which no sample is left out
             fault = dataclasses.replace(fault, sample=None)
         if getattr(error, "exit_code", None) is None:  # 75: another training is at work in the folder

@@ -13,10 +13,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch.nn import Parameter
-from torch.optim import Optimizer
 
-from ..config import ConfigWarning, LazyConfig, OverrideError, arguments_of, instantiate, is_node, target_of
+from ..config import ConfigWarning, LazyConfig, OverrideError, arguments_of, by_path, instantiate, is_node, target_of
 from ..config.grammar import parse_override
 from ..config.graph import follow, holds
 from ..config.node import Node
@@ -28,16 +26,7 @@ from ..hooks import Hook
 from ..record import collect_code, flat_config
 from ..runs import choose_keys
 from ..text import did_you_mean, listed
-from .spaces import (
-    Dimension,
-    Paths,
-    as_overrides,
-    combinations,
-    normal_space,
-    overrides_of,
-    parse_call,
-    parse_dimension,
-)
+from .spaces import Dimension, Paths, as_overrides, combinations, normal_space, parse_call, parse_dimension
 
 SAMPLERS = ("tpe", "random")
 PRUNERS = ("median", "asha", "hyperband")
@@ -209,7 +198,13 @@ def _try_alone(cfg: Any, probe: Any, overrides: Sequence[str]) -> None:
         error = _error_alone(now)
         if error is not None and _error_alone(was) is None:
             named = ", ".join(overrides_of(probe, now, overrides))
-            raise UsageValueError(f"space: {target_of(now).__name__} refuses {named}: {error}") from error
+            raise UsageValueError(f"space: {now.__sig__.label} refuses {named}: {error}") from error
+
+
+def overrides_of(cfg: Any, node: Any, overrides: Sequence[str]) -> list[str]:
+    """Return those of the overrides of a config that set something in a node."""
+    trails = {text: follow(cfg, parse_override(text)[1]) for text in overrides}
+    return [text for text, trail in trails.items() if any(parent is node for parent, _, _ in trail)]
 
 
 def _node_at(cfg: Any, override: str) -> Any:
@@ -224,11 +219,11 @@ def _error_alone(node: Any) -> Exception | None:
     values = {name: value for name, value in arguments_of(node).items() if name != "params"} if target else {}
     if not isinstance(target, type) or holds(values, Node, Ref):
         return None
-    is_optimizer = issubclass(target, Optimizer) and target.__module__.startswith("torch.optim.")
+    is_optimizer = issubclass(target, torch.optim.Optimizer) and target.__module__.startswith("torch.optim.")
     if not is_optimizer and not (issubclass(target, BaseMetric | Hook) and _is_of_the_engine(node)):
         return None
     try:
-        instantiate(node, **({"params": [Parameter(torch.zeros(1, 1))]} if is_optimizer else {}))
+        instantiate(node, **({"params": [torch.nn.Parameter(torch.zeros(1, 1))]} if is_optimizer else {}))
     except (ValueError, TypeError) as error:
         return error
     return None
@@ -262,7 +257,8 @@ def validates_as_engine(runner: Any) -> bool:
 
 
 def _is_of_the_engine(node: Any) -> bool:
-    return is_node(node) and getattr(target_of(node), "__module__", "").startswith(f"{__name__.partition('.')[0]}.")
+    module = getattr(target_of(node), "__module__", "") if is_node(node) else ""
+    return module.startswith(f"{__name__.partition('.')[0]}.") and not module.startswith(f"{by_path.__name__}.")
 
 
 def _is_metric(node: Any) -> bool:

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config.grammar import parse_override
-from ..config.graph import follow
 from ..errors import UsageTypeError, UsageValueError
 from ..text import did_you_mean, listed
 
@@ -161,12 +159,6 @@ def as_overrides(values: Mapping[Paths, Any]) -> list[str]:
 def as_text(value: Any) -> str:
     """Return a value as an override writes it."""
     return value if isinstance(value, str) else repr(value)
-
-
-def overrides_of(cfg: Any, node: Any, overrides: Sequence[str]) -> list[str]:
-    """Return those of the overrides of a config that set something in a node."""
-    trails = {text: follow(cfg, parse_override(text)[1]) for text in overrides}
-    return [text for text, trail in trails.items() if any(parent is node for parent, _, _ in trail)]
 
 
 def combinations(space: Mapping[Paths, Dimension]) -> list[dict[Paths, Any]]:

@@ -188,6 +188,20 @@ def test_names_of_metrics_are_not_all_known_beside_a_hook_that_is_not_the_engine
     Search(config, {"model.width": 4}, objective="val/errror", direction="minimize").check()
 
 
+def test_code_that_was_imported_by_its_folder_is_not_the_engines(tmp_path):
+    """Of two packages of one name in a process the second is imported so."""
+    lines = "from projects.digits.config import *\nfrom lazyengine.config import LazyCall as L\nfrom .own import Own\n"
+    for name in ("one", "two"):
+        folder = tmp_path / name / "same_name"
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").touch()
+        (folder / "own.py").write_text("from lazyengine.hooks import Hook\n\n\nclass Own(Hook):\n    pass\n")
+        (folder / "config.py").write_text(f"{lines}\nrunner.hooks['own'] = L(Own)()\n")
+        Search(
+            str(folder / "config.py"), {"model.width": 8}, objective="val/acurracy/top1", direction="maximize"
+        ).check()
+
+
 def test_ends_of_a_drawn_range_are_tried_on_the_config(config):
     with pytest.raises(UsageError, match="momentumm"):
         search(config, {"optimizer.momentumm": uniform(0, 1)}, trials=3).check()
