@@ -60,7 +60,7 @@ def take_step(optimizer: Optimizer, **kwargs: Any) -> None:
     """Call ``optimizer.step``; while no profiler runs and it has no hooks, without torch's wrappers.
 
     The range for the profiler costs more than the step of a small model; and what sets the mode of gradients imports
-    the compiler, whose graph it breaks. The public way is ``optimizer.step``.
+    the compiler, to break the graph that it may be compiling. The public way is ``optimizer.step``.
     """
     step: Any = type(optimizer).step
     if (
@@ -76,7 +76,7 @@ def take_step(optimizer: Optimizer, **kwargs: Any) -> None:
         optimizer.step(**kwargs)
         return
     step = step.__wrapped__
-    if getattr(step, "__code__", None) is _GRAD_WRAPPER and _COMPILER not in sys.modules:
+    if getattr(step, "__code__", None) is _GRAD_WRAPPER:
         with torch.set_grad_enabled(optimizer.defaults["differentiable"]):
             step.__wrapped__(optimizer, **kwargs)
     else:

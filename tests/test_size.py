@@ -34,22 +34,22 @@ ENGINE_BUDGET = 13_500
 # issues on folders, configs, borders, time travel and the first hour land on top of the re-cut, whose budgets the table
 # goes on to show: cutting back to them (with their allowances) is still owed.
 STANDS = {
-    "config": 3632,
+    "config": 3659,
     "optim": 2407,
     "model": 1774,
     "dataset": 2089,
-    "runner": 2528,
+    "runner": 2552,
     "hooks": 1584,
     "checkpoint": 1306,
     "logging": 911,
     "evaluator": 786,
     "dist": 667,
-    "visualization": 803,
+    "visualization": 824,
 }
-ENGINE_STANDS = 20_387
+ENGINE_STANDS = 20_459
 BELOW_THE_ENGINE = {"analysis", "runs", "sweep", "port", "cli"}
 BELOW_BUDGET = 6_500
-BELOW_STANDS = 11_412
+BELOW_STANDS = 11_505
 MAX_FUNCTION_LINES = 60
 
 

@@ -49,8 +49,10 @@ def main(args: argparse.Namespace) -> object:
         if run.mistake:
             say(f"{run.path.name}: {run.mistake}")
     conditions = parse_conditions(args.where, runs)
-    runs = [run for run in runs if all(condition.holds(run) for condition in conditions)]
-    if not runs:
-        return "no run fits the conditions"
+    fitting = [run for run in runs if all(condition.holds(run) for condition in conditions)]
+    if not fitting:
+        why = [said for condition in conditions if condition.sign != "!=" and (said := condition.why_none(runs))]
+        return "\n".join(["no run fits the conditions", *why])
+    runs = fitting
     found = compare_runs(runs, choose_keys(runs, args.keys), each=args.each, sort=args.sort)
     return found.as_csv() if args.csv else found.as_latex() if args.latex else found

@@ -135,11 +135,23 @@ class Text:
                 key, around = given.value, call
             parts.append(key)
             target, around = around, self._parents[around]
+        if parts[-1:] == ["values"] and self._is_spread(around):
+            parts.pop()  # the items of the dict are passed on as they are, only the dict is not
         if isinstance(getattr(target, "ctx", name.ctx), ast.Load) and not self._makes_nothing(name, target, around):
             place, arguments = (name.lineno, name.col_offset), self._arguments(node)
             bound = self._bound(node) if level == MODULE else []
             read = Read(name.id, tuple(attributes), tuple(parts), place, level == FUNCTION, is_part, arguments, bound)
             self.reads.append(read)
+
+    def _is_spread(self, call: Any) -> bool:
+        """Return whether all that a call returns becomes items of a list or tuple that is passed on as it is."""
+        around = self._parents[call]
+        if isinstance(around, ast.Starred):
+            around = self._parents[around]
+            is_list = isinstance(around, ast.List | ast.Tuple)
+        else:
+            is_list = isinstance(around, ast.Call) and getattr(around.func, "id", "") in ("list", "tuple")
+        return is_list and isinstance(call, ast.Call) and isinstance(self._parents[around], _PASSED_ON)
 
     def _bound(self, node: Any) -> list[str]:
         """Return the names to which an assignment binds a value as it is, alone or in a tuple."""

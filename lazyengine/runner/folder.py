@@ -107,6 +107,11 @@ class RunFolder:
         """Path of this start's log."""
         return os.path.join(self.log_dir, f"{self.timestamp}.log")
 
+    @property
+    def evaluation_dir(self) -> str:
+        """Path of the folder of an evaluation: this start's, or one in it where it trains, whose records stay."""
+        return os.path.join(self.log_dir, "evaluation") if self.start else self.log_dir
+
     # ------------------------------------------------------------------ a start
     def begin(self, cfg: Any, device: torch.device) -> None:
         """Make the folder of this start and write what it is about into it. Collective: every rank must call."""
@@ -153,6 +158,7 @@ class RunFolder:
         *,
         is_fork: bool = False,
         weights: dict[str, Any] | None = None,
+        passed_over: dict[str, Any] | None = None,
     ) -> None:
         """Write this start, which trains, into ``run.json``. For the main process.
 
@@ -161,6 +167,8 @@ class RunFolder:
             changes: What differs from that checkpoint's experiment, and what becomes of it.
             is_fork: Whether that checkpoint lies elsewhere: then this is another run, with an identity of its own.
             weights: What `load_from` named instead: ``path``, and of a checkpoint ``run_id`` and ``iter``.
+            passed_over: The newest checkpoint (``path``, ``iter``), where `source` is another one; noted until this
+                start saves one itself.
         """
         record = self.read()
         self.start = 1 + max((each.get("start", 0) for each in record["starts"]), default=0)
@@ -168,16 +176,18 @@ class RunFolder:
         self.run_id = continued or self.run_id or os.urandom(8).hex()
         record["run_id"] = record["run_id"] or continued or ""  # of version 0.1, whose run goes on
         entry = self._entry("train", source)
-        record["starts"].append({**entry, "weights": weights, "code": None, "changes": list(changes), "ended": None})
+        entry |= {"weights": weights, "code": None, "changes": list(changes), "ended": None}
+        record["starts"].append(entry if passed_over is None else {**entry, "passed_over": passed_over})
         self._write(record)
 
     def record_evaluation(self, source: dict[str, Any] | None) -> None:
-        """Write into this start's own folder that it evaluates: it needs no lock, so ``run.json`` is not its to write.
+        """Write where an evaluation writes that it is one: it needs no lock, so ``run.json`` is not its to write.
 
         Args:
             source: The checkpoint of its weights, as in `record_start`; None for those that the model has.
         """
-        with atomic_write(os.path.join(self.log_dir, START_FILE), "w", encoding="utf-8") as file:
+        os.makedirs(self.evaluation_dir, exist_ok=True)
+        with atomic_write(os.path.join(self.evaluation_dir, START_FILE), "w", encoding="utf-8") as file:
             json.dump(self._entry("evaluate", source), file, indent=1)
 
     def _entry(self, kind: str, source: dict[str, Any] | None) -> dict[str, Any]:
@@ -434,6 +444,7 @@ class RunFolder:
         start = next((each for each in record["starts"] if each["start"] == number), None)
         if start is not None:
             record["run_id"] = start["run_id"]
+            start.pop("passed_over", None)
             for name in CONFIGS:
                 self._take_config(name, start["folder"])
         self._write(record)

@@ -265,10 +265,10 @@ class Runner:
             return getattr(self, name).run(self)
         with self._running(), self._with_weights_of(checkpoint):
             self.prepare_model(skip_weights=False, train=False)
-            self._state.record_evaluation()
-            self.call_point("before_run", 0)
-            metrics = interpreter.with_room(getattr(self, name).run, self)
-            self.call_point("after_run", self.num_iters_completed)
+            with self.visualizer.evaluation(self._state.record_evaluation()):
+                self.call_point("before_run", 0)
+                metrics = interpreter.with_room(getattr(self, name).run, self)
+                self.call_point("after_run", self.num_iters_completed)
         return metrics
 
     @contextlib.contextmanager
@@ -479,21 +479,26 @@ class Runner:
 
     # ------------------------------------------------------------------ where the run stands (mmengine's names)
     @property
+    def _own_loop(self) -> BaseTrainLoop | None:
+        """The train loop, whose position is that of the weights; None where it is not built, or a file is evaluated."""
+        return None if self._evaluates_file else self.__dict__.get("train_loop")
+
+    @property
     def epoch(self) -> int:
         """Completed training epochs; in an evaluation, of the weights that were loaded."""
-        loop = self.__dict__.get("train_loop")
+        loop = self._own_loop
         return int(self.loaded_meta.get("epoch") or 0) if loop is None else loop.position.shown_epoch
 
     @property
     def iter(self) -> int:
         """Completed training iterations, without the one whose hooks are running; see `num_iters_completed`."""
-        loop = self.__dict__.get("train_loop")
+        loop = self._own_loop
         return self.num_iters_completed if loop is None else loop.position.shown_iter
 
     @property
     def num_iters_completed(self) -> int:
         """Completed training iterations; in an evaluation, of the weights that were loaded."""
-        loop = self.__dict__.get("train_loop")
+        loop = self._own_loop
         return int(self.loaded_meta.get("iter") or 0) if loop is None else loop.position.iter
 
     @property

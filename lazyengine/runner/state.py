@@ -118,7 +118,22 @@ class RunState:
             about = {key: runner.loaded_meta.get(key) for key in ("run_id", "iter")}
             weights = {"path": runner.load_from.path, **about}
         is_fork = path is not None and not folder.holds(path, self.folders())
-        folder.record_start(source, changes, is_fork=is_fork, weights=weights)
+        passed_over = None if source is None or is_fork else self._newest_beside(source)
+        folder.record_start(source, changes, is_fork=is_fork, weights=weights, passed_over=passed_over)
+
+    def _newest_beside(self, source: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the newest checkpoint of the run that a start goes on with, where its `source` is another one."""
+        if self._runner.resume_from == "auto":  # what is newer cannot be read
+            return None
+        path = ckpt.find_valid_checkpoint(self.own_folders(), reject_if=self._why_not_resumable)
+        newest = None if path is None else ckpt.summary_of(path)
+        if newest is None or newest.run_id != source["run_id"]:
+            return None
+        if (newest.start, newest.iter) == (source["start"], source["iter"]):
+            return None
+        text = "until this start has saved, run folder and curves stay those of %s (iteration %d)"
+        self._runner.logger.info(text, path, newest.iter)
+        return {"path": path, "iter": newest.iter}
 
     def _compare(self, path: str, meta: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
         """Return the values of the checkpoint's experiment and of this one, as far as both can be known."""
@@ -136,14 +151,15 @@ class RunState:
             return {}, {}
         return former, record.flat_config(to_json(runner.cfg))
 
-    def record_evaluation(self) -> None:
-        """Write into this start's folder that it evaluates, and which weights; the record of training stays."""
+    def record_evaluation(self) -> str:
+        """Write that an evaluation begins, and of which weights; return its folder. The record of training stays."""
         runner = self._runner
         path = runner.load_from.path if runner.load_from is not None else None
         if dist.is_main_process():
             runner.folder.record_evaluation(None if path is None else _origin_of(path, runner.loaded_meta))
         what = "the weights that the model has" if path is None else f"{path}, iteration {runner.num_iters_completed}"
         runner.logger.info("evaluating %s", what)
+        return runner.folder.evaluation_dir
 
     def _begin_record(self, source: dict[str, Any] | None) -> list[dict[str, Any]]:
         """Keep code, environment and data of this start, and return what of the code was changed since the checkpoint.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import operator
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import UsageValueError
@@ -19,6 +20,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 }  # fmt: skip
 _FORM = re.compile(r"\s*(?P<name>[^\s=<>!]+)\s*(?P<sign>==|!=|<=|>=|=|<|>)\s*(?P<value>[^=<>!\s].*?)\s*")
 _ABOUT = ("state", "code", "iterations", "run")
+_STATES = {"running", "finished", "pruned", "stopped", "failed", "killed", "evaluated", "unknown"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,15 @@ class Condition:
             found, value = str(found), str(self.value)
             return self.sign in ("==", "=", "!=") and _OPERATORS[self.sign](found, value)
         return bool(_OPERATORS[self.sign](found, self.value))
+
+    def why_none(self, outlines: Sequence[Outline]) -> str:
+        """Return what is said where no run has the value: which ones there are; nothing where one has it, or may."""
+        if self.sign[0] in "<>" or any(replace(self, sign="=").holds(each) for each in outlines):
+            return ""
+        found = Counter(value for each in outlines if (value := value_of(each, self.name)) is not None)
+        is_name = isinstance(self.value, str) and self.value not in _STATES
+        hint = did_you_mean(self.value, [*found, *(_STATES if self.name == "state" else ())]) if is_name else ""
+        return f"no run has {self.name} {self.value!r}.{hint} There are: {listed(v for v, _ in found.most_common())}."
 
 
 def value_of(outline: Outline, name: str) -> Any:
@@ -70,7 +81,8 @@ def parse_conditions(texts: Iterable[str], outlines: Sequence[Outline]) -> list[
         outlines: The runs, whose names are known.
 
     Raises:
-        ValueError: A condition has another form, nothing has that name, or numbers are to be more or less than a text.
+        ValueError: A condition has another form, nothing has that name, there is no such state, or numbers are to be
+            more or less than a text.
     """
     found = []
     for part in (part for text in texts for part in re.split(r"\s+and\s+", text)):
@@ -79,6 +91,8 @@ def parse_conditions(texts: Iterable[str], outlines: Sequence[Outline]) -> list[
             raise UsageValueError(f"{part!r} is no condition; expected name, sign and value, as 'optimizer.lr > 1e-3'.")
         condition = Condition(_spelled_out(match["name"], outlines), match["sign"], plain_value(match["value"]))
         _check_order(part, condition, outlines)
+        if condition.name == "state" and condition.value not in _STATES and (said := condition.why_none(outlines)):
+            raise UsageValueError(f"{part!r}: {said}")
         found.append(condition)
     return found
 

@@ -129,8 +129,8 @@ class Outline:
 
     @property
     def code(self) -> str:
-        """The version of the code that trained last, or an empty text."""
-        return (self.training[-1].code or "") if self.starts else ""
+        """The version of the code with which it came to where it stands, or an empty text."""
+        return (led_to_end(self.starts)[-1].code or "") if self.starts else ""
 
     @property
     def iterations(self) -> int:
@@ -384,7 +384,7 @@ def read_outline(folder: str | os.PathLike[str], take: Callable[[Path], list[Par
         outline.config = read_config(path, outline.training)
     except ValueError as error:
         return Outline(path, mistake=str(error))
-    outline.environment = _environment(outline.training)
+    outline.environment = _environment(led_to_end(outline.starts))
     own = [start.metrics for start in led_to_end(outline.starts) if start.metrics.is_file()]
     curves = curves_of(outline) if take is None else join([part for file in own for part in take(file)])
     outline.extents = extents_of(curves)

@@ -32,7 +32,8 @@ class Start:
         changes: What was changed there: ``path``, ``was``, ``is``, ``effect``, ``from_iter``, ``why``.
         code: The version of the code, as ``code/<hash>.zip``, or None.
         ended: How it ended (``how``, ``iter``, ``reason``); None while it runs, after a kill, and where nobody knows.
-        about: What ``run.json`` holds besides: time, host, process, command, versions.
+        about: What ``run.json`` holds besides: time, host, process, command, versions; and ``passed_over``, the newest
+            checkpoint, as long as this start, which went on from another one, has saved nothing.
     """
 
     number: int
@@ -96,6 +97,9 @@ def read_starts(path: Path) -> list[Start]:
     run_id = content.get("run_id") if pending is None else pending.run_id
     newest = next((start.run_id for start in reversed(listed) if start.kind == "train"), "")
     own = [start for start in listed if start.run_id == (run_id or newest)]
+    for start in own:
+        if pending is not None and start.number == pending.start:
+            start.about.pop("passed_over", None)
     first = 1 - len(files) if own else 1
     unlisted = [_unlisted(number, file.parent) for number, file in enumerate(files, first)]
     trained = [start for start in own if start.kind == "train"]
@@ -183,11 +187,11 @@ def led_to(start: Start, starts: Iterable[Start]) -> list[Start]:
 def led_to_end(starts: Sequence[Start]) -> list[Start]:
     """Return the starts that led to where a run stands; all, where none trained.
 
-    A start that went on from an earlier checkpoint, and from whose own none went on, is no part of it, nor is one that
-    ended before its first iteration.
+    A start that went on from an earlier checkpoint, and from whose own none went on or that saved none, is no part of
+    it, nor is one that ended before its first iteration.
     """
     training = [each for each in starts if each.kind == "train"]
-    last = next((each for each in reversed(training) if each.has_trained), None)
+    last = next((each for each in reversed(training) if each.has_trained and "passed_over" not in each.about), None)
     return list(starts) if not training else led_to(last or training[-1], starts)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import UsageFileNotFoundError, UsageRuntimeError, UsageValueError
 from ..fileio import atomic_write
+from ..logging import read_metrics
 from ..record import RUN_FILE
 from ..text import listed
 from .lineage import how_ended
@@ -91,9 +92,19 @@ def status_of(folder: str | os.PathLike[str]) -> Status:
     how = how_ended(Path(folder), training[-1]) or "killed" if training else "evaluated"
     state = "running" if owner else how
     reason = f"process {owner.get('pid')} on {owner.get('host')}" if owner else str(ended.get("reason", ""))
-    records = [record for record in run.records if record["mode"] == "train"]
+    all_records = run.records
+    if passed_over := training[-1].about.get("passed_over") if training else None:
+        if owner:
+            all_records = read_metrics([file for file in [training[-1].metrics] if file.is_file()])
+        else:
+            begun, kept = (training[-1].origin or {}).get("iter"), os.path.basename(passed_over["path"])
+            said = (
+                f"start {training[-1].number}, from iteration {begun}, saved nothing; the weights are those of {kept}"
+            )
+            reason = f"{said}: {reason}" if reason else said
+    records = [record for record in all_records if record["mode"] == "train"]
     last = records[-1] if records else {}
-    validations = [record for record in run.records if record["mode"] == "val"]
+    validations = [record for record in all_records if record["mode"] == "val"]
     metrics = {k: v for k, v in (validations[-1] if validations else {}).items() if k not in {*PLACE, *MEASURED}}
     progress, eta = _from_log(run)
     step = max(last.get("step", 0), 0 if owner else ended.get("iter", 0))

@@ -73,6 +73,8 @@ def _kind_of(error: BaseException, whole: str, is_of_sample: bool) -> str:
     if any(isinstance(each, MemoryError) or type(each).__name__ == "OutOfMemoryError" for each in _chain(error)):
         return OUT_OF_MEMORY
     kind = kind_in(whole)  # a worker reports its error as text
+    if kind == ERROR and hasattr(error, "config_path") and not isinstance(error, OSError) and "CUDA" not in whole:
+        return MISTAKE  # a constructor refuses what it was given
     return BAD_SAMPLE if kind == ERROR and is_of_sample else kind
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from .. import dist
 from ..config import LazyConfig, arguments_of, set_argument
+from ..config.grammar import parse_path
+from ..config.graph import follow
 from ..errors import UsageError, UsageRuntimeError
 from ..evaluator import score_of
 from ..fileio import atomic_write
@@ -21,6 +23,7 @@ from ..hooks import Hook, Priority
 from ..runner import Runner
 from .faults import fault_of
 from .job import Job
+from .search import overrides_of
 
 
 class BeatHook(Hook):
@@ -109,6 +112,17 @@ def num_validations(runner: Runner) -> int:
     return max(1, -(-done // max(1, loop.val_interval)))
 
 
+def _set_by(job: Job, error: Exception) -> str:
+    """Return the overrides that set what a constructor refuses, else its place in the config, as the head of a text."""
+    path, named = getattr(error, "config_path", ""), list[str]()
+    if not path:
+        return ""
+    with contextlib.suppress(UsageError):  # it may be the attribute of another error
+        cfg = LazyConfig.apply_overrides(LazyConfig.load(job.config, *job.mixins), job.overrides)
+        named = overrides_of(cfg, follow(cfg, parse_path(path))[-1][2], job.overrides)
+    return f"{', '.join(named) or path}: "
+
+
 def build(job: Job, beat: BeatHook) -> Runner:
     """Return the runner of a job, with the hook that writes that it lives."""
     cfg: Any = LazyConfig.load(job.config, *job.mixins)
@@ -151,6 +165,7 @@ def main() -> int:
         return 0
     except Exception as error:
         fault = fault_of(error, 0 if runner is None else runner.num_iters_completed)
+        fault = dataclasses.replace(fault, text=_set_by(job, error) + fault.text)
         if beat.is_validating:  # of which no sample is left out
             fault = dataclasses.replace(fault, sample=None)
         if getattr(error, "exit_code", None) is None:  # 75: another training is at work in the folder

@@ -12,10 +12,17 @@ from dataclasses import dataclass, field, fields
 from types import SimpleNamespace
 from typing import Any
 
-from ..config import ConfigWarning, LazyConfig, OverrideError, arguments_of, instantiate, is_node, target_of
+import torch
+
+from ..config import ConfigWarning, LazyConfig, OverrideError, arguments_of, by_path, instantiate, is_node, target_of
+from ..config.grammar import parse_override
+from ..config.graph import follow, holds
+from ..config.node import Node
+from ..config.ref import Ref
 from ..config.saving import to_json
 from ..errors import UsageFileNotFoundError, UsageTypeError, UsageValueError
 from ..evaluator import BaseMetric, rule_of
+from ..hooks import Hook
 from ..record import collect_code, flat_config
 from ..runs import choose_keys
 from ..text import did_you_mean, listed
@@ -116,7 +123,8 @@ class Search:
         """Try every end and every value of the space on the config; return the config as it is without them.
 
         Raises:
-            UsageError: The config has no runner, or no validation; a path or a value is not accepted; no metric has the
+            UsageError: The config has no runner, or no validation; a path or a value is not accepted, also by the
+                constructor of an optimizer of torch, or of a hook or metric of the engine; no metric has the
                 objective's name, where their names are known beforehand.
         """
         cfg = self.load()
@@ -134,6 +142,7 @@ class Search:
             if own := [text for text in as_overrides(values) if text.lstrip("+").startswith(NO_IDENTITY)]:
                 raise UsageValueError(f"space: {own[0]}: a sweep sets {listed(NO_IDENTITY)} of each trial itself.")
             probe = self.load(as_overrides(values))
+            _try_alone(cfg, probe, as_overrides(values))
             if is_of_validation:
                 self._check_objective(names_of_metrics(arguments_of(probe)["runner"]))
         return cfg
@@ -178,17 +187,57 @@ class Search:
         return {"config": os.path.abspath(self.config), "space": space, **{name: getattr(self, name) for name in own}}
 
 
+def _try_alone(cfg: Any, probe: Any, overrides: Sequence[str]) -> None:
+    """Build the nodes that overrides change, where that needs nothing else; the others refuse values in their trial.
+
+    Raises:
+        UsageValueError: One refuses its values, and accepts those that it has in the config.
+    """
+    for text in overrides:
+        was, now = (_node_at(each, text) for each in (cfg, probe))
+        error = _error_alone(now)
+        if error is not None and _error_alone(was) is None:
+            named = ", ".join(overrides_of(probe, now, overrides))
+            raise UsageValueError(f"space: {now.__sig__.label} refuses {named}: {error}") from error
+
+
+def overrides_of(cfg: Any, node: Any, overrides: Sequence[str]) -> list[str]:
+    """Return those of the overrides of a config that set something in a node."""
+    trails = {text: follow(cfg, parse_override(text)[1]) for text in overrides}
+    return [text for text, trail in trails.items() if any(parent is node for parent, _, _ in trail)]
+
+
+def _node_at(cfg: Any, override: str) -> Any:
+    """Return the innermost node that an override changes, or None."""
+    trail = follow(cfg, parse_override(override)[1])
+    return next((parent for parent, _, _ in reversed(trail) if is_node(parent)), None)
+
+
+def _error_alone(node: Any) -> Exception | None:
+    """Return what the constructor of a node raises about its values; None for nothing, and where it needs more."""
+    target = target_of(node) if is_node(node) else None
+    values = {name: value for name, value in arguments_of(node).items() if name != "params"} if target else {}
+    if not isinstance(target, type) or holds(values, Node, Ref):
+        return None
+    is_optimizer = issubclass(target, torch.optim.Optimizer) and target.__module__.startswith("torch.optim.")
+    if not is_optimizer and not (issubclass(target, BaseMetric | Hook) and _is_of_the_engine(node)):
+        return None
+    try:
+        instantiate(node, **({"params": [torch.nn.Parameter(torch.zeros(1, 1))]} if is_optimizer else {}))
+    except (ValueError, TypeError) as error:
+        return error
+    return None
+
+
 def names_of_metrics(runner: Any) -> list[str] | None:
     """Return the names that the validation of a runner's node records, as ``accuracy/top1``.
 
     None where they are not all known before it runs: with a metric that does not say them, or a loop, an evaluator or a
     hook that is not the engine's and might record more.
     """
-    loop: Any = arguments_of(runner).get("val_loop")
-    hooks: Any = arguments_of(runner).get("hooks") or ()
-    if not all(map(_is_of_the_engine, [loop, *(hooks.values() if isinstance(hooks, Mapping) else hooks)])):
+    if not validates_as_engine(runner):
         return None
-    given: Any = arguments_of(loop).get("evaluator")
+    given: Any = arguments_of(arguments_of(runner)["val_loop"]).get("evaluator")
     names: list[str] = []
     for loader, evaluator in given.items() if isinstance(given, Mapping) else [("", given)]:
         if _is_of_the_engine(evaluator) and not _is_metric(evaluator):
@@ -200,8 +249,16 @@ def names_of_metrics(runner: Any) -> list[str] | None:
     return names
 
 
+def validates_as_engine(runner: Any) -> bool:
+    """Return whether loop and hooks of a runner's node are the engine's: each validation records all there is."""
+    hooks: Any = arguments_of(runner).get("hooks") or ()
+    parts = [arguments_of(runner).get("val_loop"), *(hooks.values() if isinstance(hooks, Mapping) else hooks)]
+    return all(map(_is_of_the_engine, parts))
+
+
 def _is_of_the_engine(node: Any) -> bool:
-    return is_node(node) and getattr(target_of(node), "__module__", "").startswith(f"{__name__.partition('.')[0]}.")
+    module = getattr(target_of(node), "__module__", "") if is_node(node) else ""
+    return module.startswith(f"{__name__.partition('.')[0]}.") and not module.startswith(f"{by_path.__name__}.")
 
 
 def _is_metric(node: Any) -> bool:

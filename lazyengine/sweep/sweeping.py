@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import time
@@ -12,7 +11,7 @@ from typing import Any
 
 from ..config import arguments_of, instantiate, is_node, target_of
 from ..config.saving import to_json
-from ..errors import UsageFileNotFoundError, UsageValueError
+from ..errors import UsageValueError
 from ..evaluator import is_better
 from ..fileio import atomic_write
 from ..record import CODE_FOLDER, RUN_FILE, changed_in_common, collect_code, flat_config, load_code, read_run_file
@@ -22,7 +21,7 @@ from ..text import listed, table
 from .faults import Supervision
 from .job import Job, Outcome
 from .launchers import Launched, Launcher, LocalLauncher, Stopping
-from .search import NO_IDENTITY, Search
+from .search import NO_IDENTITY, Search, validates_as_engine
 from .study import IN_MEMORY, Study, Trial
 
 SWEEP_FILE = "sweep.json"
@@ -110,6 +109,7 @@ def sweep(
             report(changed)
         with Stopping() as stopping:
             trials = _Trials(search, folder, study, policy, num_ranks, report)
+            trials.is_sure = validates_as_engine(arguments_of(cfg)["runner"])
             try:
                 return trials.run(launcher or LocalLauncher(num_ranks, report=report), stopping)
             except BaseException:
@@ -137,6 +137,9 @@ class _Trials:
         self._same: list[Trial] = []  # those whose run another one is, which has not ended
         self._num_lost: dict[int, int] = {}  # how often the job of a trial was lost, by point
         self._resumed: Iterator[Trial] = iter(())
+        self.is_sure = False  # whether what the first validation does not record no later one will
+        # when to look next whether a trial has recorded the objective; None where that is known, or of another mode
+        self._look_s = 0.0 if search.objective.startswith("val/") else None
 
     def run(self, launcher: Launcher, stopping: Stopping) -> Sweep:
         """Run everything to its end, or until a signal."""
@@ -159,6 +162,7 @@ class _Trials:
                 if stopping.number or not self._fill(launcher):
                     return self._result(128 + stopping.number if stopping.number else None)
             else:
+                self._look_for_objective()
                 time.sleep(_POLL_S)
 
     def stop(self) -> None:
@@ -249,12 +253,34 @@ class _Trials:
             else:
                 self._study.fail(trial, other.reason)
 
-    def _check_objective(self, trial: Trial) -> None:
-        """End the sweep where a run validated and has no such metric, as all others would; the trial may go on."""
-        with contextlib.suppress(UsageFileNotFoundError):  # it has recorded nothing
+    def _look_for_objective(self) -> None:
+        """See whether the first trial that has validated recorded the objective: end the sweep, or say that it did not.
+
+        Where hooks of the user may record it later, the first trial that ends decides.
+        """
+        began = time.monotonic()
+        if self._look_s is None or began < self._look_s:
+            return
+        is_decided = True
+        try:
+            is_decided = any(self._check_objective(trial) for trial, _ in self._running.values())
+        except UsageValueError as error:
+            if self.is_sure:
+                raise
+            self._report(f"the objective was not recorded at the first validation of a trial: {error}")
+        self._look_s = None if is_decided else time.monotonic() + max(1.0, 20 * (time.monotonic() - began))
+
+    def _check_objective(self, trial: Trial) -> bool:
+        """End the sweep where a run validated and has no such metric, as all others would; the trial may go on.
+
+        Returns:
+            Whether it has it.
+        """
+        try:
             run = read_run(self._work_dir(trial))
-            if any(name.startswith("val/") for name in run.curves):
-                self._search.curve_of(run)
+        except (OSError, ValueError):  # it has recorded nothing, or writes just now
+            return False
+        return any(name.startswith("val/") for name in run.curves) and bool(self._search.curve_of(run))
 
     def _value_of(self, trial: Trial) -> float | None:
         """Return the best value of the objective that a run recorded; None where it was never finite.

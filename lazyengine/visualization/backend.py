@@ -24,9 +24,11 @@ class VisBackend:
 
     Attributes:
         run_id: Of the run, the same in all its starts, as in ``run.json``; set before `start`. Empty by hand.
+        shows_evaluations: Whether it also gets what an evaluation shows; one that mirrors the training does not.
     """
 
     run_id = ""
+    shows_evaluations = True
 
     def start(self, save_dir: Path, run_dir: Path, resumed_step: int | None) -> None:
         """Begin to write.

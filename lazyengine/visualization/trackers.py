@@ -29,7 +29,8 @@ class TrackerBackend(VisBackend):
     A thread calls the tracker, so that training never waits for it longer than a limit. The first call that fails is an
     error in the log, the next ones are tried and counted, and their number is told at the end. A tracker that cannot
     begin is left out for this start. A resumed run joins the tracker's run by the engine's ``run_id``; what an earlier
-    start showed beyond the step that it was resumed from stays there beside the new points.
+    start showed beyond the step that it was resumed from stays there beside the new points. An evaluation is not sent:
+    it would end the run that another process trains, or begin one of its own.
 
     Args:
         timeout_s: How long `start` waits at most for the tracker's run to begin, and `close` for what is queued, in
@@ -41,6 +42,7 @@ class TrackerBackend(VisBackend):
     """
 
     package = ""
+    shows_evaluations = False
 
     def __init__(self, timeout_s: float = 30.0) -> None:
         name = type(self).__name__

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..config import to_python
 from ..config.flat import flat_config
 from ..config.saving import to_json
 from ..errors import UsageKeyError, UsageRuntimeError, UsageTypeError
-from ..logging import ManagerMixin, MetricsWriter, require_number
+from ..logging import ManagerMixin, MetricsWriter, print_log, require_number
 from ..text import listed, short
 from .backend import ForeignBackend, LocalVisBackend, VisBackend
 from .canvas import Canvas
@@ -60,9 +61,9 @@ class Visualizer(Canvas, ManagerMixin):
         self.dataset_meta: dict[str, Any] = {}
         self.vis_backends = backends
         self.run_id = ""
-        self._is_started = False
+        self._is_started = self._is_evaluation = False
         self._save_dir = self._run_dir = None if save_dir is None else Path(save_dir)
-        self._files: dict[str, MetricsWriter] = {}
+        self._files: dict[Path, MetricsWriter] = {}
         self._register()
 
     def _register(self) -> None:
@@ -99,6 +100,26 @@ class Visualizer(Canvas, ManagerMixin):
             backend.run_id = self.run_id
             backend.start(self._save_dir, self._run_dir, resumed_step)
 
+    @contextlib.contextmanager
+    def evaluation(self, save_dir: str | os.PathLike[str]) -> Iterator[None]:
+        """Surround an evaluation: it writes into another folder, and backends that mirror the training get nothing.
+
+        Args:
+            save_dir: The folder.
+        """
+        former = self._save_dir, self._run_dir
+        self.set_save_dir(save_dir)
+        self._is_evaluation = True
+        if left_out := [type(each).__name__ for each in self.vis_backends if not each.shows_evaluations]:
+            print_log(f"an evaluation is not sent to {listed(left_out)}; its records are in {save_dir}", "current")
+        try:
+            yield
+        finally:
+            for backend in self._active():
+                backend.close()
+            self._is_started = self._is_evaluation = False
+            self._save_dir, self._run_dir = former
+
     def flush(self) -> None:
         """Write what backends have queued."""
         for writer in (*self._active(), *self._files.values()):
@@ -111,10 +132,13 @@ class Visualizer(Canvas, ManagerMixin):
         """
         for writer in (*self._active(), *self._files.values()):
             writer.close()
+        self._is_started = False
         super().close()
 
     def _active(self) -> list[VisBackend]:
-        return self.vis_backends if self._is_started and dist.is_main_process() else []
+        if not (self._is_started and dist.is_main_process()):
+            return []
+        return [each for each in self.vis_backends if each.shows_evaluations or not self._is_evaluation]
 
     def _ready(self) -> list[VisBackend]:
         if not self._is_started:
@@ -199,9 +223,10 @@ class Visualizer(Canvas, ManagerMixin):
         for backend in self._ready():
             backend.add_scalars(scalars, int(step), mode, epoch, iter)
         if file_path is not None and self._save_dir is not None and dist.is_main_process():
-            if file_path not in self._files:
-                self._files[file_path] = MetricsWriter(self._save_dir / file_path)
-            self._files[file_path].write(scalars, step=step, epoch=epoch, iter=iter, mode=mode or "custom")
+            path = self._save_dir / file_path
+            if path not in self._files:
+                self._files[path] = MetricsWriter(path)
+            self._files[path].write(scalars, step=step, epoch=epoch, iter=iter, mode=mode or "custom")
 
     def add_datasample(
         self,

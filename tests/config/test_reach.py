@@ -134,6 +134,27 @@ def test_containers_that_nodes_hold_are_changed_there(project):
     assert cfg.runner.d == {"lr": 0.2, "x": 5, "y": 3}
 
 
+SPREADS = ["[*d.values()]", "[L(Opt)(), *d.values()]", "list(d.values())", "(*d.values(), *(L(Opt)(),))"]
+
+
+@pytest.mark.parametrize("read", SPREADS)
+def test_nodes_of_a_dict_that_become_items_of_a_list_are_changed_there(project, read):
+    text = f"d = {{'a': L(Opt)(lr=1.0), 'b': L(Opt)()}}\nopts = {read}\nrunner = L(Run)(opts=opts, more={read})\n"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cfg = project.load(text, "d.a.lr=3.0", "+d.b.warm=2.0")
+    for opts in instantiate(cfg.runner).parts.values():
+        assert {(3.0, 0.0), (0.1, 2.0)} <= {(opt.lr, opt.warm) for opt in opts}
+    with pytest.raises(OverrideError, match="Python has read d already"):
+        LazyConfig.apply_overrides(cfg, ["+d.c=a.parts:Opt"])
+
+
+@pytest.mark.parametrize("read", ["[*d.values()][0].lr", "[v.lr for v in d.values()]", "len([*d.values()])"])
+def test_what_is_taken_out_of_the_nodes_of_a_dict_is_told(project, read):
+    with pytest.warns(ConfigWarning, match=r"Python has read the old value already: runner\.x \(main\.py:4\)"):
+        project.load(f"d = {{'a': L(Opt)(lr=1.0)}}\nrunner = L(Run)(x={read}, d=d)\n", "d.a.lr=3.0")
+
+
 def test_a_path_that_a_ref_follows_may_be_changed(project):
     text = "d = {'lr': 0.1, 'x': 1}\nhalf = d['lr'] / 2\nrunner = L(Run)(lr=ref('d.lr'))\n"
     assert instantiate(project.load(text, "d.lr=0.2").runner).parts["lr"] == 0.2

@@ -95,12 +95,31 @@ def test_conditions(root, condition, number, capsys):
 
 
 @pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("optimizer.name = Addam", "no run has optimizer.name 'Addam'. Did you mean 'Adam'? There are: SGD, Adam."),
+        ("lr = 0.2 and state = failed", "no run has optimizer.lr 0.2. There are: 0.1, 0.01.\nno run has state"),
+        ("lr = 0.01 and optimizer.name = Adam", "no run fits the conditions\n"),
+    ],
+)
+def test_where_no_run_fits_what_there_is_is_named(root, condition, message, capsys):
+    make_run(root / "adam", 0.9, optimizer__lr=0.1, optimizer__name="Adam")
+    make_run(root / "sgd", 0.9, optimizer__lr=0.1, optimizer__name="SGD")
+    make_run(root / "momentum", 0.9, optimizer__lr=0.1, optimizer__name="SGD")
+    assert compare.main([str(root), "--where", condition]) == 0
+    assert message in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     ("args", "message"),
     [
         (["--where", "optimzer.lr > 1"], "no run has 'optimzer.lr'. Did you mean 'optimizer.lr'?"),
         (["--where", "optimizer.lr"], "'optimizer.lr' is no condition; expected name, sign and value"),
         (["--where", "lr>>3"], "'lr>>3' is no condition; expected name, sign and value"),
         (["--where", "lr > high"], "'lr > high': optimizer.lr is a number, such as"),
+        (["--where", "state = finishd"], "no run has state 'finishd'. Did you mean 'finished'? There are: finished."),
+        (["--where", "state != runing and lr > 0"], "'runing'. Did you mean 'running'? There are: finished."),
+        (["--where", "lr = 0.1", "--where", "state=done"], "no run has state 'done'. There are: finished."),
         (["--sort", "nothing"], "no column is called 'nothing'"),
         (["--keys", "top5"], "no curve is called 'top5'"),
     ],

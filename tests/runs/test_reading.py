@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from lazyengine.checkpoint import find_checkpoint
 from lazyengine.cli import compare, plot
 from lazyengine.hooks import CheckpointHook
 from lazyengine.logging import MetricsWriter
-from lazyengine.runs import choose_keys, differences, read_outlines, read_run, read_runs, read_starts, rerun
+from lazyengine.runner.folder import RunFolder
+from lazyengine.runs import choose_keys, differences, read_outlines, read_run, read_runs, read_starts, rerun, status_of
 from lazyengine.runs.lineage import led_to_end
 
 from ..runner.toy import StopAt, toy_runner
@@ -184,6 +186,63 @@ def test_a_start_that_went_back_and_saved_nothing_is_no_part_of_the_curve(tmp_pa
     assert [start.number for start in led_to_end(run.starts)] == [1, 3]
     assert run.curves["train/loss"][0] == [5, 10, 15, 20]
     assert outline.iterations == 20
+
+
+def go_back(run, iteration, **options) -> None:
+    """Go on from the first of three epochs, as far as an iteration; epochs are of five."""
+    hooks = {"checkpoint": many(), "stop": StopAt(iteration)}
+    with pytest.raises(InterruptedError):
+        toy_runner(str(run), resume=str(run / "epoch_1.pth"), hooks=hooks, **options).train()
+
+
+def shown(run) -> tuple[list[int], list[int], int, str]:
+    """The starts that led to where the run stands, their curve, and what `ps` says."""
+    read, (outline,), status = read_run(run), read_outlines([run]), status_of(run)
+    steps = read.curves["train/loss"][0]
+    assert outline.iterations == steps[-1]
+    return [start.number for start in led_to_end(read.starts)], steps, status.step, status.reason
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_weights_and_curves_belong_together_until_a_start_that_went_back_saves(tmp_path, is_killed):
+    toy_runner(str(tmp_path), hooks={"checkpoint": many()}).train()
+    go_back(tmp_path, 7)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["starts"][1]["passed_over"] == {"path": str(tmp_path / "epoch_3.pth"), "iter": 15}
+    if is_killed:  # without a word
+        record["starts"][1]["ended"] = None
+        (tmp_path / "run.json").write_text(json.dumps(record))
+    *led, reason = shown(tmp_path)
+    assert led == [[1], [5, 10, 15], 15]
+    assert reason.startswith("start 2, from iteration 5, saved nothing; the weights are those of epoch_3.pth")
+    assert find_checkpoint(tmp_path) == str(tmp_path / "epoch_3.pth")
+    go_back(tmp_path, 12)  # once more: this one saves, and replaces epoch_2.pth
+    assert shown(tmp_path) == ([1, 3], [5, 10], 12, "InterruptedError: killed")
+    assert find_checkpoint(tmp_path) == str(tmp_path / "epoch_2.pth")
+
+
+def test_a_kill_right_after_the_first_checkpoint_of_a_start_that_went_back(tmp_path, monkeypatch):
+    toy_runner(str(tmp_path), hooks={"checkpoint": many()}).train()
+
+    def killed(self: RunFolder, path: str) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "settle", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            toy_runner(str(tmp_path), resume=str(tmp_path / "epoch_1.pth"), hooks={"checkpoint": many()}).train()
+    assert "passed_over" in json.loads((tmp_path / "run.json").read_text())["starts"][1]
+    assert find_checkpoint(tmp_path) == str(tmp_path / "epoch_2.pth")
+    assert shown(tmp_path)[0] == [1, 2]
+
+
+def test_a_start_from_a_copy_of_the_newest_checkpoint_passes_nothing_over(tmp_path):
+    toy_runner(str(tmp_path), hooks={"checkpoint": many()}).train()
+    shutil.copy(tmp_path / "epoch_3.pth", tmp_path / "kept.pth")
+    hooks = {"checkpoint": many(), "stop": StopAt(17)}
+    with pytest.raises(InterruptedError):
+        toy_runner(str(tmp_path), resume=str(tmp_path / "kept.pth"), max_epochs=4, hooks=hooks).train()
+    assert shown(tmp_path) == ([1, 2], [5, 10, 15], 17, "InterruptedError: killed")
 
 
 def test_a_start_that_trained_nothing_changed_nothing(tmp_path):

@@ -94,6 +94,45 @@ def test_mistakes_are_refused_before_anything_runs(config, space, options, said)
 
 
 @pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        ({"optimizer.lr": grid(0.1, -1)}, "AdamW refuses optimizer.lr=-1: Invalid learning rate"),
+        (
+            {("optimizer.betas", "optimizer.lr"): zipped(((0.9, 1.5), 0.1))},
+            "optimizer.betas=(0.9, 1.5), optimizer.lr=0.1:",
+        ),
+        ({"runner.optim_wrapper.optimizer.weight_decay": grid(-1)}, "optimizer.weight_decay=-1: Invalid weight_decay"),
+        ({"runner.hooks.checkpoint.interval": grid(1, 0)}, "CheckpointHook refuses runner.hooks.checkpoint.interval=0"),
+        (
+            {"optimizer._target_": "torch.optim.SGD", "+optimizer.nesterov": grid(True)},
+            "SGD refuses optimizer._target_=",
+        ),
+    ],
+)
+def test_a_value_that_a_constructor_refuses_is_refused_where_it_can_be_tried_alone(config, space, said):
+    with pytest.raises(UsageError, match="space: ") as caught:
+        search(config, space).check()
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"+optimizer.fused": grid(True, False)},  # is for parameters of other devices
+        {"optimizer._target_": grid("torch.optim.Muon", "torch.optim.SGD")},  # is for matrices
+        {"model.width": grid(0)},  # a model is not built for a check
+        {"runner.hooks.trouble.plan": grid("no.json")},  # nor is a class of the user
+    ],
+)
+def test_what_may_be_right_in_the_run_is_not_refused(config, space):
+    search(config, space).check()
+
+
+def test_what_the_config_has_wrong_itself_is_no_fault_of_the_space(config):
+    search(config, {"optimizer.weight_decay": grid(0.1, 0.2)}, overrides=["optimizer.lr=-1"]).check()
+
+
+@pytest.mark.parametrize(
     ("objective", "said"),
     [
         ("val/acurracy/top1", "Did you mean 'val/accuracy/top1'"),
@@ -147,6 +186,20 @@ def test_options_of_the_command_are_checked(config, tmp_path, words, said, capsy
 
 def test_names_of_metrics_are_not_all_known_beside_a_hook_that_is_not_the_engines(config):
     Search(config, {"model.width": 4}, objective="val/errror", direction="minimize").check()
+
+
+def test_code_that_was_imported_by_its_folder_is_not_the_engines(tmp_path):
+    """Of two packages of one name in a process the second is imported so."""
+    lines = "from projects.digits.config import *\nfrom lazyengine.config import LazyCall as L\nfrom .own import Own\n"
+    for name in ("one", "two"):
+        folder = tmp_path / name / "same_name"
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").touch()
+        (folder / "own.py").write_text("from lazyengine.hooks import Hook\n\n\nclass Own(Hook):\n    pass\n")
+        (folder / "config.py").write_text(f"{lines}\nrunner.hooks['own'] = L(Own)()\n")
+        Search(
+            str(folder / "config.py"), {"model.width": 8}, objective="val/acurracy/top1", direction="maximize"
+        ).check()
 
 
 def test_ends_of_a_drawn_range_are_tried_on_the_config(config):

@@ -10,6 +10,7 @@ import random
 import shutil
 import signal
 import subprocess
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from lazyengine.runs.verifying import hash_of_state
 from lazyengine.runs.watching import owner_of
 from lazyengine.sweep import LocalLauncher, Search, choice, grid, read_search, sweep
 
-from .lab import make_project, plan, rows, run, start, starts, wait_until
+from .lab import decisions, make_project, plan, rows, run, start, starts, wait_until
 
 pytest.importorskip("optuna")
 OBJECTIVE = ["--objective", "val/error"]
@@ -127,6 +128,72 @@ def test_a_trial_that_fails_is_named_and_tried_again_by_the_next_call(lab, confi
     assert "(KeyError: 'no such thing'): stop, it came back at iteration 3" in found.as_text()
     plan(lab)
     assert [each.how for each in sweep(search, str(lab / "failing")).trials] == ["finished"]
+
+
+@pytest.mark.parametrize("change", ["model.width", "runner.model.width"])
+def test_a_trial_whose_values_a_constructor_refuses_fails_at_once_and_the_others_go_on(lab, config, change):
+    folder = lab / f"refused_{change}"
+    search = Search(config, {change: grid(-2, 4), "train_loop.max_epochs": 1}, objective="val/error")
+    found = sweep(search, str(folder), LocalLauncher(capacity=1))
+    assert [(each.how, each.number) for each in found.trials] == [("failed", 0), ("finished", 1)]
+    assert f"0000 failed: mistake at iteration 0 (RuntimeError: {change}=-2: Trying to create" in found.as_text()
+    assert [each["decision"] for each in decisions(folder / "0000")] == ["stop"]
+
+
+def test_a_class_that_refuses_what_no_trial_sets_is_named_by_its_path(lab, config):
+    search = Search(config, {"runner.seed": grid(0)}, objective="val/error", overrides=["optimizer.lr=-1"])
+    (trial,) = sweep(search, str(lab / "refused_by_path")).trials
+    assert "(ValueError: optimizer.lr=-1: Invalid learning rate" in trial.reason
+    broken = str(Path(config).with_name("broken.py"))
+    Path(broken).write_text("from .config import *\n\nmodel.width = -2\n")
+    (trial,) = sweep(Search(broken, {"runner.seed": grid(0)}, objective="val/error"), str(lab / "broken")).trials
+    assert "(RuntimeError: model: Trying to create tensor" in trial.reason
+
+
+def test_a_wrong_objective_ends_the_sweep_at_the_first_validation(lab, config):
+    """The run of a trial is far from its end then."""
+    plain, folder = Path(config).with_name("plain.py"), lab / "wrong_objective"
+    plain.write_text("from .config import *\n\ndel runner.hooks['trouble'], runner.hooks['diary']\n")
+    space = {"runner.seed": grid(0, 1), "train_loop.max_epochs": 100_000}
+    search = Search(str(plain), space, objective="val/eror", direction="minimize")
+    with pytest.raises(UsageError, match=r"no curve is called 'val/eror'. Did you mean 'val/error'\?"):
+        sweep(search, str(folder), LocalLauncher(capacity=1))
+    assert [path.name for path in folder.glob("0*")] == ["0000"]
+    wait_until(lambda: starts(folder / "0000")[-1]["ended"] is not None, "the trial to save and end")
+    assert starts(folder / "0000")[-1]["ended"]["how"] == "stopped"
+
+
+LATE = """
+    import time
+    from pathlib import Path
+    from lazyengine.hooks import Hook
+
+    class Late(Hook):
+        def __init__(self, path):
+            self.path = path
+
+        def after_val_epoch(self, runner, metrics=None):
+            while runner.epoch == 2 and not Path(self.path).exists():
+                time.sleep(0.01)
+            if runner.epoch == 3:
+                runner.visualizer.add_scalars({"late_error": 0.5}, step=runner.num_iters_completed, mode="val")
+"""
+
+
+def test_an_objective_that_a_hook_records_late_is_waited_for(lab, config):
+    """It is told at the first validation, where the run waits until it has been."""
+    told, late = lab / "told", Path(config).with_name("late.py")
+    Path(config).with_name("late_hook.py").write_text(textwrap.dedent(LATE))
+    lines = "from .config import *\nfrom .late_hook import Late\n\n"
+    late.write_text(f"{lines}runner.hooks['late'] = L(Late)(path={str(told)!r})\n")
+
+    def report(line: str) -> None:
+        if line.startswith("the objective was not recorded at the first validation of a trial: no curve is called"):
+            told.touch()
+
+    search = Search(str(late), {"runner.seed": grid(0)}, objective="val/late_error")
+    (trial,) = sweep(search, str(lab / "late_objective"), report=report).trials
+    assert (trial.how, trial.value, told.exists()) == ("finished", 0.5, True)
 
 
 @pytest.mark.parametrize("pruner", [None, "median"])

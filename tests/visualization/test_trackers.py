@@ -26,7 +26,7 @@ from lazyengine.visualization import (
 from lazyengine.visualization import trackers as module
 from lazyengine.visualization.trackers import TrackerBackend
 
-from ..runner.toy import toy_runner
+from ..runner.toy import StopAt, toy_runner
 
 CONFIG = "from lazyengine.config import LazyCall as L\nmodel = L(dict)(width=8)\nlr = {lr}\n"
 LOUD = pytest.mark.filterwarnings("ignore")  # other people's packages warn of each other
@@ -140,9 +140,11 @@ class Fake(TrackerBackend):
     def __init__(self, fails: str = "", error: type[BaseException] = ConnectionError, **options: Any) -> None:
         super().__init__(**options)
         self.fails, self.error, self.seen, self.gate = fails, error, [], threading.Event()
+        self.begun: list[tuple[str, str]] = []
 
     def begin(self, save_dir, run_dir, resumed_step):
         self.fail("begin")
+        self.begun.append((self.run_id, run_dir.name))
         return object()
 
     def end(self, run, failed):
@@ -273,3 +275,44 @@ def test_training_is_the_same_beside_a_tracker_that_fails(tmp_path):
         records.append([each for each in kept if each.keys() - PLACE])
     assert records[0] == records[1]
     assert len(records[0]) > 3
+
+
+# --------------------------------------------------------------------------------------------------- an evaluation
+def mirrored(folder: Path, **options: Any) -> tuple[Any, Fake]:
+    fake = Fake()
+    return toy_runner(str(folder), visualizer=Visualizer(vis_backends=[LocalVisBackend(), fake]), **options), fake
+
+
+def test_an_evaluation_begins_no_run_of_a_tracker_and_says_so(tmp_path):
+    toy_runner(str(tmp_path)).train()
+    runner, fake = mirrored(tmp_path)
+    runner.test(checkpoint="latest")
+    assert (fake.begun, fake.seen) == ([], [])
+    log = Path(runner.folder.log_file).read_text()
+    assert f"an evaluation is not sent to Fake; its records are in {runner.log_dir}" in log
+    assert [record["mode"] for record in read_metrics(runner.log_dir + "/metrics.jsonl")] == ["val"]
+
+
+def test_an_evaluation_after_training_leaves_what_a_tracker_and_the_records_hold(tmp_path):
+    runner, fake = mirrored(tmp_path)
+    runner.train()
+    begun, seen, records = list(fake.begun), list(fake.seen), read_metrics(tmp_path)
+    runner.val(checkpoint=5)
+    runner.test()
+    assert (fake.begun, fake.seen) == (begun, seen)
+    assert read_metrics(tmp_path) == records
+    (said,) = tmp_path.glob("*/evaluation/start.json")
+    assert [record["step"] for record in read_metrics(said.parent / "metrics.jsonl")] == [5, 15]
+
+
+def test_training_that_goes_on_after_an_evaluation_joins_its_run_of_the_tracker(tmp_path):
+    runner, fake = mirrored(tmp_path, hooks={"stop": StopAt(7)})
+    with pytest.raises(InterruptedError):
+        runner.train()
+    assert fake.seen == [5, 5, "failed"]
+    runner.val()
+    runner.train()
+    assert fake.begun == [(runner.folder.run_id, runner.timestamp)] * 2
+    assert fake.seen[3:] == [10, 10, 15, 15, "end"]
+    steps = [record["step"] for record in read_metrics(tmp_path) if record["mode"] == "val"]
+    assert steps == [5, 10, 15]
