@@ -41,12 +41,12 @@ STANDS = {
     "runner": 2552,
     "hooks": 1584,
     "checkpoint": 1306,
-    "logging": 911,
+    "logging": 909,
     "evaluator": 786,
     "dist": 667,
     "visualization": 824,
 }
-ENGINE_STANDS = 20_459
+ENGINE_STANDS = 20_457
 BELOW_THE_ENGINE = {"analysis", "runs", "sweep", "port", "cli"}
 BELOW_BUDGET = 6_500
 BELOW_STANDS = 11_505

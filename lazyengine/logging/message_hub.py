@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -77,17 +77,15 @@ class HistoryBuffer:
         """
         value: Any = log_val
         is_waiting = False
-        if type(value) is not float and isinstance(value, torch.Tensor) and not value.dim() and value.is_cpu:
-            value = value.item()  # which needs no wait
         if type(value) is not float or count != 1:
-            is_waiting = isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_cpu
-            if not is_waiting or not isinstance(count, torch.Tensor):
-                count = require_number(count, "HistoryBuffer.update: count")
-            value = (
-                keep_value(cast(torch.Tensor, value))
-                if is_waiting
-                else require_number(value, "HistoryBuffer.update: log_val")
-            )
+            if isinstance(value, torch.Tensor) and not value.dim() and value.is_cpu:
+                value = value.item()  # which needs no wait
+            if type(value) is not float or count != 1:
+                is_waiting = isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_cpu
+                if not is_waiting or not isinstance(count, torch.Tensor):
+                    count = require_number(count, "HistoryBuffer.update: count")
+                what = "HistoryBuffer.update: log_val"
+                value = keep_value(value) if is_waiting else require_number(value, what)
         if is_waiting or self._pending or self._is_held:  # what comes while others are pending waits too, for the order
             self._pending.append((value, count))
             if len(self._pending) >= MAX_PENDING:
