@@ -84,8 +84,8 @@ class HistoryBuffer:
                 is_waiting = isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_cpu
                 if not is_waiting or not isinstance(count, torch.Tensor):
                     count = require_number(count, "HistoryBuffer.update: count")
-                what = "HistoryBuffer.update: log_val"
-                value = keep_value(value) if is_waiting else require_number(value, what)
+                given: Any = value
+                value = keep_value(given) if is_waiting else require_number(given, "HistoryBuffer.update: log_val")
         if is_waiting or self._pending or self._is_held:  # what comes while others are pending waits too, for the order
             self._pending.append((value, count))
             if len(self._pending) >= MAX_PENDING:
