@@ -22,7 +22,7 @@ from ..dataset import set_epoch
 from ..dataset.counting import count_batch
 from ..errors import UsageError, UsageValueError
 from ..hooks import EMAHook
-from ..logging import MessageHub, MMLogger
+from ..logging import MessageHub
 from ..model import evaluating, set_training, train_step, val_step
 from ..nesting import iter_leaves, map_leaves
 from ..runner.batch import describe_batch
@@ -135,21 +135,14 @@ def begin_pass(loader: Any) -> Iterator[Any]:
 @contextlib.contextmanager
 def quietly(level: int = logging.INFO) -> Iterator[None]:
     """Keep what is recorded meanwhile to itself, and what is logged up to a level."""
-    former, current = logging.root.manager.disable, MMLogger.get_current_instance()
+    former = logging.root.manager.disable
     logging.disable(max(former, level))
-
-    def is_above(record: logging.LogRecord) -> bool:
-        return record.levelno > level
-
-    current.addFilter(is_above)  # it remembers which levels were on, and is none that `logging.disable` tells
-
     try:
         with warnings.catch_warnings(), MessageHub.get_instance(f"plan_{time.perf_counter_ns()}").as_current():
             warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # by copies of modules
             yield
     finally:
         logging.disable(former)
-        current.removeFilter(is_above)
 
 
 def prepare(runner: Any) -> None:

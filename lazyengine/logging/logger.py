@@ -162,7 +162,10 @@ class MMLogger(logging.Logger, ManagerMixin):
     def setLevel(self, level: int | str) -> None:
         """Set the least level that is written."""
         self.level = _level_of(level)
-        self._cache: dict[int, bool] = {}  # the tree of loggers, which normally clears it, does not know this one
+
+    def isEnabledFor(self, level: int) -> bool:
+        """Return whether a level is written; never remembered, since `logging.disable` does not know this logger."""
+        return not self.disabled and self.manager.disable < level and level >= self.getEffectiveLevel()
 
     def to_file(self, message: str, *args: Any, level: int = logging.INFO) -> None:
         """Write a message to the log file alone: what is long, or is on the terminal already."""

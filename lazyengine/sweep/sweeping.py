@@ -20,7 +20,7 @@ from ..runs import read_run
 from ..text import listed, table
 from .faults import Supervision
 from .job import Job, Outcome
-from .launchers import Launched, Launcher, LocalLauncher, Stopping
+from .launchers import Launched, Launcher, LocalLauncher, Stopping, wait
 from .search import NO_IDENTITY, Search, validates_as_engine
 from .study import IN_MEMORY, Study, Trial
 
@@ -113,7 +113,7 @@ def sweep(
             try:
                 return trials.run(launcher or LocalLauncher(num_ranks, report=report), stopping)
             except BaseException:
-                trials.stop()
+                trials.stop(lambda: stopping.count)
                 raise
     finally:
         lock.release()
@@ -165,10 +165,12 @@ class _Trials:
                 self._look_for_objective()
                 time.sleep(_POLL_S)
 
-    def stop(self) -> None:
-        """Ask all trials at work to save and end."""
+    def stop(self, num_asked: Callable[[], int]) -> None:
+        """Ask all trials at work to save and end, and wait until they have; `num_asked` as for `wait`."""
         for _, launched in self._running.values():
             launched.stop()
+        for _, launched in self._running.values():
+            wait(launched, num_asked)
 
     def _left_over(self) -> list[Trial]:
         """Return the trials that were cut off, and further attempts at those that failed."""

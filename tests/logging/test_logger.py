@@ -116,6 +116,17 @@ def test_warnings_of_python_are_in_the_file_too(tmp_path, capsys):
     logger.close()
 
 
+@pytest.mark.parametrize("asked", [logging.INFO, logging.WARNING, logging.ERROR])
+def test_what_others_have_switched_off_for_a_while_is_written_again(asked, capsys):
+    """A logger of Python's own tree is told when `logging.disable` ends; one beside it is not."""
+    logger = MMLogger("quiet")
+    logging.disable(asked)
+    logger.log(asked, "unheard")
+    logging.disable(logging.NOTSET)
+    logger.log(asked, "heard")
+    assert capsys.readouterr().out.count("heard") == 1
+
+
 def test_levels(capsys):
     logger = MMLogger("x", log_level="warning")
     logger.info("quiet")
