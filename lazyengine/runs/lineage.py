@@ -59,6 +59,14 @@ class Start:
         return int(self.ended.get("iter") or 0) > (self.origin["iter"] if self.origin else 0)
 
     @property
+    def has_recorded(self) -> bool:
+        """Whether it did an iteration, or only the validation that was due."""
+        if self.has_trained or not self.metrics.is_file():
+            return self.has_trained
+        with open(self.metrics, encoding="utf-8", errors="replace") as file:
+            return any(re.search(r'"mode": ?"(?!resume")', line) for line in file)
+
+    @property
     def metrics(self) -> Path:
         """The file of its records; it may not be there."""
         return self.folder if self.folder.is_file() else self.folder / METRICS_FILE
@@ -188,10 +196,10 @@ def led_to_end(starts: Sequence[Start]) -> list[Start]:
     """Return the starts that led to where a run stands; all, where none trained.
 
     A start that went on from an earlier checkpoint, and from whose own none went on or that saved none, is no part of
-    it, nor is one that ended before its first iteration.
+    it, nor is one that ended before it did anything.
     """
     training = [each for each in starts if each.kind == "train"]
-    last = next((each for each in reversed(training) if each.has_trained and "passed_over" not in each.about), None)
+    last = next((each for each in reversed(training) if each.has_recorded and "passed_over" not in each.about), None)
     return list(starts) if not training else led_to(last or training[-1], starts)
 
 

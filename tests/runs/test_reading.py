@@ -90,6 +90,19 @@ def test_a_start_that_recorded_nothing_counts_for_nothing(tmp_path):
     assert read_run(tmp_path).curves["train/loss"][0] == [1, 2]
 
 
+@pytest.mark.parametrize("how", ["finished", "stopped"])
+def test_a_start_that_did_nothing_but_the_validation_that_was_due_is_part_of_the_curve(tmp_path, how):
+    """A run that was stopped in a validation goes on with it: behind the last iteration nothing else is left."""
+    record(tmp_path / "0", range(1, 5), 1.0)
+    record(tmp_path / "1", range(4, 5), 0.5, resumed=4, mode="val")
+    record(tmp_path / "2", range(0), 0.0, resumed=4)
+    first = {"folder": "0", "ended": {"how": "stopped", "iter": 4}}
+    due = {"folder": "1", "from": origin(4), "ended": {"how": how, "iter": 4}}
+    list_starts(tmp_path, first, due, {"folder": "2", "from": origin(4), "ended": {"how": "failed", "iter": 4}})
+    assert [start.number for start in led_to_end(read_run(tmp_path).starts)] == [1, 2]
+    assert read_run(tmp_path).curves["val/loss"] == ([4], [0.5])
+
+
 def test_changes_of_resumes_stand_in_the_table(tmp_path, capsys):
     for name in ("a", "b"):
         record(tmp_path / name / "20260131_120000", range(1, 300, 100), 1.0)
