@@ -194,7 +194,7 @@ def parse_losses(losses: Any) -> tuple[Any, dict[str, Any]]:
         if not is_loss and not _is_curve(value):
             dropped.append(name)
             continue
-        value = value if type(value) is Weighted else _reduce(name, value)
+        value = value if isinstance(value, Weighted) else _reduce(name, value)
         is_computed = isinstance(value, _COMPUTED)
         if is_loss:
             parts.append(value)

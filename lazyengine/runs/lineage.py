@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,10 +61,9 @@ class Start:
     @property
     def has_recorded(self) -> bool:
         """Whether it did an iteration, or only the validation that was due."""
-        if self.has_trained or not self.metrics.is_file():
-            return self.has_trained
-        with open(self.metrics, encoding="utf-8", errors="replace") as file:
-            return any(re.search(r'"mode": ?"(?!resume")', line) for line in file)
+        if self.has_trained:
+            return True
+        return self.metrics.is_file() and any(m not in ("", "resume") for m, _ in _lines_by_mode(self.metrics))
 
     @property
     def metrics(self) -> Path:
@@ -162,15 +161,21 @@ def _unlisted(number: int, folder: Path) -> Start:
         about = json.loads((folder / START_FILE).read_text(encoding="utf-8"))
         return dataclasses.replace(start, run_id=str(about["run_id"]), origin=about["from"], about=about)
     modes, step = set(), None
-    with open(start.metrics, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            mode = re.search(r'"mode": ?"(\w+)"', line)
-            modes.add(mode[1] if mode else "")
-            if mode and mode[1] == "resume" and step is None:
-                step = int(re.search(r'"step": ?(\d+)', line)[1])  # pyright: ignore[reportOptionalSubscript]
+    for mode, line in _lines_by_mode(start.metrics):
+        modes.add(mode)
+        if mode == "resume" and step is None:
+            step = int(re.search(r'"step": ?(\d+)', line)[1])  # pyright: ignore[reportOptionalSubscript]
     kind = "evaluate" if modes <= {"val", "test", ""} else "train"
     origin = None if step is None else {"run_id": None, "path": None, "iter": step, "epoch": None, "hash": None}
     return Start(number, kind, folder, origin=origin, code=_code_of(folder))
+
+
+def _lines_by_mode(metrics: Path) -> Iterator[tuple[str, str]]:
+    """Yield the lines of a file of records, each after its mode; an empty text where it has none."""
+    with open(metrics, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            mode = re.search(r'"mode": ?"(\w+)"', line)
+            yield mode[1] if mode else "", line
 
 
 def how_ended(path: Path, start: Start) -> str | None:

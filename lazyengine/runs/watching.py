@@ -87,20 +87,18 @@ def status_of(folder: str | os.PathLike[str]) -> Status:
         run = read_run(folder)
     except (UsageFileNotFoundError, ValueError) as error:
         return Status(name, "running" if owner else "unknown", reason=str(error).splitlines()[0])
-    training = [start for start in run.starts if start.kind == "train"]
-    ended = (training[-1].ended if training else None) or {}
-    how = how_ended(Path(folder), training[-1]) or "killed" if training else "evaluated"
+    latest = next((start for start in reversed(run.starts) if start.kind == "train"), None)
+    ended = (latest.ended if latest else None) or {}
+    how = how_ended(Path(folder), latest) or "killed" if latest else "evaluated"
     state = "running" if owner else how
     reason = f"process {owner.get('pid')} on {owner.get('host')}" if owner else str(ended.get("reason", ""))
     all_records = run.records
-    if passed_over := training[-1].about.get("passed_over") if training else None:
+    if latest is not None and (passed_over := latest.about.get("passed_over")):
         if owner:
-            all_records = read_metrics([file for file in [training[-1].metrics] if file.is_file()])
+            all_records = read_metrics([latest.metrics] if latest.metrics.is_file() else [])
         else:
-            begun, kept = (training[-1].origin or {}).get("iter"), os.path.basename(passed_over["path"])
-            said = (
-                f"start {training[-1].number}, from iteration {begun}, saved nothing; the weights are those of {kept}"
-            )
+            begun, kept = (latest.origin or {}).get("iter"), os.path.basename(passed_over["path"])
+            said = f"start {latest.number}, from iteration {begun}, saved nothing; the weights are those of {kept}"
             reason = f"{said}: {reason}" if reason else said
     records = [record for record in all_records if record["mode"] == "train"]
     last = records[-1] if records else {}
