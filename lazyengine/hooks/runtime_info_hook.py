@@ -52,7 +52,7 @@ class RuntimeInfoHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Record the iteration and the learning rates that it uses."""
         position = runner.train_loop.position
-        self._info.update(iter=position.iter, epoch=position.epoch)  # keys that before_train has entered
+        self._info["iter"], self._info["epoch"] = position.iter, position.epoch  # before_train has entered the keys
         for name, values in runner.optim_wrapper.get_lr().items():
             for group, value in enumerate(values):
                 key = f"{name}.{group}" if group else name

@@ -78,7 +78,7 @@ class HistoryBuffer:
         value: Any = log_val
         is_waiting = False
         if type(value) is not float or count != 1:
-            if isinstance(value, torch.Tensor) and not value.dim() and value.is_cpu:
+            if isinstance(value, torch.Tensor) and value.is_cpu and not value.dim():
                 value = value.item()  # which needs no wait
             if type(value) is not float or count != 1:
                 is_waiting = isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_cpu

@@ -182,6 +182,9 @@ def parse_losses(losses: Any) -> tuple[Any, dict[str, Any]]:
         ValueError: No key contains ``loss``, or ``loss_part`` is taken while ``loss`` needs it.
     """
     entries = losses if type(losses) is dict else _as_mapping(losses)
+    only = entries.get("loss") if len(entries) == 1 else None
+    if type(only) is Tensor and only.grad_fn is not None and only._base is None and not only.dim():
+        return only, {"loss": only.detach()}  # the usual case, in every iteration, by a short way
     if "loss_sum" in entries and "num" in entries and _is_curve(entries["num"]):
         rest = {name: value for name, value in entries.items() if name not in ("loss_sum", "num")}
         entries = {"loss": Weighted(entries["loss_sum"], entries["num"]), **rest}
@@ -384,9 +387,12 @@ def _parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Paramet
 
 def _device_of(module: nn.Module) -> torch.device | None:
     """Return the device of a parameter or buffer that a module has now; torch's iterators are slower."""
-    for tensor in module._parameters.values():
-        if tensor is not None:
-            return tensor.device
+    first: Any = module
+    while first is not None:  # most have one along their first children
+        for tensor in first._parameters.values():
+            if tensor is not None:
+                return tensor.device
+        first = next(iter(first._modules.values()), None)
     for child in module._modules.values():
         if child is not None and (device := _device_of(child)) is not None:
             return device
