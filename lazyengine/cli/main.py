@@ -10,7 +10,7 @@ from importlib import import_module
 
 from .. import __version__, interpreter
 from ..text import did_you_mean, listed
-from .mistakes import show_failure
+from .mistakes import ignore_broken_pipe, show_failure
 
 # Name: (module of this package, arguments put before the others, what it does).
 COMMANDS: dict[str, tuple[str, list[str], str]] = {
@@ -67,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
-        print(usage())
+        with ignore_broken_pipe():
+            print(usage(), flush=True)
         return 0
     if name == "--version":
         print(f"lazyengine {__version__}")

@@ -8,6 +8,7 @@ import os
 import sys
 import sysconfig
 import traceback
+from collections.abc import Iterator
 from types import TracebackType
 
 from ..errors import UsageError
@@ -66,3 +67,12 @@ def is_mistake(error: Exception) -> bool:
     if not (hasattr(error, "config_path") and isinstance(error, ValueError | TypeError | OSError)):
         return False
     return not traceback.extract_tb(error.__traceback__)[-1].filename.startswith(_ENGINE)
+
+
+@contextlib.contextmanager
+def ignore_broken_pipe() -> Iterator[None]:
+    """End the block without an error when the reader of stdout, such as ``head``, has seen enough."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

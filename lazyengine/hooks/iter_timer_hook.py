@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .hook import Hook, Runner
-from .phases import EVERY, SELDOM, PhaseTimer
+from .phases import EVERY, SELDOM, PhaseTimer, spent_by_hooks
 
 
 class IterTimerHook(Hook):
@@ -33,14 +33,31 @@ class IterTimerHook(Hook):
         self.phase_interval = EVERY
         self._phases = PhaseTimer()
         self._train_seconds, self._num_train_iters = 0.0, 0
+        self._begin_counting()
+
+    def _begin_counting(self) -> None:
+        self._between_s = 0.0  # what hooks have spent in no iteration's time
+        self._spent_at_end: float | None = 0.0  # what they had spent when the last epoch ended; None inside one
 
     def before_train(self, runner: Runner) -> None:
         """Remove the times of an earlier start: the machine may be another one."""
         self._train_seconds, self._num_train_iters, self._phases = 0.0, 0, PhaseTimer()
         self._spent: dict[str, float] = {}
         self._interval = self.phase_interval
+        self._begin_counting()
+
+    def _count_between(self, runner: Runner) -> None:
+        if self._spent_at_end is not None:
+            self._between_s += spent_by_hooks(runner) - self._spent_at_end
+            self._spent_at_end = None
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Note what hooks have spent in iterations."""
+        self._spent_at_end = spent_by_hooks(runner)
 
     def _before_epoch(self, runner: Runner, mode: str = "train") -> None:
+        if mode == "train":
+            self._count_between(runner)
         hub = runner.message_hub
         self._updaters[mode] = hub.scalar_updater(f"{mode}/time"), hub.scalar_updater(f"{mode}/data_time")
         hub.update_info("eta", hub.get_info("eta"))
@@ -51,9 +68,12 @@ class IterTimerHook(Hook):
     def evaluation_context(self, runner: Runner) -> Iterator[None]:
         """Leave an evaluation out of the times and the ETA of what it interrupts."""
         begin, last_end, eta = time.perf_counter(), self._last_end, runner.message_hub.get_info("eta")
+        spent = spent_by_hooks(runner)
         try:
             yield
         finally:
+            if self._spent_at_end is None:
+                self._between_s += spent_by_hooks(runner) - spent
             seconds = time.perf_counter() - begin
             self._last_end = last_end + seconds
             self._phases.leave_out(seconds)
@@ -86,6 +106,7 @@ class IterTimerHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Record the seconds of training by phase."""
+        self._count_between(runner)
         self._spent = self.seconds_by_phase(runner)
         values = {f"phase/{name}_s": seconds for name, seconds in self._spent.items()}
         if self._phases.num_measured:
@@ -120,4 +141,4 @@ class IterTimerHook(Hook):
         for hook in runner.hooks:
             for name, seconds in hook.spent_s.items():
                 exact[name] = exact.get(name, 0.0) + seconds
-        return self._phases.parts(self._train_seconds, exact)
+        return self._phases.parts(self._train_seconds, exact, self._between_s)

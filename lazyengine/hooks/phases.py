@@ -58,7 +58,7 @@ class PhaseTimer:
         wrapper, position = runner.optim_wrapper, runner.train_loop.position
         self._on_device = runner.device.type == "cuda"
         marks: dict[str, Any] = {"begun": now}
-        spent = _spent_by_hooks(runner)
+        spent = spent_by_hooks(runner)
 
         def begins_step() -> None:
             marks["stepping"] = marks["end"] = time.perf_counter()
@@ -88,16 +88,17 @@ class PhaseTimer:
         self._restore = []
 
     # ------------------------------------------------------------------ what was found
-    def parts(self, train_s: float, exact: dict[str, float]) -> dict[str, float]:
+    def parts(self, train_s: float, exact: dict[str, float], between_s: float) -> dict[str, float]:
         """Return the seconds of training by phase.
 
         Args:
             train_s: Seconds of all training iterations.
             exact: Phases whose seconds are known; what is left is divided as the measured iterations were.
+            between_s: How many of these were spent between iterations, such as on saving at the end of an epoch.
         """
         self._read()
         total = sum(self._seconds.values())
-        left = max(train_s - sum(exact.values()), 0.0)
+        left = max(train_s - (sum(exact.values()) - between_s), 0.0)
         order = ("data", "forward", "backward", "step", "hooks")
         shares = {name: self._seconds[name] / total * left for name in order} if total and self.num_measured else {}
         return {**shares, **exact}
@@ -119,7 +120,7 @@ class PhaseTimer:
         self.restore()
         now = self._settled = time.perf_counter()
         between = marks["stepping"] - marks["begun"] + now - marks["end"]
-        self._seconds["hooks"] += max(between - (_spent_by_hooks(runner) - spent), 0.0)
+        self._seconds["hooks"] += max(between - (spent_by_hooks(runner) - spent), 0.0)
 
     def _stand_in(
         self, owner: Any, method: str, before: Callable[[], None] | None = None, after: Callable[[], None] | None = None
@@ -174,5 +175,6 @@ class PhaseTimer:
         self._stand_in(runner.train_loop.position, "advance", before=leave)
 
 
-def _spent_by_hooks(runner: Any) -> float:
+def spent_by_hooks(runner: Any) -> float:
+    """Return the seconds that all hooks have spent on what they do seldom."""
     return sum(sum(hook.spent_s.values()) for hook in runner.hooks)

@@ -92,17 +92,28 @@ def is_rich_terminal(stream: TextIO | None) -> bool:
 
 
 class _TerminalHandler(logging.Handler):
-    """Writes to the present ``sys.stdout``; while a progress bar is shown, that is rich's, which writes above it."""
+    """Writes to the present ``sys.stdout``; while a progress bar is shown, that is rich's, which writes above it.
+
+    A terminal or pipe that is closed ends no training; the log file says so, and has what follows.
+    """
 
     _formatters = (LineFormatter(for_terminal=True), LineFormatter(for_terminal=True, is_coloured=True))
 
+    def __init__(self, level: int, logger: MMLogger) -> None:
+        super().__init__(level)
+        self._logger = logger
+        self._closed: TextIO | None = None
+
     def emit(self, record: logging.LogRecord) -> None:
-        if getattr(record, "is_for_file", False):
+        stream = sys.stdout
+        if getattr(record, "is_for_file", False) or stream is self._closed:
             return
         try:
-            stream = sys.stdout
             stream.write(self._formatters[is_rich_terminal(stream)].format(record) + "\n")
             stream.flush()
+        except OSError as error:
+            self._closed = stream
+            self._logger.to_file("nothing more is written to stdout: %s", error, level=logging.WARNING)
         except Exception:
             self.handleError(record)
 
@@ -145,7 +156,7 @@ class MMLogger(logging.Logger, ManagerMixin):
         ManagerMixin.__init__(self, name)
         self.propagate = False
         rank = dist.get_rank()
-        self.addHandler(_TerminalHandler(logging.NOTSET if rank == 0 else logging.ERROR))
+        self.addHandler(_TerminalHandler(logging.NOTSET if rank == 0 else logging.ERROR, self))
         self.log_file: str | None = None
         self.folder = None if log_file is None else os.path.dirname(os.path.abspath(os.fspath(log_file)))
         if log_file is not None and (rank == 0 or distributed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -152,7 +153,8 @@ class Preemption:
             raise KeyboardInterrupt
         self._note(number)
         if dist.is_main_process():
-            print(self.says, file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # a terminal that was closed
+                print(self.says, file=sys.stderr, flush=True)
 
     def _note(self, number: int) -> None:
         self.is_requested, self._number, self._arrived_s = True, number, time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -50,7 +51,10 @@ class ProgressBar:
                 auto_refresh=False,
                 transient=True,
             )
-            self._progress.start()
+            try:
+                self._progress.start()
+            except OSError:
+                self.stop()
         return self._progress is not None
 
     def begin(self, mode: str, total: int | None, description: str | None = None, completed: int = 0) -> None:
@@ -91,11 +95,16 @@ class ProgressBar:
         for mode in list(self._tasks):
             self.end(mode)
         if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+            progress, self._progress = self._progress, None
+            with contextlib.suppress(OSError):
+                progress.stop()
 
     def _draw(self) -> None:
         for mode, task in self._tasks.items():
             self._progress.update(task, completed=self._done[mode])
-        self._progress.refresh()
+        try:
+            self._progress.refresh()
+        except OSError:  # the terminal is closed; the log says so
+            self._tasks.clear()
+            self.stop()
         self._next_draw = time.monotonic() + self._interval_s

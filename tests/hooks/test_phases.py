@@ -54,6 +54,36 @@ def test_each_line_has_samples_a_second(run):
     assert "tokens_per_s" not in lines[0]
 
 
+class Pretends(Hook):
+    """Says that it has spent an hour at a point, in no iteration's time."""
+
+    def __init__(self, point):
+        self.spent_s = {"saving": 0.0}
+        setattr(self, point, self.spend)
+
+    def before_train(self, runner):
+        self.spent_s = {"saving": 0.0}
+
+    def spend(self, runner, metrics=None):
+        self.spent_s["saving"] += 3600.0
+
+    def after_train_epoch(self, runner): ...
+
+    def after_val_epoch(self, runner, metrics=None): ...
+
+
+@pytest.mark.parametrize("config", [DIGITS, "projects/digits/iter_config.py"])
+@pytest.mark.parametrize("point", ["after_train_epoch", "after_val_epoch"])
+def test_what_is_spent_between_iterations_is_not_taken_from_them(point, config, tmp_path):
+    by_iter = ["train_loop.max_iters=80", "train_loop.val_interval=40"]
+    ends = ["train_loop.max_epochs=2"] if config == DIGITS else by_iter
+    _, records, _ = trained(tmp_path, *ends, config=config, hook=Pretends(point))
+    (record,) = (each for each in records if "phase/data_s" in each)
+    assert record["phase/saving_s"] >= 3600
+    assert min(record[f"phase/{name}_s"] for name in ("data", "forward", "backward", "step")) > 0
+    assert record["phase/forward_s"] < 600
+
+
 class Watcher(Hook):
     """Notes in which iterations methods of the optimizer wrapper are stood in for."""
 

@@ -1,4 +1,6 @@
+import errno
 import inspect
+import io
 import logging
 import os
 import subprocess
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lazyengine.logging import MMLogger, print_log
+from lazyengine.visualization import ProgressBar
 
 HERE = os.path.relpath(__file__)
 
@@ -211,3 +214,57 @@ def test_the_name_in_logging_is_free(capsys):
     assert logger.name == "engine"
     assert logger is not logging.getLogger("engine")
     assert logger.instance_name == "x"
+
+
+class Closed(io.StringIO):
+    """A terminal or pipe whose other end is closed, or a file on a full disk."""
+
+    def __init__(self, code, is_terminal, num_writes=0):
+        super().__init__()
+        self.code, self.is_terminal, self.num_writes = code, is_terminal, num_writes
+
+    def isatty(self):
+        return self.is_terminal
+
+    def write(self, text):
+        self.num_writes -= 1
+        if self.num_writes < 0:
+            raise OSError(self.code, os.strerror(self.code))
+        return len(text)
+
+    def fileno(self):
+        return 1
+
+
+@pytest.mark.parametrize("code", [errno.EPIPE, errno.EIO, errno.ENOSPC])
+def test_a_terminal_that_is_closed_is_said_once_in_the_file(code, tmp_path, monkeypatch, capsys):
+    logger = MMLogger("x", log_file=tmp_path / "run.log")
+    logger.info("before")
+    monkeypatch.setattr(sys, "stdout", Closed(code, is_terminal=False))
+    for i in range(3):
+        logger.info("line %d", i)
+    assert capsys.readouterr().err == ""
+    texts = [line.split("  ", 1)[1] for line in (tmp_path / "run.log").read_text().splitlines()]
+    assert texts == ["before", f"nothing more is written to stdout: [Errno {code}] {os.strerror(code)}"] + [
+        f"line {i}" for i in range(3)
+    ]
+    logger.close()
+
+
+@pytest.mark.parametrize("num_writes", [0, 6])
+def test_a_bar_on_a_terminal_that_is_closed_ends(num_writes, monkeypatch):
+    pytest.importorskip("rich")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    closed = Closed(errno.EIO, is_terminal=True, num_writes=num_writes)
+    monkeypatch.setattr(sys, "stdout", closed)
+    bar = ProgressBar(refreshes_per_s=1e9)
+    try:
+        bar.start()
+        bar.begin("train", 3)
+        for _ in range(3):
+            bar.advance("train", lambda: {"loss": 1.0})
+        bar.end("train")
+    finally:
+        bar.stop()
+    assert sys.stdout is closed
