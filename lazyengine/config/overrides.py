@@ -14,7 +14,7 @@ from .errors import ConfigError, OverrideError, warn
 from .grammar import parse_override, parse_path
 from .graph import ABSENT, Holder, children, describe_source, follow, is_equal, join_path, rebuild, swap, walk
 from .node import SET_HISTORY, SET_SIG, SET_WHERE, Config, Node, defined_at, delete_argument, set_argument, set_target
-from .reads import Followers, Made, followers, made_nodes, reads_of, reads_of_part
+from .reads import Followers, Made, PartReads, followers, made_nodes, reads_of
 from .ref import Ref
 from .signature import import_target
 
@@ -69,6 +69,7 @@ class _Batch:
         self.targets: list[tuple[Node, str, str]] = []
         self.plain: list[tuple[list[Step], Any, str]] = []  # paths through no node, the top-level value before, source
         self.parts: list[tuple[list[Any], str]] = []  # reads of the argument or item that was changed, source
+        self.part_reads: PartReads | None = None  # of the config as it stands
         self.unused: list[tuple[list[Step], str]] = []  # path and source of what perhaps nothing uses
         self.holders: dict[str, list[Any]] = {}  # source -> what held a node, list or dict that was replaced everywhere
 
@@ -120,7 +121,9 @@ class _Batch:
         """Remember what must be checked about a change when all are made."""
         record, top = self.cfg.__record__, trail[0][2]
         if record is not None and any(type(parent) is Node for parent, _, _ in trail):
-            self.parts.append((reads_of_part(record, *trail[-1][:2]), self.source))
+            self.part_reads = self.part_reads or PartReads(record)
+            if reads := self.part_reads.of(*trail[-1][:2]):
+                self.parts.append((reads, self.source))
         elif type(top) is not Node and top is not ABSENT:
             is_held = isinstance(top, list | dict) and len(self.paths_of(lambda _, value: value is top)) > 1
             self.plain.append((path, is_held, self.source))
