@@ -12,7 +12,7 @@ import re
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, spec_from_file_location
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 from .errors import ConfigImportError
 from .reads import CLASS, parsed, scoped_nodes
@@ -228,11 +228,11 @@ def is_project_file(file: str) -> bool:
 CODE, PLAIN, NODES = "code", "plain values", "nodes"
 
 
-def judge(file: str, is_real: bool = False) -> str:
+def judge(file: str, real: ModuleType | None = None) -> str:
     """Judge whether a file that a config imports is a config too: run afresh for every load, its nodes shared with it.
 
     It is if it makes nodes at module level (`NODES`), or defines no class or function (`PLAIN`). An `__init__.py` never
-    is (`CODE`), and an installed file only if it makes nodes, as one that other code has imported (`is_real`).
+    is (`CODE`), and an installed file only if it makes nodes, as one that other code has imported (`real`).
     """
     if not file.endswith(".py") or os.path.basename(file) == "__init__.py":
         return CODE
@@ -240,16 +240,19 @@ def judge(file: str, is_real: bool = False) -> str:
         stat = os.stat(file)
     except OSError:
         return CODE
-    return _judge_version(file, stat.st_mtime_ns, stat.st_size, is_real)
+    return _judge_version(file, stat.st_mtime_ns, stat.st_size, real)
 
 
 @functools.lru_cache(maxsize=4096)
-def _judge_version(file: str, mtime_ns: int, size: int, is_real: bool) -> str:
-    without_nodes = PLAIN if is_project_file(file) and not is_real else CODE
+def _judge_version(file: str, mtime_ns: int, size: int, real: ModuleType | None) -> str:
+    without_nodes = PLAIN if is_project_file(file) and real is None else CODE
     try:
         with open(file, "rb") as stream:
             source = stream.read()
-        if without_nodes == CODE and not any(maker.encode() in source for maker in _MAKERS):
+        has_makers = any(maker.encode() in source for maker in _MAKERS)
+        if has_makers and real is not None and b".Lazy" not in source and b"del " not in source:
+            has_makers = any(type(x) is FunctionType and x.__name__ in _MAKERS for x in vars(real).values())
+        if without_nodes == CODE and not has_makers:
             return CODE
         tree = parsed(source)
     except (SyntaxError, ValueError, OSError):
@@ -260,8 +263,11 @@ def _judge_version(file: str, mtime_ns: int, size: int, is_real: bool) -> str:
     for node, _, level in scoped_nodes(tree):
         if level >= CLASS:
             continue
-        is_code = is_code or isinstance(node, _DEFINITIONS)
-        if isinstance(node, ast.ImportFrom):
+        if isinstance(node, _DEFINITIONS):
+            is_code = True
+            if not has_makers:
+                break
+        elif isinstance(node, ast.ImportFrom):
             makers |= {alias.asname or alias.name for alias in node.names if alias.name in _MAKERS}
         elif isinstance(node, ast.Call):
             called.add(getattr(node.func, "id", ""))

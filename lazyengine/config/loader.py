@@ -295,9 +295,11 @@ class Load:
             near: Its name seen from the config that imports it relatively.
         """
         origin = spec.origin if spec is not None and spec.has_location else None
-        former = sys.modules.get(name or "")
-        is_real = type(former) is not _ConfigModule and getattr(former, "__file__", None) == origin
-        kind = finding.judge(origin, is_real) if origin and origin not in self.real_files else finding.CODE
+        real = sys.modules.get(name or "")
+        is_real = type(real) is not _ConfigModule and getattr(real, "__file__", None) == origin
+        kind = finding.CODE
+        if origin and origin not in self.real_files:
+            kind = finding.judge(origin, real if is_real else None)
         if origin and (kind == finding.NODES or (kind != finding.CODE and origin not in _real_files())):
             file = os.path.abspath(origin)
             return self.run(file, name or finding.spell_name(file, finding.project_root(file)))

@@ -12,7 +12,7 @@ import functools
 import importlib.util
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, MutableSequence, MutableSet
+from collections.abc import Callable, Iterator, MutableSequence, MutableSet
 from opcode import opmap as _OPERATIONS
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -74,55 +74,48 @@ class Followers(NamedTuple):
 
 
 class Text:
-    """What one file does with its top-level names. Computed only for what is asked: few ask for more than imports.
+    """What one file does with its top-level names. Computed for what is asked only: most loads ask for its imports.
 
     Attributes:
         stores: Name to the place after each statement that binds it, other than by an import.
-        names: Name to the places where the file may read it, as a global name or another one.
+        names: Name to the places where the file may read it, as a global name or another one, each with its level.
     """
 
     def __init__(self, source: bytes, code: CodeType):
         self._source, self._code = source, code
         self._parents: dict[ast.AST, Any] = {}
         self._reads: dict[ast.Name, Read | None] = {}
+        self.stores: dict[str, list[Place]]
+        self.names: dict[str, list[tuple[ast.Name, int]]]
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("stores", "names"):
+            raise AttributeError(name)
+        self._walk()
+        return getattr(self, name)
 
     @functools.cached_property
     def taken(self) -> list[tuple[str, str, str]]:
         """`(module as written, name, bound name)` of everything that a `from ... import` takes."""
-        spans = list(_import_spans(self._code))
-        if b"__name__" in self._source or any(None in span for span in spans):  # a main part; Python without columns
-            nodes: Iterable[Any] = self._imports
-        else:
-            lines = importlib.util.decode_source(self._source).split("\n")
-            nodes = ast.parse("\n".join(_cut(lines, *span) for span in sorted(spans))).body
+        lines = importlib.util.decode_source(self._source).split("\n")
+        spans = [(1, len(lines))] if b"__name__" in self._source else sorted(set(_import_lines(self._code)))
+        try:  # just the lines of these statements
+            tree = ast.parse("\n".join("\n".join(lines[begin - 1 : end]).lstrip() for begin, end in spans))
+        except SyntaxError:  # in a line with something else
+            tree = parsed(self._source)
         return [
             ("." * node.level + (node.module or ""), alias.name, alias.asname or alias.name)
-            for node in nodes
+            for node, _, _ in scoped_nodes(tree)
             if isinstance(node, ast.ImportFrom)
             for alias in node.names
         ]
 
-    @property
-    def stores(self) -> dict[str, list[Place]]:
-        return self._walked[0]
-
-    @property
-    def names(self) -> dict[str, list[tuple[ast.Name, int]]]:
-        return self._walked[1]
-
-    @property
-    def _imports(self) -> list[ast.AST]:
-        return self._walked[2]
-
-    @functools.cached_property
-    def _walked(self) -> tuple[dict[str, list[Place]], dict[str, list[tuple[ast.Name, int]]], list[ast.AST]]:
+    def _walk(self) -> None:
         stores: dict[str, list[Place]] = {}
         names: dict[str, list[tuple[ast.Name, int]]] = {}
-        imports: list[ast.AST] = []
         for node, parent, level in scoped_nodes(parsed(self._source)):
             self._parents[node] = parent
-            kind = type(node)
-            if kind is ast.Name:
+            if type(node) is ast.Name:
                 if type(node.ctx) is ast.Load:
                     names.setdefault(node.id, []).append((node, level))
                 elif type(node.ctx) is ast.Store and level <= isinstance(parent, ast.NamedExpr) * COMPREHENSION:
@@ -131,11 +124,9 @@ class Text:
                         around = self._parents[around]
                     is_whole = isinstance(around, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.NamedExpr)
                     stores.setdefault(node.id, []).append(_end(around if is_whole else node))
-            elif kind is ast.ImportFrom:
-                imports.append(node)
             elif level == MODULE and isinstance(node, _NAMED) and node.name:
                 stores.setdefault(node.name, []).append(_end(node))
-        return stores, names, imports
+        self.stores, self.names = stores, names
 
     @functools.cached_property
     def _global(self) -> set[tuple[str, int | None, int | None]]:
@@ -146,9 +137,13 @@ class Text:
         return list(filter(None, itertools.starmap(self._read, self.names.get(name, ()))))
 
     @functools.cached_property
-    def of_parts(self) -> list[Read]:
-        """The reads that take something out of what the name has."""
-        return [read for read in self._reads_below(ast.Subscript | ast.Attribute) if read.parts]
+    def of_parts(self) -> dict[tuple[str, tuple[Any, ...]], list[Read]]:
+        """The reads that take something out of what the name has, by name and parts."""
+        found: dict[tuple[str, tuple[Any, ...]], list[Read]] = {}
+        for read in self._reads_below(ast.Subscript | ast.Attribute):
+            if read.parts:
+                found.setdefault((read.name, read.parts), []).append(read)
+        return found
 
     @functools.cached_property
     def aliases(self) -> list[Read]:
@@ -271,23 +266,16 @@ def scoped_nodes(tree: ast.AST) -> Iterator[tuple[Any, Any, int]]:
         stack += [(child, node, level) for child in inner if type(child) not in _LEAVES]
 
 
-def _import_spans(code: CodeType) -> Iterator[tuple[Any, ...]]:
-    """Yield lines and columns, `(begin, column, end, column)`, of the import statements in compiled code."""
+def _import_lines(code: CodeType) -> Iterator[tuple[Any, Any]]:
+    """Yield the first and last line of each import statement in compiled code."""
     operations = code.co_code[::2]
-    if (last := operations.rfind(_OPERATIONS["IMPORT_NAME"])) >= 0:
-        for operation, (begin, end, column, until) in zip(operations[: last + 1], code.co_positions()):
-            if operation == _OPERATIONS["IMPORT_NAME"]:
-                yield begin, column, end, until
+    last = operations.rfind(_OPERATIONS["IMPORT_NAME"])
+    for operation, place in zip(operations[: last + 1], code.co_positions()):
+        if operation == _OPERATIONS["IMPORT_NAME"]:
+            yield place[:2]  # type: ignore[misc]
     for const in code.co_consts:
         if isinstance(const, CodeType):
-            yield from _import_spans(const)
-
-
-def _cut(lines: list[str], begin: int, column: int, end: int, until: int) -> str:
-    """Return a part of a text; columns count bytes, as Python's do."""
-    last = lines[end - 1].encode()
-    text = "\n".join(lines[begin - 1 : end]).encode()
-    return text[column : len(text) - len(last) + until].decode()
+            yield from _import_lines(const)
 
 
 def _global_loads(code: CodeType, is_module: bool = True) -> Iterator[tuple[str, int | None, int | None]]:
@@ -375,38 +363,40 @@ class PartReads:
         self._load, self._files = load, list(load.namespaces)
         self._holders: list[Any] = []  # keeps what the ids belong to alive
         self._names: dict[int, list[tuple[str, str]]] = {}  # id of a value -> file and name
-        self._by_part: dict[tuple[int, Any], list[tuple[str, Read]]] = {}
-        self._of_any: list[tuple[Any, tuple[str, Read]]] = []  # which may have taken anything inside of something
+        self._by_part: dict[tuple[int, Any], list[tuple[str, list[Read]]]] = {}
+        self._of_any: dict[int, list[tuple[str, list[Read]]]] = {}  # id of what may have been taken out of something
         for here, content in load.namespaces.items():
             text = load.text(here)
             for name in text.names:
                 if type(value := content.get(name)) not in _SIMPLE and type(value) is not Node:
                     self._names.setdefault(id(value), []).append((here, name))
-            for read in text.of_parts:
-                self._follow(content.get(read.name), here, read)
+            for (name, parts), reads in text.of_parts.items():
+                self._follow(content.get(name), parts, (here, reads))
 
-    def _follow(self, value: Any, here: str, read: Read) -> None:
-        found = here, read._replace(is_part=True)
-        for part in read.parts:
+    def _follow(self, value: Any, parts: tuple[Any, ...], found: tuple[str, list[Read]]) -> None:
+        for part in (*parts, _WHOLE):
             if type(value) in _SIMPLE:
                 return
             self._holders.append(value)
             self._by_part.setdefault((id(value), part), []).append(found)
-            if _is_any(value, part):
-                return self._of_any.append((value, found))
+            if part is not _WHOLE and _is_any(value, part):
+                for inner in {id(x) for _, x in walk(value) if type(x) not in _SIMPLE}:
+                    self._of_any.setdefault(inner, []).append(found)
+                return
             value = _part(value, part)
-        if type(value) not in _SIMPLE and type(value) is not Node:
-            self._holders.append(value)
-            self._by_part.setdefault((id(value), _WHOLE), []).append((here, read))
 
     def of(self, holder: Any, key: Any) -> list[tuple[str, Read]]:
         """Return the reads that took this argument or item out of a node or container, each with its file."""
         is_list = isinstance(key, int) and not isinstance(holder, Holder | dict)
-        keys = [_WHOLE, key, *([key - len(content_of(holder))] if is_list else ())]
-        found = [each for k in keys for each in self._by_part.get((id(holder), k), ())]
-        found += [each for value, each in self._of_any if any(inner is holder for _, inner in walk(value))]
-        for here, name in self._names.get(id(holder), ()):
-            found += [(here, read) for read in self._load.text(here).reads_of(name) if not read.parts]
+        keys = [key, key - len(content_of(holder))] if is_list else [key]
+        taken = [*self._of_any.get(id(holder), ()), *(x for k in keys for x in self._by_part.get((id(holder), k), ()))]
+        found = [(here, read._replace(is_part=True)) for here, reads in taken for read in reads]
+        if type(holder) is not Node:
+            found += [(here, read) for here, reads in self._by_part.get((id(holder), _WHOLE), ()) for read in reads]
+            for here, name in self._names.get(id(holder), ()):
+                found += [(here, read) for read in self._load.text(here).reads_of(name) if not read.parts]
+        if not found:  # the usual case
+            return found
         order = {(self._files.index(here), bool(read.parts), read.place): (here, read) for here, read in found}
         return [order[each] for each in sorted(order)]
 
