@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import itertools
 import sys
+from collections import UserDict
 from collections.abc import Callable, Iterator, MutableSequence, MutableSet
 from opcode import opmap as _OPERATIONS
 from types import CodeType, ModuleType
@@ -414,6 +415,8 @@ def content_of(x: Any) -> dict[Any, Any]:
             return {i: sys.intern(repr(row)) for i, row in enumerate(rows if isinstance(rows, list) else [rows])}
     if isinstance(x, MutableSet):
         return dict.fromkeys(x)
+    if isinstance(x, UserDict):
+        return {**vars(x), **x.data}
     inner = children(x) or (enumerate(x) if isinstance(x, MutableSequence) else getattr(x, "__dict__", ()))
     return {"_target_": x.__sig__, **dict(inner)} if type(x) is Node else dict(inner)
 

@@ -12,6 +12,7 @@ import functools
 import gc
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -101,8 +102,8 @@ def check_loaded(load: Load, config: Config, found: list[Any]) -> None:
             _settle_ref(load, config, x)
             check_ref(config, x)
             _check_moved(load, x)
-        nodes = [v for v in x if type(v) is Node] if isinstance(x, list) else []
-        twice = [v for v in nodes if sum(v is w for w in nodes) > 1]
+        counts = Counter(map(id, x)) if isinstance(x, list) else None
+        twice = [v for v in x if type(v) is Node and counts[id(v)] > 1] if counts else []
         if twice:
             warn(
                 f"{find_path(config, x)}: the {_described(twice[0])} occurs more than once in a list: all of them "
