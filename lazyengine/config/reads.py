@@ -15,7 +15,7 @@ import sys
 from collections import UserDict
 from collections.abc import Callable, Iterator, MutableSequence, MutableSet
 from opcode import opmap as _OPERATIONS
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..text import listed
@@ -36,7 +36,7 @@ _LEVELS: dict[Any, int] = {
 _LEAVES = {str, int, bool, bytes, type(None), ast.Constant, ast.Load, ast.Store, ast.Del}
 _LOADS = {_OPERATIONS.get(name) for name in ("LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS")}
 _SIMPLE = (int, float, str, bool, type(None))
-_WHOLE = object()  # stands for a part of a container that is passed on as it is
+_WHOLE, _ANY = object(), object()  # stand for a part: of what is passed on as it is, of what anything is taken from
 Place = tuple[int, int]  # line and column
 Span = tuple[int, int, int, int]  # line and column of the beginning, of the end
 Made = dict[Any, list[tuple[str, Node]]]  # file and span of a call to the paths and nodes that it made
@@ -138,13 +138,10 @@ class Text:
         return list(filter(None, itertools.starmap(self._read, self.names.get(name, ()))))
 
     @functools.cached_property
-    def of_parts(self) -> dict[tuple[str, tuple[Any, ...]], list[Read]]:
-        """The reads that take something out of what the name has, by name and parts."""
-        found: dict[tuple[str, tuple[Any, ...]], list[Read]] = {}
-        for read in self._reads_below(ast.Subscript | ast.Attribute):
-            if read.parts:
-                found.setdefault((read.name, read.parts), []).append(read)
-        return found
+    def paths(self) -> list[tuple[str, tuple[Any, ...]]]:
+        """Each name with no parts, and with the parts that reads take out of it."""
+        paths = [(read.name, read.parts) for read in self._reads_below(ast.Subscript | ast.Attribute)]
+        return list(dict.fromkeys([*((name, ()) for name in self.names), *paths]))
 
     @functools.cached_property
     def aliases(self) -> list[Read]:
@@ -361,49 +358,40 @@ class PartReads:
     """
 
     def __init__(self, load: Load):
-        self._load, self._files = load, list(load.namespaces)
+        self._load = load
         self._holders: list[Any] = []  # keeps what the ids belong to alive
-        self._names: dict[int, list[tuple[str, str]]] = {}  # id of a value -> file and name
-        self._by_part: dict[tuple[int, Any], list[tuple[str, list[Read]]]] = {}
-        self._of_any: dict[int, list[tuple[str, list[Read]]]] = {}  # id of what may have been taken out of something
+        self._taken: dict[tuple[int, Any], list[tuple[str, str, tuple[Any, ...]]]] = {}
         for here, content in load.namespaces.items():
-            text = load.text(here)
-            for name in text.names:
-                if type(value := content.get(name)) not in _SIMPLE and type(value) is not Node:
-                    self._names.setdefault(id(value), []).append((here, name))
-            for (name, parts), reads in text.of_parts.items():
-                self._follow(content.get(name), parts, (here, reads))
+            for name, parts in load.text(here).paths:
+                self._follow(content.get(name), (here, name, parts))
 
-    def _follow(self, value: Any, parts: tuple[Any, ...], found: tuple[str, list[Read]]) -> None:
-        for part in (*parts, _WHOLE):
-            if type(value) in _SIMPLE:
+    def _follow(self, value: Any, taken: tuple[str, str, tuple[Any, ...]]) -> None:
+        for part in (*taken[2], _WHOLE):
+            if type(value) in _SIMPLE or (part is _WHOLE and type(value) is Node):
                 return
             self._holders.append(value)
-            self._by_part.setdefault((id(value), part), []).append(found)
-            if part is not _WHOLE and _is_any(value, part):
-                for inner in {id(x) for _, x in walk(value) if type(x) not in _SIMPLE}:
-                    self._of_any.setdefault(inner, []).append(found)
+            is_any = part is not _WHOLE and _is_any(value, part)
+            for key in [(id(value), part), *((id(x), _ANY) for _, x in (walk(value) if is_any else ()))]:
+                self._taken.setdefault(key, []).append(taken)
+            if is_any:
                 return
             value = _part(value, part)
 
     def of(self, holder: Any, key: Any) -> list[tuple[str, Read]]:
         """Return the reads that took this argument or item out of a node or container, each with its file."""
         is_list = isinstance(key, int) and not isinstance(holder, Holder | dict)
-        keys = [key, key - len(content_of(holder))] if is_list else [key]
-        taken = [*self._of_any.get(id(holder), ()), *(x for k in keys for x in self._by_part.get((id(holder), k), ()))]
-        found = [(here, read._replace(is_part=True)) for here, reads in taken for read in reads]
-        if type(holder) is not Node:
-            found += [(here, read) for here, reads in self._by_part.get((id(holder), _WHOLE), ()) for read in reads]
-            for here, name in self._names.get(id(holder), ()):
-                found += [(here, read) for read in self._load.text(here).reads_of(name) if not read.parts]
-        if not found:  # the usual case
-            return found
-        order = {(self._files.index(here), bool(read.parts), read.place): (here, read) for here, read in found}
-        return [order[each] for each in sorted(order)]
+        found: dict[Any, tuple[str, Read]] = {}
+        for k in [_WHOLE, _ANY, key, *([key - len(content_of(holder))] if is_list else ())]:
+            for here, name, parts in self._taken.get((id(holder), k), ()):
+                for read in self._load.text(here).reads_of(name):
+                    order = list(self._load.namespaces).index(here), bool(parts), read.place
+                    if read.parts == parts:
+                        found[order] = here, read if k is _WHOLE else read._replace(is_part=True)
+        return [found[order] for order in sorted(found)]
 
 
 def _part(value: Any, part: Any) -> Any:
-    content = vars(value) if isinstance(value, ModuleType) else content_of(value)
+    content = vars(value) if isinstance(value, (ModuleType, type, FunctionType)) else content_of(value)
     return content.get(part, getattr(type(value), part, None) if type(part) is str else None)
 
 

@@ -12,7 +12,6 @@ import functools
 import gc
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -102,9 +101,9 @@ def check_loaded(load: Load, config: Config, found: list[Any]) -> None:
             _settle_ref(load, config, x)
             check_ref(config, x)
             _check_moved(load, x)
-        counts = Counter(map(id, x)) if isinstance(x, list) else None
-        twice = [v for v in x if type(v) is Node and counts[id(v)] > 1] if counts else []
-        if twice:
+        nodes = [v for v in x if type(v) is Node] if isinstance(x, list) else []
+        if len({id(v) for v in nodes}) < len(nodes):
+            twice = [v for v in nodes if sum(v is w for w in nodes) > 1]
             warn(
                 f"{find_path(config, x)}: the {_described(twice[0])} occurs more than once in a list: all of them "
                 "become one instance. Write repeat(node, n) for separate ones."
