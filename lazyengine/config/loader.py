@@ -188,7 +188,7 @@ class Load:
         self.modules[file], self.sources[file], self.namespaces[file] = module, source, vars(module)
         self.imports[file], self.taken[file] = set(), {}
         try:
-            code = reads.compiled(source, file)
+            code = reads.text_of(source, file).code
         except ValueError as error:  # Python 3.11 about null bytes; it names no file
             raise ConfigFileError(f"{display_path(file)} is not Python source: {error}.") from None
         former = sys.modules.get(module.__name__)

@@ -78,12 +78,13 @@ class Text:
     """What one file does with its top-level names. Computed for what is asked only: most loads ask for its imports.
 
     Attributes:
+        code: The compiled file.
         stores: Name to the place after each statement that binds it, other than by an import.
         names: Name to the places where the file may read it, as a global name or another one, each with its level.
     """
 
     def __init__(self, source: bytes, code: CodeType):
-        self._source, self._code = source, code
+        self._source, self.code = source, code
         self._parents: dict[ast.AST, Any] = {}
         self._reads: dict[ast.Name, Read | None] = {}
         self.stores: dict[str, list[Place]]
@@ -99,7 +100,7 @@ class Text:
     def taken(self) -> list[tuple[str, str, str]]:
         """`(module as written, name, bound name)` of everything that a `from ... import` takes."""
         lines = importlib.util.decode_source(self._source).split("\n")
-        spans = [(1, len(lines))] if b"__name__" in self._source else sorted(set(_import_lines(self._code)))
+        spans = [(1, len(lines))] if b"__name__" in self._source else sorted(set(_import_lines(self.code)))
         try:  # just the lines of these statements
             tree = ast.parse("\n".join("\n".join(lines[begin - 1 : end]).lstrip() for begin, end in spans))
         except SyntaxError:  # in a line with something else
@@ -131,7 +132,7 @@ class Text:
 
     @functools.cached_property
     def _global(self) -> set[tuple[str, int | None, int | None]]:
-        return set(_global_loads(self._code))
+        return set(_global_loads(self.code))
 
     def reads_of(self, name: str) -> list[Read]:
         """Return the reads of a global name."""
@@ -294,12 +295,6 @@ def _global_loads(code: CodeType, is_module: bool = True) -> Iterator[tuple[str,
             yield from _global_loads(const, False)
 
 
-@functools.lru_cache(maxsize=64)
-def compiled(source: bytes, file: str) -> CodeType:
-    """Compile a file; the same text is not compiled twice, as Python itself does by `.pyc` files."""
-    return compile(source, file, "exec", dont_inherit=True)
-
-
 @functools.lru_cache(maxsize=16)
 def parsed(source: bytes) -> ast.Module:
     """Parse a file; the same text is not parsed twice within a load."""
@@ -308,8 +303,8 @@ def parsed(source: bytes) -> ast.Module:
 
 @functools.lru_cache(maxsize=256)
 def text_of(source: bytes, file: str) -> Text:
-    """Return what a file does with its names; the same text is analyzed once."""
-    return Text(source, compiled(source, file))
+    """Return what a file does with its names; the same text is compiled and analyzed once."""
+    return Text(source, compile(source, file, "exec", dont_inherit=True))
 
 
 # ------------------------------------------------------------------------------------------------ over all files
