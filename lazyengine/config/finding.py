@@ -12,10 +12,10 @@ import re
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, spec_from_file_location
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 from .errors import ConfigImportError
-from .reads import CLASS, scoped_nodes
+from .reads import CLASS, parsed, scoped_nodes
 
 _MAKERS = ("LazyCall", "LazyPartial")
 _DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -228,11 +228,11 @@ def is_project_file(file: str) -> bool:
 CODE, PLAIN, NODES = "code", "plain values", "nodes"
 
 
-def judge(file: str) -> str:
+def judge(file: str, real: ModuleType | None = None) -> str:
     """Judge whether a file that a config imports is a config too: run afresh for every load, its nodes shared with it.
 
     It is if it makes nodes at module level (`NODES`), or defines no class or function (`PLAIN`). An `__init__.py` never
-    is (`CODE`), and an installed file only if it makes nodes.
+    is (`CODE`), and an installed file only if it makes nodes, as one that other code has imported (`real`).
     """
     if not file.endswith(".py") or os.path.basename(file) == "__init__.py":
         return CODE
@@ -240,24 +240,37 @@ def judge(file: str) -> str:
         stat = os.stat(file)
     except OSError:
         return CODE
-    return _judge_version(file, stat.st_mtime_ns, stat.st_size)
+    return _judge_version(file, stat.st_mtime_ns, stat.st_size, real)
 
 
 @functools.lru_cache(maxsize=4096)
-def _judge_version(file: str, mtime_ns: int, size: int) -> str:
-    without_nodes = PLAIN if is_project_file(file) else CODE
+def _judge_version(file: str, mtime_ns: int, size: int, real: ModuleType | None) -> str:
+    without_nodes = PLAIN if is_project_file(file) and real is None else CODE
     try:
         with open(file, "rb") as stream:
             source = stream.read()
-        if without_nodes == CODE and not any(maker.encode() in source for maker in _MAKERS):
+        has_makers = any(maker.encode() in source for maker in _MAKERS)
+        if has_makers and real is not None and b".Lazy" not in source and b"del " not in source:
+            has_makers = any(type(x) is FunctionType and x.__name__ in _MAKERS for x in vars(real).values())
+        if without_nodes == CODE and not has_makers:
             return CODE
-        tree = ast.parse(source)
+        tree = parsed(source)
     except (SyntaxError, ValueError, OSError):
         return without_nodes  # running it as a config reports the error best
-    nodes = [node for node, _, level in scoped_nodes(tree) if level < CLASS]
-    imports = [alias for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names]
-    makers = {alias.asname or alias.name for alias in imports if alias.name in _MAKERS}
-    called = [node.func for node in nodes if isinstance(node, ast.Call)]
-    if any(getattr(f, "id", None) in makers or getattr(f, "attr", None) in _MAKERS for f in called):
-        return NODES
-    return CODE if any(isinstance(node, _DEFINITIONS) for node in nodes) else without_nodes
+    makers: set[str] = set()
+    called: set[str] = set()
+    is_code = False
+    for node, _, level in scoped_nodes(tree):
+        if level >= CLASS:
+            continue
+        if isinstance(node, _DEFINITIONS):
+            is_code = True
+            if not has_makers:
+                break
+        elif isinstance(node, ast.ImportFrom):
+            makers |= {alias.asname or alias.name for alias in node.names if alias.name in _MAKERS}
+        elif isinstance(node, ast.Call):
+            called.add(getattr(node.func, "id", ""))
+            if getattr(node.func, "attr", None) in _MAKERS or called & makers:
+                return NODES
+    return NODES if called & makers else CODE if is_code else without_nodes

@@ -39,6 +39,7 @@ _STEP = re.compile(
     rf"|(?P<key>[^\]'\"\s](?:[^\]'\"]*[^\]'\"\s])?))\s*\]",
     re.DOTALL,
 )
+_PLAIN_PATH = re.compile(r"[a-z_]\w*(\.([a-z_]\w*|0|[1-9][0-9]{0,17}))*(?=[=\s]|$)", re.ASCII | re.IGNORECASE)
 _INDEX = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _PATHS = 'write a.b, a[0], a.0 or a["any key"]'
 
@@ -67,6 +68,8 @@ def parse_override(argument: str) -> tuple[str, list[str | int], str]:
 
 def _read_path(text: str, start: int) -> tuple[list[str | int], int]:
     """Read a path from `start`; return its steps and where it ends."""
+    if match := _PLAIN_PATH.match(text, start):
+        return [int(step) if step[0].isdigit() else step for step in match[0].split(".")], match.end()
     steps: list[str | int] = []
     position = start
     while (match := _STEP.match(text, position)) is not None:

@@ -77,6 +77,8 @@ def children(value: Any) -> list[tuple[Any, Any]] | None:
 
 def part_of(parent: Any, step: Any) -> tuple[Any, Any]:
     """Return the real key for a step of a path into something, and the part, `ABSENT` where there is none."""
+    if type(parent) is list:
+        return step, parent[step] if isinstance(step, int) and -len(parent) <= step < len(parent) else ABSENT
     if isinstance(parent, Holder):
         return step, parent.__arguments__.get(step, ABSENT)
     if isinstance(parent, dict):

@@ -188,7 +188,7 @@ class Load:
         self.modules[file], self.sources[file], self.namespaces[file] = module, source, vars(module)
         self.imports[file], self.taken[file] = set(), {}
         try:
-            code = reads.compiled(source, file)
+            code = reads.text_of(source, file).code
         except ValueError as error:  # Python 3.11 about null bytes; it names no file
             raise ConfigFileError(f"{display_path(file)} is not Python source: {error}.") from None
         former = sys.modules.get(module.__name__)
@@ -295,7 +295,11 @@ class Load:
             near: Its name seen from the config that imports it relatively.
         """
         origin = spec.origin if spec is not None and spec.has_location else None
-        kind = finding.judge(origin) if origin and origin not in self.real_files else finding.CODE
+        real = sys.modules.get(name or "")
+        is_real = type(real) is not _ConfigModule and getattr(real, "__file__", None) == origin
+        kind = finding.CODE
+        if origin and origin not in self.real_files:
+            kind = finding.judge(origin, real if is_real else None)
         if origin and (kind == finding.NODES or (kind != finding.CODE and origin not in _real_files())):
             file = os.path.abspath(origin)
             return self.run(file, name or finding.spell_name(file, finding.project_root(file)))

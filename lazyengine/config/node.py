@@ -464,6 +464,8 @@ def _as_html(name: str, value: Any, path: str, seen: dict[int, str]) -> str:
 
 def _text(value: Any) -> str:
     kind = type(value)
+    if kind is float or (kind is int and value.bit_length() < 99):
+        return repr(value)
     if kind is Node:
         return f"{target_label(value)}({'...' if value.__arguments__ else ''})"
     if kind in (list, tuple) and len(value) <= 30:

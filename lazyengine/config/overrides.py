@@ -12,15 +12,16 @@ from ..text import did_you_mean, listed
 from .coerce import Mismatch, annotation_of, coerce, is_given_by_name, item_annotation, tells_type
 from .errors import ConfigError, OverrideError, warn
 from .grammar import parse_override, parse_path
-from .graph import ABSENT, Holder, children, describe_source, follow, is_equal, join_path, rebuild, swap, walk
+from .graph import ABSENT, ATOMIC, Holder, children, describe_source, follow, is_equal, join_path, rebuild, swap, walk
 from .node import SET_HISTORY, SET_SIG, SET_WHERE, Config, Node, defined_at, delete_argument, set_argument, set_target
-from .reads import Followers, Made, followers, made_nodes, reads_of, reads_of_part
+from .reads import Followers, Made, PartReads, followers, made_nodes, reads_of
 from .ref import Ref
 from .signature import import_target
 
 Step = str | int
 Trail = list[tuple[Any, Any, Any]]  # parent, key and part for each step of a path
 _BUILT = ("runner", "supervision")  # the top-level nodes that a command builds
+_LEAVES = {type(ABSENT), *ATOMIC}  # of which one may take another's place, and every read leads where it did
 _SHARED = (Node, list, dict)  # what is replaced wherever the config holds it
 
 
@@ -69,6 +70,7 @@ class _Batch:
         self.targets: list[tuple[Node, str, str]] = []
         self.plain: list[tuple[list[Step], Any, str]] = []  # paths through no node, the top-level value before, source
         self.parts: list[tuple[list[Any], str]] = []  # reads of the argument or item that was changed, source
+        self.part_reads: PartReads | None = None  # of the config as it stands
         self.unused: list[tuple[list[Step], str]] = []  # path and source of what perhaps nothing uses
         self.holders: dict[str, list[Any]] = {}  # source -> what held a node, list or dict that was replaced everywhere
 
@@ -92,7 +94,7 @@ class _Batch:
         trail = follow(self.cfg, path)
         parent, _, old = trail[-1]
         is_target = path[-1] == "_target_" and not isinstance(parent, dict)
-        for depth, (holder, _, part) in enumerate(trail[:-1] if is_target else trail):
+        for depth, (holder, _, part) in enumerate(trail[:-1] if is_target else trail if old is ABSENT else ()):
             if children(holder) is None:
                 raise OverrideError(
                     f"{_shown(path[:depth])} is {_kind(holder)}: {_shown(path)} would be inside it. Only nodes, "
@@ -119,8 +121,11 @@ class _Batch:
     def note(self, path: list[Step], trail: Trail) -> None:
         """Remember what must be checked about a change when all are made."""
         record, top = self.cfg.__record__, trail[0][2]
-        if record is not None and any(type(parent) is Node for parent, _, _ in trail):
-            self.parts.append((reads_of_part(record, *trail[-1][:2]), self.source))
+        if record is not None and (type(top) is Node or any(type(parent) is Node for parent, _, _ in trail)):
+            self.part_reads = self.part_reads or PartReads(record)
+            if reads := self.part_reads.of(*trail[-1][:2]):
+                self.parts.append((reads, self.source))
+                self.part_reads = None  # perhaps they lead to something else from now on
         elif type(top) is not Node and top is not ABSENT:
             is_held = isinstance(top, list | dict) and len(self.paths_of(lambda _, value: value is top)) > 1
             self.plain.append((path, is_held, self.source))
@@ -139,6 +144,8 @@ class _Batch:
             if type(parent) is Config and isinstance(old, _SHARED):
                 return self.replace_everywhere(old, value)
             self.save(parent)
+            if not {type(old), type(value)} <= _LEAVES:
+                self.part_reads = None
             return set_argument(parent, key, value, source=self.source, add=True)
         new: Any = list(parent) if isinstance(parent, tuple) else copy.copy(parent)
         if isinstance(new, list) and key == len(new):
@@ -157,6 +164,7 @@ class _Batch:
     def delete(self, trail: Trail, path: list[Step]) -> None:
         """Remove what stands at the end of a trail."""
         *above, (parent, key, old) = trail
+        self.part_reads = None
         self.check_refs(parent, key % len(parent) if isinstance(parent, list) else key)
         if isinstance(parent, Holder):
             shared = type(parent) is Config and isinstance(old, _SHARED)
@@ -197,6 +205,8 @@ class _Batch:
 
     def replace_everywhere(self, old: Any, new: Any) -> None:
         """Replace an object by another wherever the config holds it; lists and dicts around it are copied."""
+
+        self.part_reads = None
 
         def put(holder: Any, name: Any, value: Any) -> None:
             self.save(holder)

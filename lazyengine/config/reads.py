@@ -9,11 +9,13 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
+import importlib.util
 import itertools
 import sys
+from collections import UserDict
 from collections.abc import Callable, Iterator, MutableSequence, MutableSet
 from opcode import opmap as _OPERATIONS
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..text import listed
@@ -23,12 +25,18 @@ from .node import Node
 if TYPE_CHECKING:
     from .loader import Load
 
-_FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
-_COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 _NAMED = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.ExceptHandler | ast.MatchAs | ast.MatchStar
 _PASSED_ON = ast.keyword | ast.List | ast.Tuple | ast.Set | ast.Assign | ast.AnnAssign | ast.NamedExpr | ast.Return
-_LOADS = {_OPERATIONS.get(name) for name in ("LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS")}
 MODULE, COMPREHENSION, CLASS, FUNCTION = range(4)
+_LEVELS: dict[Any, int] = {
+    **dict.fromkeys((ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp), COMPREHENSION),
+    ast.ClassDef: CLASS,
+    **dict.fromkeys((ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda), FUNCTION),
+}
+_LEAVES = {str, int, bool, bytes, type(None), ast.Constant, ast.Load, ast.Store, ast.Del}
+_LOADS = {_OPERATIONS.get(name) for name in ("LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS")}
+_SIMPLE = (int, float, str, bool, type(None))
+_WHOLE, _ANY = object(), object()  # stand for a part: of what is passed on as it is, of what anything is taken from
 Place = tuple[int, int]  # line and column
 Span = tuple[int, int, int, int]  # line and column of the beginning, of the end
 Made = dict[Any, list[tuple[str, Node]]]  # file and span of a call to the paths and nodes that it made
@@ -67,54 +75,93 @@ class Followers(NamedTuple):
 
 
 class Text:
-    """What one file does with its top-level names.
+    """What one file does with its top-level names. Computed for what is asked only: most loads ask for its imports.
 
     Attributes:
+        code: The compiled file.
         stores: Name to the place after each statement that binds it, other than by an import.
-        taken: `(module as written, name, bound name)` of everything that a `from ... import` takes.
-        reads: Every read of a global name.
+        names: Name to the places where the file may read it, as a global name or another one, each with its level.
     """
 
     def __init__(self, source: bytes, code: CodeType):
-        self.stores: dict[str, list[Place]] = {}
-        self.taken: list[tuple[str, str, str]] = []
-        self.reads: list[Read] = []
+        self._source, self.code = source, code
         self._parents: dict[ast.AST, Any] = {}
-        loads = set(_global_loads(code))
-        for node, parent, level in scoped_nodes(ast.parse(source)):
+        self._reads: dict[ast.Name, Read | None] = {}
+        self.stores: dict[str, list[Place]]
+        self.names: dict[str, list[tuple[ast.Name, int]]]
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("stores", "names"):
+            raise AttributeError(name)
+        self._walk()
+        return getattr(self, name)
+
+    @functools.cached_property
+    def taken(self) -> list[tuple[str, str, str]]:
+        """`(module as written, name, bound name)` of everything that a `from ... import` takes."""
+        lines = importlib.util.decode_source(self._source).split("\n")
+        spans = [(1, len(lines))] if b"__name__" in self._source else sorted(set(_import_lines(self.code)))
+        try:  # just the lines of these statements
+            tree = ast.parse("\n".join("\n".join(lines[begin - 1 : end]).lstrip() for begin, end in spans))
+        except SyntaxError:  # in a line with something else
+            tree = parsed(self._source)
+        return [
+            ("." * node.level + (node.module or ""), alias.name, alias.asname or alias.name)
+            for node, _, _ in scoped_nodes(tree)
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        ]
+
+    def _walk(self) -> None:
+        stores: dict[str, list[Place]] = {}
+        names: dict[str, list[tuple[ast.Name, int]]] = {}
+        for node, parent, level in scoped_nodes(parsed(self._source)):
             self._parents[node] = parent
-            if isinstance(node, ast.ImportFrom):
-                module = "." * node.level + (node.module or "")
-                self.taken += [(module, alias.name, alias.asname or alias.name) for alias in node.names]
+            if type(node) is ast.Name:
+                if type(node.ctx) is ast.Load:
+                    names.setdefault(node.id, []).append((node, level))
+                elif type(node.ctx) is ast.Store and level <= isinstance(parent, ast.NamedExpr) * COMPREHENSION:
+                    around: Any = node
+                    while isinstance(around, ast.Name | ast.Tuple | ast.List | ast.Starred):
+                        around = self._parents[around]
+                    is_whole = isinstance(around, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.NamedExpr)
+                    stores.setdefault(node.id, []).append(_end(around if is_whole else node))
             elif level == MODULE and isinstance(node, _NAMED) and node.name:
-                self.stores.setdefault(node.name, []).append(_end(node))
-            elif (
-                isinstance(node, ast.Name)
-                and isinstance(node.ctx, ast.Store)
-                and level <= isinstance(parent, ast.NamedExpr) * COMPREHENSION
-            ):
-                around: Any = node
-                while isinstance(around, ast.Name | ast.Tuple | ast.List | ast.Starred):
-                    around = self._parents[around]
-                is_whole = isinstance(around, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.NamedExpr)
-                self.stores.setdefault(node.id, []).append(_end(around if is_whole else node))
-            elif isinstance(node, ast.Name) and {(node.id, node.lineno, c) for c in (node.col_offset, None)} & loads:
-                self._add_read(node, level)
+                stores.setdefault(node.name, []).append(_end(node))
+        self.stores, self.names = stores, names
 
     @functools.cached_property
-    def by_name(self) -> dict[str, list[Read]]:
-        """The reads of each name: a large config has as many as nodes, and each override asks."""
-        grouped: dict[str, list[Read]] = {}
-        for read in self.reads:
-            grouped.setdefault(read.name, []).append(read)
-        return grouped
+    def _global(self) -> set[tuple[str, int | None, int | None]]:
+        return set(_global_loads(self.code))
+
+    def reads_of(self, name: str) -> list[Read]:
+        """Return the reads of a global name."""
+        return list(filter(None, itertools.starmap(self._read, self.names.get(name, ()))))
 
     @functools.cached_property
-    def of_parts(self) -> list[Read]:
-        """The reads that take something out of what the name has."""
-        return [read for read in self.reads if read.parts]
+    def paths(self) -> list[tuple[str, tuple[Any, ...]]]:
+        """Each name with no parts, and with the parts that reads take out of it."""
+        paths = [(read.name, read.parts) for read in self._reads_below(ast.Subscript | ast.Attribute)]
+        return list(dict.fromkeys([*((name, ()) for name in self.names), *paths]))
 
-    def _add_read(self, name: ast.Name, level: int) -> None:
+    @functools.cached_property
+    def aliases(self) -> list[Read]:
+        """The reads that only give the value another name."""
+        return [read for read in self._reads_below(ast.Attribute | ast.Assign | ast.Tuple) if read.bound]
+
+    def _reads_below(self, kinds: Any) -> list[Read]:
+        names = itertools.chain.from_iterable(self.names.values())
+        reads = (self._read(node, level) for node, level in names if isinstance(self._parents[node], kinds))
+        return sorted(filter(None, reads), key=lambda read: read.place)
+
+    def _read(self, name: ast.Name, level: int) -> Read | None:
+        """Return what a place where a name stands reads; None for a local name, and for what makes nothing of it."""
+        if name not in self._reads:
+            places = {(name.id, name.lineno, column) for column in (name.col_offset, None)}
+            self._reads[name] = self._made_read(name, level) if places & self._global else None
+        return self._reads[name]
+
+    def _made_read(self, name: ast.Name, level: int) -> Read | None:
         node, parent = name, self._parents[name]
         attributes: list[str] = []
         while isinstance(parent, ast.Attribute):
@@ -137,11 +184,11 @@ class Text:
             target, around = around, self._parents[around]
         if parts[-1:] == ["values"] and self._is_spread(around):
             parts.pop()  # the items of the dict are passed on as they are, only the dict is not
-        if isinstance(getattr(target, "ctx", name.ctx), ast.Load) and not self._makes_nothing(name, target, around):
-            place, arguments = (name.lineno, name.col_offset), self._arguments(node)
-            bound = self._bound(node) if level == MODULE else []
-            read = Read(name.id, tuple(attributes), tuple(parts), place, level == FUNCTION, is_part, arguments, bound)
-            self.reads.append(read)
+        if not isinstance(getattr(target, "ctx", name.ctx), ast.Load) or self._makes_nothing(name, target, around):
+            return None
+        place, arguments = (name.lineno, name.col_offset), self._arguments(node)
+        bound = self._bound(node) if level == MODULE else []
+        return Read(name.id, tuple(attributes), tuple(parts), place, level == FUNCTION, is_part, arguments, bound)
 
     def _is_spread(self, call: Any) -> bool:
         """Return whether all that a call returns becomes items of a list or tuple that is passed on as it is."""
@@ -198,17 +245,36 @@ def _end(node: Any) -> Place:
     return node.end_lineno, node.end_col_offset
 
 
-def scoped_nodes(tree: ast.AST) -> Iterator[tuple[ast.AST, Any, int]]:
+def scoped_nodes(tree: ast.AST) -> Iterator[tuple[Any, Any, int]]:
     """Yield what a file runs when it is imported or called: node, its parent and level; not a script's main part."""
-    stack: list[tuple[ast.AST, Any, int]] = [(tree, None, MODULE)]
+    stack: list[tuple[Any, Any, int]] = [(tree, None, MODULE)]
     while stack:
-        node, parent, level = stack.pop()
-        if isinstance(node, ast.If) and "__name__" in ast.dump(node.test):
+        item = node, _, level = stack.pop()
+        kind = type(node)
+        if kind is ast.If and "__name__" in ast.dump(node.test):
             continue
-        yield node, parent, level
-        inner = COMPREHENSION if isinstance(node, _COMPREHENSIONS) else CLASS if isinstance(node, ast.ClassDef) else 0
-        level = max(level, FUNCTION if isinstance(node, _FUNCTIONS) else inner)
-        stack += [(child, node, level) for child in reversed(list(ast.iter_child_nodes(node)))]
+        yield item
+        if kind is ast.Name:
+            continue
+        level = max(level, _LEVELS.get(kind, MODULE))
+        inner: list[Any] = []
+        for field in kind._fields:
+            child = getattr(node, field)
+            inner += child if type(child) is list else (child,)
+        inner.reverse()
+        stack += [(child, node, level) for child in inner if type(child) not in _LEAVES]
+
+
+def _import_lines(code: CodeType) -> Iterator[tuple[Any, Any]]:
+    """Yield the first and last line of each import statement in compiled code."""
+    operations = code.co_code[::2]
+    last = operations.rfind(_OPERATIONS["IMPORT_NAME"])
+    for operation, place in zip(operations[: last + 1], code.co_positions()):
+        if operation == _OPERATIONS["IMPORT_NAME"]:
+            yield place[:2]  # type: ignore[misc]
+    for const in code.co_consts:
+        if isinstance(const, CodeType):
+            yield from _import_lines(const)
 
 
 def _global_loads(code: CodeType, is_module: bool = True) -> Iterator[tuple[str, int | None, int | None]]:
@@ -229,16 +295,16 @@ def _global_loads(code: CodeType, is_module: bool = True) -> Iterator[tuple[str,
             yield from _global_loads(const, False)
 
 
-@functools.lru_cache(maxsize=64)
-def compiled(source: bytes, file: str) -> CodeType:
-    """Compile a file; the same text is not compiled twice, as Python itself does by `.pyc` files."""
-    return compile(source, file, "exec", dont_inherit=True)
+@functools.lru_cache(maxsize=16)
+def parsed(source: bytes) -> ast.Module:
+    """Parse a file; the same text is not parsed twice within a load."""
+    return ast.parse(source)
 
 
 @functools.lru_cache(maxsize=256)
 def text_of(source: bytes, file: str) -> Text:
-    """Return what a file does with its names; the same text is analyzed once."""
-    return Text(source, compiled(source, file))
+    """Return what a file does with its names; the same text is compiled and analyzed once."""
+    return Text(source, compile(source, file, "exec", dont_inherit=True))
 
 
 # ------------------------------------------------------------------------------------------------ over all files
@@ -247,7 +313,7 @@ def names_for(load: Load, file: str, name: str) -> set[tuple[str, str]]:
     edges: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for here, content in load.namespaces.items():
         pairs = [(bound, (str(module.__file__), n)) for module, n, bound in load.taken_names(here)]
-        pairs += [(bound, _owner(load, here, read)) for read in load.text(here).reads for bound in read.bound]
+        pairs += [(bound, _owner(load, here, read)) for read in load.text(here).aliases for bound in read.bound]
         for bound, other in pairs:
             if content.get(bound, load) is load.namespaces.get(other[0], {}).get(other[1]):
                 edges.setdefault((here, bound), []).append(other)
@@ -270,8 +336,8 @@ def reads_of(load: Load, file: str, name: str) -> list[tuple[str, Read]]:
     found = []
     for here, content in load.namespaces.items():
         text = load.text(here)
-        own = (n for n in text.by_name if (here, n) in names or isinstance(content.get(n), ModuleType))
-        for read in itertools.chain.from_iterable(map(text.by_name.__getitem__, own)):
+        own = (n for n in text.names if (here, n) in names or isinstance(content.get(n), ModuleType))
+        for read in itertools.chain.from_iterable(map(text.reads_of, own)):
             if read.bound or _owner(load, here, read) not in names:
                 continue
             in_order = not (read.is_late or isinstance(content.get(read.name), ModuleType))
@@ -280,24 +346,48 @@ def reads_of(load: Load, file: str, name: str) -> list[tuple[str, Read]]:
     return found
 
 
-def reads_of_part(load: Load, holder: Any, key: Any) -> list[tuple[str, Read]]:
-    """Return the reads that took an argument or an item out of a node or container, each with its file."""
-    found = []
-    is_list = isinstance(key, int) and not isinstance(holder, Holder | dict)
-    keys = [key, key - len(content_of(holder))] if is_list else [key]
-    for here, content in load.namespaces.items():
-        text = load.text(here)
-        whole = (read for n in text.by_name if content.get(n) is holder for read in text.by_name[n] if not read.parts)
-        for read in itertools.chain(whole, text.of_parts):
-            value, parts = content.get(read.name), list(read.parts)
-            while parts and value is not holder and not _is_any(value, parts[0]):
-                part = parts.pop(0)
-                value = content_of(value).get(part, getattr(type(value), part, None) if type(part) is str else None)
-            is_read = value is holder and (parts[0] in keys if parts else type(holder) is not Node)
-            is_taken = parts and _is_any(value, parts[0]) and any(inner is holder for _, inner in walk(value))
-            if is_read or is_taken:
-                found.append((here, read._replace(is_part=True) if parts else read))
-    return found
+class PartReads:
+    """The reads that took an argument or an item out of something, for many questions.
+
+    What they lead to is followed once, as it is now: who changes something on the way makes a new one.
+    """
+
+    def __init__(self, load: Load):
+        self._load = load
+        self._holders: list[Any] = []  # keeps what the ids belong to alive
+        self._taken: dict[tuple[int, Any], list[tuple[str, str, tuple[Any, ...]]]] = {}
+        for here, content in load.namespaces.items():
+            for name, parts in load.text(here).paths:
+                self._follow(content.get(name), (here, name, parts))
+
+    def _follow(self, value: Any, taken: tuple[str, str, tuple[Any, ...]]) -> None:
+        for part in (*taken[2], _WHOLE):
+            if type(value) in _SIMPLE or (part is _WHOLE and type(value) is Node):
+                return
+            self._holders.append(value)
+            is_any = part is not _WHOLE and _is_any(value, part)
+            for key in [(id(value), part), *((id(x), _ANY) for _, x in (walk(value) if is_any else ()))]:
+                self._taken.setdefault(key, []).append(taken)
+            if is_any:
+                return
+            value = _part(value, part)
+
+    def of(self, holder: Any, key: Any) -> list[tuple[str, Read]]:
+        """Return the reads that took this argument or item out of a node or container, each with its file."""
+        is_list = isinstance(key, int) and not isinstance(holder, Holder | dict)
+        found: dict[Any, tuple[str, Read]] = {}
+        for k in [_WHOLE, _ANY, key, *([key - len(content_of(holder))] if is_list else ())]:
+            for here, name, parts in self._taken.get((id(holder), k), ()):
+                for read in self._load.text(here).reads_of(name):
+                    order = list(self._load.namespaces).index(here), bool(parts), read.place
+                    if read.parts == parts:
+                        found[order] = here, read if k is _WHOLE else read._replace(is_part=True)
+        return [found[order] for order in sorted(found)]
+
+
+def _part(value: Any, part: Any) -> Any:
+    content = vars(value) if isinstance(value, (ModuleType, type, FunctionType)) else content_of(value)
+    return content.get(part, getattr(type(value), part, None) if type(part) is str else None)
 
 
 def content_of(x: Any) -> dict[Any, Any]:
@@ -308,6 +398,8 @@ def content_of(x: Any) -> dict[Any, Any]:
             return {i: sys.intern(repr(row)) for i, row in enumerate(rows if isinstance(rows, list) else [rows])}
     if isinstance(x, MutableSet):
         return dict.fromkeys(x)
+    if isinstance(x, UserDict):
+        return {**vars(x), **x.data}
     inner = children(x) or (enumerate(x) if isinstance(x, MutableSequence) else getattr(x, "__dict__", ()))
     return {"_target_": x.__sig__, **dict(inner)} if type(x) is Node else dict(inner)
 

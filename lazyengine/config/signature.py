@@ -206,10 +206,12 @@ def check_name(signature: Signature, name: str, source: Source, arguments: Mappi
     """Check that the target accepts an argument of this name, beside the others; warn in doubt."""
     if name in signature.names:
         return
-    close, where = did_you_mean(name, signature.names), describe_source(source)
+    close = did_you_mean(name, signature.names)
     if not signature.has_var_keyword:
         accepted = ", ".join(signature.parameters) or "no arguments"
-        raise UnknownNameError(f"{where}: {signature.label} has no argument {name!r}.{close} It accepts: {accepted}.")
+        raise UnknownNameError(
+            f"{describe_source(source)}: {signature.label} has no argument {name!r}.{close} It accepts: {accepted}."
+        )
     further = signature.further(arguments, name)
     if further is not None:
         close = did_you_mean(name, {*signature.names, *further.names}) if name not in further.names else ""
@@ -217,7 +219,7 @@ def check_name(signature: Signature, name: str, source: Source, arguments: Mappi
         refused = further is not None and not further.accepts(name)
         how = f"passes {name!r} on to {further.label}, which has no such argument" if further is not None else ""
         how = how if refused else f"takes {name!r} only through its **kwargs"
-        warn(f"{where}: {signature.label} {how}.{close}")
+        warn(f"{describe_source(source)}: {signature.label} {how}.{close}")
 
 
 def import_target(name: str) -> Callable[..., Any]:

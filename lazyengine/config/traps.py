@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any
 from ..text import near
 from . import graph
 from .errors import ConfigFileError, RefError, SharingError, warn
-from .grammar import parse_path
 from .graph import children, display_path, find_path, join_path, span_of, walk
 from .node import Config, Node, NodeFactory, adopt, brief, defined_at, not_called, set_argument, sources_of
-from .reads import Followers, content_of, followers, made_nodes, names_for, reads_of, reads_of_part
+from .reads import Followers, PartReads, content_of, followers, made_nodes, names_for, reads_of
 from .ref import REQUIRED, Ref, check_ref, head_of
 
 if TYPE_CHECKING:
@@ -103,8 +102,8 @@ def check_loaded(load: Load, config: Config, found: list[Any]) -> None:
             check_ref(config, x)
             _check_moved(load, x)
         nodes = [v for v in x if type(v) is Node] if isinstance(x, list) else []
-        twice = [v for v in nodes if sum(v is w for w in nodes) > 1]
-        if twice:
+        if len({id(v) for v in nodes}) < len(nodes):
+            twice = [v for v in nodes if sum(v is w for w in nodes) > 1]
             warn(
                 f"{find_path(config, x)}: the {_described(twice[0])} occurs more than once in a list: all of them "
                 "become one instance. Write repeat(node, n) for separate ones."
@@ -199,6 +198,8 @@ def _settle_ref(load: Load, config: Config, ref: Ref) -> None:
 
 def _check_moved(load: Load, ref: Ref) -> None:
     """Check that no file moves the items of a list that a ref of another file counts."""
+    from .grammar import parse_path  # its patterns take a millisecond to compile
+
     home = (span_of(ref.where) or ("",))[0]
     for holder, key, part in (step for path in ref.paths for step in graph.follow(ref.owner, parse_path(path))):
         for file, x, _, _, before, _ in load.watch.changes:
@@ -224,7 +225,8 @@ def _check_change(load: Load, file: str, x: Any) -> None:
         below, above = (graph.reachable(each, lambda each: load.imports.get(each, ())) for each in (file, other))
         if other in below or file in above:
             continue
-        idle = {bound for _, _, bound in load.taken_names(other)} - {read.name for read in load.text(other).reads}
+        text = load.text(other)
+        idle = {bound for _, _, bound in load.taken_names(other) if not text.reads_of(bound)}
         used = {name: value for name, value in _held(vars(module), "__").items() if name not in idle}
         path = find_path(used, x)
         if path is None:
@@ -259,7 +261,8 @@ def _place_of(load: Load, file: str, name: str) -> str:
 
 def _check_parts(load: Load, config: Config, file: str, x: Any, name: str, keys: list[Any], ran: list[str]) -> None:
     """Warn of what was made of a part that a node or container had before another file changed it."""
-    reads = [each for key in keys for each in reads_of_part(load, x, key) if each[0] in ran and not each[1].is_late]
+    parts = PartReads(load)
+    reads = [each for key in keys for each in parts.of(x, key) if each[0] in ran and not each[1].is_late]
     made = made_nodes(load, config) if reads else {}
     if any(found := followers(made, reads, True, lambda part: _viewed(part) is x)):
         warn(
@@ -320,7 +323,7 @@ def check_set(load: Load, holder: Any, name: Any, old: Any) -> None:
         found = Followers([], [path for path, value in walk({**config.__arguments__, name: None}) if value is old])
     else:
         is_part, home = type(holder) is Node, load.origins.get(name, load.file)
-        reads = reads_of_part(load, holder, name) if is_part else reads_of(load, home, name)
+        reads = PartReads(load).of(holder, name) if is_part else reads_of(load, home, name)
         found = followers(made_nodes(load, config) if reads else {}, reads, only_parts=is_part)
     if any(found):
         path = join_path(find_path(config, holder) or "", name)
@@ -339,7 +342,7 @@ def check_hidden(load: Load, file: str, module: ModuleType) -> None:
     line = (span_of(graph.source_here()) or ("", (0,)))[1][0]
     for name in content.keys() & text.stores.keys() & set(exported(module)):
         stores = [place for place in text.stores[name] if place[0] < line]
-        is_read = any(stores and stores[-1] <= read.place < (line, 0) for read in text.reads if read.name == name)
+        is_read = any(stores and stores[-1] <= read.place < (line, 0) for read in text.reads_of(name))
         if stores and not is_read and not graph.is_equal(content[name], getattr(module, name, content[name])):
             warn(
                 f"{display_path(file)}:{stores[-1][0]}: {name!r} is bound anew by the import of "

@@ -392,6 +392,9 @@ def test_what_follows_an_array_is_not_noted(project, made, change):
         ("type('C', (), {'total': lambda self: self.w})(); v.w = 1", "v.total()", "v.w = 4"),
         ("{'a': 1}; k = 'a'", "v[k]", "v['a'] = 4"),
         ("{'a': [1]}; k = 'a'", "v[k][0]", "v['a'][0] = 4"),
+        ("collections.UserDict(a=1)", "v['a']", "v['a'] = 4"),
+        ("collections.UserDict(a=1)", "[x for x in v.values()]", "v['a'] = 4"),
+        ("collections.UserDict(a=1)", "v.get('a')", "v.update(a=4)"),
     ],
 )
 def test_whatever_python_has_taken_out_of_a_value_does_not_follow(project, made, read, change):
