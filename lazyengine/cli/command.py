@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import json
 import math
@@ -11,14 +10,14 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, NoReturn, Protocol
 
 from .. import interpreter
 from ..config import ConfigError, ConfigFileError, LazyConfig, arguments_of
 from ..nesting import map_leaves
-from ..text import did_you_mean, fill_line, fit
+from ..text import did_you_mean, fill_line, fit, ignore_broken_pipe
 from .mistakes import refuse
 
 _EPILOG = re.compile(r"^(?=overrides:|examples:|templates:|exit codes:)", re.MULTILINE)  # where it begins in a page
@@ -186,15 +185,6 @@ def config_in(path: str) -> str:
     if not os.path.isfile(found := os.path.join(path, "config.py")):
         raise ConfigFileError(f"{path!r} is a folder without config.py. Name a config, or the folder of a run.")
     return found
-
-
-@contextlib.contextmanager
-def ignore_broken_pipe() -> Iterator[None]:
-    """End the block without an error when the reader of stdout, such as ``head``, has seen enough."""
-    try:
-        yield
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(line: str) -> None:

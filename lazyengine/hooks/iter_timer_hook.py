@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .hook import Hook, Runner
-from .phases import EVERY, SELDOM, PhaseTimer
+from .phases import EVERY, SELDOM, PhaseTimer, spent_by_hooks
 
 
 class IterTimerHook(Hook):
@@ -33,10 +33,12 @@ class IterTimerHook(Hook):
         self.phase_interval = EVERY
         self._phases = PhaseTimer()
         self._train_seconds, self._num_train_iters = 0.0, 0
+        self._between_s = 0.0  # between epochs, where checkpoints are saved
 
     def before_train(self, runner: Runner) -> None:
         """Remove the times of an earlier start: the machine may be another one."""
         self._train_seconds, self._num_train_iters, self._phases = 0.0, 0, PhaseTimer()
+        self._between_s = 0.0
         self._spent: dict[str, float] = {}
         self._interval = self.phase_interval
 
@@ -45,17 +47,22 @@ class IterTimerHook(Hook):
         self._updaters[mode] = hub.scalar_updater(f"{mode}/time"), hub.scalar_updater(f"{mode}/data_time")
         hub.update_info("eta", hub.get_info("eta"))
         self._info = hub.runtime_info  # in which the key is now
-        self._last_end = time.perf_counter()
+        now = time.perf_counter()
+        if mode == "train" and self._num_train_iters:
+            self._between_s += now - self._last_end
+        self._last_end = now
 
     @contextmanager
     def evaluation_context(self, runner: Runner) -> Iterator[None]:
         """Leave an evaluation out of the times and the ETA of what it interrupts."""
         begin, last_end, eta = time.perf_counter(), self._last_end, runner.message_hub.get_info("eta")
+        spent = spent_by_hooks(runner)
         try:
             yield
         finally:
             seconds = time.perf_counter() - begin
             self._last_end = last_end + seconds
+            self._between_s += spent_by_hooks(runner) - spent  # the best checkpoint is saved in here
             self._phases.leave_out(seconds)
             runner.message_hub.update_info("eta", eta)
 
@@ -86,6 +93,7 @@ class IterTimerHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Record the seconds of training by phase."""
+        self._between_s += time.perf_counter() - self._last_end if self._num_train_iters else 0.0
         self._spent = self.seconds_by_phase(runner)
         values = {f"phase/{name}_s": seconds for name, seconds in self._spent.items()}
         if self._phases.num_measured:
@@ -120,4 +128,4 @@ class IterTimerHook(Hook):
         for hook in runner.hooks:
             for name, seconds in hook.spent_s.items():
                 exact[name] = exact.get(name, 0.0) + seconds
-        return self._phases.parts(self._train_seconds, exact)
+        return self._phases.parts(self._train_seconds + self._between_s, exact)

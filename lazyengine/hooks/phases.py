@@ -58,7 +58,7 @@ class PhaseTimer:
         wrapper, position = runner.optim_wrapper, runner.train_loop.position
         self._on_device = runner.device.type == "cuda"
         marks: dict[str, Any] = {"begun": now}
-        spent = _spent_by_hooks(runner)
+        spent = spent_by_hooks(runner)
 
         def begins_step() -> None:
             marks["stepping"] = marks["end"] = time.perf_counter()
@@ -92,7 +92,7 @@ class PhaseTimer:
         """Return the seconds of training by phase.
 
         Args:
-            train_s: Seconds of all training iterations.
+            train_s: Seconds of training without evaluations.
             exact: Phases whose seconds are known; what is left is divided as the measured iterations were.
         """
         self._read()
@@ -119,7 +119,7 @@ class PhaseTimer:
         self.restore()
         now = self._settled = time.perf_counter()
         between = marks["stepping"] - marks["begun"] + now - marks["end"]
-        self._seconds["hooks"] += max(between - (_spent_by_hooks(runner) - spent), 0.0)
+        self._seconds["hooks"] += max(between - (spent_by_hooks(runner) - spent), 0.0)
 
     def _stand_in(
         self, owner: Any, method: str, before: Callable[[], None] | None = None, after: Callable[[], None] | None = None
@@ -174,5 +174,5 @@ class PhaseTimer:
         self._stand_in(runner.train_loop.position, "advance", before=leave)
 
 
-def _spent_by_hooks(runner: Any) -> float:
+def spent_by_hooks(runner: Any) -> float:
     return sum(sum(hook.spent_s.values()) for hook in runner.hooks)

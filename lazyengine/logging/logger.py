@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from .. import dist
 from ..errors import UsageTypeError, UsageValueError
-from ..text import listed, short
+from ..text import ignore_broken_pipe, listed, short
 from .manager import ManagerMixin
 from .terminal import terminal_line, wrap_message
 
@@ -101,8 +101,9 @@ class _TerminalHandler(logging.Handler):
             return
         try:
             stream = sys.stdout
-            stream.write(self._formatters[is_rich_terminal(stream)].format(record) + "\n")
-            stream.flush()
+            with ignore_broken_pipe():  # the run goes on, and its log file has the lines
+                stream.write(self._formatters[is_rich_terminal(stream)].format(record) + "\n")
+                stream.flush()
         except Exception:
             self.handleError(record)
 
