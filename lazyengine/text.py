@@ -76,7 +76,7 @@ def ignore_broken_pipe() -> Iterator[None]:
 
 def fill_line(line: str, width: int) -> str:
     """Break a line of two columns that is too long: its second column goes on below itself, or begins a line."""
-    if len(line) <= width:
+    if len(line := line.rstrip()) <= width:
         return line
     left, gap, right = re.split(r"(?<=\S)( {2,}|$)", line, maxsplit=1)
     column, deeper = len(left) + len(gap), " " * 6

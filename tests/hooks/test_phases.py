@@ -1,6 +1,7 @@
 """Where the time of a training goes, and how fast it is: measured on some iterations, without touching the others."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -45,6 +46,29 @@ def test_the_phases_add_up_to_the_training(run):
     assert sum(seconds.values()) > 0.5 * min(times) * runner.iter
     assert "time by phase" in log
     assert "samples/s" in log
+
+
+class Saves(Hook):
+    """Spends longer at one point than all iterations take."""
+
+    def __init__(self, point):
+        self.spent_s = {"saving": 0.0}
+        setattr(self, point, self._save)
+
+    def _save(self, runner, *args, **kwargs):
+        begin = time.perf_counter()
+        while time.perf_counter() < begin + 0.2:
+            pass
+        self.spent_s["saving"] += time.perf_counter() - begin
+
+
+@pytest.mark.parametrize("point", ["after_train_iter", "after_train_epoch", "after_val_epoch"])
+def test_what_is_spent_between_epochs_is_not_taken_from_the_iterations(tmp_path, point):
+    overrides = ["train_loop.max_epochs=18", "train_loop.limit=1", "val_loop.limit=1"]
+    _, records, _ = trained(tmp_path, *overrides, hook=Saves(point))
+    (record,) = (each for each in records if "phase/data_s" in each)
+    assert record["phase/saving_s"] > 18 * 0.2
+    assert sum(record[f"phase/{name}_s"] for name in ("data", "forward", "backward", "step")) > 0
 
 
 def test_each_line_has_samples_a_second(run):
