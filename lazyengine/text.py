@@ -5,12 +5,16 @@ from __future__ import annotations
 import itertools
 import re
 import shutil
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO
 
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--",
           "->": r"$\to$", "…": r"\dots{}", **{sign: rf"\{sign}" for sign in "&%$#_{}"}}  # fmt: skip
+
+_LEAST = 12
+"""Characters to which a column is made narrower within its words."""
 
 
 def table(rows: Iterable[Sequence[object]], *, indent: str = "", gap: str = "  ", columns: int | None = None) -> str:
@@ -21,7 +25,8 @@ def table(rows: Iterable[Sequence[object]], *, indent: str = "", gap: str = "  "
         indent: What each line begins with.
         gap: What stands between two columns.
         columns: Width of the terminal that is to show it, see `columns_of`: columns in which no row has anything below
-            the header are left out, and the widest cells broken between words, until a line is within it.
+            the header are left out, and the widest cells broken until a line is within it: between words, where that is
+            enough.
     """
     cells = [[str(cell) for cell in row] for row in rows]
     number = max(map(len, cells), default=0)
@@ -32,8 +37,9 @@ def table(rows: Iterable[Sequence[object]], *, indent: str = "", gap: str = "  "
     widths = [max(map(len, column)) for column in zip(*cells)]
     if columns is not None:
         least = [max(len(word) for cell in column for word in cell.split() or [""]) for column in zip(*cells)]
-        while len(indent) + sum(widths) + len(gap) * (len(widths) - 1) > columns and widths != least:
-            widths[max((i for i in range(len(widths)) if widths[i] > least[i]), key=widths.__getitem__)] -= 1
+        for limit in (least, [min(width, _LEAST) for width in least]):
+            while len(indent) + sum(widths) + len(gap) * (len(widths) - 1) > columns and widths != limit:
+                widths[max((i for i in range(len(widths)) if widths[i] > limit[i]), key=widths.__getitem__)] -= 1
     lines = []
     for row in cells:
         parts = [[cell] if columns is None else _words(cell, width) for cell, width in zip(row, widths)]
@@ -43,7 +49,7 @@ def table(rows: Iterable[Sequence[object]], *, indent: str = "", gap: str = "  "
 
 
 def _words(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+    return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
 
 
 def columns_of(stream: TextIO) -> int | None:
@@ -59,7 +65,7 @@ def fit(text: str, stream: TextIO) -> str:
 
 def fill_line(line: str, width: int) -> str:
     """Break a line of two columns that is too long: its second column goes on below itself, or begins a line."""
-    if len(line) <= width:
+    if len(line := line.rstrip()) <= width:
         return line
     left, gap, right = re.split(r"(?<=\S)( {2,}|$)", line, maxsplit=1)
     column, deeper = len(left) + len(gap), " " * 6

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from lazyengine.text import counted, did_you_mean, listed, near, short, table
+import pytest
+
+from lazyengine.text import counted, did_you_mean, fill_line, listed, near, short, table
 
 
 class Rude:
@@ -22,6 +24,22 @@ def test_a_table_for_a_terminal_breaks_its_widest_cells_and_leaves_empty_columns
     assert table(rows, columns=13) == "run  what it\n     says\na    one two\n     three\nb    four"
     assert table(rows, columns=3) == "run  what\n     it\n     says\na    one\n     two\n     three\nb    four"
     assert table([], columns=80) == ""
+
+
+def test_a_table_breaks_words_where_its_words_alone_are_wider_than_the_terminal():
+    path, name = "work_dirs/" + "long/" * 20, "x" * 50
+    for rows in ([("run", "path"), ("a", path)], [("run", "path"), (name, path)], [(path, "path"), ("a", "b")]):
+        lines = table(rows, columns=40).splitlines()
+        assert max(map(len, lines)) <= 40
+        assert sorted("".join(lines).replace(" ", "")) == sorted("".join(map("".join, rows)))
+
+
+@pytest.mark.parametrize("end", ["", " ", "  ", "   x "])
+def test_a_line_that_ends_with_blanks_is_broken_like_another(end):
+    text = "a line that has no second column and is too long for the width" + end
+    lines = fill_line(text, 30).splitlines()
+    assert max(map(len, lines)) <= 30
+    assert " ".join(lines).split() == text.split()
 
 
 def test_one_is_no_plural():

@@ -170,6 +170,7 @@ wrapper.update_params(net(torch.randn(3, 4)).square().sum())
 made[1].load_state_dict(made[0].state_dict())
 wrapper = OptimWrapper(made[1])
 wrapper.update_params(net(torch.randn(3, 4)).square().sum())
+assert wrapper.flaw_of(made[0].state_dict()) is None
 print("torch._dynamo" in sys.modules, net.weight.tolist(), torch.is_grad_enabled())
 {after}
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -114,10 +113,12 @@ def _raise_lr(runner: Any, low: float, high: float, steps: int) -> LrCurve:
 
 def _curve(rates: list[float], losses: list[float]) -> LrCurve:
     smoothed = smooth(range(1, len(losses) + 1), losses, _SMOOTHING)
-    slopes = [after - before for before, after in itertools.pairwise(smoothed)]
-    steepest = min(range(len(slopes)), key=slopes.__getitem__)
+    reach = max(len(losses) // 10, 1)  # a fall between two steps is the noise of two batches
+    middles = range(reach, len(losses) - reach)
+    falls = {middle: smoothed[middle + reach] - smoothed[middle - reach] for middle in middles}
+    steepest = min(falls, key=falls.__getitem__)
     return LrCurve(
-        rates, losses, smoothed, rates[steepest] if slopes[steepest] < 0 else None,
+        rates, losses, smoothed, rates[steepest] if falls[steepest] < 0 else None,
         rates[min(range(len(smoothed)), key=smoothed.__getitem__)],
     )  # fmt: skip
 

@@ -46,7 +46,9 @@ def show_failure(kind: type[BaseException], error: BaseException, trace: Traceba
     It stands in for ``sys.excepthook``. What no code of the user's is in, a defect of the engine, is printed whole.
     """
     shown = traceback.TracebackException(kind, error, trace)
-    own = [number for number, frame in enumerate(shown.stack) if _is_users(frame.filename)]
+    files = [frame.filename for frame in shown.stack]
+    begun = next((number for number, file in enumerate(files) if file.startswith(_ENGINE)), 0)  # before: the command
+    own = [number for number, file in enumerate(files) if number > begun and _is_users(file)]
     if own and not os.environ.get(_WHOLE):
         shown.stack = traceback.StackSummary.from_list(shown.stack[own[0] :])
         print(f"{own[0]} frames before those of your code are left out; {_WHOLE}=1 shows them.", file=sys.stderr)

@@ -7,6 +7,7 @@ exit codes: 0 shown; 2 a mistake in the command line
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from dataclasses import asdict
 
@@ -31,4 +32,21 @@ def main(args: argparse.Namespace) -> object:
         return as_json([asdict(each) for each in found])
     if not found:
         return f"no run in {args.root}"
-    return table([HEADER, *(each.row() for each in found)], columns=columns_of(sys.stdout))
+    return _table([HEADER, *(each.row() for each in found)], columns_of(sys.stdout))
+
+
+def _table(rows: list[tuple[str, ...]], width: int | None) -> str:
+    """Return the table; what a narrow terminal has no place for stands below, or is left out."""
+    if width is None:
+        return table(rows)
+    below: list[str] = []
+    if _is_wide(rows, width):
+        below = [f"{row[0]}: {row[-1]}" for row in rows[1:] if row[-1]]
+        rows = [tuple(cell.replace("(train)", "") for cell in row[:-1]) for row in rows]
+    if _is_wide(rows, width):
+        rows = [(*row[:-1], re.sub(r", .*", ", …", row[-1])) for row in rows]
+    return "\n".join([table(rows, columns=width), *below])
+
+
+def _is_wide(rows: list[tuple[str, ...]], width: int) -> bool:
+    return max(map(len, table(rows, columns=sys.maxsize).splitlines())) > width

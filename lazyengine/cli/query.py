@@ -22,10 +22,11 @@ exit codes: 0 done; 2 there is no such folder, or the statement is wrong.
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from ..runs import query
-from ..text import csv_table, table
+from ..text import columns_of, csv_table, table
 from .command import CommandParser, as_json, command, make_parser
 
 
@@ -48,7 +49,11 @@ def main(args: argparse.Namespace) -> object:
         return as_json([dict(zip(found.columns, row)) for row in found.rows])
     if args.csv:
         return csv_table([found.columns, *found.rows])
-    return table([found.columns, *([*map(_shown, row)] for row in found.rows)])
+    rows, width = [[*map(_shown, row)] for row in found.rows], columns_of(sys.stdout)
+    text = table([found.columns, *rows], columns=width)
+    if width is None or max(map(len, text.splitlines())) <= width:
+        return text
+    return "\n\n".join(table(zip(found.columns, row), columns=width) for row in rows)  # a line for each value
 
 
 def _shown(value: Any) -> str:

@@ -20,9 +20,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from dataclasses import asdict
 
-from ..text import table
+from ..text import columns_of, table
 from .command import CommandParser, add_overrides, as_json, command, make_parser, say
 from .submit import add_launcher_arguments, launcher_of
 from .train import default_experiment_name
@@ -61,7 +62,7 @@ def main(args: argparse.Namespace) -> object:
         trials = planned(search)
         rows = [("trial", "changes"), *((f"{n:04d}", " ".join(each)) for n, each in enumerate(trials))]
         more = search.num_trials - len(trials)
-        return table(rows) + (f"\n... and {more} more" if more else "")
+        return table(rows, columns=columns_of(sys.stdout)) + (f"\n... and {more} more" if more else "")
     name = default_experiment_name(args.config)
     folder = args.work_dir or os.path.join("work_dirs", name if name.endswith("sweep") else f"{name}_sweep")
     launcher = launcher_of(args, folder, capacity=args.jobs, report=say)

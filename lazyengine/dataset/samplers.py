@@ -53,7 +53,8 @@ class RankSampler(Order, Sampler[int]):
         self.size = len(dataset)
         if self.size == 0:
             raise UsageValueError(
-                f"the dataset ({type(dataset).__name__}) is empty: check its ann_file, its filter_data and its indices"
+                f"the dataset ({type(dataset).__name__}) is empty: check its ann_file, its filter_data, "
+                "its indices or its __len__"
             )
 
     def _order(self, epoch: int) -> np.ndarray:

@@ -162,8 +162,7 @@ class LoggerHook(Hook):
         took = datetime.timedelta(seconds=round(time.perf_counter() - self._started))
         rows: list[tuple[str, Any]] = [("run folder", runner.work_dir), ("time", took)]
         if runner.iter:
-            by_iter = runner.is_built("train_loop") and runner.max_epochs is None
-            epochs = "" if by_iter else f"{counted(runner.epoch, 'epoch')}, "
+            epochs = f"{counted(runner.epoch, 'epoch')}, " if runner.max_epochs is not None else ""
             rows.append(("trained", f"{epochs}{counted(runner.iter, 'iteration')}"))
         for metrics in self._last_metrics.values():
             rows.extend(metrics)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer, SparseAdam
 
+from .._torch import take_step
 from ..errors import UsageValueError
 from ..logging import print_log
 from ..text import listed, short
@@ -109,7 +110,7 @@ def _state_of_a_step(optimizer: Optimizer, saved: dict[str, Any], parameter: Ten
     made = kind([small], **{k: v for k, v in options.items() if k in inspect.signature(kind).parameters})
     made.param_groups[0].update(options)
     small.grad = torch.zeros_like(small)
-    made.step()
+    take_step(made)
     return dict(made.state[small])
 
 

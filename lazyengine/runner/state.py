@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
+from torch.nn import Parameter
 
 from .. import __version__, dist, record
 from .. import checkpoint as ckpt
@@ -21,7 +22,7 @@ from ..fileio.remote import sha256_of
 from ..hooks import CheckpointHook
 from ..model import external_tensors
 from ..optim import OptimWrapper, param_schedulers_state_dict, resume_param_schedulers
-from ..text import counted
+from ..text import counted, listed
 from .folder import RunFolder
 from .loops import loaders_of
 
@@ -53,6 +54,7 @@ class RunState:
         self._shard_group: Any = None  # all ranks, for what the writing threads send
         self._shard_memory: dict[str, Any] = {}
         self._passed_over: dict[str, str] = {}  # checkpoints that were chosen and do not fit, and why
+        self._rejected: set[str] = set()  # those of which the log says why they are no candidates
         self._former: dict[str, Any] | None = None  # meta of the checkpoint that this start goes on from
         self._compared: tuple[dict[str, str], dict[str, str]] = ({}, {})  # its values and those of this start, by path
         self.generators: dict[str, Any] = {}
@@ -480,7 +482,9 @@ class RunState:
 
         def reject(path: str, reason: str) -> None:
             rejected.append(f"{path}: {reason}")
-            runner.logger.warning("not resuming from %s: %s", path, reason)
+            if path not in self._rejected:  # said once, however often one is chosen
+                self._rejected.add(path)
+                runner.logger.warning("not resuming from %s: %s", path, reason)
 
         folders = self.own_folders()
         newest = ckpt.find_valid_checkpoint(folders, reject, self._why_not_resumable)
@@ -509,6 +513,10 @@ class RunState:
         return flaw or self._passed_over.get(path)
 
     def _flaw_of_optimizer(self, checkpoint: dict[str, Any]) -> str | None:
+        weights = checkpoint["state_dict"]
+        for key, own in ckpt.get_state_dict(self._runner.model, keep_vars=True).items():
+            if isinstance(own, Parameter) and getattr(weights.get(key, own), "shape", own.shape) != own.shape:
+                return None  # the model is another one: loading the weights says in what
         for name, wrapper in self._runner.optim_wrapper.named().items():
             state = checkpoint["optimizer"].get(name) if name else checkpoint["optimizer"]
             if state and "param_groups" in state and (flaw := wrapper.flaw_of(state)):
@@ -554,7 +562,13 @@ class RunState:
             return self.resume(earlier)
         with _contents_explained(path):
             self._compared = self._on_main(lambda: self._compare(path, checkpoint["meta"]))
-            self._restore(checkpoint)
+            try:
+                self._restore(checkpoint)
+            except RuntimeError as error:
+                changes = record.changed_values(*self._compared, runner.optim_wrapper.named())
+                if lines := [f"{change['path']}: {change['was']} -> {change['is']}" for change in changes]:
+                    error.add_note(f"changed since the checkpoint: {listed(lines)}")
+                raise
         runner.logger.info(
             "resumed from %s: %s and %s are done",
             path,

@@ -85,7 +85,7 @@ def _pages_of_run(path: Path, keys: Sequence[str] | None) -> Iterator[tuple[str,
     """Yield title, body and data of the page, each time with less in it."""
     run, outline = read_run(path), read_outline(path)
     chosen = choose_keys([run], keys)
-    shown = [*chosen, *(key for key in ("train/lr",) if keys is None and key in run.curves)]
+    shown = [*chosen, *(key for key in ("train/lr", "train/grad_norm") if keys is None and key in run.curves)]
     training = [start for start in run.starts if start.kind == "train"] or run.starts
     logs = [text for start in training for text in _logs(start)]
     sections = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import runpy
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 
 from ..errors import UsageFileNotFoundError, UsageKeyError, UsageTypeError, UsageValueError
 from ..record import CODE_FOLDER, changed_in_common, load_code
-from ..text import csv_table, did_you_mean, html_table, latex_table, listed
+from ..text import columns_of, csv_table, did_you_mean, html_table, latex_table, listed
 from ..text import table as text_table
 from .comparing import SEED, Value, differences, rule_of_key
 from .filtering import parse_conditions
@@ -128,7 +129,7 @@ class FilledTable:
 
     def as_text(self) -> str:
         """Return it for the terminal, with the reasons of refusals below."""
-        return "\n".join([text_table(self._grid()), *self.reasons()])
+        return "\n".join([text_table(self._grid(), columns=columns_of(sys.stdout)), *self.reasons()])
 
     def reasons(self) -> list[str]:
         """Return why cells are refused, as lines."""

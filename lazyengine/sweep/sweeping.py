@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from ..fileio import atomic_write
 from ..record import CODE_FOLDER, RUN_FILE, changed_in_common, collect_code, flat_config, load_code, read_run_file
 from ..runner.lock import FolderLock
 from ..runs import read_run
-from ..text import listed, table
+from ..text import columns_of, listed, table
 from .faults import Supervision
 from .job import Job, Outcome
 from .launchers import Launched, Launcher, LocalLauncher, Stopping, wait
@@ -66,7 +67,7 @@ class Sweep:
         best = next((each for each in self.ranked() if each.how == "finished"), None)
         end = [] if best is None else [f"best: {best.value:.6g} in {os.path.join(self.folder, best.folder)}"]
         failed = [f"{t.folder} failed: {t.reason.partition(chr(10))[0]}" for t in self.trials if t.how == "failed"]
-        return "\n".join([table(rows), *failed, *more, *end])
+        return "\n".join([table(rows, columns=columns_of(sys.stdout)), *failed, *more, *end])
 
 
 def sweep(

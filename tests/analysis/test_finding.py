@@ -4,14 +4,20 @@ import hashlib
 import json
 
 import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
 
 from lazyengine.analysis.cost import cost_of
 from lazyengine.analysis.finding import find_lr, largest_batch
 from lazyengine.cli.main import main
 from lazyengine.cli.plan import maker_of
 from lazyengine.config import LazyConfig
+from lazyengine.dataset import DataLoader
 from lazyengine.errors import UsageValueError
-from lazyengine.runner import Runner
+from lazyengine.model import BaseModel
+from lazyengine.optim import OptimWrapper
+from lazyengine.runner import EpochBasedTrainLoop, Runner
 
 DIGITS = "projects/digits/config.py"
 
@@ -27,6 +33,33 @@ def test_the_loss_falls_and_then_rises(tmp_path):
     assert not (tmp_path / "none").exists()
     again = find_lr(maker_of(DIGITS, (), str(tmp_path)), low=1e-5, high=30.0, steps=60)
     assert again == found
+
+
+class Losses(BaseModel):
+    """Its losses are its batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, batch, mode="loss"):
+        return {"loss": batch.mean() + 0.0 * self.weight}
+
+
+@pytest.mark.parametrize("noise", [(0.0,), (0.3, -0.3), (0.4, 0.0, -0.2)])
+def test_what_two_batches_differ_by_is_no_fall(tmp_path, noise):
+    losses = [2.0 - 1.5 * min(max((step - 50) / 30, 0), 1) + noise[step % len(noise)] for step in range(100)]
+    model = Losses()
+    wrapper = OptimWrapper(SGD(model.parameters(), lr=0.1))
+    loop = EpochBasedTrainLoop(
+        DataLoader([{"batch": torch.tensor(loss)} for loss in losses], batch_size=1), max_epochs=1
+    )
+    found = find_lr(
+        lambda: Runner(model, train_loop=loop, optim_wrapper=wrapper, work_dir=str(tmp_path)), low=1e-6, high=1.0
+    )
+    assert len(found.rates) == 100
+    assert found.steepest is not None
+    assert found.rates[50] < found.steepest < found.rates[90]
 
 
 def test_groups_keep_their_shares_of_the_rate(tmp_path):

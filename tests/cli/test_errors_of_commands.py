@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -187,12 +188,14 @@ def test_a_package_that_is_not_found_says_where_it_was_looked_for(capsys, tmp_pa
     assert "pyproject.toml" in err
 
 
-def fail(project: Path, work_dir: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def fail(
+    project: Path, work_dir: Path, program: tuple[str, ...] = ("-m", "lazyengine"), **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Train in a process of its own until the model fails."""
-    words = ["lazyengine", "train", "config.py", "model.fault=labels", "--work-dir", str(work_dir)]
+    words = [*program, "train", "config.py", "model.fault=labels", "--work-dir", str(work_dir)]
     env = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", **environment}
     done = subprocess.run(
-        [sys.executable, "-m", *words], cwd=project, env=env, capture_output=True, text=True, check=False, timeout=200
+        [sys.executable, *words], cwd=project, env=env, capture_output=True, text=True, check=False, timeout=200
     )
     assert done.returncode == 1
     return done
@@ -214,3 +217,26 @@ def test_the_whole_traceback_is_shown_to_who_asks(project, tmp_path):
     done = fail(project, tmp_path, LAZYENGINE_WHOLE_TRACEBACK="1")
     assert "lazyengine/runner/loops.py" in done.stderr
     assert "left out" not in done.stderr
+
+
+@pytest.mark.parametrize("folder", ["bin", "tools", "."])
+def test_the_script_that_an_installation_makes_is_no_code_of_the_user(project, tmp_path, folder):
+    script = tmp_path / folder / "lazyengine"
+    script.parent.mkdir(exist_ok=True)
+    script.write_text("import sys\nfrom lazyengine.cli.main import main\nsys.exit(main())\n")
+    done = fail(project, tmp_path / "run", program=(str(script),))
+    frames = [line for line in done.stderr.splitlines() if line.startswith("  File")]
+    assert f'File "{project / "parts.py"}", line' in frames[0]
+
+
+def test_a_reader_that_has_seen_enough_does_not_end_a_training(tmp_path):
+    words = ["train", "projects/digits/config.py", "train_loop.max_epochs=1", "--limit", "train=20", "val=1"]
+    command = [sys.executable, "-m", "lazyengine", *words, "--work-dir", str(tmp_path)]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=REPO, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes) as process:
+        assert "run folder" in process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+    (log,) = tmp_path.glob("2*/*.log")
+    assert "done\n" in log.read_text()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,6 +37,7 @@ LINES = [
     "plan configs/base.py --steps 1 --against configs/wide.py",
     "lr-find configs/base.py --steps 5",
     "query work_dirs 'select run, state, reason, path, command from runs'",
+    "query work_dirs 'select * from runs'",
     "sweep configs/sweep.py --dry-run",
     "clean work_dirs --dry-run --older 0m",
     "checkpoint show work_dirs/first",
@@ -105,6 +108,26 @@ def test_a_training_is_within_the_width_and_its_status_line_has_all(columns, mon
     assert not [each for each in screen.lines() if len(each) > columns]
     status = r"epoch 1/1 .*\d+/40 loss \d\.\d+  it/s \d+\.?\d*  eta 0:00:0\d  memory [\d,]+ MiB"
     assert [each for each in screen.lines() if re.fullmatch(status, each)]
+
+
+@pytest.mark.parametrize("columns", [80, 100, 140])
+def test_a_run_is_one_line_of_ps(columns, monkeypatch, tmp_path):
+    for name in ("first", "second"):
+        shutil.copytree(f"work_dirs/{name}", tmp_path / name, ignore=shutil.ignore_patterns("*.pth"))
+    record = json.loads((tmp_path / "second" / "run.json").read_text())
+    record["starts"][-1]["ended"] = {
+        "how": "failed",
+        "iter": 7,
+        "reason": "IndexError: Target 2 is out of bounds. " * 2,
+    }
+    (tmp_path / "second" / "run.json").write_text(json.dumps(record))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    head, first, second, *rest = (line for line in run("ps .", Screen()).splitlines() if line)
+    assert head.split()[:3] == ["run", "state", "step"]
+    assert re.search(r"first +finished +40 .*error 0\.\d+", first)
+    assert re.search(r"second +failed", second)
+    assert "IndexError: Target 2" in " ".join([second, *rest])
 
 
 def test_piped_there_are_no_colours_and_lines_stay_whole(monkeypatch):

@@ -124,6 +124,17 @@ def test_the_final_table_sums_the_run_up(tmp_path):
     assert re.search(rf"val/error \(epoch 2\) +{runner.message_hub.get_scalar('val/error').current():.4f}\n", table)
 
 
+@pytest.mark.parametrize("length", [{"max_iters": 6, "val_interval": 2}, {"max_epochs": 1}])
+def test_an_evaluation_says_how_many_iterations_its_weights_are_old(tmp_path, length):
+    toy_runner(str(tmp_path), **length).train()
+    done = 6 if "max_iters" in length else 5
+    (weights,) = [path for path in tmp_path.glob("*.pth") if path.name in (f"iter_{done}.pth", "epoch_1.pth")]
+    runner = toy_runner(str(tmp_path), **length)
+    runner.val(str(weights))
+    table = log_of(runner).rpartition("done\n")[2]
+    assert re.search(rf"trained +{done} iterations\n", table)
+
+
 @pytest.mark.seam(2, "plateau", "epoch", "iteration")
 def test_schedulers_step_by_iteration_by_epoch_and_by_metric(tmp_path):
     runner = toy_runner(str(tmp_path), max_epochs=3)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lazyengine.checkpoint import read_checkpoint, save_checkpoint
+from lazyengine.cli.main import main
 from lazyengine.config import LazyConfig
 from lazyengine.runner import Runner
 from lazyengine.runs import differences, read_run
@@ -171,3 +173,28 @@ def test_options_of_version_0_1_follow_the_config_and_what_it_does_not_change_is
     assert seen["discriminator"]["lr"] == former["discriminator"]["param_groups"][0]["lr"]
     assert seen["discriminator"]["weight_decay"] == 0.25
     assert [change["effect"] for change in changes_of(run).values()] == ["in force"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("width=8", ["do not match exactly", "model.width: 48 -> 8"]),
+        ("num_classes=12", ["do not match exactly", "model.num_classes: 10 -> 12"]),
+        (None, ["can be resumed", "exp_avg is shape (5,)"]),  # checkpoints that somebody changed
+    ],
+)
+def test_what_cannot_be_resumed_is_said_once_and_with_what_was_changed(tmp_path, capsys, change, said):
+    words = ["train", "projects/digits/config.py", "--limit", "train=2", "val=1", "--work-dir", str(tmp_path)]
+    assert main([*words, "train_loop.max_epochs=2"]) == 0
+    files = [*tmp_path.glob("*.pth")]
+    assert len(files) == 3
+    for path in files if change is None else ():
+        content = read_checkpoint(path)
+        content["optimizer"]["state"][0]["exp_avg"] = torch.zeros(5)
+        save_checkpoint(content, str(path))
+    capsys.readouterr()
+    assert main([*words, "train_loop.max_epochs=3", "--resume", *([f"model.{change}"] if change else [])]) == 2
+    found = capsys.readouterr()
+    assert all(text in found.err for text in said)
+    assert found.out.count("not resuming from") == (3 if change is None else 0)
+    assert "damaged" not in found.err or change is None
