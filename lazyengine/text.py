@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import re
 import shutil
-import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO
