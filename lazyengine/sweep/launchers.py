@@ -269,7 +269,7 @@ class RayLauncher:
             there = "; ".join(f"{r.get('CPU', 0):g} cores and {r.get('GPU', 0):g} GPUs" for r in rooms)
             raise UsageValueError(
                 f"--on ray: a run with {num_ranks} processes and {gpus} GPUs finds no room on any machine of the "
-                f"cluster, which have {there}: it would wait for ever. Use fewer, or name a larger cluster by --address."
+                f"cluster, with {there}: it would wait for ever. Use fewer, or name another cluster by --address."
             )
         self._task = self._ray.remote(num_cpus=num_ranks, num_gpus=gpus, max_retries=3)(_run_in_ray)
 
