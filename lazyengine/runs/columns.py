@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import re
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 from ..logging.records import Superseding, divide_at_resumes, last_kept_step, parse_records
@@ -16,6 +17,8 @@ PLACE = {"step", "epoch", "iter", "mode"}
 """What a record says of its place; the rest are values."""
 Numbers = Sequence[float]
 _PLAIN = {int, float}
+_NUMBER_IN_LINE = re.compile(rb'(?<=": )-?[0-9][-+.0-9eE]*(?=[,}])')
+_MODE = re.compile(rb'"mode": "(\w+)"')
 
 
 @dataclass
@@ -37,7 +40,38 @@ class Part:
 
 def parts_in(data: bytes) -> list[Part]:
     """Return lines of a ``metrics.jsonl`` as columns, divided where a run was resumed; none for no records."""
+    with contextlib.suppress(ValueError, LookupError):
+        return [_part_of_uniform(data.strip(b"\n"))]
     return [_part_of(records) for records in divide_at_resumes(parse_records(data)) if records]
+
+
+def _part_of_uniform(data: bytes) -> Part:
+    """Return lines as columns where all of a mode have the same names, and numbers by them, as nearly all files have.
+
+    No record is made of each line, which takes a quarter of the time.
+
+    Raises:
+        ValueError: They are others; so does `LookupError` say.
+    """
+    part, lines, modes = Part(), data.split(b"\n"), _MODE.findall(data)
+    for mode in dict.fromkeys(modes):
+        first = lines[modes.index(mode)]
+        record, pieces = json.loads(first), _NUMBER_IN_LINE.split(first)
+        names = [name for name, value in record.items() if type(value) in _PLAIN]
+        like = re.compile(b"([-+.0-9eE]+)".join(map(re.escape, pieces))).fullmatch
+        matches = [like(line) for line, each in zip(lines, modes, strict=True) if each == mode]
+        is_text = any(type(value) is str for name, value in record.items() if name != "mode")  # "NaN" is a number
+        if None in matches or is_text or len(names) + 1 != len(pieces) or mode == b"resume" in modes[1:]:
+            raise ValueError
+        texts = zip(names, zip(*[match.groups() for match in matches if match]))
+        columns = {name: json.loads(f"[{b','.join(column).decode()}]") for name, column in texts}
+        if part.last_kept is None and mode in (b"train", b"resume"):
+            part.last_kept = columns["step"][0] - (mode == b"train")
+        if mode == b"resume":
+            part.is_resumed = True
+        else:
+            _add(part, record["mode"], columns)
+    return part
 
 
 def _part_of(records: Sequence[dict[str, Any]]) -> Part:
@@ -46,13 +80,8 @@ def _part_of(records: Sequence[dict[str, Any]]) -> Part:
         by_mode.setdefault(record["mode"], []).append(record)
     part = Part(is_resumed=by_mode.pop("resume", None) is not None, last_kept=None if kept == math.inf else kept)
     for mode, found in by_mode.items():
-        names = found[0].keys()
-        if len(names) > 1 and all(record.keys() == names for record in found):  # nearly always, and twice as fast
-            columns = dict(zip(names, zip(*map(itemgetter(*names), found))))
-        else:
-            names = dict.fromkeys(name for record in found for name in record)
-            columns = {name: [record.get(name) for record in found] for name in names}
-        _add(part, str(mode), columns)
+        names = dict.fromkeys(name for record in found for name in record)
+        _add(part, str(mode), {name: [record.get(name) for record in found] for name in names})
     return part
 
 

@@ -316,15 +316,12 @@ def differences(runs: Sequence[Run | Outline]) -> dict[str, list[str]]:
     changed = dict.fromkeys(path for run in runs for path in run.changes)
     paths = dict.fromkeys([*(path for run in runs for path in run.config), *changed])
     first = next((run.config for run in runs if run.config), {})
-    configs = [run.config for run in runs if run.config]
-    found = {}
-    for path in paths:
-        if path in _PLACES:
-            continue
-        value = first.get(path)
-        if path in changed or any(config.get(path) != value for config in configs):
-            found[path] = [_value_of(run, path) for run in runs]
-    return found
+    same = set(first.items())
+    for run in runs:
+        if run.config:
+            same = run.config.items() & same
+    different = (paths.keys() - dict(same) | changed.keys()) - set(_PLACES)
+    return {path: [_value_of(run, path) for run in runs] for path in paths if path in different}
 
 
 def _value_of(run: Run | Outline, path: str) -> str:

@@ -42,16 +42,14 @@ create table records (path text primary key, data blob not null);
 """
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """A value of a curve at a step."""
 
     step: float
     value: float
 
 
-@dataclass(frozen=True)
-class Extent:
+class Extent(NamedTuple):
     """What a curve comes to.
 
     Attributes:
@@ -73,8 +71,9 @@ class _Extents(Mapping[str, Extent]):
 
     def __getitem__(self, name: str) -> Extent:
         row = self._rows[name]
-        points = [Point(*row[i : i + 2]) for i in range(0, len(row), 2)]
-        return Extent(*points) if len(points) == 3 else Extent(points[0], None, None)
+        if len(row) == 2:
+            return Extent(Point(*row), None, None)
+        return Extent(Point(row[0], row[1]), Point(row[2], row[3]), Point(row[4], row[5]))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)
@@ -190,7 +189,7 @@ class Index:
         known = {path: (signature, outline) for path, signature, outline in query}
         found, fresh = {}, {}
         for path, signature in find_run_folders(self.root):
-            name = os.path.relpath(path, self.root)
+            name = path.removeprefix(self.root).strip(os.sep) or os.curdir
             if name in known and known[name][0] == signature:
                 found[name] = _checked(known[name][1])
             else:

@@ -252,14 +252,25 @@ class RayLauncher:
         capacity: Jobs at once; those for which there is no room wait in Ray's queue.
 
     Raises:
-        UsageRuntimeError: ray is missing.
+        UsageRuntimeError: ray is missing, or there is no cluster at the address.
+        UsageValueError: A job has no room on any machine of a cluster that was not named, and so may not grow.
     """
 
     def __init__(self, address: str | None = None, *, num_ranks: int = 1, gpus: int = 0, capacity: int = 1000) -> None:
         self._ray = _import("ray", "ray", "a Ray cluster")
         self.capacity = capacity
         if not self._ray.is_initialized():
-            self._ray.init(address=address, log_to_driver=False, include_dashboard=False, configure_logging=False)
+            try:
+                self._ray.init(address=address, log_to_driver=False, include_dashboard=False, configure_logging=False)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise UsageRuntimeError(f"--address {address}: {error} Name a cluster that is at work.") from error
+        rooms = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        if address is None and not any(r.get("CPU", 0) >= num_ranks and r.get("GPU", 0) >= gpus for r in rooms):
+            there = "; ".join(f"{r.get('CPU', 0):g} cores and {r.get('GPU', 0):g} GPUs" for r in rooms)
+            raise UsageValueError(
+                f"--on ray: a run with {num_ranks} processes and {gpus} GPUs finds no room on any machine of the "
+                f"cluster, with {there}: it would wait for ever. Use fewer, or name another cluster by --address."
+            )
         self._task = self._ray.remote(num_cpus=num_ranks, num_gpus=gpus, max_retries=3)(_run_in_ray)
 
     def launch(self, jobs: Sequence[Job]) -> list[Launched]:
@@ -270,8 +281,7 @@ class RayLauncher:
         for job in jobs:
             job = replace(job, work_dir=os.path.abspath(job.work_dir), env={"PYTHONPATH": path, **job.env})
             job.write()
-            job.stop_file.unlink(missing_ok=True)
-            found.append(RayJob(self._ray, self._task.remote(job, here), job))
+            found.append(RayJob(self._ray, self._task.remote(job, here)))
         return found
 
 
@@ -281,11 +291,10 @@ class RayJob:
     Args:
         ray: The module.
         task: What Ray returned.
-        job: The run.
     """
 
-    def __init__(self, ray: Any, task: Any, job: Job) -> None:
-        self._ray, self._task, self._job = ray, task, job
+    def __init__(self, ray: Any, task: Any) -> None:
+        self._ray, self._task = ray, task
 
     def poll(self) -> Outcome | None:
         """Return how it ended, None while it has not."""
@@ -294,23 +303,26 @@ class RayJob:
             return None
         try:
             return self._ray.get(self._task)
+        except self._ray.exceptions.TaskCancelledError:
+            return Outcome("stopped", "it was asked to stop before it began", 143)
         except self._ray.exceptions.RayError as error:
             lost = (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.NodeDiedError)
-            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
+            reason = f"{type(error).__name__}: {str(error).strip().rpartition(chr(10))[2]}"
             return Outcome("lost" if isinstance(error, lost) else "failed", reason, 1)
 
     def stop(self) -> None:
-        """Ask it to save and end."""
-        self._job.stop_file.touch()
+        """Ask it to save and end; one that waits in the queue leaves it."""
+        self._ray.cancel(self._task)
 
     def kill(self) -> None:
-        """End it at once."""
-        self._ray.cancel(self._task, force=True)
+        """End its processes at once, by asking once more; a task that Ray itself ended would leave them at work."""
+        self._ray.cancel(self._task)
 
 
 def _run_in_ray(job: Job, cwd: str) -> Outcome:
     os.chdir(cwd)
-    return wait(Supervised(job, print), job.stop_file.exists)
+    with Stopping() as stopping:  # a task that is cancelled is interrupted
+        return wait(Supervised(job, print), lambda: stopping.count)
 
 
 def wait(run: Launched, num_asked: Callable[[], int] = lambda: 0) -> Outcome:

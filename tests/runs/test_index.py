@@ -97,6 +97,30 @@ def test_columns_say_what_the_reader_says(tmp_path_factory, files, cut):
     assert repr(sorted(curves_in(parts).items())) == repr(sorted(expected.items()))  # of a NaN too
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": 2, "epoch": 1, "iter": 9-, "mode": "train", "loss": 0.5}',
+        '{"step": 02, "epoch": 1, "iter": 2, "mode": "train", "loss": 0.5}',
+        '{"step": 2, "epoch": 1, "iter": 2, "mode": "train", "loss": 0.5.5}',
+        'x{"step": 2, "epoch": 1, "iter": 2, "mode": "train", "loss": 0.5}',
+        '{"step": 2, "epoch": 1, "iter": 2, "mode": "train", "loss": 0.5} {"step": 3}',
+        '{"step": 2, "epoch": 1, "iter": 2, "mode": "train", "loss": "NaN"}',
+        '{"step": 2, "epoch": 1, "iter": 2, "mode": "train", "loss": 1e400}',
+        '{"step": 2, "epoch": null, "iter": 2, "mode": "train", "loss": 1}',
+        '{"step": 1, "epoch": null, "iter": 1, "mode": "resume"}',
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_line_that_is_not_like_the_others_counts_as_for_the_reader(tmp_path, line, place):
+    lines = [json.dumps({"step": n, "epoch": 1, "iter": n, "mode": "train", "loss": 1 / n}) for n in (1, 2, 3)]
+    lines[place:place] = [line]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, ""]))
+    assert repr(curves_in(parts_in((tmp_path / "metrics.jsonl").read_bytes()))) == repr(
+        curves_of([{k: v for k, v in r.items() if k != "iter"} for r in read_metrics(tmp_path)])
+    )
+
+
 def test_resumed_and_forked_runs_are_one_curve(root):
     found = by_index(root)
     assert found["a"]["train/loss"] == ([*range(1, 9)], [1.0] * 3 + [2.0] * 5)

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -104,12 +105,45 @@ def test_options_of_slurm_are_checked(lab, slurm):
         SlurmLauncher(str(lab / "x"), slurm={"partitionn": "gpu"})
 
 
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ends what Ray starts on this machine."""
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    yield
+    ray.shutdown()
+
+
 @pytest.mark.suite
 @pytest.mark.timeout(600)
-def test_ray_gives_the_same_table(lab, by_processes):
-    ray = pytest.importorskip("ray")
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    try:
-        assert table_of(lab, "ray", make_launcher("ray", str(lab))) == by_processes
-    finally:
-        ray.shutdown()
+def test_ray_gives_the_same_table(lab, by_processes, cluster):
+    assert table_of(lab, "ray", make_launcher("ray", str(lab))) == by_processes
+
+
+@pytest.mark.suite
+@pytest.mark.timeout(600)
+def test_runs_of_ray_are_stopped_at_work_and_in_the_queue_and_go_on(lab, cluster):
+    config, cores = str(lab / "lab" / "config.py"), len(os.sched_getaffinity(0))
+    launcher = make_launcher("ray", str(lab), num_ranks=cores)
+    names = {"at_work": [plan(lab, ("wait to be stopped", 7))], "queued": []}
+    jobs = [Job(config, str(lab / name), words) for name, words in names.items()]
+    (at_work,) = launcher.launch(jobs[:1])
+    wait_until((lab / "plan.json.0").exists, "iteration 7")
+    (queued,) = launcher.launch(jobs[1:])
+    for each in (queued, at_work):
+        each.stop()
+    assert [(wait(each).how, wait(each).exit_code) for each in (queued, at_work)] == [("stopped", 143)] * 2
+    assert not (lab / "queued" / "run.json").exists()
+    assert [wait(each).how for each in launcher.launch(jobs)] == ["finished"] * 2
+    assert [each["from"] and each["from"]["iter"] for each in starts(lab / "at_work")] == [None, 8]
+
+
+@pytest.mark.suite
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"num_ranks": 10_000}, "10000 processes"), ({"gpus": 10_000}, "10000 GPUs"), ({"address": "none"}, "none")],
+)
+def test_what_no_cluster_can_run_is_refused_and_does_not_wait_for_ever(lab, cluster, options, message):
+    with pytest.raises(UsageError, match=message):
+        make_launcher("ray", str(lab), **options)
