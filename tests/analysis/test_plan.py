@@ -1,5 +1,6 @@
 """`lazyengine plan`: what it says without values is what a real run then does."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from lazyengine.analysis.metering import Meter
 from lazyengine.analysis.planning import Plan, modules_of
 from lazyengine.cli.main import main
 from lazyengine.cli.plan import maker_of
-from lazyengine.config import LazyConfig
-from lazyengine.hooks import Hook, Priority
+from lazyengine.config import LazyCall, LazyConfig
+from lazyengine.hooks import EMAHook, Hook, Priority
 from lazyengine.runner import Runner
 
 DIGITS = "projects/digits/config.py"
@@ -201,6 +202,45 @@ def test_a_model_that_asks_for_values_is_counted_in_real_steps(tmp_path):
     cost = cost_of(make)
     assert cost.counted_in.startswith("real steps, since with fake tensors: DynamicOutputShapeException")
     assert cost.flops_of("forward") > 0
+
+
+class Teaching(nn.Module):
+    """A model that copies its parts in its constructor; the values of two are known although all are without memory."""
+
+    num_begun = 0
+
+    def __init__(self):
+        super().__init__()
+        Teaching.num_begun += 1
+        norm = nn.BatchNorm1d(8)
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), norm)
+        self.net.register_parameter("scale", nn.Parameter(torch.tensor(2.0)))
+        self.net.register_buffer("steps", norm.num_batches_tracked)
+        self.teacher = copy.deepcopy(self.net).requires_grad_(False)
+        assert self.teacher.steps is dict(self.teacher.named_buffers(remove_duplicate=False))["2.num_batches_tracked"]
+        assert isinstance(self.teacher.scale, nn.Parameter)
+
+    def forward(self, image, label):
+        return {"loss": (self.net(image) * self.net.get_parameter("scale") - self.teacher(image)).square().mean()}
+
+
+@pytest.mark.parametrize("copied_by", ["constructor", "hook", "both"])
+def test_copies_of_what_has_no_memory_have_none(copied_by, tmp_path, monkeypatch):
+    monkeypatch.setattr(Teaching, "num_begun", 0)
+    cfg = LazyConfig.load(DIGITS)
+    cfg.runner.val_loop = None
+    if copied_by != "hook":
+        cfg.runner.model = cfg.optimizer.params.model = LazyCall(Teaching)()
+    if copied_by != "constructor":
+        cfg.runner.hooks = {**cfg.runner.hooks, "average": LazyCall(EMAHook)()}
+    cost = cost_of(lambda: Runner.from_cfg(cfg, work_dir=str(tmp_path)))
+    assert cost.counted_in == "fake tensors"
+    assert Teaching.num_begun == (copied_by != "hook")  # and not once more, with memory
+    if copied_by != "constructor":
+        average = next(hook for hook in cost.runner.hooks if isinstance(hook, EMAHook)).ema_model
+        assert average is not None
+        assert type(average.module) is type(cost.runner.model)  # and not parts alone, as of a model that refuses
+        assert cost.bytes_of("averaged weights") == cost.bytes_of("weights")
 
 
 def test_the_file_of_a_checkpoint_has_the_size_that_was_planned(tmp_path):
