@@ -9,13 +9,15 @@ import torch
 from torch import nn
 
 from lazyengine import _torch
+from lazyengine.analysis import planning
 from lazyengine.analysis.cost import cost_of
 from lazyengine.analysis.metering import Meter
-from lazyengine.analysis.planning import Plan, modules_of
+from lazyengine.analysis.planning import Plan, modules_of, on_ranks
 from lazyengine.cli.main import main
 from lazyengine.cli.plan import maker_of
 from lazyengine.config import LazyCall, LazyConfig
 from lazyengine.hooks import EMAHook, Hook, Priority
+from lazyengine.hooks.devices import find_device
 from lazyengine.runner import Runner
 
 DIGITS = "projects/digits/config.py"
@@ -288,7 +290,20 @@ def test_the_text_has_all_of_it_within_100_columns(capsys):
     ):
         assert part in text
     assert max(map(len, text.splitlines())) <= 100
-    assert "fits into 80 GiB" in text
+    assert "in validation fits into 80 GiB" in text  # whose batches are four times as large
+
+
+@pytest.mark.parametrize(("val_batch", "ranks", "fits"), [(64, 1, True), (128, 1, False), (128, 4, False)])
+def test_a_device_that_is_too_small_for_the_validation_does_not_fit(val_batch, ranks, fits, tmp_path, monkeypatch):
+    overrides = [f"val_loop.dataloader.batch_size={val_batch}", "runner.model_setup=None"]
+    plan = Plan(maker_of(DIGITS, overrides, str(tmp_path)), steps=0)
+    between = (plan.cost.peak_bytes + 2**20) / 2**30  # more than training takes, buckets included
+    assert plan.cost.peak_bytes + plan.cost.gradient_bytes < 0.9 * between * 2**30
+    h100 = find_device("H100")
+    assert h100 is not None
+    monkeypatch.setattr(planning, "find_device", lambda name: h100._replace(memory_gib=between))
+    ((_, text),) = [row for row in on_ranks(plan, ranks, "H100") if row[0].startswith("H100")]
+    assert ("does NOT fit" not in text) == fits
 
 
 def test_against_another_config(capsys):
@@ -339,6 +354,9 @@ def test_mistakes_end_with_2(capsys, tmp_path):
     assert main(["plan", DIGITS, "--gpu", "H1000"]) == 2
     assert "Did you mean 'H100'" in capsys.readouterr().err
     assert main(["plan", DIGITS, "model.widht=3"]) == 2
+    for option in ("--depth", "--steps", "--ranks"):
+        assert main(["plan", DIGITS, option, "-1"]) == 2
+        assert f"{option} -1" in capsys.readouterr().err
     Path(tmp_path, "plain.py").write_text("a = 1\n")
     assert main(["plan", str(tmp_path / "plain.py")]) == 2
     assert "has no `runner`" in capsys.readouterr().err
