@@ -288,8 +288,17 @@ def fake_tensors() -> Any:
     with interpreter.paused():
         importlib.import_module(_COMPILER)
         from torch._subclasses import fake_tensor  # seconds, for the command that plans
-
+    setattr(fake_tensor.FakeTensor, "__deepcopy__", _copy_fake)  # noqa: B010 - torch's copies memory that is not there
     return fake_tensor.FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def _copy_fake(tensor: Any, memo: dict[int, Any]) -> Any:
+    if id(tensor) not in memo:
+        with torch.no_grad():
+            made = memo[id(tensor)] = tensor.clone().requires_grad_(tensor.requires_grad)
+        if getattr(tensor, "_is_param", False):
+            made._is_param = True
+    return memo[id(tensor)]
 
 
 def record_memory_history() -> bool:

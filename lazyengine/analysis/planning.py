@@ -354,13 +354,15 @@ def on_ranks(plan: Plan, number: int, gpu: str | None = None) -> list[tuple[str,
     """
     cost, wrapper = plan.cost, plan.cost.runner.model_setup.wrapper
     rows, memory = [], cost.peak_bytes
+    val_memory = cost.val_peak_bytes or 0  # with the same weights and optimizer, and often with larger batches
     if number > 1 and isinstance(wrapper, FSDP2):
         more, memory = _sharded(cost, wrapper, number)
         rows += more
+        val_memory += memory - cost.peak_bytes
     elif number > 1:
         sent = 2 * (number - 1) * cost.gradient_bytes // number
         buckets = max(math.ceil(cost.gradient_bytes / _BUCKET_BYTES), 1)
-        memory += cost.gradient_bytes
+        memory, val_memory = memory + cost.gradient_bytes, val_memory + cost.gradient_bytes
         rows = [
             (f"{number:,} ranks", f"DDP: each holds all, and {format_bytes(cost.gradient_bytes)} of buckets"),
             ("", f"a step: {buckets} all-reduce{'s' * (buckets > 1)}, {format_bytes(sent)} sent by each (a ring)"),
@@ -369,7 +371,7 @@ def on_ranks(plan: Plan, number: int, gpu: str | None = None) -> list[tuple[str,
             rows.append(("", f"a forward: buffers of rank 0 to all, {format_bytes(cost.num_buffers)}"))
     if number > 1 and cost.samples:
         rows.append(("", f"{cost.samples * number:,} samples an iteration of all ranks"))
-    return rows + ([] if gpu is None else _on_device(plan, gpu, number, memory))
+    return rows + ([] if gpu is None else _on_device(plan, gpu, memory, val_memory))
 
 
 def _sharded(cost: Cost, wrapper: FSDP2, number: int) -> tuple[list[tuple[str, str]], int]:
@@ -397,7 +399,7 @@ def _sharded(cost: Cost, wrapper: FSDP2, number: int) -> tuple[list[tuple[str, s
     ], memory  # fmt: skip
 
 
-def _on_device(plan: Plan, gpu: str, number: int, memory: int) -> list[tuple[str, str]]:
+def _on_device(plan: Plan, gpu: str, memory: int, val_memory: int) -> list[tuple[str, str]]:
     device = find_device(gpu)
     if device is None:
         names = [each.name for each in DEVICES]
@@ -407,10 +409,12 @@ def _on_device(plan: Plan, gpu: str, number: int, memory: int) -> list[tuple[str
     given = next((w.precision["dtype"] for w in wrappers if w.precision), "float32")
     dtype = str(getattr(cost.runner.model_setup.wrapper, "param_dtype", None) or given).rpartition(".")[2]
     least = cost.total_flops / device.peak(dtype)
+    in_validation = " in validation" if val_memory > memory else ""
+    memory = max(memory, val_memory)
     fits = "fits into" if memory < 0.9 * device.memory_gib * 2**30 else "does NOT fit into"
     total = least * cost.runner.train_loop.max_iters
     return [
-        (device.name, f"{format_bytes(memory)} {fits} {device.memory_gib} GiB (kernels need some more)"),
+        (device.name, f"{format_bytes(memory)}{in_validation} {fits} {device.memory_gib} GiB (kernels need some more)"),
         ("", f"{least:.3g} s an iteration at its peak in {dtype}, {least / 0.4:.3g} s at an MFU of 40 %"),
         ("", f"{_duration(total / 0.4)} for all iterations at 40 %"),
     ]

@@ -41,8 +41,9 @@ def build_parser() -> CommandParser:
 @command(build_parser)
 def main(args: argparse.Namespace) -> object:
     """Say what an experiment costs."""
-    if args.ranks < 1 or args.steps < 0:
-        raise ConfigError(f"--ranks {args.ranks} --steps {args.steps}: expected at least 1 rank, and 0 steps.")
+    if args.ranks < 1 or args.steps < 0 or (args.depth or 0) < 0:
+        given = f"--ranks {args.ranks} --steps {args.steps} --depth {args.depth or 0}"
+        raise ConfigError(f"{given}: expected at least 1 rank, 0 steps and a depth of 0.")
     with tempfile.TemporaryDirectory(prefix="lazyengine-") as folder:
         return _answer(args, folder)
 

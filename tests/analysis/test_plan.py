@@ -1,5 +1,6 @@
 """`lazyengine plan`: what it says without values is what a real run then does."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -8,13 +9,15 @@ import torch
 from torch import nn
 
 from lazyengine import _torch
+from lazyengine.analysis import planning
 from lazyengine.analysis.cost import cost_of
 from lazyengine.analysis.metering import Meter
-from lazyengine.analysis.planning import Plan, modules_of
+from lazyengine.analysis.planning import Plan, modules_of, on_ranks
 from lazyengine.cli.main import main
 from lazyengine.cli.plan import maker_of
-from lazyengine.config import LazyConfig
-from lazyengine.hooks import Hook, Priority
+from lazyengine.config import LazyCall, LazyConfig
+from lazyengine.hooks import EMAHook, Hook, Priority
+from lazyengine.hooks.devices import find_device
 from lazyengine.runner import Runner
 
 DIGITS = "projects/digits/config.py"
@@ -203,6 +206,45 @@ def test_a_model_that_asks_for_values_is_counted_in_real_steps(tmp_path):
     assert cost.flops_of("forward") > 0
 
 
+class Teaching(nn.Module):
+    """A model that copies its parts in its constructor; the values of two are known although all are without memory."""
+
+    num_begun = 0
+
+    def __init__(self):
+        super().__init__()
+        Teaching.num_begun += 1
+        norm = nn.BatchNorm1d(8)
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), norm)
+        self.net.register_parameter("scale", nn.Parameter(torch.tensor(2.0)))
+        self.net.register_buffer("steps", norm.num_batches_tracked)
+        self.teacher = copy.deepcopy(self.net).requires_grad_(False)
+        assert self.teacher.steps is dict(self.teacher.named_buffers(remove_duplicate=False))["2.num_batches_tracked"]
+        assert isinstance(self.teacher.scale, nn.Parameter)
+
+    def forward(self, image, label):
+        return {"loss": (self.net(image) * self.net.get_parameter("scale") - self.teacher(image)).square().mean()}
+
+
+@pytest.mark.parametrize("copied_by", ["constructor", "hook", "both"])
+def test_copies_of_what_has_no_memory_have_none(copied_by, tmp_path, monkeypatch):
+    monkeypatch.setattr(Teaching, "num_begun", 0)
+    cfg = LazyConfig.load(DIGITS)
+    cfg.runner.val_loop = None
+    if copied_by != "hook":
+        cfg.runner.model = cfg.optimizer.params.model = LazyCall(Teaching)()
+    if copied_by != "constructor":
+        cfg.runner.hooks = {**cfg.runner.hooks, "average": LazyCall(EMAHook)()}
+    cost = cost_of(lambda: Runner.from_cfg(cfg, work_dir=str(tmp_path)))
+    assert cost.counted_in == "fake tensors"
+    assert Teaching.num_begun == (copied_by != "hook")  # and not once more, with memory
+    if copied_by != "constructor":
+        average = next(hook for hook in cost.runner.hooks if isinstance(hook, EMAHook)).ema_model
+        assert average is not None
+        assert type(average.module) is type(cost.runner.model)  # and not parts alone, as of a model that refuses
+        assert cost.bytes_of("averaged weights") == cost.bytes_of("weights")
+
+
 def test_the_file_of_a_checkpoint_has_the_size_that_was_planned(tmp_path):
     overrides = ["train_loop.max_epochs=1", "train_loop.val_interval=0", "default_hooks.checkpoint.save_best=None"]
     plan = Plan(maker_of(DIGITS, overrides, str(tmp_path / "none")), steps=0)
@@ -248,7 +290,20 @@ def test_the_text_has_all_of_it_within_100_columns(capsys):
     ):
         assert part in text
     assert max(map(len, text.splitlines())) <= 100
-    assert "fits into 80 GiB" in text
+    assert "in validation fits into 80 GiB" in text  # whose batches are four times as large
+
+
+@pytest.mark.parametrize(("val_batch", "ranks", "fits"), [(64, 1, True), (128, 1, False), (128, 4, False)])
+def test_a_device_that_is_too_small_for_the_validation_does_not_fit(val_batch, ranks, fits, tmp_path, monkeypatch):
+    overrides = [f"val_loop.dataloader.batch_size={val_batch}", "runner.model_setup=None"]
+    plan = Plan(maker_of(DIGITS, overrides, str(tmp_path)), steps=0)
+    between = (plan.cost.peak_bytes + 2**20) / 2**30  # more than training takes, buckets included
+    assert plan.cost.peak_bytes + plan.cost.gradient_bytes < 0.9 * between * 2**30
+    h100 = find_device("H100")
+    assert h100 is not None
+    monkeypatch.setattr(planning, "find_device", lambda name: h100._replace(memory_gib=between))
+    ((_, text),) = [row for row in on_ranks(plan, ranks, "H100") if row[0].startswith("H100")]
+    assert ("does NOT fit" not in text) == fits
 
 
 def test_against_another_config(capsys):
@@ -299,6 +354,9 @@ def test_mistakes_end_with_2(capsys, tmp_path):
     assert main(["plan", DIGITS, "--gpu", "H1000"]) == 2
     assert "Did you mean 'H100'" in capsys.readouterr().err
     assert main(["plan", DIGITS, "model.widht=3"]) == 2
+    for option in ("--depth", "--steps", "--ranks"):
+        assert main(["plan", DIGITS, option, "-1"]) == 2
+        assert f"{option} -1" in capsys.readouterr().err
     Path(tmp_path, "plain.py").write_text("a = 1\n")
     assert main(["plan", str(tmp_path / "plain.py")]) == 2
     assert "has no `runner`" in capsys.readouterr().err
