@@ -15,7 +15,7 @@ from dataclasses import asdict
 from typing import Any, NoReturn, Protocol
 
 from .. import interpreter
-from ..config import ConfigError, ConfigFileError, LazyConfig, arguments_of
+from ..config import ConfigError, ConfigFileError, LazyConfig, arguments_of, is_node
 from ..nesting import map_leaves
 from ..text import did_you_mean, fill_line, fit
 from .mistakes import ignore_broken_pipe, refuse
@@ -166,9 +166,10 @@ def load_config(path: str, overrides: Sequence[str] = (), *mixins: str, needs_ru
         ConfigError: For anything wrong with it.
     """
     cfg = LazyConfig.apply_overrides(LazyConfig.load(path, *mixins), list(overrides))
-    if needs_runner and not hasattr(cfg, "runner"):
+    if needs_runner and not is_node(runner := arguments_of(cfg).get("runner")):
+        has = f"has {type(runner).__name__} as `runner`, no node" if hasattr(cfg, "runner") else "has no `runner`"
         raise ConfigError(
-            f"{path} has no `runner`: the command needs a top-level runner = LazyCall(Runner)(...); its names "
+            f"{path} {has}: the command needs a top-level runner = LazyCall(Runner)(...); its names "
             f"are {', '.join(sorted(arguments_of(cfg))) or 'none'}"
         )
     return cfg

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import os
 import pathlib
 import re
@@ -238,11 +239,16 @@ def _item(annotation: Any, item: Any, key: Any) -> Any:
 
 
 def _unbuilt(cls: Any, value: Any) -> Any:
-    """Refuse a node whose class certainly is not the one that is asked for; anything else may be it."""
-    made = value.__sig__.target if type(value) is Node and not value.__partial__ else None
+    """Refuse a node of a class that certainly is not the one that is asked for, and what only would make an object."""
+    is_node = type(value) is Node
+    made = value.__sig__.target if is_node else value.func if isinstance(value, functools.partial) else value
     if isinstance(made, type) and cls not in _ANY:
         with contextlib.suppress(TypeError):
-            if cls is typing.Literal or not (issubclass(made, cls) or getattr(cls, "_is_protocol", False)):
+            if not is_node or value.__partial__:
+                is_right = not issubclass(made, cls) or issubclass(functools.partial if is_node else type(value), cls)
+            else:
+                is_right = cls is not typing.Literal and (issubclass(made, cls) or getattr(cls, "_is_protocol", False))
+            if not is_right:
                 raise Mismatch(describe(cls))
     return value
 

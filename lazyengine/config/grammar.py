@@ -49,16 +49,19 @@ def parse_override(argument: str) -> tuple[str, list[str | int], str]:
     argument = argument.strip()
     if argument.startswith(("-", "++")):
         raise OverrideError(f"an override is no option: write {argument.lstrip('-+')}")
+    if match := re.search("^[\u2012-\u2015]|^[^=]*\uff1d|=\\s*[\u201c-\u201f]", argument):
+        raise OverrideError(f"{match[0][-1]!r} is a sign of print: type -, = or a straight quote")
     kind = argument[0] if argument[:1] in ("+", "~") else "="
-    path, end = _read_path(argument, 0 if kind == "=" else 1)
+    path, end = _read_path(argument, int(kind != "=")) if kind == "~" or "=" in argument else ([], 0)
     rest = argument[end:].strip()
     if kind == "~":
         if rest:
             raise OverrideError(f"'~' deletes and takes no value: write {argument[:end]}")
     elif not rest.startswith("="):
+        name = re.match(r"(\+?[^\W\d][\w.]*)?", argument)[0] or "path"  # type: ignore[index]
         raise OverrideError(
             "an override has the form path=value, +path=value (add) or ~path (delete); no '=' follows the path: write "
-            f"{argument[:end].partition(':')[0]}=..."
+            f"{name}=... as one word of the shell, without spaces or in quotes"
         )
     value = rest[1:].strip()
     if "${" in value and (match := _INTERPOLATION.search(value)):

@@ -23,7 +23,8 @@ from .graph import copy_graph, display_path, holds, line_here
 from .node import Config, Node, NodeFactory, adopt
 from .ref import REQUIRED
 
-_NO_DATA = (ModuleType, type, FunctionType, BuiltinFunctionType, NodeFactory, GenericAlias, UnionType)
+_NO_DATA = (ModuleType, type, FunctionType, BuiltinFunctionType, NodeFactory, GenericAlias, UnionType, Config)
+_OF_JSON = {"true": "True", "false": "False", "null": "None", "none": "None"}
 _lock = threading.RLock()  # a file is in `sys.modules` while it runs
 
 
@@ -240,6 +241,7 @@ class Load:
             if item != "*" and not hasattr(module, item):
                 origin = getattr(module, "__file__", None) or module.__name__
                 has = [n for n in vars(module) if not n.startswith("_")] + list(getattr(module, "__all__", ()))
+                has += finding.names_in(list(getattr(module, "__path__", ())))
                 raise ConfigImportError(
                     f"{line_here()}: cannot import name {item!r} from {display_path(origin)}.{did_you_mean(item, has)}"
                 )
@@ -261,7 +263,8 @@ class Load:
             folders = list(spec.submodule_search_locations or ())
             if not folders:
                 file = os.path.basename(spec.origin or "")
-                raise ConfigImportError(f"{line_here()}: no module {part!r} in {file!r}, which is a file.")
+                hint = f" Write from .{file[:-3]}, without .py." if part == "py" else ""
+                raise ConfigImportError(f"{line_here()}: no module {part!r} in {file!r}, which is a file.{hint}")
             found = finding.find(part, folders)
             if found is None:
                 hint = did_you_mean(part, finding.names_in(folders))
@@ -412,8 +415,11 @@ def _explain(error: BaseException) -> None:
             f"{display_path(file)}:{line}: {error}. A plain dict has items: {item} = value. Write L(dict)(...) where "
             "they are to be attributes."
         ) from error
-    if isinstance(error, NameError) and (hint := did_you_mean(error.name, frames[-1][0].f_globals)):
-        error.add_note(hint.strip())
+    if isinstance(error, NameError):
+        known = [_OF_JSON[error.name]] if error.name in _OF_JSON else frames[-1][0].f_globals
+        hint = " In a config its own names stand alone: model.width." if error.name == "cfg" else ""
+        if hint := did_you_mean(error.name, known, 0.4 if error.name in _OF_JSON else 0.6) or hint:
+            error.add_note(hint.strip())
     if isinstance(error, ConfigError) or not isinstance(error, TypeError | AttributeError):
         return
     if re.search(r"_Required|\bRef\b", str(error)):

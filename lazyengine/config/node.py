@@ -231,10 +231,12 @@ def _factory(target: Any, partial: bool) -> NodeFactory:
 def not_called(factory: NodeFactory) -> TargetError:
     """Return the error of a `LazyCall(target)` that stands where a node is meant."""
     target, partial = factory.args
-    made = f"{'LazyPartial' if partial else 'LazyCall'}({signature_of(target).label})"
+    is_object = not isinstance(target, str) and not hasattr(target, "__qualname__")
+    label = signature_of(type(target) if is_object else target).label
+    made = f"{'LazyPartial' if partial else 'LazyCall'}({label})"
     return TargetError(
         f"{describe_source(factory.where)}: {made} alone describes nothing, a second call is missing. "
-        f"Write {made}(...), with the arguments of {signature_of(target).label}."
+        f"Write {made}(...), with the arguments of {label}."
     )
 
 

@@ -17,6 +17,7 @@ from .node import SET_HISTORY, SET_SIG, SET_WHERE, Config, Node, defined_at, del
 from .reads import Followers, Made, PartReads, followers, made_nodes, reads_of
 from .ref import Ref
 from .signature import import_target
+from .traps import arguments_named
 
 Step = str | int
 Trail = list[tuple[Any, Any, Any]]  # parent, key and part for each step of a path
@@ -292,14 +293,9 @@ class _Batch:
 
     def instead_of(self, path: list[Step]) -> str:
         """Return the arguments of the same name that the runner is built from, for a message."""
-        places = [(p, node) for p, node in walk(self.cfg.runner, "runner") if type(node) is Node]
         like = follow(self.cfg, path)[-1][0]
         label = like.__sig__.label if type(like) is Node else None
-        found = [
-            (node, join_path(p, path[-1]))
-            for p, node in places
-            if path[-1] in {*node.__sig__.names, *node.__arguments__}
-        ]
+        found = arguments_named(self.cfg.runner, path[-1])
         best = [p for node, p in found if node.__sig__.label == label] or [p for _, p in found]
         return f". Override {listed(best, 3)} instead." if best else "."
 
@@ -409,6 +405,8 @@ def _no_such(parent: Any, step: Step, path: Sequence[Step], kind: str) -> str:
         extra = f" Positions go from 0 to {len(parent) - 1}." if len(parent) else " It is empty."
         if isinstance(parent, list):
             extra += f" Write +{_shown([*path, len(parent)])}=... to append (a value, or pkg.mod:Cls for a node)."
+    if not path and (step == "cfg" or "/" in str(step)):
+        extra = " A path begins with a name of the config itself, and has dots: model.width."
     accepted = f" It has: {listed(names, 1000)}." if names or not isinstance(parent, list | tuple) else ""
     where = f"{_shown(path)} is {_kind(parent)} and" if path else _kind(parent)
     extra = "" if kind == "~" else extra

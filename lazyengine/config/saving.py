@@ -70,8 +70,8 @@ def save(cfg: Config, path: str) -> list[str]:
             os.remove(temporary)
     if pickled:
         warn(
-            f"{path}: pickled, because no import gives them: {listed(pickled)}. "
-            "Functions and classes in a module of their own would be written by name."
+            f"{os.path.basename(path)}: pickled, because no import gives them: {listed(pickled)}. Functions and "
+            "classes in a module of their own would be written by name; write an object as a node, L(Cls)(...)."
         )
     return pickled
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from inspect import Parameter
 from typing import Any, NamedTuple
 
 from ..text import did_you_mean
-from .coerce import Mismatch, convert, describe
+from .coerce import Mismatch, convert, describe, is_given_by_name
 from .errors import ConfigError
 from .graph import ABSENT, Edit, Holder, SameAs, children, differences, join_path, walk
 from .node import Config, Node, brief, defined_at, resolve_target, sources_of, target_label, target_of
@@ -132,18 +133,22 @@ def check_config(cfg: Config) -> list[str]:
                 continue
             if not _fits(argument, sig.hints[name], sig.parameters[name].default):
                 given = f"a node that builds {target_label(argument)}" if type(argument) is Node else brief(argument)
-                hint = "; write LazyCall(Cls)(...) for an object, or pkg.mod:Cls on the command line"
+                makes = argument if isinstance(argument, type) else getattr(argument, "func", None)
+                is_text = isinstance(argument, str) and is_given_by_name(sig.hints[name])
+                is_meant = makes or is_text or isinstance(argument, dict)
+                hint = f"; write LazyCall({getattr(makes, '__name__', 'Cls')})(...) for an object"
+                hint += "" if makes else ", or pkg.mod:Cls on the command line"
                 problems.append(
                     f"{join_path(path, name)} accepts {describe(sig.hints[name])}, got {given} "
-                    f"(set at {sources_of(value, name)[-1]}){hint if isinstance(argument, dict) else ''}"
+                    f"(set at {sources_of(value, name)[-1]}){hint if is_meant else ''}"
                 )
     return problems
 
 
 def _fits(value: Any, annotation: Any, default: Any) -> bool:
     """Return whether a value may have the type of its annotation; yes in doubt."""
-    if value is None and default is None:  # `x: int = None`
-        return True
+    if default is not Parameter.empty and (value is None or isinstance(value, type)) and type(value) is type(default):
+        return True  # `x: int = None`, `norm: nn.Module = nn.LayerNorm`
     for candidate in (value, int(value)) if isinstance(value, bool) else (value,):
         with contextlib.suppress(Mismatch, TypeError, ValueError):
             converted = convert(annotation, candidate, None)

@@ -8,6 +8,7 @@ too late, is found by `overrides`.)
 
 from __future__ import annotations
 
+import ast
 import functools
 import gc
 import os
@@ -21,7 +22,18 @@ from . import graph
 from .errors import ConfigFileError, RefError, SharingError, warn
 from .graph import children, display_path, find_path, join_path, span_of, walk
 from .node import Config, Node, NodeFactory, adopt, brief, defined_at, not_called, set_argument, sources_of
-from .reads import Followers, PartReads, content_of, followers, made_nodes, names_for, reads_of
+from .reads import (
+    MODULE,
+    Followers,
+    PartReads,
+    content_of,
+    followers,
+    made_nodes,
+    names_for,
+    parsed,
+    reads_of,
+    scoped_nodes,
+)
 from .ref import REQUIRED, Ref, check_ref, head_of
 
 if TYPE_CHECKING:
@@ -29,6 +41,7 @@ if TYPE_CHECKING:
 
 
 _NO_VALUES = (ModuleType, type, FunctionType, NodeFactory)
+_IDLE = re.compile(rb"(?m)^[ \t]*[^\W\d][\w.\[\]'\"-]*[ \t]*(?:==|:[^=\n]*[^=\s][^=\n]*$)")  # `model.width: 8`
 
 
 class Watch:
@@ -91,8 +104,8 @@ def check_loaded(load: Load, config: Config, found: list[Any]) -> None:
         _check_parts(load, config, file, x, name, keys, ran)
     for file, module in load.modules.items():
         _check_text(load, config, file, module)
-        if type(config.__arguments__.get("runner")) is Node:
-            _check_new(load, file)
+        if type(runner := config.__arguments__.get("runner")) is Node:
+            _check_new(load, file, runner)
     _check_code(load)
     for x in found:
         if children(x) is None and type(x) is not Ref:
@@ -118,6 +131,10 @@ def _check_text(load: Load, config: Config, file: str, module: ModuleType) -> No
             raise not_called(value)
     if "_base_" in vars(module):
         raise ConfigFileError(f"{load.assigned_at('_base_', file)}: `_base_` is not read. Write from .base import *.")
+    for node, _, level in scoped_nodes(parsed(source)) if _IDLE.search(source := load.sources[file]) else ():
+        if level == MODULE and (written := _unset(node)):
+            what = f"{display_path(file)}:{node.lineno}: `{ast.unparse(node)}` sets nothing"
+            raise ConfigFileError(f"{what}. Write {' = '.join(map(ast.unparse, written))}.")
     if b"${" in load.sources[file]:
         texts = [value for _, value in walk(config) if type(value) is str and re.fullmatch(graph.INTERPOLATION, value)]
         for line, text in enumerate(load.sources[file].decode(errors="replace").splitlines(), 1):
@@ -129,8 +146,19 @@ def _check_text(load: Load, config: Config, file: str, module: ModuleType) -> No
                     )
 
 
-def _check_new(load: Load, file: str) -> None:
-    """Warn of a plain value that nothing reads, where a config that the file imports has a near name that is read."""
+def _unset(node: Any) -> tuple[Any, Any] | None:
+    """Return place and value of a statement that was meant to set it: `model.width: 8`, `model.width == 8`."""
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Compare) and type(node.value.ops[0]) is ast.Eq:
+        return node.value.left, node.value.comparators[0]
+    if not isinstance(node, ast.AnnAssign) or node.value is not None:
+        return None
+    is_type = isinstance(node.annotation, ast.Constant) and isinstance(node.annotation.value, str | None)
+    is_value = isinstance(node.annotation, ast.Constant | ast.UnaryOp | ast.List | ast.Dict) and not is_type
+    return (node.target, node.annotation) if is_value or not isinstance(node.target, ast.Name) else None
+
+
+def _check_new(load: Load, file: str, runner: Node) -> None:
+    """Warn of a plain value that nothing reads, where a near name is imported and read, or the runner takes it."""
     own, bases = load.namespaces[file], [load.namespaces[each] for each in load.imports[file]]
     known = {n for base in bases for n, x in _held(base, "_").items() if not isinstance(x, _NO_VALUES)}
 
@@ -140,9 +168,21 @@ def _check_new(load: Load, file: str) -> None:
         return any(re.search(word, source.decode(errors="replace")) for source in files)
 
     for name in [n for n in load.text(file).stores if n in _held(own, "_") and n not in known] if known else ():
-        like = None if graph.holds(own[name], Node) or is_read(name) else near(name, known, 0.81)
+        if graph.holds(value := own[name], Node) or isinstance(value, _NO_VALUES) or is_read(name):
+            continue
+        like = near(name, known, 0.81)
+        same = arguments_named(runner, name)
+        others = [p for node, p in same if not graph.is_equal(node.__arguments__.get(name), value)]
         if like and is_read(like):
             warn(f"{load.assigned_at(name, file)}: nothing reads {name!r}. Did you mean {like!r}, which is imported?")
+        elif len(others) == len(same) > 0 and (type(value) is not str or others[0] == f"runner.{name}"):
+            warn(f"{load.assigned_at(name, file)}: nothing reads {name!r}. Write {others[0]} = {name} too.")
+
+
+def arguments_named(runner: Node, name: Any) -> list[tuple[Node, str]]:
+    """Return the nodes that a runner is built from and that have an argument of this name, with its path."""
+    nodes = [(path, node) for path, node in walk(runner, "runner") if type(node) is Node]
+    return [(n, join_path(path, name)) for path, n in nodes if name in n.__sig__.names or name in n.__arguments__]
 
 
 def _check_code(load: Load) -> None:
