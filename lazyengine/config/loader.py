@@ -24,7 +24,7 @@ from .node import Config, Node, NodeFactory, adopt
 from .ref import REQUIRED
 
 _NO_DATA = (ModuleType, type, FunctionType, BuiltinFunctionType, NodeFactory, GenericAlias, UnionType, Config)
-_OF_JSON = {"true": "True", "false": "False", "null": "None", "none": "None"}
+_OF_JSON = {n: f"Did you mean {n.title().replace('Null', 'None')!r}?" for n in ("true", "false", "null", "none")}
 _lock = threading.RLock()  # a file is in `sys.modules` while it runs
 
 
@@ -241,7 +241,7 @@ class Load:
             if item != "*" and not hasattr(module, item):
                 origin = getattr(module, "__file__", None) or module.__name__
                 has = [n for n in vars(module) if not n.startswith("_")] + list(getattr(module, "__all__", ()))
-                has += finding.names_in(list(getattr(module, "__path__", ())))
+                has += finding.names_in(list((spec and spec.submodule_search_locations) or ()))
                 raise ConfigImportError(
                     f"{line_here()}: cannot import name {item!r} from {display_path(origin)}.{did_you_mean(item, has)}"
                 )
@@ -416,9 +416,8 @@ def _explain(error: BaseException) -> None:
             "they are to be attributes."
         ) from error
     if isinstance(error, NameError):
-        known = [_OF_JSON[error.name]] if error.name in _OF_JSON else frames[-1][0].f_globals
-        hint = " In a config its own names stand alone: model.width." if error.name == "cfg" else ""
-        if hint := did_you_mean(error.name, known, 0.4 if error.name in _OF_JSON else 0.6) or hint:
+        meant = {"cfg": "In a config its own names stand alone: model.width.", **_OF_JSON}.get(error.name or "")
+        if hint := meant or did_you_mean(error.name, frames[-1][0].f_globals):
             error.add_note(hint.strip())
     if isinstance(error, ConfigError) or not isinstance(error, TypeError | AttributeError):
         return

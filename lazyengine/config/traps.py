@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import functools
 import gc
+import itertools
 import os
 import re
 from collections.abc import Iterable
@@ -164,8 +165,10 @@ def _check_new(load: Load, file: str, runner: Node) -> None:
 
     def is_read(name: str) -> bool:
         word = rf"(?m)(?!^{name}\s*:[^=\n]*=)\b{name}\b(?!\s*=[^=])"  # neither bound nor a keyword there
-        files = (load.text(each) and load.sources[each] for each in [file, *load.namespaces])
-        return any(re.search(word, source.decode(errors="replace")) for source in files)
+        files = ((each, load.text(each) and load.sources[each]) for each in [file, *load.namespaces])
+        of_code = rf"(import\b.*|(?<!self)\.|['\"]){word[4:]}"  # which reads a config's own name not as its own
+        words = ((word if each in load.modules else of_code, source.decode(errors="replace")) for each, source in files)
+        return any(itertools.starmap(re.search, words))
 
     for name in [n for n in load.text(file).stores if n in _held(own, "_") and n not in known] if known else ():
         if graph.holds(value := own[name], Node) or isinstance(value, _NO_VALUES) or is_read(name):

@@ -105,10 +105,12 @@ class Mistake:
     warns: bool = False
 
 
-def config(name: str, text: str, place: str, accepted: str, next: str, *, whole: bool = False, **more: str) -> Mistake:
+def config(
+    name: str, text: str, place: str, accepted: str, next: str, *, whole=False, warns=False, **more: str
+) -> Mistake:
     """Return a mistake in the lines ``text`` of `main.py`, which begin at its line 3 unless they are the whole file."""
     files = {"main.py": text if whole else CHILD + text, **{f"{key}.py": value for key, value in more.items()}}
-    return Mistake(name, place, accepted, next, text, ["--config", "main.py"], files)
+    return Mistake(name, place, accepted, next, text, ["--config", "main.py"], files, warns=warns)
 
 
 def line(name: str, argv: list[str], place: str, accepted: str, next: str, **settings) -> Mistake:
@@ -545,6 +547,76 @@ MISTAKES = [
         r"\.py.*\.json|\.json.*\.py",
         r"saved\.py|[Uu]se|[Ww]rite|[Gg]ive|[Ee]nd",
     ),
+    # ------------------------------------------------------------------ habits of YAML, JSON, a shell and other systems
+    config("YAML", "model.width: 8", at(3), r"sets nothing", r"Write model\.width = 8"),
+    config("a comparison", "model.width == 8", at(3), r"sets nothing", r"Write model\.width = 8"),
+    config("JSON: true", "model.dropout = true", at(3), r"name 'true'", r"Did you mean 'True'"),
+    config("JSON: null", "model.body = null", at(3), r"name 'null'", r"Did you mean 'None'"),
+    config("yacs: cfg", "cfg.model.width = 8", at(3), r"own names", r"model\.width"),
+    config("a class instead of a node", "runner.model = Net", at(3), r"accepts Module", r"LazyCall\(Net\)\(\.\.\.\)"),
+    config(
+        "functools.partial instead of a node",
+        "import functools\nrunner.model = functools.partial(Net, width=3)",
+        at(4),
+        r"accepts Module",
+        r"LazyCall\(Net\)\(\.\.\.\)",
+    ),
+    config(
+        "a LazyPartial where an object is meant",
+        "runner.optim_wrapper.optimizer = LazyPartial(AdamW)(lr=0.1)",
+        at(3),
+        r"accepts Optimizer",
+        r"partial of AdamW",
+    ),
+    config("a class in a text", "runner.model = 'parts.Net'", at(3), r"accepts Module", r"LazyCall\(Cls\)\(\.\.\.\)"),
+    config(
+        "LazyCall of an object alone", "runner.model = L(Net(3))", at(3), r"LazyCall\(Net\) alone", r"LazyCall\(Net\)\("
+    ),
+    config("a class and arguments in one call", "model = L(Net, width=3)", at(3), r"two calls", r"L\(Cls\)\(argument="),
+    config("a ref with arithmetic", "optimizer.lr = ref('optimizer.eps') * 2", at(3), r"no value yet", r"ref\(path, f"),
+    config("the ending of a file", HEAD + "from .base.py import *", at(2), r"is a file", r"from \.base,", whole=True),
+    config("a misspelt file", HEAD + "from . import bas", at(2), r"'base'", r"Did you mean 'base'", whole=True),
+    config(
+        "mmengine: a loop's length at top level",
+        "max_epochs = 3",
+        at(3),
+        r"nothing reads",
+        r"Write runner\.train_loop\.max_epochs = max_epochs",
+        warns=True,
+    ),
+    config(
+        "a runner that is no node",
+        "runner = dict(model=model)",
+        r"main\.py",
+        r"dict as `runner`",
+        r"LazyCall\(Runner\)",
+    ),
+    config(
+        "a runner that is built",
+        "runner = Runner(model=Net(), work_dir='run')",
+        r"main\.py",
+        r"Runner as `runner`",
+        r"LazyCall\(Runner\)",
+    ),
+    line(
+        "spaces around =",
+        ["model.width", "=", "3"],
+        r"#1 'model\.width'",
+        r"path=value",
+        r"model\.width=.*without spaces",
+    ),
+    line("a space after =", ["model.act=", "relu"], r"#2 'relu'", r"path=value", r"one word of the shell"),
+    line("a space in a list", ["optimizer.betas=[0.9,", "0.99]"], r"#2 '0\.99\]'", r"path=value", r"in quotes"),
+    line(
+        "the prefix cfg",
+        ["cfg.model.width=3"],
+        r"#1 'cfg\.model",
+        r"It has: width, model",
+        r"a name of the config itself",
+    ),
+    line("Hydra: a slash", ["model/width=3"], r"#1 'model/width", r"It has: width, model", r"has dots: model\.width"),
+    line("a dash of print", ["\u2013\u2013dry-run"], r"#1 '\u2013", r"type -", r"type -"),
+    line("quotes of print", ["model.act=\u201crelu\u201d"], r"#1 'model\.act", r"straight quote", r"type"),
 ]
 
 
