@@ -15,7 +15,7 @@ from .grammar import parse_override, parse_path
 from .graph import ABSENT, ATOMIC, Holder, children, describe_source, follow, is_equal, join_path, rebuild, swap, walk
 from .node import SET_HISTORY, SET_SIG, SET_WHERE, Config, Node, defined_at, delete_argument, set_argument, set_target
 from .reads import Followers, Made, PartReads, followers, made_nodes, reads_of
-from .ref import Ref
+from .ref import Ref, check_ref
 from .signature import import_target
 from .traps import arguments_named
 
@@ -73,6 +73,7 @@ class _Batch:
         self.parts: list[tuple[list[Any], str]] = []  # reads of the argument or item that was changed, source
         self.part_reads: PartReads | None = None  # of the config as it stands
         self.unused: list[tuple[list[Step], str]] = []  # path and source of what perhaps nothing uses
+        self.moved_by = ""  # the last source that may have taken away what a ref leads to
         self.holders: dict[str, list[Any]] = {}  # source -> what held a node, list or dict that was replaced everywhere
 
     def save(self, holder: Any) -> None:
@@ -133,6 +134,10 @@ class _Batch:
         if record is not None and path[0] not in _BUILT:  # of a config made by hand nobody knows who reads it
             self.unused.append((path, self.source))
 
+    def move(self) -> None:
+        """Remember that from now on reads and refs perhaps lead to something else, or to nothing."""
+        self.part_reads, self.moved_by = None, self.source
+
     def store(self, trail: Trail, value: Any) -> None:
         """Put a value at the end of a trail.
 
@@ -146,7 +151,7 @@ class _Batch:
                 return self.replace_everywhere(old, value)
             self.save(parent)
             if not {type(old), type(value)} <= _LEAVES:
-                self.part_reads = None
+                self.move()
             return set_argument(parent, key, value, source=self.source, add=True)
         new: Any = list(parent) if isinstance(parent, tuple) else copy.copy(parent)
         if isinstance(new, list) and key == len(new):
@@ -165,8 +170,9 @@ class _Batch:
     def delete(self, trail: Trail, path: list[Step]) -> None:
         """Remove what stands at the end of a trail."""
         *above, (parent, key, old) = trail
-        self.part_reads = None
-        self.check_refs(parent, key % len(parent) if isinstance(parent, list) else key)
+        self.move()
+        if isinstance(parent, list):
+            self.check_counted(parent, key % len(parent))
         if isinstance(parent, Holder):
             shared = type(parent) is Config and isinstance(old, _SHARED)
             users = self.paths_of(lambda _, value: value is old) if shared else []
@@ -181,17 +187,12 @@ class _Batch:
         del new[key]
         return self.put_container(above, parent, new)
 
-    def check_refs(self, parent: Any, key: Any) -> None:
-        """Refuse to delete what a ref reads, and an item of a list before one that a ref names by its position."""
+    def check_counted(self, parent: list[Any], key: int) -> None:
+        """Refuse to delete an item of a list that a ref names by its position, or one before it."""
         for ref, steps in _refs_in(self.cfg):
-            for holder, at, _ in follow(self.cfg, steps):
+            if any(holder is parent and at >= key for holder, at, _ in follow(self.cfg, steps)):
                 where = f"{ref!r}, written at {describe_source(ref.where)},"
-                if holder is parent and at == key:
-                    raise OverrideError(f"{where} reads it.")
-                if holder is parent and isinstance(parent, list) and at > key:
-                    raise OverrideError(
-                        f"{where} counts the items of this list: it would lead to another one, or to none."
-                    )
+                raise OverrideError(f"{where} counts the items of this list: it would lead to another one, or to none.")
 
     def swap_target(self, node: Any, kind: str, path: list[Step], text: str) -> None:
         where = _shown(path[:-1])
@@ -201,13 +202,13 @@ class _Batch:
             raise OverrideError("_target_ takes a name to import, _target_=package.module.Class.")
         target = import_target(text)
         self.save(node)
+        self.moved_by = self.source
         set_target(node, target, source=self.source)
         self.targets.append((node, where, self.source))
 
     def replace_everywhere(self, old: Any, new: Any) -> None:
         """Replace an object by another wherever the config holds it; lists and dicts around it are copied."""
-
-        self.part_reads = None
+        self.move()
 
         def put(holder: Any, name: Any, value: Any) -> None:
             self.save(holder)
@@ -235,6 +236,9 @@ class _Batch:
                     f"{' '.join('~' + name for name in names)}. "
                     f"It accepts: {', '.join(sig.parameters) or 'no arguments'}.",
                 )
+        for ref, _ in _refs_in(self.cfg) if self.moved_by else ():
+            self.source = self.moved_by
+            check_ref(self.cfg, ref, is_final=False)
         read = _refs_in(self.cfg) if self.plain else []
         for path, is_held, source in self.plain:
             self.source = source

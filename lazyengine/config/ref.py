@@ -131,15 +131,15 @@ def head_of(path: str) -> str:
     return re.split(r"[.\[]", path, maxsplit=1)[0]
 
 
-def check_ref(root: Any, ref: Ref, passed: tuple[Ref, ...] = ()) -> None:
-    """Check that the paths of a ref lead to values, and not back to itself."""
+def check_ref(root: Any, ref: Ref, passed: tuple[Ref, ...] = (), is_final: bool = True) -> None:
+    """Check that the paths of a ref lead to values (if not `is_final`, `REQUIRED` is one), and not back to itself."""
     for path in ref.paths:
-        found = lookup(ref.owner or root, path, ref, passed)
+        found = lookup(ref.owner or root, path, ref, passed, is_final)
         if type(found) is Ref:
-            check_ref(root, found, (*passed, ref))
+            check_ref(root, found, (*passed, ref), is_final)
 
 
-def lookup(root: Any, path: str, asked_by: Ref, passed: tuple[Ref, ...] = ()) -> Any:
+def lookup(root: Any, path: str, asked_by: Ref, passed: tuple[Ref, ...] = (), is_final: bool = True) -> Any:
     """Return what stands at a path of a config, node or container, not built; `passed` are the refs that led here."""
     from .grammar import parse_path  # its patterns take a millisecond to compile
 
@@ -164,7 +164,7 @@ def lookup(root: Any, path: str, asked_by: Ref, passed: tuple[Ref, ...] = ()) ->
                 f"{where}: {asked_by!r}: there is no {step!r} in {path!r}.{did_you_mean(step, inner)} {has}."
             )
         value = part
-    if value is REQUIRED:
+    if value is REQUIRED and is_final:
         raise RefError(f"{where}: {asked_by!r}: {path!r} is REQUIRED and was not set.")
     return value
 

@@ -113,7 +113,7 @@ def check_loaded(load: Load, config: Config, found: list[Any]) -> None:
             _check_inside(config, x)
         if type(x) is Ref:
             _settle_ref(load, config, x)
-            check_ref(config, x)
+            check_ref(config, x, is_final=False)
             _check_moved(load, x)
         nodes = [v for v in x if type(v) is Node] if isinstance(x, list) else []
         if len({id(v) for v in nodes}) < len(nodes):

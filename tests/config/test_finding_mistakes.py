@@ -222,7 +222,7 @@ def test_a_ref_stays_with_the_config_in_which_it_was_written(project, tmp_path):
 def test_a_ref_that_counts_items_stops_the_deletion_of_an_earlier_one(project):
     text = "items = [L(Net)(width=i) for i in range(3)]\nrun = L(Run)(w=ref('items[1].width'), items=items)\n"
     for override in ("~items[0]", "~run.items[1]"):
-        with pytest.raises(OverrideError, match=r"counts the items|reads it"):
+        with pytest.raises(OverrideError, match=r"counts the items"):
             project.load(text, override)
     assert instantiate(project.load(text, "~items[2]").run).parts["w"] == 1
 

@@ -344,7 +344,7 @@ def test_what_a_loaded_file_computed_with_is_refused_and_what_it_only_holds_is_s
 def test_deleting_what_a_ref_reads_is_an_error():
     cfg = config(opts={"lr": 0.1}, optimizer=L(Adam)(lr=ref("opts.lr")))
     for override in ("~opts.lr", "~opts"):
-        with pytest.raises(OverrideError, match=r"ref\('opts.lr'\).* reads it"):
+        with pytest.raises(OverrideError, match=r"ref\('opts.lr'\): there is no"):
             apply_overrides(cfg, [override])
     assert cfg.opts == {"lr": 0.1}
 

@@ -442,3 +442,33 @@ def test_overrides_of_something_else(config, overrides):
 def test_saving_into_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(ConfigError, match=r"there is no such folder\. Make it before"):
         LazyConfig.save(Config({"a": 1}), tmp_path / "gone" / "saved.py")
+
+
+# -------------------------------------------------------------------------------------- what refs lead to, or no more
+@pytest.mark.parametrize(
+    "override", ["d={a: 1}", "~d.in", "d=null", "opt._target_=a.parts.Net", "net=a.parts:Opt", "~net"]
+)
+def test_an_override_that_leaves_a_ref_without_its_value(project, override):
+    text = "d = {'in': {'z': 1}}\nnet = L(Net)(width=4)\nopt = L(Opt)(lr=ref('d.in.z'), warm=ref('net.width'))\n"
+    text += "runner = L(Run)(opt=opt, lr=ref('opt.lr'))\n"
+    with pytest.raises(OverrideError, match=r"#1 .*main\.py:[56]: ref\(.*there is no|does not accept") as caught:
+        project.load(text, override)
+    assert "Nothing was changed" in str(caught.value)
+    cfg = project.load(text, "d={in: {z: 5}}", "net.width=6")
+    assert instantiate(cfg.runner).parts["lr"] == 5
+
+
+def test_a_replacement_that_another_override_completes(project):
+    text = "net = L(Net)(width=4)\nrunner = L(Run)(net=net, width=ref('net.width'))\n"
+    cfg = project.load(text, "net=a.parts:Net", "+net.width=7")
+    assert instantiate(cfg.runner).parts["width"] == 7
+
+
+@pytest.mark.parametrize("value", ["ref('n')", "ref('n', lambda n: 2 * n)", "ref('alias')"])
+def test_a_ref_to_what_the_command_line_must_set(project, value):
+    text = f"n = REQUIRED\nalias = ref('n')\nrunner = L(Run)(n={value})\n"
+    assert instantiate(project.load(text, "n=3").runner).parts["n"] in (3, 6)
+    cfg = project.load(text)
+    assert "is REQUIRED and was not set" in "\n".join(check_config(cfg))
+    with pytest.raises(RefError, match="is REQUIRED and was not set"):
+        instantiate(cfg.runner)
