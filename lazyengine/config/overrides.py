@@ -10,7 +10,7 @@ from typing import Any
 
 from ..text import did_you_mean, listed
 from .coerce import Mismatch, annotation_of, coerce, is_given_by_name, item_annotation, tells_type
-from .errors import ConfigError, OverrideError, warn
+from .errors import ConfigError, OverrideError, RefError, warn
 from .grammar import parse_override, parse_path
 from .graph import ABSENT, ATOMIC, Holder, children, describe_source, follow, is_equal, join_path, rebuild, swap, walk
 from .node import SET_HISTORY, SET_SIG, SET_WHERE, Config, Node, defined_at, delete_argument, set_argument, set_target
@@ -74,6 +74,7 @@ class _Batch:
         self.part_reads: PartReads | None = None  # of the config as it stands
         self.unused: list[tuple[list[Step], str]] = []  # path and source of what perhaps nothing uses
         self.moved_by = ""  # the last source that may have taken away what a ref leads to
+        self.lost: dict[int, tuple[Ref, str]] = {}  # refs that led to nothing then, and the source
         self.holders: dict[str, list[Any]] = {}  # source -> what held a node, list or dict that was replaced everywhere
 
     def save(self, holder: Any) -> None:
@@ -119,6 +120,11 @@ class _Batch:
             if type(value) is Node:
                 SET_WHERE(value, self.source)
             self.store(trail, value)
+        for ref, _ in _refs_in(self.cfg) if self.moved_by == self.source else ():
+            try:
+                check_ref(self.cfg, ref, is_final=False)
+            except RefError:
+                self.lost.setdefault(id(ref), (ref, self.source))
 
     def note(self, path: list[Step], trail: Trail) -> None:
         """Remember what must be checked about a change when all are made."""
@@ -236,9 +242,10 @@ class _Batch:
                     f"{' '.join('~' + name for name in names)}. "
                     f"It accepts: {', '.join(sig.parameters) or 'no arguments'}.",
                 )
-        for ref, _ in _refs_in(self.cfg) if self.moved_by else ():
-            self.source = self.moved_by
-            check_ref(self.cfg, ref, is_final=False)
+        held = {id(ref) for ref, _ in _refs_in(self.cfg)} if self.lost else ()
+        for ref, source in [each for key, each in self.lost.items() if key in held]:
+            self.source = source
+            check_ref(self.cfg, ref, is_final=False)  # perhaps another override has set it since
         read = _refs_in(self.cfg) if self.plain else []
         for path, is_held, source in self.plain:
             self.source = source

@@ -454,6 +454,8 @@ def test_an_override_that_leaves_a_ref_without_its_value(project, override):
     with pytest.raises(OverrideError, match=r"#1 .*main\.py:[56]: ref\(.*there is no|does not accept") as caught:
         project.load(text, override)
     assert "Nothing was changed" in str(caught.value)
+    with pytest.raises(OverrideError, match=r"#2 .* there is no|#2 .*does not accept"):  # and not a later one
+        project.load(text, "net.rate=0.1", override, "+runner.more=[1]", "runner.more[0]=2")
     cfg = project.load(text, "d={in: {z: 5}}", "net.width=6")
     assert instantiate(cfg.runner).parts["lr"] == 5
 
