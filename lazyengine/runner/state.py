@@ -647,6 +647,8 @@ class RunState:
             return
         try:
             loop.dataloader.load_state_dict(merge_loader_states(states, dist.get_world_size(), dist.get_rank()))
+            if loop.limit is not None and loop.position.batch == 0 and not hasattr(loop.dataloader, "set_start"):
+                iter(loop.dataloader)  # the pass that the limit ended: the next one is another
         except UsageRuntimeError as error:
             if not loop.allow_inexact_resume:
                 raise
