@@ -477,7 +477,7 @@ def settle_generators(
     if of_order:
         lines.append(f"seeded from the epoch at each pass, seeds of their own are replaced: {listed(of_order)}")
     if getattr(loader, "persistent_workers", False):
-        lines.append(f"workers of {name} that stay draw on; after a resume, also at the end of an epoch, they begin anew")
+        lines.append(f"workers of {name} that stay draw on, and begin anew after a resume, also at an epoch's end")
     if hasattr(loader, "load_state_dict"):
         lines.append(f"{name} goes on from its own state; random numbers drawn in reading are not repeated")
     return lines

@@ -118,8 +118,8 @@ def run_forward(forward: Callable[..., Any], data: Any, mode: str | None) -> Any
     except TypeError as error:
         if "multiple values for argument" in str(error) or "positional argument" in str(error):
             error.add_note(
-                f"a batch that is a {type(data).__name__} is passed by position, here as {len(data)} arguments; let the "
-                "collate_fn return a dict or an object of your own, or let forward take *batch"
+                f"a batch that is a {type(data).__name__} is passed by position, here as {len(data)} arguments; let "
+                "the collate_fn return a dict or an object of your own, or let forward take *batch"
             )
         raise
 
@@ -143,11 +143,12 @@ def accepted(model: nn.Module, data: Any) -> Any:
         return data
     dropped = [name for name in data if name not in names]
     ignored = getattr(model, "ignore_fields", ())
+    known = [each for each in names if each not in ("self", "mode")]
     for name in dropped:
         if not (name in ignored or is_aside(name, data[name])):
             raise TypeError(
                 f"{type(model).__name__}.forward does not accept the batch's {name!r}.{did_you_mean(name, names)} It "
-                f"accepts {listed([each for each in names if each not in ('self', 'mode')])}; add the parameter, take {name!r} out of the samples, or set "
+                f"accepts {listed(known)}; add the parameter, take {name!r} out of the samples, or set "
                 f"ignore_fields = ({name!r},) on the model."
             )
     _log_dropped(type(model).__name__, "forward does not accept", tuple(dropped))

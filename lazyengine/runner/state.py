@@ -597,8 +597,8 @@ class RunState:
         runner.message_hub.load_state_dict(checkpoint["message_hub"])
         for name in runner.hooks.load_state_dict(checkpoint.get("hooks", {})):
             runner.logger.warning("the checkpoint holds the state of a hook %r that is not there any more", name)
-        self._resume_rank(checkpoint.get("ranks", []))
         self._resume_position(checkpoint)
+        self._resume_rank(checkpoint.get("ranks", []))
         self._resume_meta(checkpoint["meta"])
 
     def _resume_position(self, checkpoint: dict[str, Any]) -> None:
