@@ -324,8 +324,8 @@ class Runner:
         if lazy := [name for name, parameter in self.model.named_parameters() if nn.parameter.is_lazy(parameter)]:
             raise UsageTypeError(
                 f"{type(self.model).__name__}: the shapes of {listed(lazy)} are known after the first batch alone, "
-                "which is too late for the optimizer. Name the sizes, or call the layers once in the constructor, such as "
-                "self.net(torch.zeros(1, 4))."
+                "which is too late for the optimizer. Name the sizes, or call the layers once in the constructor, such "
+                "as self.net(torch.zeros(1, 4))."
             )
         self.logger.to_file("\n%s", self.describe())
         for warning in self.hooks.warnings():

@@ -25,7 +25,7 @@ from .test_resuming_data import FixedData, ToyState, fixed, run
 def epochs(folder: Any, make_loader: Any, stops: tuple[int, ...] = (), **options: Any) -> list[torch.Tensor]:
     """Train for three epochs, saving at each iteration, killed after some of them; return the weights."""
     for stop in (*stops, None):
-        hooks = {} if stop is None else {"kill": StopAt(stop)}
+        hooks: Any = {} if stop is None else {"kill": StopAt(stop)}
         runner = toy_runner(str(folder), hooks=hooks, resume=True)
         saving: Any = runner.hooks["checkpoint"]
         saving.by_epoch, saving.interval = False, 1
@@ -59,7 +59,7 @@ def test_torchs_loader_with_a_generator_goes_on_after_an_epoch(tmp_path, name):
 
 
 def test_the_order_is_a_function_of_the_epoch_and_what_is_registered_stays():
-    loader = ORDERS["shuffle"]()
+    loader: Any = ORDERS["shuffle"]()
 
     def order(epoch: int) -> list[int]:
         seed_order(loader, 3, epoch, ())
@@ -133,14 +133,15 @@ def test_a_streams_length_is_a_guess_where_it_has_workers(tmp_path, num_workers)
 
 class Part(IterableDataset):
     def __iter__(self) -> Any:
-        return map(fixed, range(10))
+        yield from map(fixed, range(10))
 
 
 def test_a_chain_of_streams_has_a_length_that_raises(tmp_path):
     runner = toy_runner(str(tmp_path), max_iters=7, val_interval=0)
     runner._parts["train_loop"] = IterBasedTrainLoop(DataLoader(ChainDataset([Part(), Part()]), 4), 7, val_interval=0)
     runner.train()
-    assert list(itertools.chain(*runner.model.batches))[:20] == [*range(10), *range(10)]
+    model: Any = runner.model
+    assert list(itertools.chain(*model.batches))[:20] == [*range(10), *range(10)]
 
 
 class Counted(BaseModel):
