@@ -221,10 +221,14 @@ def containers(checkpoint: Any, filename: str = "the checkpoint") -> list[Mappin
     """
     inner = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
     if not isinstance(inner, Mapping):
+        is_skipped = isinstance(inner, SkippedObject)
+        got = "a pickled object such as a whole model; save its state_dict() instead" if is_skipped else type(inner)
         raise UsageCheckpointError(
-            f"the weights in {filename}: expected a dict of tensors, got {type(inner).__name__}."
+            f"the weights in {filename}: expected a dict of tensors, got {getattr(got, '__name__', got)}."
         )
-    return list(_inside(checkpoint)) or [inner]
+    parts = [(name, part) for name, part in inner.items() if isinstance(part, Mapping)]  # such as of a student
+    below = {f"{name}.{key}": value for name, part in parts for key, value in part.items()}
+    return list(_inside(checkpoint)) or [below or inner]
 
 
 def _inside(value: Mapping[str, Any], depth: int = 2) -> Iterator[Mapping[str, Any]]:
@@ -359,7 +363,7 @@ def choose_state_dict(
 def nothing_fits(model: nn.Module, state_dict: Mapping[str, Any], filename: str, report: str) -> UsageCheckpointError:
     """Return the error for a file of which no weight fits, with near keys of both sides."""
     ours = list(get_state_dict(model))[:_NUM_COMPARED]
-    pairs = [(key, found) for key in list(state_dict)[:5] if (found := near(key, ours)) is not None]
+    pairs = [(key, found) for key in list(state_dict)[:5] if (found := near(key, ours)) not in (None, key)]
     nearest = "".join(f" {key!r} is near the model's {found!r}." for key, found in pairs[:2])
     return UsageCheckpointError(
         f"no tensor of {filename} fits the model, which would go on with the weights that it was built with.{nearest} "

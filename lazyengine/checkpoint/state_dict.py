@@ -127,7 +127,9 @@ def load_tensors(module: nn.Module, state_dict: Mapping[str, Any]) -> Loaded:
     given: Any = OrderedDict((inner.get(k, k), value) for k, value in state_dict.items() if k not in mismatched)
     given._metadata = {inner.get(k, k): version for k, version in getattr(state_dict, "_metadata", {}).items()}
     result = module.load_state_dict(given, strict=False)
+    filled = {id(own[key]) for key in shapes.keys() - mismatched.keys()}  # a tied weight has one name in some files
     missing = [k for k in map(plain, result.missing_keys) if k not in mismatched and not k.endswith(_COUNTER)]
+    missing = [key for key in missing if key not in own or id(own[key]) not in filled]
     unexpected = [plain(key) for key in result.unexpected_keys]
     wanted = weights_in(own)
     has_weights = not wanted or not wanted <= {*missing, *mismatched}

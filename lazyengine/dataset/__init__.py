@@ -7,6 +7,7 @@ from .collate import default_collate, pseudo_collate
 from .combined import CombinedLoader
 from .generators import OwnGenerators, find_generators
 from .loader import DataLoader, set_epoch, settle_generators
+from .loader import seed_order as seed_order  # of the engine's loops
 from .pipeline import Compose
 from .samplers import (
     DefaultSampler,

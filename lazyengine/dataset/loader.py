@@ -197,7 +197,7 @@ class DataLoader(TorchDataLoader[Any]):
             ValueError: The number is negative or greater than that of an epoch.
             RuntimeError: The loader cannot go on exactly; see `why_no_exact_resume`.
         """
-        num_batches = self._num_batches
+        num_batches = self._num_batches if self._parts is None else None  # a stream's is a guess where it has workers
         if num_batches_to_skip < 0 or (num_batches is not None and num_batches_to_skip > num_batches):
             raise UsageValueError(
                 f"set_start({num_batches_to_skip}): an epoch of this loader has {num_batches} batches"
@@ -472,11 +472,30 @@ def settle_generators(
     if hasattr(loader, "settle_generators"):
         return loader.settle_generators(shared_with or {}, registered)
     roots = {name: part for name in ("dataset", "collate_fn") if (part := getattr(loader, name, None)) is not None}
-    name, paths = type(loader).__name__, list(find_generators(roots))
+    name, paths, of_order = type(loader).__name__, list(find_generators(roots)), list(_of_order(loader, registered))
     lines = [f"not seeded by {name}: {listed(paths)}; lazyengine.dataset.DataLoader seeds them"] if paths else []
+    if of_order:
+        lines.append(f"seeded from the epoch at each pass, seeds of their own are replaced: {listed(of_order)}")
+    if getattr(loader, "persistent_workers", False):
+        lines.append(f"workers of {name} that stay draw on, and begin anew after a resume, also at an epoch's end")
     if hasattr(loader, "load_state_dict"):
         lines.append(f"{name} goes on from its own state; random numbers drawn in reading are not repeated")
     return lines
+
+
+def _of_order(loader: Any, registered: Iterable[Any]) -> dict[str, Any]:
+    """Return the generators from which a loader that is not ours draws the order of a pass, by path."""
+    parts = ({name: getattr(loader, name, None) for name in names} for names in (_ORDER, ("dataset", "collate_fn")))
+    found, of_samples = map(find_generators, parts)
+    left = {id(each) for each in (*of_samples.values(), *registered)}
+    return {path: each for path, each in found.items() if id(each) not in left}
+
+
+def seed_order(loader: Any, seed: int, epoch: int, registered: Iterable[Any]) -> None:
+    """Seed what a loader that is not ours draws the order of a pass from, so that it is a function of the epoch."""
+    for each in getattr(loader, "loaders", {"": loader}).values():
+        if not hasattr(each, "set_seed") and (found := _of_order(each, registered)):
+            OwnGenerators(found).seed(stream_seed(seed, Purpose.SAMPLER, epoch=epoch))
 
 
 def set_epoch(loader: Any, epoch: int, *, samplers_only: bool = False) -> None:
@@ -508,6 +527,7 @@ def set_epoch(loader: Any, epoch: int, *, samplers_only: bool = False) -> None:
             )
 
 
+_ORDER = ("generator", "sampler", "batch_sampler")
 _OPTIONS = ("num_workers", "timeout", "multiprocessing_context", "generator", "prefetch_factor", "in_order")
 
 

@@ -121,8 +121,13 @@ class BaseMetric(ABC):
             self.reset()
 
     def reset(self) -> None:
-        """Forget all results."""
+        """Forget all results, and what metrics of torchmetrics that it holds have seen."""
         self.results.clear()
+        for value in vars(self).values():
+            for held in value.values() if isinstance(value, dict) else [value]:
+                for part in held.modules() if isinstance(held, torch.nn.Module) else ():
+                    if hasattr(part, "update_count") and hasattr(part, "reset"):
+                        part.reset()
 
     def with_prefix(self, name: str) -> str:
         """Return a value's name with the metric's prefix."""

@@ -140,6 +140,10 @@ class BaseAveragedModel(nn.Module):
     def copy_rest(self, model: nn.Module) -> None:
         """Copy from ``model`` what is not averaged; also while the averages are exchanged into it."""
         _copy(self._pairs(model)[1])
+        sources = dict(unwrap(model).named_modules())
+        for name, mine in self.module.named_modules():
+            if type(mine).set_extra_state is not nn.Module.set_extra_state and name in sources:
+                mine.set_extra_state(copy.deepcopy(sources[name].get_extra_state()))
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:

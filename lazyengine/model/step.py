@@ -113,7 +113,15 @@ def run_forward(forward: Callable[..., Any], data: Any, mode: str | None) -> Any
         return forward(**data, **extra)
     if not isinstance(data, (list, tuple)) or _is_list_of_samples(data):
         return forward(data, **extra)
-    return forward(*data, **extra)
+    try:
+        return forward(*data, **extra)
+    except TypeError as error:
+        if "multiple values for argument" in str(error) or "positional argument" in str(error):
+            error.add_note(
+                f"a batch that is a {type(data).__name__} is passed by position, here as {len(data)} arguments; let "
+                "the collate_fn return a dict or an object of your own, or let forward take *batch"
+            )
+        raise
 
 
 def _is_list_of_samples(data: Sequence[Any]) -> bool:
@@ -135,11 +143,12 @@ def accepted(model: nn.Module, data: Any) -> Any:
         return data
     dropped = [name for name in data if name not in names]
     ignored = getattr(model, "ignore_fields", ())
+    known = [each for each in names if each not in ("self", "mode")]
     for name in dropped:
         if not (name in ignored or is_aside(name, data[name])):
             raise TypeError(
                 f"{type(model).__name__}.forward does not accept the batch's {name!r}.{did_you_mean(name, names)} It "
-                f"accepts {listed(names)}; add the parameter, take {name!r} out of the samples, or set "
+                f"accepts {listed(known)}; add the parameter, take {name!r} out of the samples, or set "
                 f"ignore_fields = ({name!r},) on the model."
             )
     _log_dropped(type(model).__name__, "forward does not accept", tuple(dropped))

@@ -54,7 +54,8 @@ def built_values(loader: Any, wrappers: Mapping[str, Any], schedulers: Any) -> d
     dataset: Any = getattr(loader, "dataset", None)
     found: dict[str, Any] = {"loader.dataset": _class(dataset)}
     if hasattr(type(dataset), "__len__"):
-        found["loader.dataset.length"] = len(dataset)
+        with contextlib.suppress(TypeError):  # a ChainDataset of streams without length has one that raises
+            found["loader.dataset.length"] = len(dataset)
     for name in ("batch_size", "drop_last"):
         found[f"loader.{name}"] = getattr(loader, name, None)
     sampler = getattr(loader, "sampler", None)

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 import torch
 
 from .. import dist
-from ..dataset import CombinedLoader, check_stream, set_epoch
+from ..dataset import CombinedLoader, check_stream, seed_order, set_epoch
 from ..dist import exchange_numbers
 from ..errors import UsageRuntimeError, UsageTypeError, UsageValueError
 from ..evaluator import Evaluator
@@ -279,6 +279,7 @@ class BaseTrainLoop:
                     ) from None
         if runner.seed_scheme > 1:
             runner.seed_model_stream(epoch, "before_train_epoch")  # a foreign sampler draws its order from it
+            _seed_order(runner, self.dataloader, epoch)
 
     def check_ranks(self) -> None:
         """Make sure that all ranks have the same number of batches. Collective: every rank must call.
@@ -353,14 +354,14 @@ class BaseTrainLoop:
         length = self.epoch_length
         if not self.allow_inexact_resume:
             check_global_batch_size(self.dataloader, state.get("global_batch_size"))
-            if (None not in (saved, length) and saved != length) or (length and self.position.batch > length):
+            if (length and self.position.batch > length) if saved is None else (length and saved != length):
                 raise UsageRuntimeError(
                     f"the checkpoint was saved after {self.position.iter} iterations, at batch {self.position.batch} "
                     f"of epoch {self.position.epoch}, whose length was {saved or 'not saved'}, but an epoch now has "
                     f"{length} batches. The dataset, the batch size or the number of ranks changed: undo that, or set "
                     "train_loop.allow_inexact_resume=True to go on at the same fraction of training."
                 )
-        elif saved and length:
+        elif saved and length and saved != length:
             self.position.batch = min(round(self.position.batch / saved * length), length)
 
     def translate(self, saved: Mapping[str, Any], accumulative_counts: int) -> str | None:
@@ -428,7 +429,8 @@ class EpochBasedTrainLoop(BaseTrainLoop):
         """Run what is left of the current epoch."""
         position = self.position
         self.enter_epoch(runner)
-        if position.batch < self.epoch_length:  # not so after a restart that stopped between the last batch and the end
+        # A restart may have stopped between the last batch and the end, which a loader with a state has yet to reach.
+        if position.batch < self.epoch_length or _goes_on_by_state(self.dataloader):
             for batch_idx, data_batch in enumerate(self.batches_of_pass(runner), position.batch):
                 self.run_iter(runner, batch_idx, data_batch)
                 if position.batch < self.epoch_length:
@@ -633,6 +635,7 @@ class ValLoop:
     def _run_loader(self, runner: Runner, loader: Any, done: int) -> int:
         """Run over one loader whose first batch is the `done`-th of this evaluation; return the number after it."""
         self._begin_loader(loader)
+        _seed_order(runner, loader, 0)
         num_common = limited(_common_length(loader), self.limit) if runner.is_training else 0
         with runner.eval_context(self):
             for index, data_batch in enumerate(itertools.islice(_batches_of(runner, loader), self.limit)):
@@ -677,6 +680,11 @@ def _batches_of(runner: Runner, loader: Any) -> Iterator[Any]:
     """Begin an iteration over a loader, each batch of which is followed by `seed_model_stream`."""
     iterate = getattr(loader, "iterate_for_steps", None) if runner.exact_resume else None
     return iter(loader) if iterate is None else iterate()
+
+
+def _seed_order(runner: Runner, loader: Any, epoch: int) -> None:
+    if runner.exact_resume and runner.seed_scheme > 1:
+        seed_order(loader, runner.seed, epoch, runner._state.generators.values())
 
 
 def seed_loaders(dataloader: Any, seed: int) -> None:
@@ -746,6 +754,10 @@ def why_not_exact(dataloader: Any) -> str | None:
         return f"{type(dataloader).__name__} cannot begin in the middle"
     reason = getattr(dataloader, "why_no_exact_resume", None)
     return reason() if reason is not None else None
+
+
+def _goes_on_by_state(dataloader: Any) -> bool:
+    return hasattr(dataloader, "load_state_dict") and not hasattr(dataloader, "set_start")
 
 
 def _start_at(dataloader: Any, batch: int) -> None:

@@ -597,8 +597,8 @@ class RunState:
         runner.message_hub.load_state_dict(checkpoint["message_hub"])
         for name in runner.hooks.load_state_dict(checkpoint.get("hooks", {})):
             runner.logger.warning("the checkpoint holds the state of a hook %r that is not there any more", name)
-        self._resume_rank(checkpoint.get("ranks", []))
         self._resume_position(checkpoint)
+        self._resume_rank(checkpoint.get("ranks", []))
         self._resume_meta(checkpoint["meta"])
 
     def _resume_position(self, checkpoint: dict[str, Any]) -> None:
@@ -647,6 +647,8 @@ class RunState:
             return
         try:
             loop.dataloader.load_state_dict(merge_loader_states(states, dist.get_world_size(), dist.get_rank()))
+            if loop.limit is not None and loop.position.batch == 0 and not hasattr(loop.dataloader, "set_start"):
+                iter(loop.dataloader)  # the pass that the limit ended: the next one is another
         except UsageRuntimeError as error:
             if not loop.allow_inexact_resume:
                 raise
