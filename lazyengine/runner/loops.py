@@ -248,6 +248,8 @@ class BaseTrainLoop:
         """
         begin, limit = self.position.batch, self.limit
         if self.overfit is None:
+            if 0 < begin == self.epoch_length and why_not_exact(self.dataloader) is not None:
+                return iter(())  # saved behind the last batch: nothing is left that would have to be skipped
             self.begin_pass(runner)
             return itertools.islice(
                 _batches_of(runner, self.dataloader), None if limit is None else max(limit - begin, 0)
@@ -433,6 +435,8 @@ class EpochBasedTrainLoop(BaseTrainLoop):
                 self.run_iter(runner, batch_idx, data_batch)
                 if position.batch < self.epoch_length:
                     runner.stop_if_asked()
+        else:
+            set_epoch(self.dataloader, position.epoch)  # who passes over it once more passes over this epoch's
         if position.batch != self.epoch_length:
             raise RuntimeError(
                 f"the train loader has a length of {self.epoch_length} batches, and gave {position.batch} in epoch "
