@@ -6,7 +6,7 @@ from .base_dataset import BaseDataset, force_full_init
 from .collate import default_collate, pseudo_collate
 from .combined import CombinedLoader
 from .generators import OwnGenerators, find_generators
-from .loader import DataLoader, set_epoch, settle_generators
+from .loader import DataLoader, set_epoch, set_seed, settle_generators
 from .pipeline import Compose
 from .samplers import (
     DefaultSampler,
@@ -35,6 +35,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "DataLoader",
     "CombinedLoader",
     "set_epoch",
+    "set_seed",
     "find_generators",
     "OwnGenerators",
     "settle_generators",

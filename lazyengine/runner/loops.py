@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 import torch
 
 from .. import dist
-from ..dataset import CombinedLoader, check_stream, set_epoch
+from ..dataset import CombinedLoader, check_stream, set_epoch, set_seed
 from ..dist import exchange_numbers
 from ..errors import UsageRuntimeError, UsageTypeError, UsageValueError
 from ..evaluator import Evaluator
@@ -689,8 +689,7 @@ def seed_loaders(dataloader: Any, seed: int) -> None:
         for inner in getattr(loader, "loaders", {"": loader}).values():
             check_sampler_is_distributed(inner)
         check_stream(loader)
-        if hasattr(loader, "set_seed") and getattr(loader, "seed", None) is None:
-            loader.set_seed(seed)
+        set_seed(loader, seed)
 
 
 def limited(length: int, limit: int | None) -> int:
