@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from .. import interpreter
 
@@ -83,7 +83,7 @@ def stop_at(iteration: int) -> None:
             leave(runner)
         stop_if_asked(runner)
 
-    BaseTrainLoop.run_iter, Runner.stop_if_asked = run_or_stop, stop_or_go_on
+    BaseTrainLoop.run_iter, Runner.stop_if_asked = cast("Any", (run_or_stop, stop_or_go_on))
 
 
 def leave(runner: Runner) -> NoReturn:
