@@ -6,7 +6,7 @@ from .base_dataset import BaseDataset, force_full_init
 from .collate import default_collate, pseudo_collate
 from .combined import CombinedLoader
 from .generators import OwnGenerators, find_generators
-from .loader import DataLoader, set_epoch, settle_generators
+from .loader import DataLoader, set_epoch, set_seed, settle_generators
 from .loader import seed_order as seed_order  # of the engine's loops
 from .pipeline import Compose
 from .samplers import (
@@ -36,6 +36,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "DataLoader",
     "CombinedLoader",
     "set_epoch",
+    "set_seed",
     "find_generators",
     "OwnGenerators",
     "settle_generators",

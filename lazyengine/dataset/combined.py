@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ..errors import UsageValueError
 from ..seeding import derive_seed
-from .loader import set_epoch, settle_generators
+from .loader import set_epoch, set_seed, settle_generators
 
 _MODES = ("in_step", "shortest", "longest", "cycle")
 _FURTHER_PASSES = 20  # bits: pass k of a loader within epoch e is its epoch e + k * 2**20, so that no order comes twice
@@ -61,8 +61,7 @@ class CombinedLoader:
         """Set the run's seed: each loader without one gets its own, from its name."""
         self.seed = seed
         for name, loader in self.loaders.items():
-            if hasattr(loader, "set_seed") and getattr(loader, "seed", None) is None:
-                loader.set_seed(derive_seed(seed, zlib.crc32(name.encode())))
+            set_seed(loader, derive_seed(seed, zlib.crc32(name.encode())))
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration."""

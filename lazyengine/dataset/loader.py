@@ -498,6 +498,18 @@ def seed_order(loader: Any, seed: int, epoch: int, registered: Iterable[Any]) ->
             OwnGenerators(found).seed(stream_seed(seed, Purpose.SAMPLER, epoch=epoch))
 
 
+def set_seed(loader: Any, seed: int) -> None:
+    """Give a loader the seed of the run, or the samplers of ours in one that takes none, unless they have their own."""
+    if hasattr(loader, "set_seed"):
+        if getattr(loader, "seed", None) is None:
+            loader.set_seed(seed)
+        return
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    for order in (getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)):
+        if isinstance(order, Order) and order.seed is None:
+            order.seed = seed
+
+
 def set_epoch(loader: Any, epoch: int, *, samplers_only: bool = False) -> None:
     """Tell everything in a loader that has `set_epoch` which epoch its next iteration is; the loops call it.
 

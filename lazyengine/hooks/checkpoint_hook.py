@@ -98,6 +98,7 @@ class CheckpointHook(Hook):
         self.best = BestTracker(indicators, self.rule, self.greater_keys, self.less_keys) if indicators else None
         self.needs_validation = indicators not in ([], ["auto"])
         self.best_names: dict[str, str] = {}  # file in which each metric was best, whether it could be written or not
+        self._improved: dict[str, float] = {}
         self._is_due = False  # a save waits for an optimizer step
         self._saved_iter = -1
         self._saved_s = 0.0
@@ -186,7 +187,7 @@ class CheckpointHook(Hook):
             self._save_if_due(runner, runner.epoch + 1, self.is_last_train_epoch(runner))
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
-        """Save when a metric is the best so far; only in a validation inside training."""
+        """Judge the metrics; only in a validation inside training."""
         if self.best is None or not runner.is_training or not metrics:
             return
         try:
@@ -198,6 +199,11 @@ class CheckpointHook(Hook):
         self.best_names |= {indicator: self._best_name(runner, indicator) for indicator in improved}
         for indicator, score in improved.items():
             runner.message_hub.update_info(f"best/{indicator}", score)
+        self._improved = improved
+
+    def after_val(self, runner: Runner) -> None:
+        """Save what was the best so far, when all hooks have seen it: a resume may go on from here."""
+        improved, self._improved = self._improved, {}
         for indicator, score in improved.items():  # each of them holds all that are still to come
             runner.logger.info("best %s so far: %.4f; saving %s", indicator, score, self.best_names[indicator])
             best = os.path.join(self.folder(runner), self.best_names[indicator])

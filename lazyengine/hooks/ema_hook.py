@@ -188,7 +188,7 @@ class EMAHook(Hook):
         """Compute the statistics of batch norm layers for the averaged weights. Collective: every rank must call."""
         average, model, loader = self.ema_model, runner.model, runner.train_dataloader
         layers = [m for m in model.modules() if isinstance(m, batch_norms()) and m.training and m.track_running_stats]
-        if not self.update_bn or not layers or average is None or average.steps == 0:
+        if not self.update_bn or not layers or average is None or average.steps == 0 or average.has_own_statistics:
             return
         average.has_own_statistics = True  # exchanged from here on
         with self.evaluation_context(runner), evaluating(model), contextlib.ExitStack() as afterwards:

@@ -84,6 +84,7 @@ class LoggerHook(Hook):
         runner.message_hub.settle()
         done = batch_idx + 1
         is_last = done == self._epoch_length and (done < self.interval or not self.ignore_last)
+        is_last |= runner.max_epochs is None and runner.iter + 1 == runner.max_iters < self.interval
         if is_last or done % self.interval == 0:
             self._log_training(runner, batch_idx)
 
@@ -97,7 +98,8 @@ class LoggerHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Write a line where there are no epochs and training ended before one was due."""
-        if runner.max_epochs is None and self._first_iter < runner.iter < self.interval:
+        is_short = runner.max_epochs is None and self._first_iter < runner.iter < self.interval
+        if is_short and runner.iter < runner.max_iters:
             self._log_training(runner, runner.iter - 1)
         runner.message_hub.settle()
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -83,6 +84,7 @@ class Recorder:
             return [f"the code of this start was not kept: {error}"]
         self.data = {name: fingerprint(dataset) for name, dataset in (datasets or {}).items()}
         self._begun = code
+        tempfile.gettempdir()  # a worker that is forked while a thread looks for it would wait for ever
         self._thread = threading.Thread(target=self._keep, args=(code,), name="record", daemon=True)
         self._thread.start()
         return [f"{name} was changed after it had been imported: what is kept is not what runs" for name in code.edited]

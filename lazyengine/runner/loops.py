@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 import torch
 
 from .. import dist
-from ..dataset import CombinedLoader, check_stream, seed_order, set_epoch
+from ..dataset import CombinedLoader, check_stream, seed_order, set_epoch, set_seed
 from ..dist import exchange_numbers
 from ..errors import UsageRuntimeError, UsageTypeError, UsageValueError
 from ..evaluator import Evaluator
@@ -248,6 +248,8 @@ class BaseTrainLoop:
         """
         begin, limit = self.position.batch, self.limit
         if self.overfit is None:
+            if 0 < begin == self.epoch_length and why_not_exact(self.dataloader) is not None:
+                return iter(())  # saved behind the last batch: nothing is left that would have to be skipped
             self.begin_pass(runner)
             return itertools.islice(
                 _batches_of(runner, self.dataloader), None if limit is None else max(limit - begin, 0)
@@ -435,6 +437,8 @@ class EpochBasedTrainLoop(BaseTrainLoop):
                 self.run_iter(runner, batch_idx, data_batch)
                 if position.batch < self.epoch_length:
                     runner.stop_if_asked()
+        else:
+            set_epoch(self.dataloader, position.epoch)  # who passes over it once more passes over this epoch's
         if position.batch != self.epoch_length:
             raise RuntimeError(
                 f"the train loader has a length of {self.epoch_length} batches, and gave {position.batch} in epoch "
@@ -693,8 +697,7 @@ def seed_loaders(dataloader: Any, seed: int) -> None:
         for inner in getattr(loader, "loaders", {"": loader}).values():
             check_sampler_is_distributed(inner)
         check_stream(loader)
-        if hasattr(loader, "set_seed") and getattr(loader, "seed", None) is None:
-            loader.set_seed(seed)
+        set_seed(loader, seed)
 
 
 def limited(length: int, limit: int | None) -> int:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from .. import interpreter
 
@@ -14,7 +13,7 @@ with interpreter.paused():
     from .. import dist
     from ..checkpoint import list_checkpoints, summary_of
     from ..config import LazyConfig
-    from ..runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+    from ..runner import BaseTrainLoop, Runner
     from ..runner.state import PREEMPTED
     from .probing import Probe, look_up
 
@@ -69,18 +68,22 @@ def train_and_look(runner: Runner, probe: Probe) -> None:
 
 
 def stop_at(iteration: int) -> None:
-    """Let training stop before its next iteration once so many are done, with a checkpoint of that position."""
-    for loop in (EpochBasedTrainLoop, IterBasedTrainLoop):  # this process does nothing else
-        loop.run_iter = _stopping(loop.run_iter, iteration)
+    """Let training stop where a signal would stop it once so many are done, with a checkpoint of that position."""
+    run_iter, stop_if_asked = BaseTrainLoop.run_iter, Runner.stop_if_asked  # this process does nothing else
 
-
-def _stopping(run_iter: Callable[..., None], iteration: int) -> Callable[..., None]:
-    def run_or_stop(self: Any, runner: Runner, batch_idx: int, data_batch: Any) -> None:
-        if self.position.iter == iteration:
+    def run_or_stop(loop: BaseTrainLoop, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        if loop.position.iter == iteration:  # where it began
             leave(runner)
-        run_iter(self, runner, batch_idx, data_batch)
+        run_iter(loop, runner, *args, **kwargs)
 
-    return run_or_stop
+    def stop_or_go_on(runner: Runner) -> None:
+        loop = runner.train_loop
+        position = loop.position
+        if position.iter == iteration < loop.max_iters and not (loop.stop_training or position.val_due):
+            leave(runner)
+        stop_if_asked(runner)
+
+    BaseTrainLoop.run_iter, Runner.stop_if_asked = cast("Any", (run_or_stop, stop_or_go_on))
 
 
 def leave(runner: Runner) -> NoReturn:

@@ -370,6 +370,40 @@ def test_statistics_that_do_not_move_in_training_are_left_alone(tmp_path):
     assert read_checkpoint(tmp_path / "epoch_1.pth")["state_dict"]["net.1.num_batches_tracked"] == 0
 
 
+@pytest.mark.parametrize(
+    ("length", "save"),
+    [
+        ({"max_iters": 12}, {"interval": 12}),  # resumed when all is done
+        ({"max_iters": 10}, {"interval": 10}),  # and at the end of a pass
+        ({"max_epochs": 2}, {"interval": 10, "by_epoch": False, "save_last": False}),  # behind an epoch's last batch
+    ],
+)
+def test_statistics_are_computed_once_and_the_same_after_a_resume(tmp_path, length, save):
+    def run(**options):
+        hook, loader = EMAHook(update_bn=True, momentum=0.3), CountingLoader()
+        runner_of(tmp_path, {"ema": hook, "checkpoint": CheckpointHook(**save)}, loader, **length, **options).train()
+        return loader.passes, hook.ema_model.module.state_dict()
+
+    passes, expected = run()
+    assert passes == (3 if length.get("max_iters") == 10 else 4)  # of training, and the last one, or one an epoch
+    _, found = run(resume=True)
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
+
+
+class CountingLoader(DataLoader):
+    """Counts how often it is passed over."""
+
+    def __init__(self) -> None:
+        data = ToyData()
+        super().__init__(data, 4, sampler=DefaultSampler(data, shuffle=True))
+        self.passes = 0
+
+    def __iter__(self):
+        self.passes += 1
+        return super().__iter__()
+
+
 def test_a_stream_is_refused_for_statistics(tmp_path):
     class Stream(torch.utils.data.IterableDataset):
         def __iter__(self):

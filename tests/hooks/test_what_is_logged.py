@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,20 @@ def test_so_has_one_that_is_stopped_early(tmp_path):
 
     runner = toy_runner(str(tmp_path), max_iters=50, val_interval=0, hooks={"stop": At("after_train_iter", stop)})
     runner.train()
+    assert steps_of(tmp_path, "train") == [4]
+
+
+@pytest.mark.parametrize(
+    ("point", "resumed"), [("before_train_iter", 4), ("after_train_iter", 4), ("after_val_epoch", 4)]
+)
+def test_so_has_one_that_is_stopped_in_its_last_iteration_and_resumed(tmp_path, point, resumed):
+    def stop(runner):
+        if runner.train_loop.position.iter >= resumed - (point == "before_train_iter"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit):
+        toy_runner(str(tmp_path), max_iters=4, val_interval=4, hooks={"stop": At(point, stop, "HIGHEST")}).train()
+    toy_runner(str(tmp_path), max_iters=4, val_interval=4, resume=True).train()
     assert steps_of(tmp_path, "train") == [4]
 
 

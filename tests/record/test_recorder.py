@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import textwrap
+import threading
 import zipfile
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader as TorchLoader
 
+from lazyengine.dataset import DataLoader
+from lazyengine.hooks import Hook
 from lazyengine.record import changed_code, collect_code, collect_env, environment, load_code, save_code
 from lazyengine.record.repository import describe_repository
 
+from ..runner.toy import ToyData, toy_runner
 from .project import commit, git, record_in, write
 
 CONFIG = """
@@ -268,3 +274,39 @@ def test_git_is_asked_without_a_pipe_that_a_worker_forked_meanwhile_would_keep_o
 
     monkeypatch.setattr(os, "pipe", no_pipe)
     assert describe_repository(str(tmp_path), [str(tmp_path / "net.py")])["commit"] == expected
+
+
+class Kept(Hook):
+    """Waits until the thread of the record is done, or stands where another one has to let it go on."""
+
+    def __init__(self, stands: threading.Event) -> None:
+        self.stands = stands
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        for thread in threading.enumerate():
+            while thread.name == "record" and thread.is_alive() and not self.stands.is_set():
+                thread.join(0.01)
+
+
+@pytest.mark.parametrize("which", ["ours", "torch's", "validation"])
+def test_a_worker_that_is_forked_while_the_record_is_written_waits_for_nothing(tmp_path, monkeypatch, which):
+    stands, goes_on = threading.Event(), threading.Event()
+    look_for_it = tempfile._get_default_tempdir  # under a lock, which a fork copies as it is
+
+    def slowly(*args):
+        if threading.current_thread().name == "record":
+            stands.set()
+            goes_on.wait(60)
+        return look_for_it(*args)
+
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_get_default_tempdir", slowly)
+    runner = toy_runner(str(tmp_path), max_iters=6, val_interval=2, hooks={"kept": Kept(stands)})
+    loader = TorchLoader if which == "torch's" else DataLoader
+    loop = runner.val_loop if which == "validation" else runner.train_loop
+    loop.dataloader = loader(ToyData(), 10, num_workers=1, timeout=20, multiprocessing_context="fork")
+    try:
+        runner.train()
+    finally:
+        goes_on.set()
+    assert runner.iter == 6

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import BatchSampler
+from torch.utils.data import DataLoader as TorchLoader
 
 from lazyengine.checkpoint import read_checkpoint
-from lazyengine.dataset import DataLoader
+from lazyengine.dataset import DataLoader, DefaultSampler, LengthBucketBatchSampler, WeightedSampler
 from lazyengine.hooks import CheckpointHook, EMAHook, Hook, default_hooks
 from lazyengine.model import BaseModel
 from lazyengine.optim import LinearLR, OptimWrapper, OptimWrapperDict
-from lazyengine.runner import IterBasedTrainLoop, Runner, ValLoop
+from lazyengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, ValLoop
 
 from .toy import MeanError, StopAt, ToyData, ToyModel, toy_runner
 
@@ -353,3 +355,48 @@ def test_a_loop_without_epochs_says_after_which_iteration_it_goes_on(tmp_path):
     resumed = toy_runner(str(tmp_path), max_iters=8, resume=True)
     resumed.train()
     assert "  begins     after iteration 6\n" in Path(resumed.folder.log_file).read_text()
+
+
+def trained(folder: Path, loop, **options) -> ToyModel:
+    torch.manual_seed(0)
+    model = ToyModel()
+    wrapper = OptimWrapper(torch.optim.AdamW(model.parameters(), lr=0.01))
+    Runner(model, train_loop=loop, optim_wrapper=wrapper, work_dir=str(folder), **options).train()
+    return model
+
+
+@pytest.mark.parametrize(("sampler", "limit", "at"), [(None, None, 5), (DefaultSampler, None, 10), (None, 3, 6)])
+def test_behind_a_pass_by_iterations_a_loader_that_cannot_begin_in_the_middle_goes_on(tmp_path, sampler, limit, at):
+    def run(folder, max_iters, **options):
+        data = ToyData()
+        loader = TorchLoader(data, 4, sampler=sampler and sampler(data), shuffle=None if sampler else True)
+        return trained(
+            folder, IterBasedTrainLoop(loader, max_iters, val_interval=0, limit=limit), **options
+        ).state_dict()
+
+    expected = run(tmp_path / "whole", 12)
+    run(tmp_path / "part", at)
+    found = run(tmp_path / "part", 12, resume=True)
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
+
+
+def _torchs(data: ToyData, kind: str):
+    if kind == "sampler":
+        return TorchLoader(data, 4, sampler=DefaultSampler(data))
+    if kind == "batch sampler":
+        return TorchLoader(data, batch_sampler=LengthBucketBatchSampler([1 + i % 3 for i in range(20)], 4))
+    return TorchLoader(
+        data, batch_sampler=BatchSampler(WeightedSampler(data, [1 + i % 2 for i in range(20)]), 4, False)
+    )
+
+
+@pytest.mark.parametrize("kind", ["sampler", "batch sampler", "sampler of a batch sampler"])
+def test_a_sampler_of_ours_in_torchs_loader_has_the_seed_of_the_run(tmp_path, kind):
+    def run(folder, max_epochs, **options):
+        return trained(folder, EpochBasedTrainLoop(_torchs(ToyData(), kind), max_epochs), **options).batches
+
+    expected = run(tmp_path / "whole", 4)
+    first = run(tmp_path / "part", 2)
+    assert first + run(tmp_path / "part", 4, resume=True) == expected
+    assert run(tmp_path / "other", 4, seed=1) != expected

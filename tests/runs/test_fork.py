@@ -12,6 +12,7 @@ from lazyengine.cli import fork as command
 from lazyengine.runs import compare_runs, fork, from_branch_point, prepare_fork, read_outlines, read_run, split_name
 from lazyengine.runs.verifying import checkpoints_of, hash_of_state
 
+from ..record.project import write
 from .toy import make_project
 from .training import start
 
@@ -99,3 +100,71 @@ def test_eight_cooldowns_of_one_run_are_the_runs_that_had_those_schedules(tmp_pa
         for name, folder in (("forked", forked), ("separate", separate)):
             num_iterations[name] += sum(each["mode"] == "train" for each in read_run(folder).records)
     assert num_iterations["forked"] <= 0.45 * num_iterations["separate"]
+
+
+LOOPS = """
+    import torch
+    from lazyengine.hooks import Hook
+    from lazyengine.runner import BaseTrainLoop
+
+    class Walk(BaseTrainLoop):
+        max_epochs = None
+
+        def __init__(self, dataloader, max_iters=15):
+            super().__init__(dataloader, val_interval=4)
+            self.max_iters, self.epoch_length = max_iters, len(self.dataloader)
+            self.place = torch.zeros(())
+
+        def run(self, runner):
+            self.begin(runner)
+            while self.position.iter < self.max_iters:
+                for batch in self.batches_of_pass(runner):
+                    runner.seed_model_stream(self.position.iter, "own")
+                    self.place = self.place + torch.rand(())
+                    batch["x"] = batch["x"] + self.place
+                    self.position.val_due = self.is_val_due(self.position.iter + 1, self.max_iters)
+                    self.run_iter(runner, self.position.iter, batch)
+                    self.validate_if_due(runner)
+                    runner.stop_if_asked()
+                self.position.end_epoch()
+                self.position.settle()
+            self.finish(runner)
+
+        def state_dict(self):
+            return {**super().state_dict(), "place": self.place}
+
+        def load_state_dict(self, state):
+            super().load_state_dict(state)
+            self.place = state["place"]
+
+    class Mover(Hook):
+        def before_train_epoch(self, runner):
+            if not runner.is_resuming_epoch:
+                with torch.no_grad():
+                    next(runner.model.parameters()).add_(0.01)
+"""
+CHANGES = """
+    from lazyengine.config import LazyCall as L
+    from .config import *
+    from .loops import Mover, Walk
+    train_loop = L(Walk)(dataloader=train_loop.dataloader)
+    runner.train_loop = train_loop
+"""
+
+
+@pytest.mark.parametrize(
+    ("config", "iteration"),
+    [
+        (CHANGES, 7),  # a loop of one's own, in the middle of a pass
+        (CHANGES, 8),  # before it stands a validation
+        (CHANGES.partition("train_loop =")[0] + "runner.hooks['mover'] = L(Mover)()\n", 5),  # as an epoch begins
+    ],
+)
+def test_a_state_is_computed_where_a_signal_would_have_stopped_the_run(tmp_path, config, iteration):
+    make_project(tmp_path / "home")
+    write(tmp_path / "home" / "toy", {"loops.py": LOOPS, "other.py": config})
+    start(tmp_path / "home" / "toy" / "other.py", tmp_path / "run")
+    for path in (tmp_path / "run").glob("epoch_1.pth"):
+        path.unlink()
+    start(Path(f"{tmp_path / 'run'}@{iteration}"), tmp_path / "new", program=_PROGRAM)
+    assert last_state(tmp_path / "new") == last_state(tmp_path / "run")
