@@ -255,6 +255,7 @@ class BaseTrainLoop:
                 _batches_of(runner, self.dataloader), None if limit is None else max(limit - begin, 0)
             )
         set_epoch(self.dataloader, 0)
+        self._seed_pass(runner, 0)
         kept = list(itertools.islice(self.dataloader, self.overfit))
         end = self.epoch_length or limit
         places = itertools.count(begin) if end is None else range(begin, end)
@@ -279,8 +280,12 @@ class BaseTrainLoop:
                         "a checkpoint at the end of an epoch, or set allow_inexact_resume=True on the loop to begin "
                         "the epoch's data anew."
                     ) from None
+        self._seed_pass(runner, epoch)
+
+    def _seed_pass(self, runner: Runner, epoch: int) -> None:
+        """Seed what a loader that is not ours draws the order of an epoch from."""
         if runner.seed_scheme > 1:
-            runner.seed_model_stream(epoch, "before_train_epoch")  # a foreign sampler draws its order from it
+            runner.seed_model_stream(epoch, "before_train_epoch")
             _seed_order(runner, self.dataloader, epoch)
 
     def check_ranks(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader as TorchLoader
 from lazyengine.checkpoint import load_checkpoint
 from lazyengine.dataset import DataLoader, seed_order
 from lazyengine.evaluator import BaseMetric
-from lazyengine.hooks import EMAHook
+from lazyengine.hooks import EMAHook, Hook
 from lazyengine.model import BaseModel
 from lazyengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
@@ -56,6 +57,24 @@ def test_torchs_loader_with_a_generator_goes_on_after_an_epoch(tmp_path, name):
     whole = epochs(tmp_path / "whole", ORDERS[name])
     killed = epochs(tmp_path / "killed", ORDERS[name], (5, 10))
     assert all(map(torch.equal, whole, killed))
+
+
+@pytest.mark.parametrize("name", ["global", *ORDERS])
+def test_overfitting_on_torchs_loader_repeats_the_same_batches(tmp_path, name):
+    make = ORDERS.get(name, lambda: TorchLoader(FixedData(), 4, shuffle=True))
+    seen: list[Any] = []
+
+    class Watch(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            seen.append((batch_idx, copy.deepcopy(data_batch)))
+
+    runner = toy_runner(str(tmp_path / "run"), hooks={"watch": Watch()})
+    runner._parts["train_loop"] = EpochBasedTrainLoop(make(), 3, val_interval=0, overfit=2)
+    runner.train()
+    first = {index: str(batch) for index, batch in seen[:2]}
+    assert all(str(batch) == first[index % 2] for index, batch in seen)
+    whole = epochs(tmp_path / "whole", make, overfit=2)
+    assert all(map(torch.equal, whole, epochs(tmp_path / "killed", make, (3, 8), overfit=2)))
 
 
 def test_the_order_is_a_function_of_the_epoch_and_what_is_registered_stays():
