@@ -84,9 +84,9 @@ class Translator:
         self.scope = scope
         self.dropped: set[str] = set()
 
-    def translate(self, values: dict[str, Any]) -> dict[str, Any]:
+    def translate(self, values: dict[str, Any], scope: str = "") -> dict[str, Any]:
         """Return the names that the config has in our form, in the order in which they are written."""
-        self._scope = values.get("default_scope") or self.scope
+        self._scope = scope or values.get("default_scope") or self.scope
         given = {key: value for key, value in values.items() if value is not None}
         names: dict[str, Any] = {}
         self._model(given, names)
@@ -139,8 +139,15 @@ class Translator:
             key: The key that holds it.
             first: Expressions that come before its own arguments.
         """
+        outer, self._scope = self._scope, given.get("_scope_") or self._scope  # its children are built within it
+        try:
+            return self._call(given, key, first)
+        finally:
+            self._scope = outer
+
+    def _call(self, given: dict[str, Any], key: str, first: dict[str, Any]) -> Any:
         own = {k: v for k, v in given.items() if k != "type" and k not in _MARKS}
-        target, reason = self.target(given["type"], key, given.get("_scope_") or self._scope)
+        target, reason = self.target(given["type"], key, self._scope)
         if target is None:
             return {k: self.value(v, k) for k, v in given.items() if k not in _MARKS}
         label = target.rpartition(":")[2] if isinstance(target, str) else target.name

@@ -162,11 +162,16 @@ _MEASURES = {
 
 
 def missing_packages(files: Any) -> list[str]:
-    """Return the top packages that ported files import and that are not installed."""
+    """Return the top packages that ported files import and that cannot be imported here."""
     text = "\n".join(file.read_text(encoding="utf-8") for file in files)
-    names = set(re.findall(r"^from (\w+)", text, re.M))
-    specs = {name: importlib.util.find_spec(name) for name in names}
-    return sorted(name for name, spec in specs.items() if spec is None or spec.origin is None)  # a folder is no package
+    return sorted(name for name in set(re.findall(r"^from (\w+)", text, re.M)) if not _can_import(name))
+
+
+def _can_import(package: str) -> bool:
+    try:
+        return importlib.import_module(package).__file__ is not None  # a folder is no package
+    except Exception:  # it is not installed, or what it needs is not, of which packages tell in many ways
+        return False
 
 
 def _names(class_table: ClassTable) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 from .classes import ClassTable, package_of
 from .errors import PortError, Todo
 from .mmengine_configs import Translator
-from .mmengine_files import ConfigFile, Reader, is_config, walk_bases
+from .mmengine_files import ConfigFile, Reader, is_config, scopes_in, walk_bases
 from .statements import write_file
 from .yaml_configs import Composer, Composition, load_yaml, merge_at, translate, translate_lightning
 from .yaml_configs import kind_of as yaml_kind
@@ -185,10 +185,12 @@ def _port_mmengine(
         except PortError as error:
             ported.failed[file] = str(error)
     scopes = dict.fromkeys(str(config.values.get("default_scope") or "mmengine") for config in configs.values())
-    for scope in (*scopes, "mmcv"):
+    for scope in dict.fromkeys([*scopes, "mmcv", *scopes_in([config.values for config in configs.values()])]):
         table.add_installed(scope)
     translator = Translator(table, next(iter(scopes), ""))
-    names = {file: translator.translate(config.values) for file, config in configs.items()}
+    names = {
+        file: translator.translate(config.values, reader.scopes.get(file, "")) for file, config in configs.items()
+    }
     used = {base for config in configs.values() for base in config.bases}
     for file, config in configs.items():
         bases = [] if flat else config.bases
