@@ -12,12 +12,12 @@ import re
 from typing import Any
 
 from ..config import LazyCall, UnknownNameError
-from .classes import GROUP_RULE, REGISTRY_KEYS, ClassTable
+from .classes import GROUP_RULE, REGISTRY_KEYS, RENAMED, ClassTable
 from .expressions import REQUIRED, Call, Code, Joined, Missing, Name, Symbol, same
 
 # Built by code that adds arguments of its own (mmcv's build_norm_layer and the like): these stay dicts.
 KEPT_DICTS = re.compile(
-    r"(norm|act|conv|padding|upsample|downsample|dropout|attn|ffn|plugin|nms|pos|drop|order)_cfgs?|nms|plugins|"
+    r"(norm|act|conv|dcn|padding|upsample|downsample|dropout|attn|ffn|plugin|nms|pos|drop|order|ema)_(cfgs?|config)|nms|plugins|"
     r"(\w+_)?(norm|act|conv|ffn|attn)_cfgs?|dcn|sac|stage_with_dcn|transformerlayers|roi_layer"
 )
 _SETTLED = {"default_scope", "custom_imports", "env_cfg", "log_level", "launcher", "vis_backends", "_scope_"}
@@ -61,6 +61,8 @@ PARAMWISE = {
     *("custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult", "flat_decay_mult"),
     *("dcn_offset_lr_mult", "bypass_duplicate", "layer_decay"),
 }
+_DDP = Symbol("lazyengine.model", "DDP")
+_PRETRAINED = "pretrained_model_name_or_path"
 LAYER_DECAY = "LearningRateDecayOptimWrapperConstructor"  # mmpretrain's; others have rules of their own
 OPTIONS = ("load_from", "resume", "work_dir", "experiment_name")
 _ORDER = (
@@ -150,6 +152,8 @@ class Translator:
         target, reason = self.target(given["type"], key, self._scope)
         if target is None:
             return {k: self.value(v, k) for k, v in given.items() if k not in _MARKS}
+        if own.get("from_pretrained") and isinstance(target, Symbol) and target.module == "diffusers":
+            target = Symbol("diffusers", f"{target.name}.from_pretrained")
         label = target.rpartition(":")[2] if isinstance(target, str) else target.name
         for name in own.keys() & (_DROPPED.get(label, set()) | {"file_client_args"}) if self._is_own(target) else ():
             del own[name]
@@ -159,7 +163,7 @@ class Translator:
             if isinstance(own.get(name), dict) and "type" not in own[name]:
                 own[name] = _completed(own[name], chosen, own)
         if not isinstance(target, str) and target.name.endswith(".from_pretrained"):
-            own = {"pretrained_model_name_or_path" if k == "name_or_path" else k: v for k, v in own.items()}
+            own = {_PRETRAINED if k in ("name_or_path", "from_pretrained") else k: v for k, v in own.items()}
             if not own.pop("load_pretrained", True):
                 reason = "load_pretrained=False: call from_config here"
         if refused := [name for name in own if name != "priority" and not _accepts(target, name)]:
@@ -178,7 +182,7 @@ class Translator:
         found = self.table.find(name, scope, key)
         if found is None and (not name.rpartition(".")[2][:1].isupper() or key.endswith("_cfg")):
             return None, ""  # a setting that happens to be called type
-        if found is None and key not in _BUILT and self.table.defines(name):
+        if found is None and key not in _BUILT and ("kwargs" in key or self.table.defines(name)):
             return None, ""  # no registry knows this class: the code reads the dict by itself
         if found is None:
             reason = f"no class is registered as {name!r} in the source trees; give --classes the one that has it"
@@ -203,8 +207,8 @@ class Translator:
         kind = given.get("type")
         kind = kind.name if isinstance(kind, Symbol) else kind
         name = kind if kind in self.table.own else f"{kind}Init"
-        if name.removesuffix("Init") not in _INITIALIZERS.split():
-            return self.call(given)
+        if name.removesuffix("Init") not in _INITIALIZERS.split():  # unknown to all registries, the code reads it
+            return self.call(given) if self.table.find(str(kind), self._scope) else self.kept(given)
         override = given.get("override")
         if override:
             entries = override if isinstance(override, list | tuple) else [override]
@@ -238,11 +242,11 @@ class Translator:
         if isinstance(wrapper, Code):
             names["optim_wrapper"] = wrapper
         elif wrapper is not None and "type" not in wrapper and "optimizer" not in wrapper and _holds_wrappers(wrapper):
-            parts = {k: self._wrapper(v, self._groups(v, names)) for k, v in wrapper.items() if isinstance(v, dict)}
-            names["optim_wrapper"] = Missing(
-                self.own("OptimWrapperDict", parts),
-                "a constructor shared the model out among several optimizers; give each its part in params=",
-            )
+            parts = {k: self._wrapper(v, self._groups(v, names, k)) for k, v in wrapper.items() if isinstance(v, dict)}
+            made = self.own("OptimWrapperDict", parts)
+            reason = "a constructor shared the model out among several optimizers; give each its part in params="
+            is_clear = all(str(part).isidentifier() for part in parts) and wrapper.keys() - parts <= {"constructor"}
+            names["optim_wrapper"] = made if is_clear else Missing(made, reason)
         elif wrapper is not None:
             if isinstance(wrapper.get("optimizer"), dict):
                 names["optimizer"] = self._groups(wrapper, names)
@@ -250,11 +254,11 @@ class Translator:
             names["optim_wrapper"] = self._wrapper(wrapper, made)
         self._schedulers(given, names)
 
-    def _groups(self, wrapper: dict[str, Any], names: dict[str, Any]) -> Any:
-        """Return the optimizer of a wrapper, with its parameter groups."""
+    def _groups(self, wrapper: dict[str, Any], names: dict[str, Any], part: str = "") -> Any:
+        """Return the optimizer of a wrapper, with its parameter groups, of a part of the model or the whole."""
         if not isinstance(wrapper.get("optimizer"), dict):
             return REQUIRED
-        groups = self._chosen_groups(wrapper, Name("model") if "model" in names else REQUIRED)
+        groups = self._chosen_groups(wrapper, _part_of_model(names, part))
         if "type" not in wrapper["optimizer"]:
             return {"params": groups, **wrapper["optimizer"]}
         return self.call(wrapper["optimizer"], "optimizer", params=groups)
@@ -312,13 +316,18 @@ class Translator:
             if mode == "test" and same(loader, given.get("val_dataloader")):
                 names["test_dataloader"] = Name("val_dataloader")
             elif isinstance(loader, dict):
-                self._loader(mode, loader, names)
+                if loader.get("dataset") is not None:
+                    names[f"{mode}_dataset"] = self.value(loader["dataset"], "dataset")
+                names[f"{mode}_dataloader"] = self._loader(
+                    loader, Name(f"{mode}_dataset") if f"{mode}_dataset" in names else REQUIRED
+                )
             elif isinstance(loader, Code):
                 names[f"{mode}_dataloader"] = loader
             else:
-                names[f"{mode}_dataloader"] = Missing(
-                    self.value(loader), "several loaders: give the loop a dict of them"
-                )
+                each = [self._loader(one, self.value(one.get("dataset", REQUIRED), "dataset")) for one in loader]
+                is_theirs = isinstance(options, dict) and options.get("type") not in (None, f"{mode.title()}Loop")
+                reason = "several loaders: give the loop a dict of them"
+                names[f"{mode}_dataloader"] = each if is_theirs or options is None else Missing(each, reason)
         if evaluator is not None:
             is_alias = mode == "test" and same(evaluator, given.get("val_evaluator"))
             names[f"{mode}_evaluator"] = (
@@ -340,11 +349,7 @@ class Translator:
         first = {part: Name(f"{mode}_{part}") if f"{mode}_{part}" in names else REQUIRED for part in parts}
         names[f"{mode}_loop"] = self.call(options, f"{mode}_cfg", **first)
 
-    def _loader(self, mode: str, given: dict[str, Any], names: dict[str, Any]) -> None:
-        dataset: Any = REQUIRED
-        if given.get("dataset") is not None:
-            names[f"{mode}_dataset"] = self.value(given["dataset"], "dataset")
-            dataset = Name(f"{mode}_dataset")
+    def _loader(self, given: dict[str, Any], dataset: Any) -> Any:
         arguments: dict[str, Any] = {"dataset": dataset}
         arguments.update({k: v for k, v in given.items() if k in _LOADER_ARGUMENTS})
         sampler = given.get("sampler")
@@ -361,8 +366,8 @@ class Translator:
         loader: Any = self.own("DataLoader", arguments)
         known = _LOADER_ARGUMENTS | {"dataset", "sampler", "batch_sampler", "collate_fn"}
         if unknown := given.keys() - known - {"worker_init_fn", "_scope_"}:
-            loader = Missing(loader, f"the loader has no {', '.join(sorted(map(str, unknown)))}")
-        names[f"{mode}_dataloader"] = loader
+            return Missing(loader, f"the loader has no {', '.join(sorted(map(str, unknown)))}")
+        return loader
 
     def _function(self, given: Any) -> Any:
         """Return the function that a dict with a type, a name or a symbol stands for, with its arguments bound."""
@@ -461,7 +466,7 @@ class Translator:
             unused = {"find_unused_parameters": True} if given.get("find_unused_parameters") else {}
             wrapped = self.call({"type": kind, **unused, **wrapper}, "model_wrapper_cfg")
             arguments["wrapper"] = wrapped
-            if not same(kind, "MMDistributedDataParallel"):
+            if RENAMED.get(kind.name if isinstance(kind, Symbol) else kind) != "DDP" and kind != _DDP:
                 reason = "how the model is wrapped: see lazyengine.model.DDP and FSDP2"
                 arguments["wrapper"] = Missing(wrapped, reason)
         setup: Any = self.own("ModelSetup", arguments)
@@ -518,6 +523,17 @@ def _completed(given: dict[str, Any], chosen: dict[str, Any], beside: dict[str, 
     values = {k: beside.get(v.path) if isinstance(v, Name) else v for k, v in chosen.items()}
     kind = {"type": values.pop("type")} if "type" in values else {}
     return {**kind, **given, **{k: v for k, v in values.items() if k not in given and v is not None}}
+
+
+def _part_of_model(names: dict[str, Any], part: str) -> Any:
+    """Return the part of the model that an optimizer of several is for; the model without a part."""
+    node = names.get("model")
+    if node is None or not part:
+        return REQUIRED if node is None else Name("model")
+    node = node.value if isinstance(node, Missing) else node
+    if isinstance(node, Call) and isinstance(node.arguments.get(part), Call | Missing):
+        return Name(f"model.{part}")
+    return Call(Symbol("torch.nn", "Module.get_submodule"), {"self": Name("model"), "target": part})
 
 
 def _holds_wrappers(wrapper: dict[str, Any]) -> bool:

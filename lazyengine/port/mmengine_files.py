@@ -237,7 +237,7 @@ class Reader:
         return ConfigFile(file, _merged(own, inherited), list(bases))
 
     def _own_values(self, file: Path, text: str) -> tuple[dict[str, Any], dict[Path, str]]:
-        """Return what a data file holds (nothing yet for Python), and its bases, each with the package it was named by."""
+        """Return what a data file holds (nothing yet for Python), and its bases with the packages that name them."""
         own: dict[str, Any] = {}
         if file.suffix == ".py":
             body = ast.parse(text, str(file)).body

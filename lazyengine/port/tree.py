@@ -188,9 +188,7 @@ def _port_mmengine(
     for scope in dict.fromkeys([*scopes, "mmcv", *scopes_in([config.values for config in configs.values()])]):
         table.add_installed(scope)
     translator = Translator(table, next(iter(scopes), ""))
-    names = {
-        file: translator.translate(config.values, reader.scopes.get(file, "")) for file, config in configs.items()
-    }
+    names = {file: translator.translate(config.values, reader.scopes.get(file, "")) for file, config in configs.items()}
     used = {base for config in configs.values() for base in config.bases}
     for file, config in configs.items():
         bases = [] if flat else config.bases
