@@ -290,14 +290,11 @@ class Translator:
         schedulers = given.get("param_scheduler")
         if schedulers is None:
             return
-        wrapper = given.get("optim_wrapper") or {}
-        accumulates = isinstance(wrapper, dict) and wrapper.get("accumulative_counts", 1) != 1
-
         def one(scheduler: Any) -> Any:
             if isinstance(scheduler, Code):
                 return scheduler
             per_iteration = not scheduler.get("by_epoch", True) or scheduler.get("convert_to_iter_based", False)
-            counted = {"count_iters": True} if accumulates and per_iteration else {}
+            counted = _counted(given) if per_iteration else {}
             optimizer = Name("optimizer") if "optimizer" in names else REQUIRED
             return self.call({**scheduler, **counted}, "param_scheduler", optimizer=optimizer)
 
@@ -384,7 +381,7 @@ class Translator:
 
     # ------------------------------------------------------------------------------------- hooks and options
     def _hooks(self, given: dict[str, Any], names: dict[str, Any]) -> None:
-        hooks = dict(given.get("default_hooks") or {})
+        hooks, counted = dict(given.get("default_hooks") or {}), _counted(given)
         is_run = "model" in names and any(self._is_complete(names.get(f"{m}_loop")) for m in ("train", "val", "test"))
         if hooks or is_run:
             hooks = {**_DEFAULT_HOOKS, **hooks}
@@ -392,7 +389,7 @@ class Translator:
                 k: {"type": _DEFAULT_HOOKS[k]["type"], **v} if k in _DEFAULT_HOOKS and v else v
                 for k, v in hooks.items()
             }
-            names["default_hooks"] = {name: self.hook(hook) for name, hook in typed.items() if hook is not None}
+            names["default_hooks"] = {name: self.hook(hook, counted) for name, hook in typed.items() if hook is not None}
         custom = given.get("custom_hooks") or []
         by_name: dict[str, Any] = {}
         for hook in custom if isinstance(custom, list | tuple) else [custom]:
@@ -400,12 +397,12 @@ class Translator:
             name = _snake_case(kind.name if isinstance(kind, Symbol) else str(kind).rpartition(".")[2])
             while name in by_name or name in hooks:
                 name = f"{name}_2"
-            by_name[name] = self.hook(hook)
+            by_name[name] = self.hook(hook, counted)
         if by_name:
             names["custom_hooks"] = by_name
 
-    def hook(self, given: Any) -> Any:
-        """Return the call for a hook."""
+    def hook(self, given: Any, counted: dict[str, Any] | None = None) -> Any:
+        """Return the call for a hook; `counted` is what counts iterations where gradients are accumulated."""
         if not isinstance(given, dict) or "type" not in given:
             return self.value(given)
         call = self.call(given, "default_hooks")
@@ -415,6 +412,7 @@ class Translator:
         label, arguments = node.target.name, node.arguments  # type: ignore[union-attr]
         for name, value in _CHANGED_DEFAULTS.get(label, {}).items():
             arguments.setdefault(name, value)
+        arguments.update((counted or {}) if label == "EMAHook" else {})
         if arguments.get("priority") in (_PRIORITIES.get(label, "NORMAL"), None):
             arguments.pop("priority", None)
         if isinstance(arguments.get("ema_type"), str):
@@ -523,6 +521,13 @@ def _completed(given: dict[str, Any], chosen: dict[str, Any], beside: dict[str, 
     values = {k: beside.get(v.path) if isinstance(v, Name) else v for k, v in chosen.items()}
     kind = {"type": values.pop("type")} if "type" in values else {}
     return {**kind, **given, **{k: v for k, v in values.items() if k not in given and v is not None}}
+
+
+def _counted(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what makes a part count iterations, where a config accumulates gradients."""
+    wrapper = given.get("optim_wrapper") or {}
+    accumulates = isinstance(wrapper, dict) and wrapper.get("accumulative_counts", 1) != 1
+    return {"count_iters": True} if accumulates else {}
 
 
 def _part_of_model(names: dict[str, Any], part: str) -> Any:

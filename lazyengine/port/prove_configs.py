@@ -30,7 +30,7 @@ _OF_NO_EFFECT = re.compile(
     r"|(default|custom)_hooks\.\w+\.priority$|randomness\.diff_rank_seed$|auto_scale_lr\.|optim_wrapper\.use_fsdp$"
 )
 _MADE_EXPLICIT = re.compile(
-    r"(default|custom)_hooks\.\w+(\.(type|interval|strict_load|min_delta))?$|\w+_dataloader(\.\d+)?\.collate_fn\.type$"
+    r"(default|custom)_hooks\.\w+(\.(type|interval|strict_load|min_delta|count_iters))?$|\w+_dataloader(\.\d+)?\.collate_fn\.type$"
     r"|\w+_cfg(\.(type|by_epoch))?$|optim_wrapper(\.\w+)?\.type$|visualizer\.type$|log_processor\.type$|randomness\.seed$"
     r"|.*data_preprocessor\.(type|batch_augments(\..*)?)$|param_scheduler\..*count_iters$"
 )
