@@ -144,8 +144,9 @@ class EMAHook(Hook):
 
     def describe_interval(self) -> str:
         """Return from when on it averages, for the timeline."""
+        each = "each iteration" if self.count_iters else "each optimizer step"
         begin = f", from epoch {self.begin_epoch}" if self.begin_epoch > 1 else ""
-        return f"each {'iteration' if self.count_iters else 'optimizer step'}{begin or (f', from iteration {self.begin_iter}' if self.begin_iter > 1 else '')}"
+        return each + (begin or (f", from iteration {self.begin_iter}" if self.begin_iter > 1 else ""))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Put the averaged weights first, and the source beside them."""

@@ -290,6 +290,7 @@ class Translator:
         schedulers = given.get("param_scheduler")
         if schedulers is None:
             return
+
         def one(scheduler: Any) -> Any:
             if isinstance(scheduler, Code):
                 return scheduler
@@ -389,7 +390,9 @@ class Translator:
                 k: {"type": _DEFAULT_HOOKS[k]["type"], **v} if k in _DEFAULT_HOOKS and v else v
                 for k, v in hooks.items()
             }
-            names["default_hooks"] = {name: self.hook(hook, counted) for name, hook in typed.items() if hook is not None}
+            names["default_hooks"] = {
+                name: self.hook(hook, counted) for name, hook in typed.items() if hook is not None
+            }
         custom = given.get("custom_hooks") or []
         by_name: dict[str, Any] = {}
         for hook in custom if isinstance(custom, list | tuple) else [custom]:

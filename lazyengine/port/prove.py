@@ -132,11 +132,28 @@ def _compare_parameters(old: dict[str, Any], new: dict[str, Any]) -> str:
     return f"{len(odd)} differ, such as {odd[0]}" if odd else f"equal ({len(old)})"
 
 
+def _compare_init(old: dict[str, list[float]], new: dict[str, list[float]]) -> str:
+    """Compare how values were drawn: constants must be equal, random ones have a mean and deviation that are alike."""
+    odd = []
+    for name in old.keys() & new.keys():
+        (mean, spread, number), (other_mean, other_spread, _) = old[name], new[name]
+        allowed = 1e-6 * max(abs(mean), 1) + 8 * max(spread, other_spread) / number**0.5
+        if (
+            abs(mean - other_mean) > allowed
+            or abs(spread - other_spread) > allowed
+            or (spread == 0) != (other_spread == 0)
+        ):
+            odd.append(name)
+    return f"{len(odd)} differ, such as {min(odd)}" if odd else "equal"
+
+
 def _compare_rates(old: dict[str, Any], new: dict[str, Any]) -> str:
     worst = 0.0
     for name, options in old.items():
         for option, values in options.items():
             others = new.get(name, {}).get(option)
+            if option == "weight_decay" and others != values:
+                return f"{name} has weight_decay={others and others[0]:g}, not {values[0]:g}"
             if others is None or len(others) != len(values):
                 return f"{name} has no {option}"
             worst = max([worst, *(abs(a - b) / max(abs(a), 1e-12) for a, b in zip(values, others))])
@@ -155,6 +172,7 @@ def _compare_loss(old: float, new: float) -> str:
 
 _MEASURES = {
     "parameters": _compare_parameters,
+    "init": _compare_init,
     "rates": _compare_rates,
     "indices": _compare_indices,
     "loss": _compare_loss,

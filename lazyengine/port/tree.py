@@ -33,6 +33,7 @@ class Ported:
         failed: Old file -> why it could not be ported.
         flat: Old files that were written flat although a structured port was asked for, with the reason.
         dropped: Top-level names of configs that only serve to compute others; they were left out.
+        keep: Whether new files that are there already stay as they are, since they were changed by hand.
     """
 
     written: dict[Path, Path] = field(default_factory=dict)
@@ -40,6 +41,7 @@ class Ported:
     failed: dict[Path, str] = field(default_factory=dict)
     flat: dict[Path, str] = field(default_factory=dict)
     dropped: set[str] = field(default_factory=set)
+    keep: bool = False
 
     def write(self, old: Path, new: Path, make: Callable[..., str], *args: Any) -> None:
         """Write what `make(*args)` returns, and note its TODOs; a refusal is noted too."""
@@ -48,6 +50,8 @@ class Ported:
         except (PortError, SyntaxError, UnicodeDecodeError) as error:
             self.failed[old] = str(error)
             return
+        if self.keep and new.exists():
+            text = new.read_text(encoding="utf-8")
         new.parent.mkdir(parents=True, exist_ok=True)
         new.write_text(text, encoding="utf-8")
         self.written[old] = new
@@ -100,7 +104,7 @@ class Places:
 
 
 def port_path(
-    path: Path, target: Path, *, classes: Sequence[Path] = (), flat: bool = False
+    path: Path, target: Path, *, classes: Sequence[Path] = (), flat: bool = False, keep: bool = False
 ) -> tuple[Ported, dict[str, list[Path]]]:
     """Port a file, or everything below a folder, by what each file is.
 
@@ -109,6 +113,7 @@ def port_path(
         target: Folder for the ports; files that need none are copied there.
         classes: More source trees in which registered classes are looked up.
         flat: Whether each config becomes one file without bases.
+        keep: Whether new files that are there already stay as they are.
 
     Returns:
         What became of the files, and the old files by kind.
@@ -127,7 +132,7 @@ def port_path(
     root = path if path.is_dir() else path.parent
     if kinds["mmengine config"] and not flat:
         root = _common_root(root, kinds["mmengine config"], table)
-    ported, places = Ported(), Places(root, target)
+    ported, places = Ported(keep=keep), Places(root, target)
     _port_mmengine(kinds["mmengine config"], places, table, ported, flat=flat)
     _port_hydra(kinds["Hydra config"], places, ported)
     for file in kinds["LightningCLI config"]:
