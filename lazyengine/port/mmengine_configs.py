@@ -242,7 +242,8 @@ class Translator:
         if isinstance(wrapper, Code):
             names["optim_wrapper"] = wrapper
         elif wrapper is not None and "type" not in wrapper and "optimizer" not in wrapper and _holds_wrappers(wrapper):
-            parts = {k: self._wrapper(v, self._groups(v, names, k)) for k, v in wrapper.items() if isinstance(v, dict)}
+            given_parts = {k: v for k, v in wrapper.items() if isinstance(v, dict) and "optimizer" in v}
+            parts = {k: self._wrapper(v, self._groups(v, names, k)) for k, v in given_parts.items()}
             made = self.own("OptimWrapperDict", parts)
             reason = "a constructor shared the model out among several optimizers; give each its part in params="
             is_clear = all(str(part).isidentifier() for part in parts) and wrapper.keys() - parts <= {"constructor"}

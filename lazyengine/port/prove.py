@@ -89,7 +89,7 @@ def prove(ported: Ported, path: Path, classes: Sequence[Path] = ()) -> Proof:
 
 def _add_runs(proof: Proof, configs: dict[Path, Path], path: Path) -> None:
     """Add a table of what the old and the new experiments do before they train."""
-    rows: list[tuple[object, ...]] = [("config", *_MEASURES)]
+    rows: list[tuple[object, ...]] = [("config", *MEASURES)]
     for old, new in configs.items():
         with tempfile.TemporaryDirectory() as folder:
             before = _measured("old", old, project_root(path.resolve()), folder)
@@ -100,7 +100,7 @@ def _add_runs(proof: Proof, configs: dict[Path, Path], path: Path) -> None:
                 rows.append(("...", "no more are tried after the second one that cannot be measured"))
                 break
             continue
-        results = [compare(before[name], after[name]) for name, compare in _MEASURES.items()]
+        results = [compare(before[name], after[name]) for name, compare in MEASURES.items()]
         proof.is_equal &= all(result.startswith("equal") for result in results)
         rows.append((old.name, *results))
     if len(rows) > 1:
@@ -133,10 +133,15 @@ def _compare_parameters(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def _compare_init(old: dict[str, list[float]], new: dict[str, list[float]]) -> str:
-    """Compare how values were drawn: constants must be equal, random ones have a mean and deviation that are alike."""
+    """Compare how values were drawn: constants must be equal, random ones have a mean and deviation that are alike.
+
+    Of a single value nobody can say which it is.
+    """
     odd = []
     for name in old.keys() & new.keys():
         (mean, spread, number), (other_mean, other_spread, _) = old[name], new[name]
+        if number == 1:
+            continue
         allowed = 1e-6 * max(abs(mean), 1) + 8 * max(spread, other_spread) / number**0.5
         if (
             abs(mean - other_mean) > allowed
@@ -170,7 +175,7 @@ def _compare_loss(old: float, new: float) -> str:
     return "equal" if abs(old - new) <= 1e-5 * max(1, abs(old)) else f"{old:.6g} and {new:.6g}"
 
 
-_MEASURES = {
+MEASURES = {
     "parameters": _compare_parameters,
     "init": _compare_init,
     "rates": _compare_rates,

@@ -308,12 +308,15 @@ def kind_of(file: Path) -> str:
     if is_config(file, text):
         return "mmengine config"
     if file.suffix == ".py":
-        return "mmengine code" if _MMENGINE_CODE.search(text) else "other"
+        is_code = _MMENGINE_CODE.search(text) or (_REGISTRY.search(text) and not _OTHER_REGISTRY.search(text))
+        return "mmengine code" if is_code else "other"
     return {"hydra": "Hydra config", "lightning": "LightningCLI config"}.get(yaml_kind(text), "other")
 
 
 _DETECTRON2 = re.compile(r"\b(LazyCall|LazyConfig|model_zoo)\b")
-_MMENGINE_CODE = re.compile(r"^\s*(from|import) mmengine\b|\.register_module\(|\bregistry import\b", re.M)
+_MMENGINE_CODE = re.compile(r"^\s*(from|import) mmengine\b|\.register_module\(", re.M)
+_REGISTRY = re.compile(r"\bregistry import\b")
+_OTHER_REGISTRY = re.compile(r"^\s*from (detectron2|fvcore)\b|\b[A-Z]\w*_REGISTRY\b", re.M)  # these stay
 
 
 def _visible_files(path: Path) -> Iterator[Path]:
