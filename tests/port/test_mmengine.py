@@ -625,7 +625,7 @@ class Net(BaseModel):
         (("std=0.5", "std=0.5"), None, None),
         (("decay_mult=2.0", "decay_mult=1.0"), "rates", "head.weight"),
         (("weight_decay=0.5", "weight_decay=0.4"), "rates", "body.weight"),
-        (("std=0.5", "std=0.7"), "init", "body.weight"),
+        (("std=0.5", "std=2.0"), "init", "body.weight"),
         (("L(Net)", "L(Other)"), "init", "head.weight"),
     ],
 )
