@@ -9,6 +9,7 @@ examples:
   %(prog)s configs/resnet50.py --to new --flat          one config as one file
   %(prog)s configs --to new --classes ../mmdetection    where classes of another library are found
   %(prog)s configs --to new --prove                     compare the old and the new experiments
+  %(prog)s configs --to new --keep --prove              compare again, after changes by hand to the new ones
 
 exit codes: 0 done; 1 something needs a hand, or a proof found a difference; 2 the command line is wrong.
 """
@@ -33,6 +34,7 @@ def build_parser() -> CommandParser:
     parser.add_argument(
         "--classes", nargs="+", metavar="DIR", type=Path, default=[], help="more source trees that define classes"
     )
+    parser.add_argument("--keep", action="store_true", help="keep the files of DIR as they are; write what is missing")
     parser.add_argument("--prove", action="store_true", help="compare what was ported with the original")
     return parser
 
@@ -44,7 +46,7 @@ def main(args: argparse.Namespace) -> object:
     if not args.path.exists():
         raise PortError(f"{args.path} does not exist. Name a file or folder of the project to port.")
     classes = [folder.resolve() for folder in args.classes]
-    ported, kinds = port_path(args.path, target.resolve(), classes=classes, flat=args.flat)
+    ported, kinds = port_path(args.path, target.resolve(), classes=classes, flat=args.flat, keep=args.keep)
     lines = _report(ported, kinds)
     is_clean = not ported.todos and not ported.failed
     if args.prove:

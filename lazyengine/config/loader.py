@@ -193,7 +193,8 @@ class Load:
         except ValueError as error:  # Python 3.11 about null bytes; it names no file
             raise ConfigFileError(f"{display_path(file)} is not Python source: {error}.") from None
         former = sys.modules.get(module.__name__)
-        is_free = former is None or getattr(former, "__file__", None) == file
+        known = finding.find(module.__name__) if former is None and name is None else former  # a package called like it
+        is_free = known is None or file in (getattr(known, "__file__", None), getattr(known, "origin", None))
         self._stack.append(file)
         try:
             if is_free:  # as `dataclasses` and `sys.modules[__name__]` expect
@@ -329,7 +330,7 @@ class Load:
             return  # something inside of the module is missing, not the module
         parent, _, last = missing.rpartition(".")
         root = finding.project_root(self.file)
-        folders = list(importlib.import_module(parent).__path__) if parent else [root] if root else []
+        folders = [*getattr(importlib.import_module(parent), "__path__", ())] if parent else [root] if root else []
         if finding.find_below(name, os.path.dirname(asking)):
             error.add_note(f"A file in the folder of {display_path(asking)} is imported with a dot: from .{name}")
         elif hint := did_you_mean(last, finding.names_in(folders)):

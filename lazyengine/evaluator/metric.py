@@ -125,7 +125,8 @@ class BaseMetric(ABC):
         self.results.clear()
         for value in vars(self).values():
             for held in value.values() if isinstance(value, dict) else [value]:
-                for part in held.modules() if isinstance(held, torch.nn.Module) else ():
+                parts: Any = held.modules() if isinstance(held, torch.nn.Module) else ()
+                for part in parts:
                     if hasattr(part, "update_count") and hasattr(part, "reset"):
                         part.reset()
 

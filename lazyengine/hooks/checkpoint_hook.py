@@ -207,7 +207,9 @@ class CheckpointHook(Hook):
         for indicator, score in improved.items():  # each of them holds all that are still to come
             runner.logger.info("best %s so far: %.4f; saving %s", indicator, score, self.best_names[indicator])
             best = os.path.join(self.folder(runner), self.best_names[indicator])
-            runner.message_hub.update_info("best_ckpt", best, resumed=False)
+            end = f"_{indicator}" if self.best and len(self.best.indicators) > 1 else ""  # mmengine's names
+            runner.message_hub.update_info(f"best_ckpt{end}", best, resumed=False)
+            runner.message_hub.update_info(f"best_score{end}", score, resumed=False)
             self._write(runner, self.best_names[indicator], is_latest=False)
 
     def after_train(self, runner: Runner) -> None:

@@ -45,6 +45,7 @@ class EMAHook(Hook):
         begin_epoch: The same in epochs; give only one of the two.
         update_bn: Whether to compute the statistics of batch norm layers anew for the average; a number is the number
             of batches to do it with.
+        count_iters: Whether every iteration is an update, as in mmengine, also where gradients are accumulated.
         update_buffers: Whether buffers are averaged too, instead of being the model's own; passed to `ema_type`.
         **kwargs: Its other arguments, such as ``momentum`` and ``interval``.
 
@@ -60,6 +61,7 @@ class EMAHook(Hook):
         begin_epoch: int = 0,
         update_bn: bool | int = False,
         *,
+        count_iters: bool = False,
         update_buffers: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -79,6 +81,7 @@ class EMAHook(Hook):
         self.begin_iter = begin_iter
         self.begin_epoch = begin_epoch
         self.update_bn = update_bn
+        self.count_iters = count_iters
         self.kwargs = {"update_buffers": update_buffers, **kwargs}
         self.ema_model: BaseAveragedModel | None = None
         self._resumed: dict[str, Any] = {}
@@ -110,7 +113,7 @@ class EMAHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Update the average when the optimizer has stepped."""
-        if self.ema_model is not None and runner.optim_wrapper.stepped:
+        if self.ema_model is not None and (self.count_iters or runner.optim_wrapper.stepped):
             if runner.iter + 1 >= self.begin_iter and runner.epoch + 1 >= self.begin_epoch:
                 self.ema_model.update_parameters(runner.model)
             else:
@@ -141,8 +144,9 @@ class EMAHook(Hook):
 
     def describe_interval(self) -> str:
         """Return from when on it averages, for the timeline."""
+        each = "each iteration" if self.count_iters else "each optimizer step"
         begin = f", from epoch {self.begin_epoch}" if self.begin_epoch > 1 else ""
-        return f"each optimizer step{begin or (f', from iteration {self.begin_iter}' if self.begin_iter > 1 else '')}"
+        return each + (begin or (f", from iteration {self.begin_iter}" if self.begin_iter > 1 else ""))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Put the averaged weights first, and the source beside them."""

@@ -73,6 +73,8 @@ class LoggerHook(Hook):
         self._first_iter = runner.iter
         self.spent_s = {"logging": 0.0}
         self._epoch_length = None if runner.max_epochs is None else runner.train_loop.epoch_length
+        end = runner.train_loop.max_iters if runner.max_epochs is None else self.interval
+        self._end = end if end < self.interval else None  # where a training ends before a line is due
         recorded = {RuntimeInfoHook: "losses, learning rates and metrics", IterTimerHook: "times and the ETA"}
         for kind, what in recorded.items():
             if not any(isinstance(hook, kind) for hook in runner.hooks):
@@ -84,8 +86,8 @@ class LoggerHook(Hook):
         runner.message_hub.settle()
         done = batch_idx + 1
         is_last = done == self._epoch_length and (done < self.interval or not self.ignore_last)
-        is_last |= runner.max_epochs is None and runner.iter + 1 == runner.max_iters < self.interval
-        if is_last or done % self.interval == 0:
+        is_end = self._end is not None and runner.iter + 1 == self._end
+        if is_last or is_end or done % self.interval == 0:
             self._log_training(runner, batch_idx)
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -99,7 +101,7 @@ class LoggerHook(Hook):
     def after_train(self, runner: Runner) -> None:
         """Write a line where there are no epochs and training ended before one was due."""
         is_short = runner.max_epochs is None and self._first_iter < runner.iter < self.interval
-        if is_short and runner.iter < runner.max_iters:
+        if is_short and runner.iter != self._end:
             self._log_training(runner, runner.iter - 1)
         runner.message_hub.settle()
 

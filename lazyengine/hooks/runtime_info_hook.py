@@ -40,6 +40,7 @@ class RuntimeInfoHook(Hook):
         meta = getattr(getattr(runner.train_dataloader, "dataset", None), "metainfo", None)
         if meta:
             hub.update_info("dataset_meta", meta)
+            runner.visualizer.dataset_meta = meta
 
     def after_train(self, runner: Runner) -> None:
         """Leave the training stage."""

@@ -21,7 +21,9 @@ _MMCV_TRANSFORMS = (
     "Resize Pad ToTensor ImageToTensor RandomFlip RandomChoiceResize CenterCrop RandomGrayscale MultiScaleFlipAug "
     "RandomResize RandomApply TestTimeAug"
 )
+_DIFFUSERS = "DDIMScheduler DDPMScheduler UNet2DConditionModel ControlNetModel AutoencoderKL DiffusionPipeline"
 _KNOWN_ELSEWHERE = {
+    **{name: Symbol("diffusers", name) for name in _DIFFUSERS.split()},
     **{name: Symbol("mmcv.transforms", name) for name in _MMCV_TRANSFORMS.split()},
     "Lion": Symbol("lion_pytorch", "Lion"),
     "Adafactor": Symbol("transformers.optimization", "Adafactor"),
@@ -31,6 +33,7 @@ RENAMED = {
     "NaiveVisualizationHook": "VisualizationHook",
     "ApexOptimWrapper": "AmpOptimWrapper",
     "MMDistributedDataParallel": "DDP",
+    "MMSeparateDistributedDataParallel": "DDP",
     "MMFullyShardedDataParallel": "FSDP2",
 }
 GROUP_RULE = "DefaultOptimWrapperConstructor"

@@ -1,4 +1,4 @@
-"""Measure an experiment without training it: parameters, rates, indices, first loss. Run in a process of its own.
+"""Measure an experiment without training it, in a process of its own: parameters, rates, indices, first loss.
 
 `python -m lazyengine.port.measure old|new CONFIG ROOT WEIGHTS OUT` writes JSON; `old` is run by mmengine and writes the
 weights, `new` by lazyengine and reads them.
@@ -19,6 +19,7 @@ import torch
 
 from ..analysis import simulate_schedule
 from ..config import LazyCall, LazyConfig, arguments_of, instantiate
+from ..model import init_weights
 from ..optim import SchedulerRecipes, build_param_schedulers
 
 POINTS = 50
@@ -57,9 +58,11 @@ def _measure_new(
         for group, values in zip(optim_wrapper.param_groups, by_group.values()):
             for parameter in group["params"]:
                 rates.setdefault(by_id[id(parameter)], {})[option] = [values[i] for i in picked]
+    _add_decay(rates, optim_wrapper, by_id)
+    init_weights(model)
+    initial = _spread(model)
     model.load_state_dict(torch.load(weights, weights_only=True))
-    loader = train_loop.dataloader
-    return {**_common(model, loader), "rates": rates}
+    return {**_common(model, train_loop.dataloader), "rates": rates, "init": initial}
 
 
 def measure_old(path: str, weights: str) -> dict[str, Any]:
@@ -85,9 +88,22 @@ def measure_old(path: str, weights: str) -> dict[str, Any]:
         for scheduler in schedulers:
             if not scheduler.by_epoch or (index + 1) % length == 0:
                 scheduler.step()
+    _add_decay(rates, wrapper, by_id)
     runner.model.init_weights()
     torch.save(runner.model.state_dict(), weights)
-    return {**_common(runner.model, loop.dataloader), "rates": rates}
+    return {**_common(runner.model, loop.dataloader), "rates": rates, "init": _spread(runner.model)}
+
+
+def _add_decay(rates: dict[str, dict[str, list[float]]], wrapper: Any, by_id: dict[int, str]) -> None:
+    for group in wrapper.param_groups:
+        for parameter in (p for p in group["params"] if id(p) in by_id):
+            rates.setdefault(by_id[id(parameter)], {})["weight_decay"] = [float(group.get("weight_decay", 0.0))]
+
+
+def _spread(model: torch.nn.Module) -> dict[str, list[float]]:
+    """Return mean, standard deviation and number of the initial values of each parameter."""
+    values = {name: p.detach().double() for name, p in model.named_parameters()}
+    return {name: [float(v.mean()), float(v.std(correction=0)), v.numel()] for name, v in values.items()}
 
 
 def _picked(total: int) -> list[int]:

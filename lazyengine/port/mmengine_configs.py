@@ -12,12 +12,12 @@ import re
 from typing import Any
 
 from ..config import LazyCall, UnknownNameError
-from .classes import GROUP_RULE, REGISTRY_KEYS, ClassTable
+from .classes import GROUP_RULE, REGISTRY_KEYS, RENAMED, ClassTable
 from .expressions import REQUIRED, Call, Code, Joined, Missing, Name, Symbol, same
 
 # Built by code that adds arguments of its own (mmcv's build_norm_layer and the like): these stay dicts.
 KEPT_DICTS = re.compile(
-    r"(norm|act|conv|padding|upsample|downsample|dropout|attn|ffn|plugin|nms|pos|drop|order)_cfgs?|nms|plugins|"
+    r"(norm|act|conv|dcn|padding|upsample|downsample|dropout|attn|ffn|plugin|nms|pos|drop|order|ema)_(cfgs?|config)|nms|plugins|"
     r"(\w+_)?(norm|act|conv|ffn|attn)_cfgs?|dcn|sac|stage_with_dcn|transformerlayers|roi_layer"
 )
 _SETTLED = {"default_scope", "custom_imports", "env_cfg", "log_level", "launcher", "vis_backends", "_scope_"}
@@ -61,6 +61,8 @@ PARAMWISE = {
     *("custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult", "flat_decay_mult"),
     *("dcn_offset_lr_mult", "bypass_duplicate", "layer_decay"),
 }
+_DDP = Symbol("lazyengine.model", "DDP")
+_PRETRAINED = "pretrained_model_name_or_path"
 LAYER_DECAY = "LearningRateDecayOptimWrapperConstructor"  # mmpretrain's; others have rules of their own
 OPTIONS = ("load_from", "resume", "work_dir", "experiment_name")
 _ORDER = (
@@ -84,9 +86,9 @@ class Translator:
         self.scope = scope
         self.dropped: set[str] = set()
 
-    def translate(self, values: dict[str, Any]) -> dict[str, Any]:
+    def translate(self, values: dict[str, Any], scope: str = "") -> dict[str, Any]:
         """Return the names that the config has in our form, in the order in which they are written."""
-        self._scope = values.get("default_scope") or self.scope
+        self._scope = scope or values.get("default_scope") or self.scope
         given = {key: value for key, value in values.items() if value is not None}
         names: dict[str, Any] = {}
         self._model(given, names)
@@ -139,10 +141,19 @@ class Translator:
             key: The key that holds it.
             first: Expressions that come before its own arguments.
         """
+        outer, self._scope = self._scope, given.get("_scope_") or self._scope  # its children are built within it
+        try:
+            return self._call(given, key, first)
+        finally:
+            self._scope = outer
+
+    def _call(self, given: dict[str, Any], key: str, first: dict[str, Any]) -> Any:
         own = {k: v for k, v in given.items() if k != "type" and k not in _MARKS}
-        target, reason = self.target(given["type"], key, given.get("_scope_") or self._scope)
+        target, reason = self.target(given["type"], key, self._scope)
         if target is None:
             return {k: self.value(v, k) for k, v in given.items() if k not in _MARKS}
+        if own.get("from_pretrained") and isinstance(target, Symbol) and target.module == "diffusers":
+            target = Symbol("diffusers", f"{target.name}.from_pretrained")
         label = target.rpartition(":")[2] if isinstance(target, str) else target.name
         for name in own.keys() & (_DROPPED.get(label, set()) | {"file_client_args"}) if self._is_own(target) else ():
             del own[name]
@@ -152,7 +163,7 @@ class Translator:
             if isinstance(own.get(name), dict) and "type" not in own[name]:
                 own[name] = _completed(own[name], chosen, own)
         if not isinstance(target, str) and target.name.endswith(".from_pretrained"):
-            own = {"pretrained_model_name_or_path" if k == "name_or_path" else k: v for k, v in own.items()}
+            own = {_PRETRAINED if k in ("name_or_path", "from_pretrained") else k: v for k, v in own.items()}
             if not own.pop("load_pretrained", True):
                 reason = "load_pretrained=False: call from_config here"
         if refused := [name for name in own if name != "priority" and not _accepts(target, name)]:
@@ -171,7 +182,7 @@ class Translator:
         found = self.table.find(name, scope, key)
         if found is None and (not name.rpartition(".")[2][:1].isupper() or key.endswith("_cfg")):
             return None, ""  # a setting that happens to be called type
-        if found is None and key not in _BUILT and self.table.defines(name):
+        if found is None and key not in _BUILT and ("kwargs" in key or self.table.defines(name)):
             return None, ""  # no registry knows this class: the code reads the dict by itself
         if found is None:
             reason = f"no class is registered as {name!r} in the source trees; give --classes the one that has it"
@@ -196,8 +207,8 @@ class Translator:
         kind = given.get("type")
         kind = kind.name if isinstance(kind, Symbol) else kind
         name = kind if kind in self.table.own else f"{kind}Init"
-        if name.removesuffix("Init") not in _INITIALIZERS.split():
-            return self.call(given)
+        if name.removesuffix("Init") not in _INITIALIZERS.split():  # unknown to all registries, the code reads it
+            return self.call(given) if self.table.find(str(kind), self._scope) else self.kept(given)
         override = given.get("override")
         if override:
             entries = override if isinstance(override, list | tuple) else [override]
@@ -231,11 +242,12 @@ class Translator:
         if isinstance(wrapper, Code):
             names["optim_wrapper"] = wrapper
         elif wrapper is not None and "type" not in wrapper and "optimizer" not in wrapper and _holds_wrappers(wrapper):
-            parts = {k: self._wrapper(v, self._groups(v, names)) for k, v in wrapper.items() if isinstance(v, dict)}
-            names["optim_wrapper"] = Missing(
-                self.own("OptimWrapperDict", parts),
-                "a constructor shared the model out among several optimizers; give each its part in params=",
-            )
+            given_parts = {k: v for k, v in wrapper.items() if isinstance(v, dict) and "optimizer" in v}
+            parts = {k: self._wrapper(v, self._groups(v, names, k)) for k, v in given_parts.items()}
+            made = self.own("OptimWrapperDict", parts)
+            reason = "a constructor shared the model out among several optimizers; give each its part in params="
+            is_clear = all(str(part).isidentifier() for part in parts) and wrapper.keys() - parts <= {"constructor"}
+            names["optim_wrapper"] = made if is_clear else Missing(made, reason)
         elif wrapper is not None:
             if isinstance(wrapper.get("optimizer"), dict):
                 names["optimizer"] = self._groups(wrapper, names)
@@ -243,11 +255,11 @@ class Translator:
             names["optim_wrapper"] = self._wrapper(wrapper, made)
         self._schedulers(given, names)
 
-    def _groups(self, wrapper: dict[str, Any], names: dict[str, Any]) -> Any:
-        """Return the optimizer of a wrapper, with its parameter groups."""
+    def _groups(self, wrapper: dict[str, Any], names: dict[str, Any], part: str = "") -> Any:
+        """Return the optimizer of a wrapper, with its parameter groups, of a part of the model or the whole."""
         if not isinstance(wrapper.get("optimizer"), dict):
             return REQUIRED
-        groups = self._chosen_groups(wrapper, Name("model") if "model" in names else REQUIRED)
+        groups = self._chosen_groups(wrapper, _part_of_model(names, part))
         if "type" not in wrapper["optimizer"]:
             return {"params": groups, **wrapper["optimizer"]}
         return self.call(wrapper["optimizer"], "optimizer", params=groups)
@@ -279,14 +291,12 @@ class Translator:
         schedulers = given.get("param_scheduler")
         if schedulers is None:
             return
-        wrapper = given.get("optim_wrapper") or {}
-        accumulates = isinstance(wrapper, dict) and wrapper.get("accumulative_counts", 1) != 1
 
         def one(scheduler: Any) -> Any:
             if isinstance(scheduler, Code):
                 return scheduler
             per_iteration = not scheduler.get("by_epoch", True) or scheduler.get("convert_to_iter_based", False)
-            counted = {"count_iters": True} if accumulates and per_iteration else {}
+            counted = _counted(given) if per_iteration else {}
             optimizer = Name("optimizer") if "optimizer" in names else REQUIRED
             return self.call({**scheduler, **counted}, "param_scheduler", optimizer=optimizer)
 
@@ -305,13 +315,18 @@ class Translator:
             if mode == "test" and same(loader, given.get("val_dataloader")):
                 names["test_dataloader"] = Name("val_dataloader")
             elif isinstance(loader, dict):
-                self._loader(mode, loader, names)
+                if loader.get("dataset") is not None:
+                    names[f"{mode}_dataset"] = self.value(loader["dataset"], "dataset")
+                names[f"{mode}_dataloader"] = self._loader(
+                    loader, Name(f"{mode}_dataset") if f"{mode}_dataset" in names else REQUIRED
+                )
             elif isinstance(loader, Code):
                 names[f"{mode}_dataloader"] = loader
             else:
-                names[f"{mode}_dataloader"] = Missing(
-                    self.value(loader), "several loaders: give the loop a dict of them"
-                )
+                each = [self._loader(one, self.value(one.get("dataset", REQUIRED), "dataset")) for one in loader]
+                is_theirs = isinstance(options, dict) and options.get("type") not in (None, f"{mode.title()}Loop")
+                reason = "several loaders: give the loop a dict of them"
+                names[f"{mode}_dataloader"] = each if is_theirs or options is None else Missing(each, reason)
         if evaluator is not None:
             is_alias = mode == "test" and same(evaluator, given.get("val_evaluator"))
             names[f"{mode}_evaluator"] = (
@@ -333,11 +348,7 @@ class Translator:
         first = {part: Name(f"{mode}_{part}") if f"{mode}_{part}" in names else REQUIRED for part in parts}
         names[f"{mode}_loop"] = self.call(options, f"{mode}_cfg", **first)
 
-    def _loader(self, mode: str, given: dict[str, Any], names: dict[str, Any]) -> None:
-        dataset: Any = REQUIRED
-        if given.get("dataset") is not None:
-            names[f"{mode}_dataset"] = self.value(given["dataset"], "dataset")
-            dataset = Name(f"{mode}_dataset")
+    def _loader(self, given: dict[str, Any], dataset: Any) -> Any:
         arguments: dict[str, Any] = {"dataset": dataset}
         arguments.update({k: v for k, v in given.items() if k in _LOADER_ARGUMENTS})
         sampler = given.get("sampler")
@@ -354,8 +365,8 @@ class Translator:
         loader: Any = self.own("DataLoader", arguments)
         known = _LOADER_ARGUMENTS | {"dataset", "sampler", "batch_sampler", "collate_fn"}
         if unknown := given.keys() - known - {"worker_init_fn", "_scope_"}:
-            loader = Missing(loader, f"the loader has no {', '.join(sorted(map(str, unknown)))}")
-        names[f"{mode}_dataloader"] = loader
+            return Missing(loader, f"the loader has no {', '.join(sorted(map(str, unknown)))}")
+        return loader
 
     def _function(self, given: Any) -> Any:
         """Return the function that a dict with a type, a name or a symbol stands for, with its arguments bound."""
@@ -372,7 +383,7 @@ class Translator:
 
     # ------------------------------------------------------------------------------------- hooks and options
     def _hooks(self, given: dict[str, Any], names: dict[str, Any]) -> None:
-        hooks = dict(given.get("default_hooks") or {})
+        hooks, counted = dict(given.get("default_hooks") or {}), _counted(given)
         is_run = "model" in names and any(self._is_complete(names.get(f"{m}_loop")) for m in ("train", "val", "test"))
         if hooks or is_run:
             hooks = {**_DEFAULT_HOOKS, **hooks}
@@ -380,7 +391,9 @@ class Translator:
                 k: {"type": _DEFAULT_HOOKS[k]["type"], **v} if k in _DEFAULT_HOOKS and v else v
                 for k, v in hooks.items()
             }
-            names["default_hooks"] = {name: self.hook(hook) for name, hook in typed.items() if hook is not None}
+            names["default_hooks"] = {
+                name: self.hook(hook, counted) for name, hook in typed.items() if hook is not None
+            }
         custom = given.get("custom_hooks") or []
         by_name: dict[str, Any] = {}
         for hook in custom if isinstance(custom, list | tuple) else [custom]:
@@ -388,12 +401,12 @@ class Translator:
             name = _snake_case(kind.name if isinstance(kind, Symbol) else str(kind).rpartition(".")[2])
             while name in by_name or name in hooks:
                 name = f"{name}_2"
-            by_name[name] = self.hook(hook)
+            by_name[name] = self.hook(hook, counted)
         if by_name:
             names["custom_hooks"] = by_name
 
-    def hook(self, given: Any) -> Any:
-        """Return the call for a hook."""
+    def hook(self, given: Any, counted: dict[str, Any] | None = None) -> Any:
+        """Return the call for a hook; `counted` is what counts iterations where gradients are accumulated."""
         if not isinstance(given, dict) or "type" not in given:
             return self.value(given)
         call = self.call(given, "default_hooks")
@@ -403,6 +416,7 @@ class Translator:
         label, arguments = node.target.name, node.arguments  # type: ignore[union-attr]
         for name, value in _CHANGED_DEFAULTS.get(label, {}).items():
             arguments.setdefault(name, value)
+        arguments.update((counted or {}) if label == "EMAHook" else {})
         if arguments.get("priority") in (_PRIORITIES.get(label, "NORMAL"), None):
             arguments.pop("priority", None)
         if isinstance(arguments.get("ema_type"), str):
@@ -454,7 +468,7 @@ class Translator:
             unused = {"find_unused_parameters": True} if given.get("find_unused_parameters") else {}
             wrapped = self.call({"type": kind, **unused, **wrapper}, "model_wrapper_cfg")
             arguments["wrapper"] = wrapped
-            if not same(kind, "MMDistributedDataParallel"):
+            if RENAMED.get(kind.name if isinstance(kind, Symbol) else kind) != "DDP" and kind != _DDP:
                 reason = "how the model is wrapped: see lazyengine.model.DDP and FSDP2"
                 arguments["wrapper"] = Missing(wrapped, reason)
         setup: Any = self.own("ModelSetup", arguments)
@@ -511,6 +525,24 @@ def _completed(given: dict[str, Any], chosen: dict[str, Any], beside: dict[str, 
     values = {k: beside.get(v.path) if isinstance(v, Name) else v for k, v in chosen.items()}
     kind = {"type": values.pop("type")} if "type" in values else {}
     return {**kind, **given, **{k: v for k, v in values.items() if k not in given and v is not None}}
+
+
+def _counted(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what makes a part count iterations, where a config accumulates gradients."""
+    wrapper = given.get("optim_wrapper") or {}
+    accumulates = isinstance(wrapper, dict) and wrapper.get("accumulative_counts", 1) != 1
+    return {"count_iters": True} if accumulates else {}
+
+
+def _part_of_model(names: dict[str, Any], part: str) -> Any:
+    """Return the part of the model that an optimizer of several is for; the model without a part."""
+    node = names.get("model")
+    if node is None or not part:
+        return REQUIRED if node is None else Name("model")
+    node = node.value if isinstance(node, Missing) else node
+    if isinstance(node, Call) and isinstance(node.arguments.get(part), Call | Missing):
+        return Name(f"model.{part}")
+    return Call(Symbol("torch.nn", "Module.get_submodule"), {"self": Name("model"), "target": part})
 
 
 def _holds_wrappers(wrapper: dict[str, Any]) -> bool:

@@ -163,6 +163,7 @@ class Reader:
 
     def __init__(self, packages: dict[str, Path] | None = None):
         self.packages = dict(packages or {})
+        self.scopes: dict[Path, str] = {}  # base configs of another package, which mmengine builds in its scope
         self._read: dict[Path, ConfigFile] = {}
         self._running: list[Path] = []
 
@@ -216,11 +217,14 @@ class Reader:
             text = re.sub(r"\{\{\s*_base_\." + re.escape(name) + r"\s*\}\}", f'"{hole}"', text)
         own, bases = self._own_values(file, text)
         inherited = Box()
-        for base in bases:
-            values = self.read(base).values
+        for base, package in bases.items():
+            values = copy.deepcopy(self.read(base).values)
+            if package:
+                _put_scope(values, package)
+                self.scopes.update(dict.fromkeys([base, *walk_bases(self.read(base), self)], package))
             if twice := inherited.keys() & values.keys():
                 raise PortError(f"{file}: two of its base configs set {', '.join(sorted(twice))}.")
-            inherited.update(copy.deepcopy(values))
+            inherited.update(values)
         if file.suffix == ".py":
             scope = {"_base_": inherited}
             tree = ast.parse(text, str(file))
@@ -230,10 +234,10 @@ class Reader:
             own = {k: v for k, v in own.items() if not isinstance(v, FunctionType | ModuleType)}
         own.pop("_deprecation_", None)
         own = {key: _filled(value, holes, inherited) for key, value in own.items()}
-        return ConfigFile(file, _merged(own, inherited), bases)
+        return ConfigFile(file, _merged(own, inherited), list(bases))
 
-    def _own_values(self, file: Path, text: str) -> tuple[dict[str, Any], list[Path]]:
-        """Return what a data file holds (nothing yet for Python), and its bases."""
+    def _own_values(self, file: Path, text: str) -> tuple[dict[str, Any], dict[Path, str]]:
+        """Return what a data file holds (nothing yet for Python), and its bases with the packages that name them."""
         own: dict[str, Any] = {}
         if file.suffix == ".py":
             body = ast.parse(text, str(file)).body
@@ -247,7 +251,8 @@ class Reader:
 
                 own = yaml.safe_load(text) or {}
             value = own.pop("_base_", [])
-        return own, [self._base_path(name, file) for name in ([value] if isinstance(value, str) else value)]
+        names = [value] if isinstance(value, str) else value
+        return own, {self._base_path(name, file): name.partition("::")[0] if "::" in name else "" for name in names}
 
     def _base_path(self, name: str, file: Path) -> Path:
         package, separator, inside = name.partition("::")
@@ -372,6 +377,30 @@ def _filled(value: Any, holes: dict[str, str], inherited: Box) -> Any:
     if isinstance(value, str) and value in holes:
         return functools.reduce(lambda outer, name: outer[name], holes[value].split("."), inherited)
     return value
+
+
+def _put_scope(value: Any, package: str) -> None:
+    """Put the scope into the outermost dicts with a type, as mmengine does with what it inherits from a package."""
+    if isinstance(value, dict) and "type" in value:
+        value.setdefault("_scope_", package)
+        return
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        _put_scope(inner, package)
+
+
+def scopes_in(value: Any) -> Iterator[str]:
+    """Yield the scopes that a config names, by `default_scope`, `_scope_` or `type="scope.Name"`."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in ("default_scope", "_scope_") and inner:
+                yield str(inner)
+            elif key == "type" and isinstance(inner, str) and inner.count(".") == 1:
+                yield inner.partition(".")[0]
+            else:
+                yield from scopes_in(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from scopes_in(inner)
 
 
 def _merged(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def prove(ported: Ported, path: Path, classes: Sequence[Path] = ()) -> Proof:
 
 def _add_runs(proof: Proof, configs: dict[Path, Path], path: Path) -> None:
     """Add a table of what the old and the new experiments do before they train."""
-    rows: list[tuple[object, ...]] = [("config", *_MEASURES)]
+    rows: list[tuple[object, ...]] = [("config", *MEASURES)]
     for old, new in configs.items():
         with tempfile.TemporaryDirectory() as folder:
             before = _measured("old", old, project_root(path.resolve()), folder)
@@ -100,7 +100,7 @@ def _add_runs(proof: Proof, configs: dict[Path, Path], path: Path) -> None:
                 rows.append(("...", "no more are tried after the second one that cannot be measured"))
                 break
             continue
-        results = [compare(before[name], after[name]) for name, compare in _MEASURES.items()]
+        results = [compare(before[name], after[name]) for name, compare in MEASURES.items()]
         proof.is_equal &= all(result.startswith("equal") for result in results)
         rows.append((old.name, *results))
     if len(rows) > 1:
@@ -132,11 +132,33 @@ def _compare_parameters(old: dict[str, Any], new: dict[str, Any]) -> str:
     return f"{len(odd)} differ, such as {odd[0]}" if odd else f"equal ({len(old)})"
 
 
+def _compare_init(old: dict[str, list[float]], new: dict[str, list[float]]) -> str:
+    """Compare how values were drawn: constants must be equal, random ones have a mean and deviation that are alike.
+
+    Of a single value nobody can say which it is.
+    """
+    odd = []
+    for name in old.keys() & new.keys():
+        (mean, spread, number), (other_mean, other_spread, _) = old[name], new[name]
+        if number == 1:
+            continue
+        allowed = 1e-6 * max(abs(mean), 1) + 8 * max(spread, other_spread) / number**0.5
+        if (
+            abs(mean - other_mean) > allowed
+            or abs(spread - other_spread) > allowed
+            or (spread == 0) != (other_spread == 0)
+        ):
+            odd.append(name)
+    return f"{len(odd)} differ, such as {min(odd)}" if odd else "equal"
+
+
 def _compare_rates(old: dict[str, Any], new: dict[str, Any]) -> str:
     worst = 0.0
     for name, options in old.items():
         for option, values in options.items():
             others = new.get(name, {}).get(option)
+            if option == "weight_decay" and others != values:
+                return f"{name} has weight_decay={others and others[0]:g}, not {values[0]:g}"
             if others is None or len(others) != len(values):
                 return f"{name} has no {option}"
             worst = max([worst, *(abs(a - b) / max(abs(a), 1e-12) for a, b in zip(values, others))])
@@ -153,8 +175,9 @@ def _compare_loss(old: float, new: float) -> str:
     return "equal" if abs(old - new) <= 1e-5 * max(1, abs(old)) else f"{old:.6g} and {new:.6g}"
 
 
-_MEASURES = {
+MEASURES = {
     "parameters": _compare_parameters,
+    "init": _compare_init,
     "rates": _compare_rates,
     "indices": _compare_indices,
     "loss": _compare_loss,
@@ -162,11 +185,16 @@ _MEASURES = {
 
 
 def missing_packages(files: Any) -> list[str]:
-    """Return the top packages that ported files import and that are not installed."""
+    """Return the top packages that ported files import and that cannot be imported here."""
     text = "\n".join(file.read_text(encoding="utf-8") for file in files)
-    names = set(re.findall(r"^from (\w+)", text, re.M))
-    specs = {name: importlib.util.find_spec(name) for name in names}
-    return sorted(name for name, spec in specs.items() if spec is None or spec.origin is None)  # a folder is no package
+    return sorted(name for name in set(re.findall(r"^from (\w+)", text, re.M)) if not _can_import(name))
+
+
+def _can_import(package: str) -> bool:
+    try:
+        return importlib.import_module(package).__file__ is not None  # a folder is no package
+    except Exception:  # it is not installed, or what it needs is not, of which packages tell in many ways
+        return False
 
 
 def _names(class_table: ClassTable) -> Any:

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from ..config import arguments_of, is_node, target_of
-from .classes import RENAMED
+from .classes import GROUP_RULE, RENAMED
 from .expressions import Symbol
 from .mmengine_configs import LAYER_DECAY, PARAMWISE
 
@@ -30,8 +30,8 @@ _OF_NO_EFFECT = re.compile(
     r"|(default|custom)_hooks\.\w+\.priority$|randomness\.diff_rank_seed$|auto_scale_lr\.|optim_wrapper\.use_fsdp$"
 )
 _MADE_EXPLICIT = re.compile(
-    r"(default|custom)_hooks\.\w+(\.(type|interval|strict_load|min_delta))?$|\w+_dataloader\.collate_fn\.type$"
-    r"|\w+_cfg(\.(type|by_epoch))?$|optim_wrapper\.type$|visualizer\.type$|log_processor\.type$|randomness\.seed$"
+    r"(default|custom)_hooks\.\w+(\.(type|interval|strict_load|min_delta|count_iters))?$|\w+_dataloader(\.\d+)?\.collate_fn\.type$"
+    r"|\w+_cfg(\.(type|by_epoch))?$|optim_wrapper(\.\w+)?\.type$|visualizer\.type$|log_processor\.type$|randomness\.seed$"
     r"|.*data_preprocessor\.(type|batch_augments(\..*)?)$|param_scheduler\..*count_iters$"
 )
 _MODES = ("train", "val", "test")
@@ -155,19 +155,12 @@ def as_mmengine(cfg: Any) -> dict[str, Any]:
 def _put_optimizer(held: dict[str, Any], result: dict[str, Any]) -> None:
     if "optim_wrapper" in held:
         wrapper = result["optim_wrapper"] = _plain(held["optim_wrapper"])
-        optimizer = wrapper.get("optimizer")
-        if isinstance(optimizer, dict):
-            groups = optimizer.pop("params", {})
-            if groups.get("type", "").endswith(".groups"):
-                wrapper["constructor"] = groups["type"].removesuffix(".groups")
-                groups = groups["paramwise_cfg"]
-            groups = {k: v for k, v in groups.items() if k not in ("model", "type")}
-            if "layer_decay" in groups:
-                groups["layer_decay_rate"] = groups.pop("layer_decay")
-            if groups:
-                wrapper["paramwise_cfg"] = groups
-        elif optimizer == "REQUIRED":
-            del wrapper["optimizer"]
+        if wrapper.get("type") == "OptimWrapperDict":
+            del wrapper["type"]
+            for part in wrapper.values():
+                _name_groups(part)
+        else:
+            _name_groups(wrapper)
     schedulers = held.get("param_schedulers")
     if schedulers is not None:
         plain = _plain(schedulers)
@@ -176,29 +169,34 @@ def _put_optimizer(held: dict[str, Any], result: dict[str, Any]) -> None:
         result["param_scheduler"] = plain
 
 
+def _name_groups(wrapper: dict[str, Any]) -> None:
+    optimizer = wrapper.get("optimizer")
+    if isinstance(optimizer, dict):
+        groups = optimizer.pop("params", {})
+        if groups.get("type", "").endswith(".groups"):
+            wrapper["constructor"] = groups["type"].removesuffix(".groups")
+            groups = groups["paramwise_cfg"]
+        groups = {k: v for k, v in groups.items() if k not in ("model", "type")}
+        if "layer_decay" in groups:
+            groups["layer_decay_rate"] = groups.pop("layer_decay")
+        if groups:
+            wrapper["paramwise_cfg"] = groups
+    elif optimizer == "REQUIRED":
+        del wrapper["optimizer"]
+
+
 def _put_loop(mode: str, parts: dict[str, Any], loop: Any, result: dict[str, Any]) -> None:
     arguments = dict(arguments_of(loop)) if is_node(loop) else {}
     loader = arguments.pop("dataloader", None)
-    loader = loader if is_node(loader) else parts.get(f"{mode}_dataloader")
+    loader = loader if is_node(loader) or isinstance(loader, list) else parts.get(f"{mode}_dataloader")
     evaluator = arguments.pop("evaluator", None)
     evaluator = (
         evaluator if evaluator is not None and _plain(evaluator) != "REQUIRED" else parts.get(f"{mode}_evaluator")
     )
     if loader is not None:
-        result[f"{mode}_dataloader"] = plain = _plain(loader)
-        if is_node(loader):
-            plain.pop("type", None)
-            for key in ("sampler", "batch_sampler"):
-                if isinstance(plain.get(key), dict):
-                    plain[key].pop("dataset", None)
-            if "batch_sampler" in plain:
-                moved = {key: plain["batch_sampler"].pop(key, None) for key in ("sampler", "batch_size")}
-                moved["sampler"].pop("dataset", None)
-                plain.update(moved)
-            if plain.get("dataset") == "REQUIRED":
-                del plain["dataset"]
-            collate = plain["collate_fn"]
-            plain["collate_fn"] = collate if isinstance(collate, dict) else {"type": collate}
+        result[f"{mode}_dataloader"] = (
+            [_loader_as_mmengine(each) for each in loader] if isinstance(loader, list) else _loader_as_mmengine(loader)
+        )
     if evaluator is not None:
         result[f"{mode}_evaluator"] = _plain(evaluator)
     if is_node(loop):
@@ -211,13 +209,32 @@ def _put_loop(mode: str, parts: dict[str, Any], loop: Any, result: dict[str, Any
             result["train_cfg"]["by_epoch"] = name == "EpochBasedTrainLoop"
 
 
+def _loader_as_mmengine(loader: Any) -> Any:
+    plain = _plain(loader)
+    if is_node(loader):
+        plain.pop("type", None)
+        for key in ("sampler", "batch_sampler"):
+            if isinstance(plain.get(key), dict):
+                plain[key].pop("dataset", None)
+        if "batch_sampler" in plain:
+            moved = {key: plain["batch_sampler"].pop(key, None) for key in ("sampler", "batch_size")}
+            moved["sampler"].pop("dataset", None)
+            plain.update(moved)
+        if plain.get("dataset") == "REQUIRED":
+            del plain["dataset"]
+        collate = plain["collate_fn"]
+        plain["collate_fn"] = collate if isinstance(collate, dict) else {"type": collate}
+    return plain
+
+
 def _plain(value: Any) -> Any:
     if is_node(value):
         if (made := _name(target_of(value))).endswith(".from_pretrained"):
             own = {k: _plain(v) for k, v in arguments_of(value).items()}
+            given = "from_pretrained" if _module(target_of(value)) == "diffusers" else "name_or_path"
             return {
                 "type": made.partition(".")[0],
-                "name_or_path": own.pop("pretrained_model_name_or_path", None),
+                given: own.pop("pretrained_model_name_or_path", None),
                 **own,
             }
         plain = {"type": made, **{k: _plain(v) for k, v in arguments_of(value).items()}}
@@ -232,6 +249,10 @@ def _plain(value: Any) -> Any:
     if callable(value) and hasattr(value, "__qualname__"):
         return _name(value)
     return "REQUIRED" if repr(value) == "REQUIRED" else value
+
+
+def _module(target: Any) -> str:
+    return str(getattr(target, "__module__", "")).partition(".")[0]
 
 
 def _name(target: Any) -> str:
@@ -294,7 +315,12 @@ def _settled(old: dict[str, Any]) -> dict[str, Any]:
     defaults = result.get("default_hooks") or {}
     result["default_hooks"] = {name: hook for name, hook in defaults.items() if hook is not None}
     wrapper = result.get("optim_wrapper")
-    if isinstance(wrapper, dict) and LAYER_DECAY in str(wrapper.get("constructor", "")):
+    constructor = str(wrapper.get("constructor", "")) if isinstance(wrapper, dict) else ""
+    if isinstance(wrapper, dict) and (
+        LAYER_DECAY in constructor
+        or constructor == GROUP_RULE
+        or ("optimizer" not in wrapper and "type" not in wrapper)
+    ):
         result["optim_wrapper"] = {k: v for k, v in wrapper.items() if k != "constructor"}
     elif isinstance(wrapper, dict) and isinstance(wrapper.get("paramwise_cfg"), dict) and "constructor" not in wrapper:
         known = {k: v for k, v in wrapper["paramwise_cfg"].items() if k in PARAMWISE}  # the others are never read

@@ -15,7 +15,7 @@ from typing import Any
 from .classes import ClassTable, package_of
 from .errors import PortError, Todo
 from .mmengine_configs import Translator
-from .mmengine_files import ConfigFile, Reader, is_config, walk_bases
+from .mmengine_files import ConfigFile, Reader, is_config, scopes_in, walk_bases
 from .statements import write_file
 from .yaml_configs import Composer, Composition, load_yaml, merge_at, translate, translate_lightning
 from .yaml_configs import kind_of as yaml_kind
@@ -33,6 +33,7 @@ class Ported:
         failed: Old file -> why it could not be ported.
         flat: Old files that were written flat although a structured port was asked for, with the reason.
         dropped: Top-level names of configs that only serve to compute others; they were left out.
+        keep: Whether new files that are there already stay as they are, since they were changed by hand.
     """
 
     written: dict[Path, Path] = field(default_factory=dict)
@@ -40,6 +41,7 @@ class Ported:
     failed: dict[Path, str] = field(default_factory=dict)
     flat: dict[Path, str] = field(default_factory=dict)
     dropped: set[str] = field(default_factory=set)
+    keep: bool = False
 
     def write(self, old: Path, new: Path, make: Callable[..., str], *args: Any) -> None:
         """Write what `make(*args)` returns, and note its TODOs; a refusal is noted too."""
@@ -48,6 +50,8 @@ class Ported:
         except (PortError, SyntaxError, UnicodeDecodeError) as error:
             self.failed[old] = str(error)
             return
+        if self.keep and new.exists():
+            text = new.read_text(encoding="utf-8")
         new.parent.mkdir(parents=True, exist_ok=True)
         new.write_text(text, encoding="utf-8")
         self.written[old] = new
@@ -100,7 +104,7 @@ class Places:
 
 
 def port_path(
-    path: Path, target: Path, *, classes: Sequence[Path] = (), flat: bool = False
+    path: Path, target: Path, *, classes: Sequence[Path] = (), flat: bool = False, keep: bool = False
 ) -> tuple[Ported, dict[str, list[Path]]]:
     """Port a file, or everything below a folder, by what each file is.
 
@@ -109,6 +113,7 @@ def port_path(
         target: Folder for the ports; files that need none are copied there.
         classes: More source trees in which registered classes are looked up.
         flat: Whether each config becomes one file without bases.
+        keep: Whether new files that are there already stay as they are.
 
     Returns:
         What became of the files, and the old files by kind.
@@ -127,7 +132,7 @@ def port_path(
     root = path if path.is_dir() else path.parent
     if kinds["mmengine config"] and not flat:
         root = _common_root(root, kinds["mmengine config"], table)
-    ported, places = Ported(), Places(root, target)
+    ported, places = Ported(keep=keep), Places(root, target)
     _port_mmengine(kinds["mmengine config"], places, table, ported, flat=flat)
     _port_hydra(kinds["Hydra config"], places, ported)
     for file in kinds["LightningCLI config"]:
@@ -185,10 +190,10 @@ def _port_mmengine(
         except PortError as error:
             ported.failed[file] = str(error)
     scopes = dict.fromkeys(str(config.values.get("default_scope") or "mmengine") for config in configs.values())
-    for scope in (*scopes, "mmcv"):
+    for scope in dict.fromkeys([*scopes, "mmcv", *scopes_in([config.values for config in configs.values()])]):
         table.add_installed(scope)
     translator = Translator(table, next(iter(scopes), ""))
-    names = {file: translator.translate(config.values) for file, config in configs.items()}
+    names = {file: translator.translate(config.values, reader.scopes.get(file, "")) for file, config in configs.items()}
     used = {base for config in configs.values() for base in config.bases}
     for file, config in configs.items():
         bases = [] if flat else config.bases
@@ -303,12 +308,15 @@ def kind_of(file: Path) -> str:
     if is_config(file, text):
         return "mmengine config"
     if file.suffix == ".py":
-        return "mmengine code" if _MMENGINE_CODE.search(text) else "other"
+        is_code = _MMENGINE_CODE.search(text) or (_REGISTRY.search(text) and not _OTHER_REGISTRY.search(text))
+        return "mmengine code" if is_code else "other"
     return {"hydra": "Hydra config", "lightning": "LightningCLI config"}.get(yaml_kind(text), "other")
 
 
 _DETECTRON2 = re.compile(r"\b(LazyCall|LazyConfig|model_zoo)\b")
-_MMENGINE_CODE = re.compile(r"^\s*(from|import) mmengine\b|\.register_module\(|\bregistry import\b", re.M)
+_MMENGINE_CODE = re.compile(r"^\s*(from|import) mmengine\b|\.register_module\(", re.M)
+_REGISTRY = re.compile(r"\bregistry import\b")
+_OTHER_REGISTRY = re.compile(r"^\s*from (detectron2|fvcore)\b|\b[A-Z]\w*_REGISTRY\b", re.M)  # these stay
 
 
 def _visible_files(path: Path) -> Iterator[Path]:

@@ -590,6 +590,8 @@ class ValLoop:
             )
         self.evaluators = {name: e if isinstance(e, Evaluator) else Evaluator(e) for name, e in given.items()}
         self.evaluator = self.evaluators if isinstance(evaluator, Mapping) else self.evaluators[""]
+        for self.loader_name, loader in loaders.items():  # hooks may ask for it before the first evaluation
+            self._put_meta(loader)
         self.loader_name = ""
 
     @torch.no_grad()
@@ -635,15 +637,18 @@ class ValLoop:
     def _begin_loader(self, loader: Any) -> Evaluator:
         evaluator = self.evaluators[self.loader_name]
         evaluator.reset()
-        meta = getattr(getattr(loader, "dataset", None), "metainfo", None)
-        if meta:
-            evaluator.dataset_meta = meta
+        self._put_meta(loader)
         set_epoch(loader, 0, samplers_only=True)
         return evaluator
 
+    def _put_meta(self, loader: Any) -> None:
+        if meta := getattr(getattr(loader, "dataset", None), "metainfo", None):
+            self.evaluators[self.loader_name].dataset_meta = meta
+
     def _run_loader(self, runner: Runner, loader: Any, done: int) -> int:
         """Run over one loader whose first batch is the `done`-th of this evaluation; return the number after it."""
-        self._begin_loader(loader)
+        if meta := self._begin_loader(loader).dataset_meta:
+            runner.visualizer.dataset_meta = meta
         _seed_order(runner, loader, 0)
         num_common = limited(_common_length(loader), self.limit) if runner.is_training else 0
         with runner.eval_context(self):

@@ -558,6 +558,11 @@ class Runner:
         return self.train_loop.val_interval
 
     @property
+    def val_begin(self) -> int:
+        """Epoch or iteration after which the first validation within training may be."""
+        return self.train_loop.val_begin
+
+    @property
     def val_evaluator(self) -> Any:
         """The evaluator of the validation loop, or several by name, or None."""
         return None if self.val_loop is None else self.val_loop.evaluator

@@ -203,15 +203,16 @@ class Canvas:
             )
         means = values.mean(axis=(1, 2))
         flat = values.mean(axis=0) if channel_reduction == "squeeze_mean" else values[means.argmax()]
+        image = None
+        if overlaid_image is not None:  # the values are resized, not the colours: between blue and red lies green
+            image = Image.fromarray(as_image(overlaid_image).squeeze()).convert("RGB")
+            resized = Image.fromarray(flat.astype(np.float32)).resize(image.size, Image.Resampling.BILINEAR)
+            flat = np.asarray(resized, np.float64)
         span = flat.max() - flat.min()
         level = (255 * (flat - flat.min()) / (span or 1.0)).astype(np.uint8)[..., None] / 255
         jet = np.clip(1.5 - abs(4 * level - np.array([3, 2, 1])), 0, 1)  # from blue over green to red, as OpenCV has it
         colored = np.rint(255 * jet).astype(np.uint8)
-        if overlaid_image is None:
-            return colored
-        image = Image.fromarray(as_image(overlaid_image).squeeze()).convert("RGB")
-        resized = Image.fromarray(colored).resize(image.size, Image.Resampling.BILINEAR)
-        return np.asarray(Image.blend(image, resized, alpha))
+        return colored if image is None else np.asarray(Image.blend(image, Image.fromarray(colored), alpha))
 
 
 def _matplotlib(name: str) -> Any:

@@ -397,3 +397,19 @@ def test_import_error_inside_a_code_file_shows_that_file(write):
         load(folder)
     names = [Path(f.filename).name for f in traceback.extract_tb(caught.value.__traceback__)]
     assert names[-2:] == ["main.py", "code.py"]
+
+
+@pytest.mark.parametrize("name", ["nets9", "parts9", "data9"])
+def test_a_config_may_be_called_like_a_package_that_it_imports(write, tmp_path, monkeypatch, name):
+    """Without a mark of a project, a config's name is that of its file alone."""
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    (tmp_path / "site" / name).mkdir(parents=True)
+    (tmp_path / "site" / name / "__init__.py").touch()
+    (tmp_path / "site" / name / "deep.py").write_text("class Net:\n    pass\n")
+    (tmp_path / "configs").mkdir()
+    file = tmp_path / "configs" / f"{name}.py"
+    file.write_text(f"from {name}.deep import Net\nfrom lazyengine.config import LazyCall as L\n\nmodel = L(Net)()\n")
+    assert type(instantiate(LazyConfig.load(file).model)).__module__ == f"{name}.deep"
+    file.write_text(f"from {name}.absent import Net\n")
+    with pytest.raises(ModuleNotFoundError, match="absent"):
+        LazyConfig.load(file)

@@ -97,6 +97,15 @@ def test_until_averaging_begins_the_average_is_a_copy(tmp_path, begin, first):
     torch.testing.assert_close(noted.evaluated[1], average_of(noted.trained, 0.1, first))
 
 
+@pytest.mark.parametrize(("counts", "counted"), [(4, True), (1, True), (4, False)])
+def test_an_average_of_each_iteration_as_in_mmengine(tmp_path, counts, counted):
+    hook = EMAHook(momentum=0.1, count_iters=counted)
+    _, noted = train(tmp_path, hook, max_epochs=2, accumulative_counts=counts)
+    taken = noted.trained if counted else [noted.trained[i] for i in (3, 7, 9)]
+    torch.testing.assert_close(noted.evaluated[-1], average_of(taken, 0.1))
+    assert hook.describe_interval() == ("each iteration" if counted else "each optimizer step")
+
+
 @pytest.mark.seam(3, "accumulation", "average")
 def test_another_kind_of_average_and_accumulation(tmp_path):
     """Equal weights of the optimizer's 4 steps, the last of which is of 3 iterations."""

@@ -109,3 +109,20 @@ def test_what_has_no_counterpart_is_a_todo(tmp_path):
     )
     ported, _ = port_path(tmp_path / "a.py", tmp_path / "new")
     assert [todo.line for todo in ported.todos] == [3, 5, 7, 9]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from .registry import HEADS_REGISTRY\n\n\ndef build(cfg):\n    return HEADS_REGISTRY.get(cfg.name)(cfg)\n",
+        'from detectron2.utils.registry import Registry\n\nHEADS_REGISTRY = Registry("HEADS")\n',
+        "from fvcore.common.registry import Registry\n\nheads = Registry('heads')\n",
+    ],
+)
+def test_registries_of_detectron2_stay(tmp_path, text):
+    """They are not mmengine's: without them the code that asks for a class by name would break."""
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "heads.py").write_text(text)
+    (tmp_path / "old" / "train.py").write_text(FILES["common/optim.py"])
+    port_path(tmp_path / "old", tmp_path / "new")
+    assert (tmp_path / "new" / "heads.py").read_text() == text

@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from lazyengine.cli.main import main
+from lazyengine.config import LazyConfig, instantiate, target_of
 from lazyengine.port import PortError, port_path
+from lazyengine.port.prove_configs import StandIns
 
 FIXTURES = Path(__file__).parent / "fixtures"
 PROJECT = FIXTURES / "mm_project"
@@ -444,3 +447,206 @@ def test_a_script_that_makes_a_runner(tmp_path):
     (tmp_path / "new" / "script.py").write_text(runnable)
     out = run("from script import main; main('run', 0.1)", cwd=tmp_path / "new")
     assert out.splitlines()[-1] == "['best'] [0.010000000000000002]"
+
+
+def write_class(tmp_path: Path, name: str, body: str = "class {}:\n    pass\n") -> None:
+    (tmp_path / "source").mkdir(exist_ok=True)
+    text = "import torch\nfrom torch.nn import Module\n\n\n@MODELS.register_module()\n" + body.format(name)
+    (tmp_path / "source" / f"{name.lower()}9.py").write_text(text)
+
+
+SCOPES = {  # three ways to say that a class is another package's
+    "by the type": 'model = dict(type="dots9.Net", head=dict(type="dots9.Head"))\n',
+    "by a scope, for all within": 'model = dict(type="Net", _scope_="dots9", head=dict(type="Head"))\n',
+    "by a base config": '_base_ = ["dots9::net.py"]\nnet = _base_.model\nnet.width = 8\nmodel = net\n',
+}
+
+
+@pytest.mark.parametrize("said", SCOPES)
+def test_classes_of_an_installed_package_are_found(tmp_path, monkeypatch, said):
+    """The project has a class of the same name, which its own scope has."""
+    registered = "from mmengine.registry import MODELS\n\n\n@MODELS.register_module()\nclass {}:\n    pass\n\n\n"
+    files = {
+        "site/dots9/__init__.py": "",
+        "site/dots9/nets.py": registered.format("Net") + registered.format("Head"),
+        "site/dots9/.mim/configs/net.py": 'model = dict(type="Net", head=dict(type="Head"))\n',
+        "mine/setup.py": "",
+        "mine/own/__init__.py": "",
+        "mine/own/nets.py": registered.format("Head"),
+        "mine/configs/a.py": f'{SCOPES[said]}default_scope = "own"\n',
+        "mine/configs/b.py": 'default_scope = "own"\nmodel = dict(type="Head")\n',
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    ported, _ = port_path(tmp_path / "mine" / "configs", tmp_path / "new")
+    assert not ported.todos
+    texts = {old.name: new.read_text() for old, new in ported.written.items()}
+    assert "from own.nets import Head" in texts["b.py"]
+    assert "own.nets" not in texts["a.py"]
+    assert not ported.failed
+    with StandIns(["dots9", "own"]):
+        model = LazyConfig.load(ported.written[tmp_path / "mine" / "configs" / "a.py"]).model
+        assert (target_of(model).__module__, target_of(model.head).__module__) == ("dots9.nets", "dots9.nets")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('vis_kwargs = dict(type="GAN", name="x")', 'vis_kwargs=dict(type="GAN", name="x")'),
+        ('init_cfg = dict(type="N02")', 'init_cfg=dict(type="N02")'),
+        ('dcn_config = dict(type="DCN", groups=4)', 'dcn_config=dict(type="DCN", groups=4)'),
+    ],
+)
+def test_settings_that_the_code_reads_by_itself_stay_dicts(tmp_path, old, new):
+    write_class(tmp_path, "Own")
+    text, todos = port_text(tmp_path, f'model = dict(type="Own", {old})')
+    assert new in text
+    assert not todos
+
+
+@pytest.mark.parametrize("parts", [("a", "b"), ("a", "within"), ("within",)])
+def test_each_of_several_optimizers_gets_its_part_of_the_model(tmp_path, parts):
+    """A part that is no argument of the model is looked up in the built one."""
+    wrappers = ", ".join(f'{part}=dict(optimizer=dict(type="SGD", lr=0.{i}))' for i, part in enumerate(parts, 1))
+    body = "class {}(Module):\n    def __init__(self, a, b):\n        super().__init__()\n"
+    write_class(tmp_path, "Pair", body + "        self.a, self.b, self.within = a, b, torch.nn.Linear(5, 5)\n")
+    text, todos = port_text(
+        tmp_path,
+        f'model = dict(type="Pair", a=dict(type="Linear", in_features=1, out_features=1), '
+        f'b=dict(type="Linear", in_features=2, out_features=2))\noptim_wrapper = dict(constructor="Own", {wrappers})\n',
+    )
+    assert not todos
+    module = (tmp_path / "source" / "pair9.py").read_text().replace("@MODELS.register_module()", "")
+    (tmp_path / "new" / "pair9.py").write_text(module)
+    (tmp_path / "new" / "old.py").write_text(text.replace("from pair9", "from .pair9"))
+    built = instantiate(LazyConfig.load(tmp_path / "new" / "old.py"))
+    for i, part in enumerate(parts, 1):
+        group = built["optim_wrapper"][part].param_groups[0]
+        assert group["lr"] == i / 10
+        assert group["params"][0] is getattr(built["model"], part).weight
+
+
+def test_what_else_a_constructor_of_several_optimizers_read_is_a_note(tmp_path):
+    wrapper = (
+        'dict(constructor="Own", a=dict(optimizer=dict(type="SGD", lr=1)), b=dict(optimizer=dict(type="SGD", lr=1)), '
+    )
+    for more in ("by_scale={8: 0.1})", "modules=['a', 'b'])"):
+        assert any("several optimizers" in todo for todo in port_text(tmp_path, f"optim_wrapper = {wrapper}{more}")[1])
+
+
+@pytest.mark.parametrize(("loop", "is_noted"), [("Multi", False), ("ValLoop", True), (None, True)])
+def test_several_loaders_are_a_list_for_a_loop_of_the_project(tmp_path, loop, is_noted):
+    write_class(tmp_path, "Multi")
+    loaders = (
+        '[dict(batch_size=1, dataset=dict(type="ConcatDataset", datasets=[]), sampler=dict(type="DefaultSampler"))]'
+    )
+    cfg = f'dict(type="{loop}")' if loop else "dict()"
+    text, todos = port_text(tmp_path, f"val_dataloader = {loaders}\nval_cfg = {cfg}\n")
+    assert any("several loaders" in todo for todo in todos) == is_noted
+    assert "L(DataLoader)(" in text
+    assert "sampler=L(DefaultSampler)(dataset=L(ConcatDataset)" in text
+
+
+@pytest.mark.parametrize(("counts", "is_said"), [(4, True), (1, False), (None, False)])
+def test_an_average_counts_iterations_where_gradients_are_accumulated(tmp_path, counts, is_said):
+    wrapper = "" if counts is None else f"optim_wrapper = dict(accumulative_counts={counts})\n"
+    text, _ = port_text(tmp_path, f'{wrapper}custom_hooks = [dict(type="EMAHook", momentum=0.1)]\n')
+    assert ("count_iters=True" in text) == is_said
+
+
+@pytest.mark.parametrize("kind", ['"MMSeparateDistributedDataParallel"', '"MMDistributedDataParallel"'])
+def test_the_wrapper_of_each_part_is_one_around_the_model(tmp_path, kind):
+    text, todos = port_text(tmp_path, f"model_wrapper_cfg = dict(type={kind}, find_unused_parameters=True)")
+    assert "wrapper=L(DDP)(find_unused_parameters=True)" in text
+    assert not todos
+
+
+def test_what_was_changed_by_hand_is_kept_when_asked(tmp_path, capsys):
+    (tmp_path / "old.py").write_text('model = dict(type="Nowhere", depth=3)\n')
+    command = ["port", str(tmp_path / "old.py"), "--to", str(tmp_path / "new")]
+    assert main(command) == 1
+    done = "import collections\nfrom lazyengine.config import LazyCall as L\nmodel = L(collections.Counter)(depth=3)\n"
+    (tmp_path / "new" / "old.py").write_text(done)
+    assert main([*command, "--keep"]) == 0
+    assert (tmp_path / "new" / "old.py").read_text() == done
+    capsys.readouterr()
+    assert main([*command, "--keep", "--prove"]) == 1
+    assert "model.type: 'Nowhere' -> 'Counter'" in capsys.readouterr().out
+    assert main(command) == 1
+    assert "Nowhere" in (tmp_path / "new" / "old.py").read_text()
+
+
+MEASURED = """
+from lazyengine.config import LazyCall as L
+from lazyengine.dataset import DataLoader
+from lazyengine.optim import OptimWrapper, param_groups
+from lazyengine.runner import EpochBasedTrainLoop, Runner
+from torch.optim import SGD
+from .net import Net, Rows
+model = L(Net)(std=0.5)
+groups = L(param_groups)(model=model, custom_keys={"head": dict(decay_mult=2.0)})
+optimizer = L(SGD)(params=groups, lr=0.1, weight_decay=0.5)
+train_loop = L(EpochBasedTrainLoop)(dataloader=L(DataLoader)(dataset=L(Rows)(), batch_size=2), max_epochs=1)
+runner = L(Runner)(model=model, optim_wrapper=L(OptimWrapper)(optimizer=optimizer), train_loop=train_loop)
+"""
+NET = """
+import torch
+from lazyengine.model import BaseModel, BaseDataPreprocessor
+
+
+class Rows(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return {"x": torch.full((30,), float(index))}
+
+
+class Net(BaseModel):
+    def __init__(self, std):
+        super().__init__(data_preprocessor=BaseDataPreprocessor())
+        self.body, self.head = torch.nn.Linear(30, 30), torch.nn.Linear(30, 1)
+        self.std = std
+
+    def init_weights(self):
+        torch.nn.init.normal_(self.body.weight, std=self.std)
+        torch.nn.init.constant_(self.head.weight, self.std)
+
+    def forward(self, x, mode="tensor", **more):
+        return {"loss": self.head(self.body(x)).sum()}
+"""
+
+
+@pytest.mark.parametrize(
+    ("planted", "column", "part"),
+    [
+        (("std=0.5", "std=0.5"), None, None),
+        (("decay_mult=2.0", "decay_mult=1.0"), "rates", "head.weight"),
+        (("weight_decay=0.5", "weight_decay=0.4"), "rates", "body.weight"),
+        (("std=0.5", "std=2.0"), "init", "body.weight"),
+        (("L(Net)", "L(Other)"), "init", "head.weight"),
+    ],
+)
+def test_an_experiment_is_measured_so_that_a_planted_difference_shows(tmp_path, planted, column, part):
+    """The two sides of a proof are compared, with lazyengine's measure for both."""
+    from lazyengine.port.measure import measure_new
+    from lazyengine.port.prove import MEASURES
+
+    other = (
+        "\n\nclass Other(Net):\n    def init_weights(self):\n        torch.nn.init.normal_(self.body.weight, std=0.5)\n"
+    )
+    found = []
+    for name, (old, new) in {"one": ("", ""), "two": planted}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "net.py").write_text(NET + other)
+        text = MEASURED.replace("import Net,", "import Net, Other,").replace(old, new) if old else MEASURED
+        (tmp_path / name / "config.py").write_text(text)
+        weights = instantiate(LazyConfig.load(tmp_path / name / "config.py").model).state_dict()
+        torch.save({key: torch.ones_like(value) for key, value in weights.items()}, tmp_path / "weights.pth")
+        found.append(measure_new(str(tmp_path / name / "config.py"), str(tmp_path / "weights.pth")))
+    results = {name: compare(found[0][name], found[1][name]) for name, compare in MEASURES.items()}
+    odd = {name: result for name, result in results.items() if not result.startswith("equal")}
+    assert list(odd) == ([column] if column else [])
+    assert part is None or part in odd[column]

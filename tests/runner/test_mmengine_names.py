@@ -44,6 +44,8 @@ def test_what_is_asked_about_the_run(tmp_path):
     assert (runner.rank, runner.world_size, runner.distributed) == (0, 1, False)
     assert runner.model_name == type(runner.model).__name__
     assert runner.val_interval == runner.train_loop.val_interval
+    assert runner.val_begin == runner.train_loop.val_begin == 1
+    assert runner.val_evaluator.dataset_meta == {"name": "toy"}
     assert runner.val_evaluator is runner.val_loop.evaluator
     assert runner.test_evaluator is runner.val_evaluator
     assert "after_train_iter" in runner.get_hooks_info()
@@ -110,6 +112,45 @@ def test_checkpoints_are_named_in_the_hub(tmp_path):
     assert hub.get_info("last_ckpt") == str(out / "run" / f"epoch_{epochs}.pth")
     assert hub.get_info("keep_ckpt_ids") == [epochs - 1, epochs]
     assert os.path.isfile(hub.get_info("best_ckpt"))
+    assert hub.get_info("best_score") == hook.best.scores["error"]
+
+
+def test_each_of_several_best_checkpoints_has_a_name_in_the_hub(tmp_path):
+    hook = CheckpointHook(save_best=["error", "val_loss"], rule=["less", "greater"])
+
+    class Adds(Hook):
+        priority = "HIGH"
+
+        def after_val_epoch(self, runner, metrics=None):
+            metrics["val_loss"] = float(runner.epoch)
+
+    runner = toy_runner(str(tmp_path), hooks={"checkpoint": hook, "adds": Adds()})
+    runner.train()
+    hub = runner.message_hub
+    for name in ("error", "val_loss"):
+        assert os.path.basename(hub.get_info(f"best_ckpt_{name}")).startswith(f"best_{name}_")
+        assert hub.get_info(f"best_score_{name}") == hook.best.scores[name]
+    assert "best_ckpt" not in hub.runtime_info
+
+
+@pytest.mark.parametrize("action", ["train", "val", "test"])
+def test_the_visualizer_knows_the_dataset(tmp_path, action):
+    seen = []
+
+    class Looks(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            seen.append(runner.visualizer.dataset_meta)
+
+        def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            seen.append(runner.visualizer.dataset_meta)
+
+        def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            seen.append(runner.visualizer.dataset_meta)
+
+    runner = toy_runner(str(tmp_path), hooks={"looks": Looks()})
+    getattr(runner, action)()
+    assert seen
+    assert all(meta == {"name": "toy"} for meta in seen)
 
 
 def test_published_files_lie_beside_their_checkpoints(tmp_path):

@@ -178,3 +178,12 @@ def test_backends_of_others_and_a_single_one(tmp_path):
     alone.close()
     with pytest.raises(TypeError, match=r"vis_backends\[0\] must be a VisBackend, got 'tensorboard'"):
         Visualizer("none", vis_backends=["tensorboard"])
+
+
+@pytest.mark.parametrize("size", [(30, 30), (31, 45), (90, 8)])
+def test_a_resized_map_has_colours_of_the_scale_only(canvas, size):
+    """Between blue and red lies green, as in mmengine, and not their mixture."""
+    image = canvas.draw_featmap(np.array([[[0.0, 1.0], [1.0, 0.0]]]), np.zeros((*size, 3), np.uint8), alpha=1.0)
+    assert image.shape[:2] == size
+    assert image[..., 1].max() > 200
+    assert not ((image[..., 0] > 100) & (image[..., 2] > 100) & (image[..., 1] < 100)).any()
