@@ -34,22 +34,22 @@ ENGINE_BUDGET = 13_500
 # issues on folders, configs, borders, time travel and the first hour land on top of the re-cut, whose budgets the table
 # goes on to show: cutting back to them (with their allowances) is still owed.
 STANDS = {
-    "config": 3659,
-    "optim": 2407,
-    "model": 1774,
-    "dataset": 2089,
-    "runner": 2552,
-    "hooks": 1584,
-    "checkpoint": 1306,
-    "logging": 910,
-    "evaluator": 786,
+    "config": 3833,
+    "optim": 2408,
+    "model": 1793,
+    "dataset": 2114,
+    "runner": 2597,
+    "hooks": 1614,
+    "checkpoint": 1312,
+    "logging": 917,
+    "evaluator": 792,
     "dist": 667,
-    "visualization": 824,
+    "visualization": 834,
 }
-ENGINE_STANDS = 20_458
+ENGINE_STANDS = 20_795
 BELOW_THE_ENGINE = {"analysis", "runs", "sweep", "port", "cli"}
 BELOW_BUDGET = 6_500
-BELOW_STANDS = 11_509
+BELOW_STANDS = 11_680
 MAX_FUNCTION_LINES = 60
 
 
