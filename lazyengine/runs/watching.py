@@ -58,7 +58,8 @@ class Status:
         metrics = ", ".join(f"{k} {v:.4g}" for k, v in (self.metrics or {}).items() if isinstance(v, int | float))
         speed = "" if self.seconds is None else f"{1 / max(self.seconds, 1e-9):.3g} it/s"
         loss = "" if self.loss is None else f"{self.loss:.4g}"
-        return self.folder, self.state, str(self.step), self.progress, speed, self.eta, loss, metrics, self.reason
+        progress = self.progress if self.state == "running" else ""  # its step says where it ended
+        return self.folder, self.state, str(self.step), progress, speed, self.eta, loss, metrics, self.reason
 
 
 HEADER = ("run", "state", "step", "progress", "speed", "eta", "loss", "validation", "reason")
@@ -106,9 +107,14 @@ def status_of(folder: str | os.PathLike[str]) -> Status:
     metrics = {k: v for k, v in (validations[-1] if validations else {}).items() if k not in {*PLACE, *MEASURED}}
     progress, eta = _from_log(run)
     step = max(last.get("step", 0), 0 if owner else ended.get("iter", 0))
-    seconds, loss = last.get("time"), last.get("loss", last.get("train/loss"))
+    seconds, loss = _last_of(records, "time"), _last_of(records, "loss", "train/loss")
     eta, reason = eta if owner else "", reason.partition("\n")[0]
     return Status(name, state, step, progress, seconds, eta, loss, metrics, reason)
+
+
+def _last_of(records: list[dict[str, Any]], *names: str) -> Any:
+    """Return the last value of one of some names: hooks write records of their own, such as the time by phase."""
+    return next((record[name] for record in reversed(records) for name in names if name in record), None)
 
 
 def _from_log(run: Run) -> tuple[str, str]:

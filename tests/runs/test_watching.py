@@ -65,6 +65,18 @@ def test_a_run_is_seen_at_work_and_stopped(tmp_path, capsys):
     capsys.readouterr()
 
 
+def test_loss_and_speed_are_those_of_the_last_line_whatever_hooks_record_after_it(tmp_path):
+    config = make_project(tmp_path / "home")
+    start(config, tmp_path / "runs" / "long", "train_loop.max_epochs=1")
+    (before,) = find_runs(tmp_path / "runs")
+    (records,) = (tmp_path / "runs" / "long").glob("*/metrics.jsonl")
+    with open(records, "a") as file:
+        file.write('{"step": 5, "epoch": null, "iter": 5, "mode": "train", "phase/data_s": 0.1}\n')
+    (after,) = find_runs(tmp_path / "runs")
+    assert None not in (after.loss, after.seconds)
+    assert after == before
+
+
 def test_how_runs_ended_is_shown(tmp_path, capsys):
     config = make_project(tmp_path / "home")
     start(config, tmp_path / "runs" / "done", "train_loop.max_epochs=1")
@@ -78,6 +90,6 @@ def test_how_runs_ended_is_shown(tmp_path, capsys):
     assert ps.main([str(tmp_path / "runs")]) == 0
     shown = capsys.readouterr().out
     assert "finished" in shown
-    assert "Epoch(train) [1][5/5]" in shown
+    assert "Epoch(train)" not in shown  # of what has ended the step says it
     assert ps.main([str(tmp_path / "none")]) == 2
     assert "name one in which runs are" in capsys.readouterr().err
