@@ -189,8 +189,9 @@ def config_in(path: str) -> str:
 
 
 def say(line: str) -> None:
-    """Print to stderr what happens."""
-    print(fit(line, sys.stderr), file=sys.stderr, flush=True)
+    """Print to stderr what happens; a terminal that was closed ends no sweep."""
+    with contextlib.suppress(OSError):
+        print(fit(line, sys.stderr), file=sys.stderr, flush=True)
 
 
 def say_running(line: str) -> None:

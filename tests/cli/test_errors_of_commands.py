@@ -6,6 +6,7 @@ Those of train and of config files are in `tests/test_errors_first_hour.py`.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from lazyengine.cli.command import say, say_running
 from lazyengine.cli.main import main
 from tests.imports import imports_from
 from tests.test_errors_first_hour import CONFIG, PARTS
@@ -240,3 +242,14 @@ def test_a_reader_that_has_seen_enough_does_not_end_a_training(tmp_path):
     assert process.returncode == 0
     (log,) = tmp_path.glob("2*/*.log")
     assert "done\n" in log.read_text()
+
+
+@pytest.mark.parametrize("kind", [BrokenPipeError, OSError])
+def test_a_terminal_that_is_closed_ends_no_command_that_says_what_it_does(kind, monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise kind
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    say("trial 3 has begun")
+    say_running("trial 4")
