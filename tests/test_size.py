@@ -34,7 +34,7 @@ ENGINE_BUDGET = 13_500
 # issues on folders, configs, borders, time travel and the first hour land on top of the re-cut, whose budgets the table
 # goes on to show: cutting back to them (with their allowances) is still owed.
 STANDS = {
-    "config": 3833,
+    "config": 3836,
     "optim": 2408,
     "model": 1793,
     "dataset": 2114,
@@ -46,10 +46,10 @@ STANDS = {
     "dist": 667,
     "visualization": 834,
 }
-ENGINE_STANDS = 20_795
+ENGINE_STANDS = 20_798
 BELOW_THE_ENGINE = {"analysis", "runs", "sweep", "port", "cli"}
 BELOW_BUDGET = 6_500
-BELOW_STANDS = 11_680
+BELOW_STANDS = 11_685
 MAX_FUNCTION_LINES = 60
 
 

@@ -73,16 +73,20 @@ def folder_spec(name: str, folder: str) -> ModuleSpec:
     return spec
 
 
-def find(name: str, folders: list[str] | None = None) -> ModuleSpec | None:
-    """Find an absolute name (its parent packages are imported), or one inside of folders; it itself is not run."""
+def find(name: str, folders: list[str] | None = None, tries: int = 2) -> ModuleSpec | None:
+    """Find an absolute name (its parent packages are imported), or one inside of folders; it itself is not run.
+
+    In a second try folders are listed anew, which takes a millisecond.
+    """
     if folders is None and name in sys.modules:
         return getattr(sys.modules[name], "__spec__", None)
-    for _ in range(2):
+    for _ in range(tries):
         with contextlib.suppress(ModuleNotFoundError, ValueError):
             spec = find_spec(name) if folders is None else PathFinder.find_spec(name, folders)
             if spec is not None:
                 return spec
-        importlib.invalidate_caches()  # a file may be younger than the finder's listing of its folder
+        if tries > 1:
+            importlib.invalidate_caches()  # a file may be younger than the finder's listing of its folder
     return None
 
 

@@ -193,7 +193,9 @@ class Load:
         except ValueError as error:  # Python 3.11 about null bytes; it names no file
             raise ConfigFileError(f"{display_path(file)} is not Python source: {error}.") from None
         former = sys.modules.get(module.__name__)
-        known = finding.find(module.__name__) if former is None and name is None else former  # a package called like it
+        known = former
+        if former is None and name is None and "." not in module.__name__:
+            known = finding.find(module.__name__, tries=1)  # a package called like it
         is_free = known is None or file in (getattr(known, "__file__", None), getattr(known, "origin", None))
         self._stack.append(file)
         try:

@@ -1,5 +1,6 @@
 """What loads and overrides cost, in calls of Python functions: counted, so that nothing depends on the machine."""
 
+import importlib
 import sys
 
 import pytest
@@ -88,3 +89,13 @@ def test_an_override_after_others_that_replaced_what_was_read(project, value, ov
 def test_imports_in_a_line_with_something_else(project, line):
     with pytest.raises(SharingError, match="'lr' is bound anew"):
         project.load(f"{line}\nlr = 3\n", base="lr = 0.1\nopt = L(Opt)(lr=lr)\n")
+
+
+def test_a_load_of_a_file_in_no_project_lists_no_folder_anew(tmp_path, monkeypatch):
+    path = tmp_path / "lonely.py"
+    path.write_text("from lazyengine.config import LazyCall as L\n\nn = L(dict)(a=1)\n")
+    LazyConfig.load(path)
+    calls = []
+    monkeypatch.setattr(importlib, "invalidate_caches", lambda: calls.append(1))
+    LazyConfig.load(path)
+    assert not calls
