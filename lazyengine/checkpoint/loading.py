@@ -222,10 +222,9 @@ def containers(checkpoint: Any, filename: str = "the checkpoint") -> list[Mappin
     inner = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
     if not isinstance(inner, Mapping):
         is_skipped = isinstance(inner, SkippedObject)
-        got = "a pickled object such as a whole model; save its state_dict() instead" if is_skipped else type(inner)
-        raise UsageCheckpointError(
-            f"the weights in {filename}: expected a dict of tensors, got {getattr(got, '__name__', got)}."
-        )
+        model = "a pickled object such as a whole model; save its state_dict() instead"
+        got = model if is_skipped else type(inner).__name__
+        raise UsageCheckpointError(f"the weights in {filename}: expected a dict of tensors, got {got}.")
     parts = [(name, part) for name, part in inner.items() if isinstance(part, Mapping)]  # such as of a student
     below = {f"{name}.{key}": value for name, part in parts for key, value in part.items()}
     return list(_inside(checkpoint)) or [below or inner]

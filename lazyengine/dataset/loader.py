@@ -485,9 +485,9 @@ def settle_generators(
 
 def _of_order(loader: Any, registered: Iterable[Any]) -> dict[str, Any]:
     """Return the generators from which a loader that is not ours draws the order of a pass, by path."""
-    parts = ({name: getattr(loader, name, None) for name in names} for names in (_ORDER, ("dataset", "collate_fn")))
-    found, of_samples = map(find_generators, parts)
-    left = {id(each) for each in (*of_samples.values(), *registered)}
+    found = find_generators({name: getattr(loader, name, None) for name in _ORDER})
+    samples = {name: getattr(loader, name, None) for name in ("dataset", "collate_fn") if found}  # walked if need be
+    left = {id(each) for each in (*find_generators(samples).values(), *registered)}
     return {path: each for path, each in found.items() if id(each) not in left}
 
 

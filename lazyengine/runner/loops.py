@@ -437,7 +437,7 @@ class EpochBasedTrainLoop(BaseTrainLoop):
         position = self.position
         self.enter_epoch(runner)
         # A restart may have stopped between the last batch and the end, which a loader with a state has yet to reach.
-        if position.batch < self.epoch_length or _goes_on_by_state(self.dataloader):
+        if position.batch < self.epoch_length or goes_on_by_state(self.dataloader):
             for batch_idx, data_batch in enumerate(self.batches_of_pass(runner), position.batch):
                 self.run_iter(runner, batch_idx, data_batch)
                 if position.batch < self.epoch_length:
@@ -769,7 +769,8 @@ def why_not_exact(dataloader: Any) -> str | None:
     return reason() if reason is not None else None
 
 
-def _goes_on_by_state(dataloader: Any) -> bool:
+def goes_on_by_state(dataloader: Any) -> bool:
+    """Return whether a loader that cannot begin at a batch goes on from its own state, as torchdata's does."""
     return hasattr(dataloader, "load_state_dict") and not hasattr(dataloader, "set_start")
 
 

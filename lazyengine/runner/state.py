@@ -24,7 +24,7 @@ from ..model import external_tensors
 from ..optim import OptimWrapper, param_schedulers_state_dict, resume_param_schedulers
 from ..text import counted, listed
 from .folder import RunFolder
-from .loops import loaders_of
+from .loops import goes_on_by_state, loaders_of
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -647,7 +647,7 @@ class RunState:
             return
         try:
             loop.dataloader.load_state_dict(merge_loader_states(states, dist.get_world_size(), dist.get_rank()))
-            if loop.limit is not None and loop.position.batch == 0 and not hasattr(loop.dataloader, "set_start"):
+            if loop.limit is not None and loop.position.batch == 0 and goes_on_by_state(loop.dataloader):
                 iter(loop.dataloader)  # the pass that the limit ended: the next one is another
         except UsageRuntimeError as error:
             if not loop.allow_inexact_resume:
