@@ -7,6 +7,7 @@ import contextlib
 import functools
 import re
 import sys
+import types
 import typing
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -319,7 +320,8 @@ def _evaluate(annotation: Any, names: _Names) -> Any:
         except Exception:  # an annotation may hold anything, and nothing depends on one that cannot be read
             return typing.Any
     with contextlib.suppress(Exception):
-        annotation = typing._eval_type(annotation, {}, names)  # type: ignore[attr-defined]  # inner forward references
+        holder: Any = types.SimpleNamespace(__annotations__={"": annotation})  # inner forward references
+        annotation = typing.get_type_hints(holder, {}, names, include_extras=True)[""]
     return typing.Any if isinstance(annotation, _Unknown) else annotation
 
 

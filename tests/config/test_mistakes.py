@@ -640,6 +640,10 @@ def project() -> Iterator[str]:
                     del sys.modules[name]
 
 
+# What one version of Python says beside what the engine does, and another one does not.
+OF_PYTHON = re.compile(r"(?m)^ *[~^]+\n|\. Did you mean: '\w+'\?| and no __dict__ for setting new attributes")
+
+
 def run(mistake: Mistake) -> int:
     """Make the mistake; print to stderr what is said, and return the exit code (2 for an exception of Python code)."""
     try:
@@ -657,7 +661,7 @@ def run(mistake: Mistake) -> int:
 
 
 def answer(mistake: Mistake) -> tuple[int, str]:
-    """Return the exit code and what is said, warnings first, without paths of this machine."""
+    """Return the exit code and what is said, warnings first, without what is of this machine, Python or torch alone."""
     said = io.StringIO()
     terminal = mock.patch.dict(os.environ, COLUMNS="120")
     with project() as root, terminal, warnings.catch_warnings(record=True) as caught:
@@ -672,8 +676,8 @@ def answer(mistake: Mistake) -> tuple[int, str]:
     text = text.replace(root + os.sep, "").replace(root, ".")
     text = text.replace(os.path.dirname(root), "..")
     text = re.sub(re.escape(tempfile.gettempdir()) + r"/tmp\w+", "TEMPORARY", text)
-    text = re.sub(r'"[^"]*/site-packages/', '"', text.replace(ENGINE, ""))
-    return code, text.strip()
+    text = re.sub(r'"[^"]*/site-packages/([^"]*)", line \d+', r'"\1"', text.replace(ENGINE, ""))
+    return code, OF_PYTHON.sub("", text).strip()
 
 
 def marks(mistake: Mistake) -> tuple[str, list[bool]]:
