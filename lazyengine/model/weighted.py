@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -95,7 +96,10 @@ def token_loss(loss_fn: Any, output: Any, target: Any) -> Weighted | None:
     else:
         summed = functools.partial(loss_fn, reduction="sum")
     is_counted = target != ignore_index
-    count = is_counted.sum() if weight is None else weight[target[is_counted]].sum()
+    if weight is None:
+        count = is_counted.sum()
+    else:  # not of `target[is_counted]`, for whose size a device would have to be waited for
+        count = torch.where(is_counted, weight[target.where(is_counted, 0)], 0.0).sum()
     return Weighted(summed(output, target), count)
 
 
