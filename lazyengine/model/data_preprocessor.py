@@ -12,7 +12,6 @@ from torch.nn import functional
 from ..errors import UsageValueError
 from ..nesting import map_leaves
 
-
 _WAITED_FOR = ("cpu", "mps")  # there a copy could be read before it has arrived
 
 

@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from lazyengine.dataset import DataLoader
+from lazyengine.dist import collect
 from lazyengine.evaluator import Accuracy, ConfusionMatrix, Evaluator, MeanIoU, MeanLoss, TorchMetric
 from lazyengine.hooks import EMAHook, FingerprintHook, Hook, Priority, default_hooks
 from lazyengine.model import Compile, LossAdapter, ModelSetup, Weighted, move_data, train_step
@@ -28,6 +29,7 @@ from lazyengine.optim import (
     OptimWrapperDict,
     SAMOptimWrapper,
 )
+from lazyengine.plain import on_host
 from lazyengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, ValLoop
 
 from .simulated import DEVICE, OnDevice, simulated_device
@@ -392,3 +394,37 @@ def test_parameters_that_train_later_have_their_first_step_checked_at_once() -> 
     wrapper.update_params(second(first(torch.ones(1, 2))).sum() * math.nan)  # from here on it is
     with pytest.raises(NonFiniteError):
         wrapper.flush()
+
+
+@pytest.mark.parametrize("indices", [(0,), (1,), (0, 1)])
+def test_a_save_waits_for_every_device_that_it_copies_from(indices: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnCard(torch.Tensor):
+        """In host memory, and says that it is on a card."""
+
+        index = 0
+        is_cuda = property(lambda self: True)  # type: ignore[assignment]
+        device = property(lambda self: torch.device("cuda", self.index))  # type: ignore[assignment]
+
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    tensors = {str(index): torch.full((2,), float(index)).as_subclass(OnCard) for index in indices}
+    for index in indices:
+        tensors[str(index)].index = index
+    copies = on_host(tensors, [])
+    assert [copies[str(index)].tolist() for index in indices] == [[float(index)] * 2 for index in indices]
+    assert sorted(device.index for device in waited) == list(indices)
+
+
+@pytest.mark.parametrize("way", ["gpu", "cpu"])
+def test_tensors_of_a_device_within_results_are_sent_from_the_host(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+    monkeypatch.setattr(collect, "get_dist_info", lambda: (1, 2))
+    monkeypatch.setattr(collect, "get_rank", lambda: 1)
+    monkeypatch.setattr(collect, "all_gather_object", lambda each: [each, each])
+    monkeypatch.setattr(collect, "gather_object", sent.append)
+    monkeypatch.setattr(collect, "_exchange_files", lambda part, folder: sent.append(part))
+    with simulated_device():
+        results = [{"boxes": torch.ones(2, 4).to(DEVICE), "name": "a"}, {"boxes": torch.ones(1, 4), "name": "b"}]
+        assert collect.collect_results(results, 4, way) is None
+    assert [each["boxes"].tolist() for each in sent[0]] == [[[1.0] * 4] * 2, [[1.0] * 4]]
+    assert [each["boxes"].is_cpu for each in sent[0]] == [True, True]
