@@ -12,8 +12,6 @@ from torch.nn import functional
 from ..errors import UsageValueError
 from ..nesting import map_leaves
 
-_WAITED_FOR = ("cpu", "mps")  # there a copy could be read before it has arrived
-
 
 def move_data(data: Any, device: torch.device | None, non_blocking: bool = True) -> Any:
     """Move every tensor inside ``data`` to ``device`` and leave everything else as it is.
@@ -28,7 +26,7 @@ def move_data(data: Any, device: torch.device | None, non_blocking: bool = True)
     """
     if device is None:
         return data
-    non_blocking = non_blocking and device.type not in _WAITED_FOR
+    non_blocking = non_blocking and device.type not in ("cpu", "mps")  # there it could be read before it has arrived
 
     def move(value: Any) -> Any:
         if isinstance(value, Tensor):

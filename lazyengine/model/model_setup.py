@@ -50,8 +50,7 @@ class Compile:
     @property
     def reuses_memory(self) -> bool:
         """Whether outputs lie in memory that the next call writes to (CUDA graphs): who keeps one copies it."""
-        has_graphs = (self.options or {}).get("triton.cudagraphs")
-        return self.mode in ("reduce-overhead", "max-autotune") or bool(has_graphs)
+        return self.mode in ("reduce-overhead", "max-autotune") or "triton.cudagraphs" in (self.options or {})
 
     def __call__(self, model: nn.Module) -> None:
         """Compile ``model`` or the modules named, in place; the work is done at their first call."""

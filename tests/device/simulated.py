@@ -29,7 +29,7 @@ _INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 class OnDevice(torch.Tensor):
     """A tensor of the device. To torch's own code it is a meta tensor, which autograd handles on any machine."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
     device = property(lambda self: DEVICE)  # type: ignore[assignment]
     is_cuda = property(lambda self: True)  # type: ignore[assignment]
     is_meta = property(lambda self: False)  # type: ignore[assignment]

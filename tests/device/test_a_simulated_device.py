@@ -56,8 +56,8 @@ class Rows(Points):
 
 
 class Swapped(nn.Linear):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x).transpose(1, 2)
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input).transpose(1, 2)
 
 
 class Losses(nn.Module):
@@ -217,7 +217,7 @@ def test_the_host_waits_at_log_lines_alone(way: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [OptimWrapper, AmpOptimWrapper])
 def test_the_check_of_another_optimizer_waits_once(kind: Any, tmp_path: Path) -> None:
-    options = {"dtype": "bfloat16"} if kind is AmpOptimWrapper else {}
+    options: dict[str, Any] = {"dtype": "bfloat16"} if kind is AmpOptimWrapper else {}
     make = lambda model: kind(AdamW(model.parameters(), foreach=True), **options)  # noqa: E731
     waits = train(tmp_path, small, make).waits
     assert [len(waits[i]) for i in (1, 2, 4, 5)] == [1, 1, 1, 1]
@@ -401,15 +401,15 @@ def test_a_save_waits_for_every_device_that_it_copies_from(indices: Any, monkeyp
     class OnCard(torch.Tensor):
         """In host memory, and says that it is on a card."""
 
-        index = 0
+        card = 0
         is_cuda = property(lambda self: True)  # type: ignore[assignment]
-        device = property(lambda self: torch.device("cuda", self.index))  # type: ignore[assignment]
+        device = property(lambda self: torch.device("cuda", self.card))  # type: ignore[assignment]
 
     waited: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
     tensors = {str(index): torch.full((2,), float(index)).as_subclass(OnCard) for index in indices}
     for index in indices:
-        tensors[str(index)].index = index
+        tensors[str(index)].card = index
     copies = on_host(tensors, [])
     assert [copies[str(index)].tolist() for index in indices] == [[float(index)] * 2 for index in indices]
     assert sorted(device.index for device in waited) == list(indices)
