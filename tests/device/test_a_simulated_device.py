@@ -197,7 +197,8 @@ def test_the_host_waits_at_log_lines_alone(way: str, tmp_path: Path) -> None:
     there = train(tmp_path / "device", make_model, make_wrapper, make_hooks(), **options)
     assert sorted(there.waits) == list(range(12))
     for iteration in range(LINE, 12):  # what is made once has been made
-        waits, is_line = there.waits[iteration], (iteration + 1) % LINE == 0
+        is_line = (iteration + 1) % LINE == 0
+        waits = [wait for wait in there.waits[iteration] if "queued.py" not in wait]  # a file, once a second
         assert all("message_hub" in wait for wait in waits)
         assert bool(waits) == is_line
         assert len(waits) <= 3  # a copy for each type
