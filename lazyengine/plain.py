@@ -193,8 +193,8 @@ def on_host(plain: Any, memory: list[torch.Tensor] | None = None) -> Any:
             for key, t in tensors.items():
                 view: Any = torch.empty(0, dtype=t.dtype)
                 copies[key] = view.set_(host, t.storage_offset(), t.shape, t.stride())
-    if any(t.is_cuda for tensors in views.values() for t in tensors.values()):
-        torch.cuda.synchronize()
+    for device in {t.device for tensors in views.values() for t in tensors.values() if t.is_cuda}:
+        torch.cuda.synchronize(device)
 
     def replace(value: Any, path: str) -> Any:
         if not isinstance(value, torch.Tensor):

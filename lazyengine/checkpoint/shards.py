@@ -137,8 +137,8 @@ def copy_shards(tensors: Mapping[str, Any], memory: dict[str, Any]) -> dict[str,
         else:
             kept = tensor.to("cpu") if tensor.device.type != "cpu" else tensor.clone()
         memory[key] = kept
-    if any(tensor.is_cuda for tensor in tensors.values()):
-        torch.cuda.synchronize()
+    for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
+        torch.cuda.synchronize(device)
     return dict(memory)
 
 

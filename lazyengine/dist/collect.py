@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..nesting import iter_leaves, map_leaves
 from .comm import DTYPES, all_gather_object, broadcast_object_list, gather, gather_object
 from .guard import named_communication
 from .info import get_dist_info, get_local_size, get_rank
@@ -30,7 +31,7 @@ def collect_results(results: Any, size: int, device: str = "cpu", tmpdir: str | 
     `results[:size]`.
 
     Tensors travel as tensors, ten and more times faster than as objects: a tensor `(N, ...)` with one row for each
-    sample, or a list of tensors of the same shape and dtype.
+    sample, or a list of tensors of the same shape and dtype. Those within objects arrive in host memory.
 
     Args:
         results: The list of this rank, of any length; or a tensor `(N, ...)`, `N` may differ between ranks.
@@ -63,6 +64,9 @@ def collect_results(results: Any, size: int, device: str = "cpu", tmpdir: str | 
             "results must be tensors of the same dtype, device and shape of a sample on every rank; rank "
             f"{rank} got a {type(results).__name__}{'' if own is None else f', {own.dtype}, {tuple(own.shape[1:])}'}"
         )
+    if any(isinstance(leaf, Tensor) and not leaf.is_cpu for _, leaf in iter_leaves(results)):
+        # It would come out on the device of its rank, which rank 0 does not use and may not see.
+        results = map_leaves(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, results)
     parts = gather_object(results) if device != "cpu" else _exchange_files(results, tmpdir)
     if rank != 0 or parts is None:
         return None

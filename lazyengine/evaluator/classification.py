@@ -41,7 +41,8 @@ class _ClassMetric(TensorMetric):
             shapes = f"{self.pred_key}={tuple(scores.shape)} and {self.label_key}={tuple(labels.shape)}"
             maps = ", or maps (N, C, H, W) or (N, H, W) and labels (N, H, W)" if self.maps else ""
             raise ValueError(f"{name}: needs scores (N, C) or classes (N,) and labels (N,){maps}, got {shapes}")
-        return scores, labels if labels.device == scores.device else labels.to(scores.device, non_blocking=True)
+        # On the host labels could be read before they have arrived.
+        return scores, labels.to(scores.device, non_blocking=scores.is_cuda)
 
 
 class Accuracy(_ClassMetric):

@@ -48,7 +48,7 @@ class MeanLoss(TensorMetric):
         if weight_key is None and not loss.dim() and find(data_samples, "num", None) is not None:
             weight_key = "num"
         if weight_key is not None:
-            given = require(data_samples, weight_key, None, owner, data_batch).to(loss, non_blocking=True)
+            given = require(data_samples, weight_key, None, owner, data_batch).to(loss, non_blocking=loss.is_cuda)
             weight = (given if given.dim() else given / count).expand(count)
         self.results.append(torch.stack((loss.expand(count), weight), dim=1))
 

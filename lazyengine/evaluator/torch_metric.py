@@ -63,7 +63,8 @@ class TorchMetric(BaseMetric):
         if self.label_key is not None:
             labels = _column(self.label_key, 1, data_samples, data_batch)
             device = _device_of(values)
-            values.append(map_leaves(lambda v: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v, labels))
+            options = {"device": device, "non_blocking": device is not None and device.type == "cuda"}
+            values.append(map_leaves(lambda v: v.to(**options) if isinstance(v, Tensor) else v, labels))
         if get_world_size() > 1:
             self.results.append(values)
         else:

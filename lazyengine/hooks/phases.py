@@ -165,12 +165,12 @@ class PhaseTimer:
             return
         counter = FlopCounterMode(display=False)
         counter.__enter__()
+        self._restore.append(lambda: counter.__exit__(None, None, None))  # also of an iteration that fails
 
         def leave() -> None:
-            counter.__exit__(None, None, None)
+            self.restore()
             dtype = str((runner.optim_wrapper.named().popitem()[1].precision or {}).get("dtype", "float32"))
             self.mfu_seconds = counter.get_total_flops() / device.peak(dtype.rpartition(".")[2]) or None
-            self.restore()
 
         self._stand_in(runner.train_loop.position, "advance", before=leave)
 

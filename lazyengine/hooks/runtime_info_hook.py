@@ -10,6 +10,7 @@ import torch
 
 from ..logging import as_number
 from ..model import Weighted
+from ..nesting import map_leaves
 from ..text import short
 from .hook import Hook, Priority, Runner
 
@@ -33,6 +34,7 @@ class RuntimeInfoHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Record where the run stands and where it ends."""
         hub = runner.message_hub
+        self._copies = getattr(runner.model_setup.compile, "reuses_memory", False)
         self._info, self._scalars = hub.runtime_info, hub.log_scalars
         self._updater = functools.cache(lambda name: hub.scalar_updater(f"train/{name}"))
         _set_stage(runner, "train")
@@ -74,6 +76,8 @@ class RuntimeInfoHook(Hook):
         name = ""
         try:
             for name, value in {} if outputs is None else outputs.items():
+                if self._copies:
+                    value = map_leaves(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, value)
                 self._updater(name)(*(value if isinstance(value, Weighted) else (value,)))
         except (AttributeError, TypeError) as error:
             which = f", of which {name!r} cannot be logged" if name else ", and no dict of what to log"

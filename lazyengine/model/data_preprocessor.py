@@ -13,7 +13,7 @@ from ..errors import UsageValueError
 from ..nesting import map_leaves
 
 
-def move_data(data: Any, device: torch.device | None, non_blocking: bool = False) -> Any:
+def move_data(data: Any, device: torch.device | None, non_blocking: bool = True) -> Any:
     """Move every tensor inside ``data`` to ``device`` and leave everything else as it is.
 
     Mappings (returned as dicts), lists, tuples, named tuples, dataclass instances and objects with a ``to`` method
@@ -22,10 +22,11 @@ def move_data(data: Any, device: torch.device | None, non_blocking: bool = False
     Args:
         data: Any nesting of the above.
         device: Where to; None returns ``data`` unchanged.
-        non_blocking: Passed to ``Tensor.to``; of use when the loader pins memory.
+        non_blocking: Copy without waiting for what the device has yet to compute, where it can: to the host none does.
     """
     if device is None:
         return data
+    non_blocking = non_blocking and device.type not in ("cpu", "mps")  # there it could be read before it has arrived
 
     def move(value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -74,13 +75,13 @@ class BaseDataPreprocessor(nn.Module):
     It follows the model: ``model.to(...)``, ``.cuda()``, ``.cpu()`` and ``.to_empty(...)`` set its `device`.
 
     Args:
-        non_blocking: Copy without waiting; of use when the loader pins memory.
+        non_blocking: Copy without waiting for the device; large tensors only where the loader pins memory.
 
     Attributes:
         device: Where batches are moved to.
     """
 
-    def __init__(self, non_blocking: bool = False) -> None:
+    def __init__(self, non_blocking: bool = True) -> None:
         super().__init__()
         self.non_blocking = non_blocking
         self.device = torch.device("cpu")
@@ -126,7 +127,7 @@ class ImgDataPreprocessor(BaseDataPreprocessor):
         pad_value: What the padding holds, in normalized units.
         bgr_to_rgb: Swap the first and the third channel.
         rgb_to_bgr: The same swap, named for the other direction; only one of the two may be set.
-        non_blocking: Copy without waiting; of use when the loader pins memory.
+        non_blocking: Copy without waiting for the device; large tensors only where the loader pins memory.
 
     Attributes:
         mean: The means on the current device, float32 ``(1 or 3, 1, 1)``, or None.
@@ -144,7 +145,7 @@ class ImgDataPreprocessor(BaseDataPreprocessor):
         pad_value: float = 0,
         bgr_to_rgb: bool = False,
         rgb_to_bgr: bool = False,
-        non_blocking: bool = False,
+        non_blocking: bool = True,
     ) -> None:
         super().__init__(non_blocking)
         if (mean is None) != (std is None):

@@ -47,6 +47,11 @@ class Compile:
     def __post_init__(self) -> None:
         self.modules = as_patterns(self.modules, "Compile modules")
 
+    @property
+    def reuses_memory(self) -> bool:
+        """Whether outputs lie in memory that the next call writes to (CUDA graphs): who keeps one copies it."""
+        return self.mode in ("reduce-overhead", "max-autotune") or "triton.cudagraphs" in (self.options or {})
+
     def __call__(self, model: nn.Module) -> None:
         """Compile ``model`` or the modules named, in place; the work is done at their first call."""
         parts = match_modules(model, self.modules, "Compile modules", open_containers=True)

@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -94,9 +95,10 @@ def token_loss(loss_fn: Any, output: Any, target: Any) -> Weighted | None:
         summed.reduction = "sum"  # type: ignore[attr-defined]
     else:
         summed = functools.partial(loss_fn, reduction="sum")
-    is_counted = target != ignore_index
-    count = is_counted.sum() if weight is None else weight[target[is_counted]].sum()
-    return Weighted(summed(output, target), count)
+    counted: Any = target != ignore_index
+    if weight is not None:  # not of `target[counted]`, for whose size a device would have to be waited for
+        counted = torch.where(counted, weight[target.where(counted, 0)], 0.0)
+    return Weighted(summed(output, target), counted.sum())
 
 
 def lost_labels(network: nn.Module) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch.distributed as torch_dist
 from torch import Tensor
 
 from .. import dist
+from ..dist.info import can_send_from
 
 
 class LossCount:
@@ -33,8 +35,12 @@ class LossCount:
         self._sum: Any = None  # over all ranks, as soon as what is awaited has come
         self._awaited: Any = None
 
-    def add(self, count: Tensor | float, num_parts: int) -> None:
-        """Add the count of a micro-batch, of which a step has ``num_parts``. Collective at the very first."""
+    def add(self, count: Tensor | float, num_parts: int, device: torch.device) -> None:
+        """Add the count of a micro-batch, of which a step has ``num_parts``, with its loss on ``device``.
+
+        Collective at the very first.
+        """
+        self._device = device
         if isinstance(count, Tensor):
             count = count.item() if count.is_cpu else count.detach().clone()
         self.own = count if self.own is None else self.own + count
@@ -46,13 +52,12 @@ class LossCount:
         """Begin to add up over ranks, while the backward pass runs. Collective: every rank must call."""
         self._sum = self.own
         if dist.get_world_size() > 1:
-            self._sum = torch.as_tensor(self.own, dtype=torch.float64, device=dist.get_comm_device()).clone()
+            self._sum = _on_device(self.own, _counts_on(self._device)).clone()
             self._awaited = torch_dist.all_reduce(self._sum, async_op=True).wait  # type: ignore[union-attr]
-        elif isinstance(self.own, Tensor):  # on an accelerator
-            self._sum = self.own.to("cpu", non_blocking=True)
-            event = torch.Event(self.own.device)
-            event.record()
-            self._awaited = event.synchronize
+        if isinstance(self._sum, Tensor) and not self._sum.is_cpu:
+            if self._awaited is not None:
+                self._awaited()  # the device does, not the host
+            self._sum, self._awaited = copy_to_host(self._sum)
 
     def total(self) -> float:
         """Return the count of all ranks. Collective where it was not begun before: every rank must call."""
@@ -78,9 +83,32 @@ class LossCount:
         self.reference = 2.0 ** round(math.log2(mean)) if mean > 0 and math.isfinite(mean) else self.reference or 1.0
 
 
-def over_all_ranks(counts: list[Any]) -> list[float]:
-    """Return the sums over all ranks of several counts. Collective: every rank must call."""
-    values = torch.tensor([float(count) for count in counts], dtype=torch.float64, device=dist.get_comm_device())
+def over_all_ranks(counts: list[Any], device: torch.device) -> Tensor:
+    """Return the sums over all ranks of several counts, float64, of losses on a device. Collective: all must call."""
+    values = torch.stack([_on_device(count, _counts_on(device)) for count in counts])
     if dist.get_world_size() > 1:
         torch_dist.all_reduce(values)
-    return values.tolist()
+    return values
+
+
+def copy_to_host(tensor: Tensor) -> tuple[Tensor, Callable[[], None]]:
+    """Return a copy in host memory that is on its way, and what waits until it has arrived."""
+    copy = tensor.to("cpu", non_blocking=True)  # into pinned memory
+    if tensor.is_cpu:
+        return copy, lambda: None
+    event = torch.Event(tensor.device)
+    event.record(torch.accelerator.current_stream(tensor.device.index))  # by default that of the current device
+    return copy, event.synchronize
+
+
+def _on_device(count: Any, device: torch.device) -> Tensor:
+    """Return a count as a tensor of shape `()`, float64; of a number it is filled there, for which nobody waits."""
+    if isinstance(count, Tensor):
+        return count.to(device, torch.float64)
+    return torch.full((), count, dtype=torch.float64, device=device)
+
+
+def _counts_on(device: torch.device) -> torch.device:
+    """Return where counts of losses on a device are added up: the same on all ranks, whatever their counts are."""
+    is_there = device.type == "cuda" and (not dist.is_distributed() or can_send_from(device))
+    return device if is_there else dist.get_comm_device()

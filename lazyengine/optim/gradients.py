@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from ..logging import MessageHub, print_log
 from ..model.finite import all_finite
 from ..text import did_you_mean
 from ._checks import require
+from ._counts import copy_to_host
 
 _OPTIONS = {"norm": ("max_norm", "norm_type", "error_if_nonfinite", "foreach"), "value": ("clip_value", "foreach")}
 POLICIES = ("raise", "skip", "ignore")
@@ -168,7 +169,7 @@ class NonFiniteGuard:
         self._losses: list[Tensor | float] = []  # since the last update; on an accelerator not read yet
         self._notes: list[str] = []
         self.has_noted = self.has_found = self._are_late = False
-        self.pending: tuple[Tensor, torch.Event | None, int | None] | None = None
+        self.pending: tuple[Tensor, Callable[[], None], int | None] | None = None
 
     def observe(self, loss: Tensor, is_late: bool) -> NonFiniteError | None:
         """Add the loss of a micro-batch, shape `()`, to what the next update depends on; ``is_late`` reads it then.
@@ -238,31 +239,35 @@ class NonFiniteGuard:
             raise error
         print_log(f"Skipped the update ({count}): {error}", "current", logging.WARNING)
 
+    def read(self, gradient_norm: Tensor) -> float:
+        """Return the norm; losses that are on the device come with it, so that the host waits once."""
+        if not self._are_late:
+            return gradient_norm.item()
+        *self._losses, norm = self._values(gradient_norm).tolist()
+        return norm
+
+    def _values(self, gradient_norm: Tensor) -> Tensor:
+        device = gradient_norm.device
+        return torch.stack([torch.as_tensor(v, device=device).float() for v in (*self._losses, gradient_norm)])
+
     def defer(self, gradient_norm: Tensor) -> Tensor:
         """Return the flag of this update on the device, shape `()`: 1.0 when something is not finite, else 0.0.
 
         Collective: every rank must call. `resolve` reports it later.
         """
-        device = gradient_norm.device
-        values = torch.stack([torch.as_tensor(v, device=device).float() for v in (*self._losses, gradient_norm)])
+        values = self._values(gradient_norm)
         self.forget()
         flag = torch.isfinite(values).all().logical_not().float()
         self.agree(flag)
-        # A copy to the host that does not block lands in pinned memory; the event tells when it is there.
-        on_host = torch.cat([values, flag[None]]).to("cpu", non_blocking=True)
-        event = None if flag.is_cpu else torch.Event(flag.device)
-        if event is not None:
-            event.record()
-        self.pending = (on_host, event, _iteration())
+        self.pending = (*copy_to_host(torch.cat([values, flag[None]])), _iteration())
         return flag
 
     def resolve(self) -> NonFiniteError | None:
         """Return what the flag of the update before says, if one is out and set. Collective when it is set."""
         if self.pending is None:
             return None
-        (on_host, event, iteration), self.pending = self.pending, None
-        if event is not None:
-            event.synchronize()
+        (on_host, wait, iteration), self.pending = self.pending, None
+        wait()
         *losses, norm, flag = on_host.tolist()
         if not flag:
             self.num_consecutive_skips = 0

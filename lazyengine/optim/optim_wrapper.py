@@ -120,6 +120,7 @@ class OptimWrapper:
         self._scan = FiniteScan()
         self._count = LossCount()
         self._clears_plainly = type(optimizer).zero_grad is Optimizer.zero_grad
+        self._max_gradients = 0  # with which a step was taken
         self._num_seen = 0  # the greatest number of steps before this iteration
         self._unsure: KeptBuffers | None = None  # the buffers before an update whose check is not read yet
         self._loaded_buffers: list[Tensor] | None = None
@@ -168,7 +169,7 @@ class OptimWrapper:
         if self.accumulative_counts > 1:
             self._set_divisor()
         if isinstance(loss, Weighted):
-            self._count.add(loss.count, self.accumulative_counts)
+            self._count.add(loss.count, self.accumulative_counts, loss.sum.device)
             if self.should_sync():
                 self._count.start()
             return loss.sum.sum() / self._count.reference
@@ -184,7 +185,12 @@ class OptimWrapper:
                     "denominator: give all the same count (the very tensor), or use accumulative_counts=1"
                 )
             return Weighted(sum((loss.sum.sum() for loss in losses[1:]), losses[0].sum.sum()), counts[0])
-        totals = over_all_ranks(counts)
+        sums = over_all_ranks(counts, losses[0].sum.device)
+        if sums.is_cuda:  # not read, for which the host would wait: their number says whether there is a step
+            factors = torch.where(sums == 0, 0.0, get_world_size() / sums)
+            parts = [loss.sum.sum() * factor for loss, factor in zip(losses, factors.unbind())]
+            return Weighted(sum(parts[1:], parts[0]), (sums != 0).any())
+        totals = sums.tolist()
         if not any(totals):
             return Weighted(losses[0].sum, 0)
         parts = [loss.sum.sum() * (get_world_size() / total if total else 0.0) for loss, total in zip(losses, totals)]
@@ -234,7 +240,7 @@ class OptimWrapper:
             return
         clipping, guard = self._clipping, self._guard
         on_host = not gradients or (gradients[0].is_cpu and not self._is_as_on_accelerator)
-        defers = guard.is_active and not on_host and self._can_defer()
+        defers = guard.is_active and not on_host and self._can_defer(len(gradients))
         norm = known_norm = found = None
         if clipping is not None or defers or (guard.is_active and not on_host):
             norm = total_norm(gradients, 2.0 if clipping is None else clipping.norm_type)
@@ -243,7 +249,7 @@ class OptimWrapper:
                 found = guard.defer(norm)
                 self._unsure = self._kept
             else:
-                known_norm = norm.item() if norm is not None else self._scan.value(gradients)
+                known_norm = guard.read(norm) if norm is not None else self._scan.value(gradients)
                 if self._rejects(known_norm, on_host and self._has_shared_gradients):
                     return
         if clipping is not None and norm is not None:
@@ -252,6 +258,7 @@ class OptimWrapper:
             _torch.take_step(self.optimizer, **kwargs)
         else:
             _torch.take_stoppable_step(self.optimizer, found, **kwargs)
+        self._max_gradients = max(self._max_gradients, len(gradients))
         self._count_step()
 
     def zero_grad(self, **kwargs: Any) -> None:
@@ -597,9 +604,9 @@ class OptimWrapper:
         if self._kept is not None:
             self._kept.restore()
 
-    def _can_defer(self) -> bool:
-        # Fused SGD leaves its momentum buffer uninitialized when its first step is stopped.
-        is_first = self.num_optimizer_steps == 0
+    def _can_defer(self, num_gradients: int) -> bool:
+        # Fused SGD leaves the momentum buffers of parameters uninitialized when their first step is stopped.
+        is_first = num_gradients > self._max_gradients
         return not is_first and self.loss_scaler is None and _torch.can_be_stopped_by_a_flag(self.optimizer)
 
     def _step_by_closure(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> None:

@@ -20,7 +20,7 @@ _NONDETERMINISTIC = r"(\S+) does not have a deterministic implementation"
 
 
 def choose_device(device: str | None) -> torch.device:
-    """Return the device of this process: the one named, else the GPU of its local rank, else the CPU.
+    """Return the device of this process: the one named, else the GPU of its local rank (as for "cuda"), else the CPU.
 
     Raises:
         ValueError: For what is no device.
@@ -40,7 +40,9 @@ def choose_device(device: str | None) -> torch.device:
                 f"device={device!r}: this machine, or this build of torch ({torch.__version__}), has no CUDA device; "
                 "leave device unset to take what there is, or set runner.device=cpu."
             )
-        if (chosen.index or 0) >= torch.cuda.device_count():
+        if chosen.index is None:  # with which torch sets no device
+            chosen = torch.device("cuda", get_local_rank() or torch.cuda.current_device())
+        if chosen.index >= torch.cuda.device_count():
             raise UsageRuntimeError(
                 f"device={device!r}: this machine has {torch.cuda.device_count()} CUDA devices, from 0."
             )

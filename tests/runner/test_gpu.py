@@ -65,4 +65,4 @@ def test_a_run_says_how_much_of_the_device_it_used(tmp_path):
     runner = Runner.from_cfg(LazyConfig.apply_overrides(LazyConfig.load(DIGITS), overrides), work_dir=str(tmp_path))
     runner.train()
     names = [name for name, _ in runner.hooks["timer"].summary()]
-    assert names == ["speed", "time by phase"]
+    assert names == ["speed", "time by phase", ""]
