@@ -48,7 +48,7 @@ class Cut(Hook):
     priority = "LOWEST"
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if runner.iter + 1 == 10:
+        if runner.iter + 1 == 6:
             raise InterruptedError
 
 
@@ -68,7 +68,7 @@ def two_tasks(work_dir: Path, mode: Any, global_batch: int = 12, inexact: bool =
 
 def is_resumed_to_the_bit(folder: Path) -> None:
     """The first iteration behind a resume adds up in the order that all the others have."""
-    options = {"net": Deep, "global_batch": 6, "max_epochs": 2}
+    options = {"net": Deep, "global_batch": 6, "max_epochs": 1}
     whole = experiment(folder / "whole", hooks=saving_often(), **options)
     whole.train()
     cut = experiment(folder / "cut", hooks={**saving_often(), "cut": Cut()}, **options)
@@ -76,9 +76,12 @@ def is_resumed_to_the_bit(folder: Path) -> None:
         cut.train()
     resumed = experiment(folder / "cut", hooks=saving_often(), resume=True, **options)
     resumed.train()
-    assert len(whole.model.batches) - len(resumed.model.batches) == 8
+    assert len(whole.model.batches) - len(resumed.model.batches) == 4
     assert_same(weights(resumed), weights(whole))
     assert curve(resumed) == curve(whole)
+    moments, expected = (each.optim_wrapper.optimizer.state_dict()["state"] for each in (resumed, whole))
+    for key, state in expected.items():  # finer than the weights
+        assert_same(moments[key], state)
 
 
 def goes_on_with_loaders_in_step(folder: Path) -> None:
@@ -125,7 +128,7 @@ def test_loaders_in_step_go_on_at_the_end_of_an_epoch_and_with_other_batches(mod
 
 def test_three_ranks(tmp_path):
     alone = {}
-    for mode in ("in_step", "longest"):
+    for mode in ("longest",):
         runner = two_tasks(tmp_path / mode, mode)
         runner.train()
         alone[mode] = curve(runner)
