@@ -31,7 +31,8 @@ class DDP:
         broadcast_buffers: Copy the buffers of rank 0 to all ranks in every training forward. Nothing is sent for a
             model without buffers.
         **options: Other options of ``DistributedDataParallel``: ``static_graph`` promises that every iteration uses the
-            same parameters in the same way, ``gradient_as_bucket_view`` saves a copy of the gradients,
+            same parameters in the same way (with it, and with ``mixed_precision``, the first step behind a resume on
+            three ranks or more may differ in the last bits), ``gradient_as_bucket_view`` saves a copy of the gradients,
             ``bucket_cap_mb`` is the size of the communication buckets in MiB.
 
     Raises:
@@ -74,14 +75,14 @@ class DDP:
 
 
 class _Leaves(nn.Module):
-    """Returns parameters as they are; a backward pass reaches the last one first."""
+    """Returns the trained parameters of a model as they are; a backward pass reaches the last one first."""
 
-    def __init__(self, parameters: list[Tensor]) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self._all = parameters
+        self.model = model
 
     def forward(self) -> list[Tensor]:
-        return [parameter.view_as(parameter) for parameter in self._all]
+        return [each.view_as(each) for each in self.model.parameters() if each.requires_grad]
 
 
 class _NamingDDP(nn.parallel.DistributedDataParallel):
@@ -93,12 +94,12 @@ class _NamingDDP(nn.parallel.DistributedDataParallel):
         Three ranks and more add a gradient up in an order that its place in a bucket decides: the first iteration of a
         resumed run would differ in the last bits from that of a run that was not stopped.
         """
-        model, parameters = self.module, [each for each in self.module.parameters() if each.requires_grad]
-        gradients = [each.grad for each in parameters]
-        self.module = _Leaves(parameters)
-        torch.autograd.backward(self(), [each.new_zeros(()).expand_as(each) for each in parameters])
+        model, gradients = self.module, [(each, each.grad) for each in self.module.parameters()]
+        self.module = _Leaves(model)
+        outputs = self()
+        torch.autograd.backward(outputs, [each.new_zeros(()).expand_as(each) for each in outputs])
         self.module = model
-        for parameter, gradient in zip(parameters, gradients):
+        for parameter, gradient in gradients:
             parameter.grad = gradient
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:

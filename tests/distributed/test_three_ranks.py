@@ -28,7 +28,12 @@ class Deep(Net):
 
     def __init__(self) -> None:
         super().__init__()
-        layers = [torch.nn.Linear(4, 8), *(torch.nn.Linear(8, 8) for _ in range(4)), torch.nn.Linear(8, 1)]
+        layers = [
+            torch.nn.Linear(4, 8),
+            *(torch.nn.Linear(8, 8) for _ in range(4)),
+            torch.nn.BatchNorm1d(8),
+            torch.nn.Linear(8, 1),
+        ]
         self.net = torch.nn.Sequential(*layers)
 
 
