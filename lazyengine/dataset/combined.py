@@ -37,6 +37,7 @@ class CombinedLoader:
         self.loaders, self.mode = dict(loaders), mode
         self.seed: int | None = None
         self._epoch = 0
+        self._loaded: dict[str, list[int]] = {}
         self._begin: dict[str, list[int]] = {}
         self._places = {name: [0, 0] for name in loaders}  # passes that have ended, batches of the present one
         lengths = {name: len(loader) for name, loader in self.loaders.items()} if mode == "in_step" else {}
@@ -68,8 +69,15 @@ class CombinedLoader:
         self._epoch = epoch
 
     def set_start(self, num_batches_to_skip: int) -> None:
-        """Let the next iteration begin at a batch; from the places that were loaded, else from the loaders' lengths."""
-        for name, loader in self.loaders.items() if num_batches_to_skip and not self._begin else ():
+        """Let the next iteration begin at a batch: at the places that were loaded, if they are those of this batch.
+
+        Else at those that follow from the loaders' lengths.
+        """
+        begin, self._loaded = self._loaded, {}
+        if {batches for passes, batches in begin.values() if not passes} == {num_batches_to_skip}:
+            self._begin = begin
+            return
+        for name, loader in self.loaders.items() if num_batches_to_skip else ():
             passes, batches = divmod(num_batches_to_skip - 1, len(loader))  # after its last batch a pass is not over
             is_over = self.mode != "cycle" and passes > 0
             self._begin[name] = [1, 0] if is_over else [passes, batches + 1]
@@ -95,17 +103,17 @@ class CombinedLoader:
         return {"places": {name: list(place) for name, place in self._places.items()}, "loaders": states}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Let the next iteration go on from a state."""
+        """Take over a state; `set_start` says whether the next iteration goes on in the pass that it is of."""
         if state_dict["places"].keys() != self.loaders.keys():
             saved = list(state_dict["places"])
             raise UsageValueError(f"the state is of loaders {saved}, these are {list(self.loaders)}.")
-        self._begin = {name: list(place) for name, place in state_dict["places"].items()}
+        self._loaded = {name: list(place) for name, place in state_dict["places"].items()}
         self._places = {name: list(place) for name, place in state_dict["places"].items()}
         for name, state in state_dict["loaders"].items():
             self.loaders[name].load_state_dict(state)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        begin, self._begin = self._begin, {}
+        begin, self._begin, self._loaded = self._begin, {}, {}
         self._places = places = {name: list(begin.get(name, (0, 0))) for name in self.loaders}
         iterators = {name: self._iterator(name, *places[name]) for name in self.loaders}
         while True:

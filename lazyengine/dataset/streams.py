@@ -241,6 +241,11 @@ def merge_loader_states(states: Sequence[dict[str, Any]], world_size: int, rank:
         UsageRuntimeError: There are other ranks now, and the loader is not over a stream whose shards belong to nobody,
             or the ranks had read unequally much of it.
     """
+    places = [state.get("places") for state in states]
+    if places[0] and (len(states) == world_size or all(each == places[0] for each in places)):  # loaders in step
+        loaders = {name: [state["loaders"][name] for state in states] for name in states[0]["loaders"]}
+        merged = {name: merge_loader_states(of_ranks, world_size, rank) for name, of_ranks in loaders.items()}
+        return {"places": places[rank % len(states)], "loaders": merged}
     streams = [state.get("stream", {}) for state in states]
     if len(states) == world_size:
         offset = streams[rank].get("epoch", 0) - streams[0].get("epoch", 0)

@@ -19,6 +19,8 @@ from ..logging import print_log
 from ..text import did_you_mean, listed, table
 from .patterns import as_patterns, match_modules
 
+_LEFT_ALONE = {"static_graph", "mixed_precision"}  # with them torch must see the model's own first iteration
+
 
 class DDP:
     """Recipe for ``torch.nn.parallel.DistributedDataParallel``: every rank holds the whole model.
@@ -29,7 +31,8 @@ class DDP:
         broadcast_buffers: Copy the buffers of rank 0 to all ranks in every training forward. Nothing is sent for a
             model without buffers.
         **options: Other options of ``DistributedDataParallel``: ``static_graph`` promises that every iteration uses the
-            same parameters in the same way, ``gradient_as_bucket_view`` saves a copy of the gradients,
+            same parameters in the same way (with it, and with ``mixed_precision``, the first step behind a resume on
+            three ranks or more may differ in the last bits), ``gradient_as_bucket_view`` saves a copy of the gradients,
             ``bucket_cap_mb`` is the size of the communication buckets in MiB.
 
     Raises:
@@ -61,14 +64,43 @@ class DDP:
         _check_process_group("DDP")
         target = torch.device(device)
         device_ids = None if target.type == "cpu" else [target if target.index is None else target.index]
-        return _NamingDDP(model, device_ids=device_ids, **self.options)
+        wrapped = _NamingDDP(model, device_ids=device_ids, **self.options)
+        is_sparse = any(getattr(module, "sparse", False) for module in model.modules())
+        if torch.distributed.get_world_size() > 2 and not is_sparse and not self.options.keys() & _LEFT_ALONE:
+            wrapped.settle_buckets()
+        return wrapped
 
     def __repr__(self) -> str:
         return f"DDP({', '.join(f'{name}={value}' for name, value in self.options.items())})"
 
 
+class _Leaves(nn.Module):
+    """Returns the trained parameters of a model as they are; a backward pass reaches the last one first."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self) -> list[Tensor]:
+        return [each.view_as(each) for each in self.model.parameters() if each.requires_grad]
+
+
 class _NamingDDP(nn.parallel.DistributedDataParallel):
     """Names the parameters without a gradient, which torch numbers when the next iteration begins."""
+
+    def settle_buckets(self) -> None:
+        """Let torch sort the gradients into buckets anew before the first iteration, instead of behind it.
+
+        Three ranks and more add a gradient up in an order that its place in a bucket decides: the first iteration of a
+        resumed run would differ in the last bits from that of a run that was not stopped.
+        """
+        model, gradients = self.module, [(each, each.grad) for each in self.module.parameters()]
+        self.module = _Leaves(model)
+        outputs = self()
+        torch.autograd.backward(outputs, [each.new_zeros(()).expand_as(each) for each in outputs])
+        self.module = model
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
         try:

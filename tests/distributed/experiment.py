@@ -86,16 +86,17 @@ def experiment(
     max_epochs: int = 3,
     max_iters: int | None = None,
     net: type[Net] = Net,
+    loop: Any = None,
     **options: Any,
 ) -> Runner:
     """Build a runner of 6 iterations an epoch, whose global batch the ranks share out.
 
-    With `max_iters` there are no epochs, and an endless sampler.
+    With `max_iters` there are no epochs, and an endless sampler; `loop` is another train loop.
     """
     model = L(net)()
     points = L(Points)(n=48)
     train = L(DataLoader)(dataset=points, batch_size=L(per_rank)(total=global_batch), shuffle=True)
-    loop = L(EpochBasedTrainLoop)(dataloader=train, max_epochs=max_epochs)
+    loop = loop or L(EpochBasedTrainLoop)(dataloader=train, max_epochs=max_epochs)
     if max_iters is not None:
         train.sampler, train.shuffle = L(InfiniteSampler)(dataset=points), False
         loop = L(IterBasedTrainLoop)(dataloader=train, max_iters=max_iters, val_interval=5)
