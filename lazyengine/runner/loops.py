@@ -22,6 +22,7 @@ there is the same after a resume.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import itertools
@@ -223,6 +224,8 @@ class BaseTrainLoop:
     def run_iter(self, runner: Runner, batch_idx: int, data_batch: Any) -> None:
         """Run one training iteration."""
         position, optim_wrapper = self.position, runner.optim_wrapper
+        if self.max_iters != runner.announced_iters:
+            runner.announce_length()
         runner.seed_model_stream(position.iter)
         runner.call_hook("before_train_iter", batch_idx=batch_idx, data_batch=data_batch)
         optim_wrapper.begin_iteration()
@@ -321,6 +324,8 @@ class BaseTrainLoop:
         """
         position = self.position
         position.settle()
+        seed_loaders(self.dataloader, runner.seed)
+        self._samples_per_batch = global_batch_size(self.dataloader) or 0
         runner.call_point("before_train", 0)
         if position.iter == 0 and runner.has("val_loop"):
             if self.sanity_val and runner.val_loop is not None:
@@ -424,7 +429,9 @@ class EpochBasedTrainLoop(BaseTrainLoop):
 
     def run(self, runner: Runner) -> None:
         """Train from where the position stands to the last epoch."""
-        self.max_iters = self.max_epochs * self.epoch_length  # somebody may have prolonged it
+        if self.position.batch == 0:  # between two calls of train() somebody may have changed the data
+            self.epoch_length = limited(_length(self.dataloader), self.limit)
+        self._set_length()
         self.begin(runner)
         while self.position.epoch < self.max_epochs and not self.stop_training:
             self.run_epoch(runner)
@@ -432,9 +439,15 @@ class EpochBasedTrainLoop(BaseTrainLoop):
             runner.stop_if_asked()
         self.finish(runner)
 
+    def _set_length(self) -> None:
+        """Set the iterations from the epochs, which somebody may have changed."""
+        left = (self.max_epochs - self.position.epoch) * self.epoch_length
+        self.max_iters = self.position.iter - self.position.batch + left
+
     def run_epoch(self, runner: Runner) -> None:
         """Run what is left of the current epoch."""
         position = self.position
+        self._set_length()
         self.enter_epoch(runner)
         # A restart may have stopped between the last batch and the end, which a loader with a state has yet to reach.
         if position.batch < self.epoch_length or goes_on_by_state(self.dataloader):
@@ -491,6 +504,8 @@ class IterBasedTrainLoop(BaseTrainLoop):
     def run(self, runner: Runner) -> None:
         """Train from where the position stands to the last iteration."""
         position = self.position
+        if (length := length_of(self.dataloader)) is not None and position.batch == 0:
+            self.epoch_length = limited(length, self.limit)  # the data may be others than at the last call of train()
         self.begin(runner)
         batches = self._batches(runner)
         while position.iter < self.max_iters and not self.stop_training:
@@ -531,7 +546,10 @@ class IterBasedTrainLoop(BaseTrainLoop):
                 empty = False
                 yield data_batch
             if empty and begin == 0:
-                raise RuntimeError("the train loader gave no batch; check the dataset's length and drop_last")
+                what = "check the dataset's length and drop_last"
+                if position.epoch:
+                    what = f"a {type(self.dataloader).__name__} ends for good: give an iterable that begins anew"
+                raise RuntimeError(f"the train loader gave no batch in pass {position.epoch}; {what}")
             position.end_epoch()
             position.settle()
 
@@ -598,7 +616,7 @@ class ValLoop:
     def run(self, runner: Runner) -> dict[str, Any]:
         """Run over every loader once and return the metrics. Collective: every rank must call."""
         mode = self.mode
-        with runner.evaluation():
+        with runner.evaluation() as is_nested, self._own_results(is_nested):
             runner.call_point(f"before_{mode}", 0)
             runner.call_point(f"before_{mode}_epoch", 0)
             synchronize_buffers(runner.model)
@@ -633,6 +651,18 @@ class ValLoop:
                 evaluator.evaluate(_num_samples(loader))
                 evaluator.reset()
         runner.logger.info("sanity_val: %d batches of each validation loader ran", number)
+
+    @contextlib.contextmanager
+    def _own_results(self, is_nested: bool) -> Iterator[None]:
+        """Let an evaluation within another one compute with copies of its metrics, which may be at work there."""
+        kept, name = self.evaluators, self.loader_name
+        if is_nested:
+            results: dict[int, Any] = {id(m.results): [] for each in kept.values() for m in each.metrics}
+            self.evaluators = copy.deepcopy(kept, results)  # without the results, which may be many
+        try:
+            yield
+        finally:
+            self.evaluators, self.loader_name = kept, name if is_nested else self.loader_name
 
     def _begin_loader(self, loader: Any) -> Evaluator:
         evaluator = self.evaluators[self.loader_name]
