@@ -30,6 +30,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import torch
+from torch.utils.data import DataLoader, IterableDataset
 
 from .. import dist
 from ..dataset import CombinedLoader, check_stream, seed_order, set_epoch, set_seed
@@ -423,15 +424,24 @@ class EpochBasedTrainLoop(BaseTrainLoop):
         super().__init__(dataloader, val_begin, val_interval, **options)
         if max_epochs < 1:
             raise UsageValueError(f"max_epochs={max_epochs}: expected at least 1.")
-        self.max_epochs = max_epochs
         self.epoch_length = limited(_length(self.dataloader), self.limit)
-        self.max_iters = max_epochs * self.epoch_length
+        self.max_epochs = max_epochs
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs to train; somebody may change them at any time, and the iterations with them."""
+        return self._max_epochs
+
+    @max_epochs.setter
+    def max_epochs(self, number: int) -> None:
+        self._max_epochs, position = number, self.position
+        self.max_iters = position.iter - position.batch + (number - position.epoch) * self.epoch_length
 
     def run(self, runner: Runner) -> None:
         """Train from where the position stands to the last epoch."""
         if self.position.batch == 0:  # between two calls of train() somebody may have changed the data
             self.epoch_length = limited(_length(self.dataloader), self.limit)
-        self._set_length()
+        self.max_epochs = self._max_epochs  # and the iterations
         self.begin(runner)
         while self.position.epoch < self.max_epochs and not self.stop_training:
             self.run_epoch(runner)
@@ -439,15 +449,9 @@ class EpochBasedTrainLoop(BaseTrainLoop):
             runner.stop_if_asked()
         self.finish(runner)
 
-    def _set_length(self) -> None:
-        """Set the iterations from the epochs, which somebody may have changed."""
-        left = (self.max_epochs - self.position.epoch) * self.epoch_length
-        self.max_iters = self.position.iter - self.position.batch + left
-
     def run_epoch(self, runner: Runner) -> None:
         """Run what is left of the current epoch."""
         position = self.position
-        self._set_length()
         self.enter_epoch(runner)
         # A restart may have stopped between the last batch and the end, which a loader with a state has yet to reach.
         if position.batch < self.epoch_length or goes_on_by_state(self.dataloader):
@@ -504,8 +508,12 @@ class IterBasedTrainLoop(BaseTrainLoop):
     def run(self, runner: Runner) -> None:
         """Train from where the position stands to the last iteration."""
         position = self.position
-        if (length := length_of(self.dataloader)) is not None and position.batch == 0:
-            self.epoch_length = limited(length, self.limit)  # the data may be others than at the last call of train()
+        length = length_of(self.dataloader)
+        length = self.epoch_length if length is None else limited(length, self.limit)
+        if length != self.epoch_length and position.batch in (0, self.epoch_length):  # other data since the last call
+            self.epoch_length = length
+            if position.batch:
+                position.end_epoch()
         self.begin(runner)
         batches = self._batches(runner)
         while position.iter < self.max_iters and not self.stop_training:
@@ -681,12 +689,20 @@ class ValLoop:
             runner.visualizer.dataset_meta = meta
         _seed_order(runner, loader, 0)
         num_common = limited(_common_length(loader), self.limit) if runner.is_training else 0
+        begun = done
         with runner.eval_context(self):
             for index, data_batch in enumerate(itertools.islice(_batches_of(runner, loader), self.limit)):
                 self.run_iter(runner, done, data_batch)
                 done += 1
                 if index + 1 < num_common:  # a boundary that every rank passes
                     runner.stop_if_asked()
+        is_map = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
+        if is_map and done - begun < limited(len(loader), self.limit):  # the iterator of workers that stay is one
+            raise UsageRuntimeError(
+                f"the {self.mode} loader gave {done - begun} of {len(loader)} batches, so the metrics would be of a "
+                "part: a hook began a pass over the same torch DataLoader within this one, and its workers stay. Use "
+                "lazyengine.dataset.DataLoader, or persistent_workers=False."
+            )
         return done
 
     def run_iter(self, runner: Runner, batch_idx: int, data_batch: Any) -> None:

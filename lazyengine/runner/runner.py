@@ -235,7 +235,7 @@ class Runner:
         for name in ("train_loop", "optim_wrapper"):
             if not self.has(name):
                 raise UsageValueError(f"Runner.train() cannot train without {name}, and none was given.")
-        with self._running(), self._state.holding_folder():
+        with torch.enable_grad(), self._running(), self._state.holding_folder():  # within a validation, too
             self._prepare_training()
             self.is_training = True
             with report_nondeterminism(self.deterministic, self.logger), self._preemption:
