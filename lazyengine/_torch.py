@@ -46,6 +46,21 @@ _COMPILER = "torch._dynamo"
 _MARK = "__dynamo_disable"  # of a function: what torch calls instead of it, so that it is not compiled
 
 
+def compiled_in_place(module: nn.Module) -> nn.Module:
+    """Return the module that ``torch.compile(module)`` has wrapped, itself compiled now; any other as it is.
+
+    The public way compiles anew, with the default options.
+    """
+    inner = module._modules.get("_orig_mod")
+    if inner is None:
+        return module
+    if PRIVATE and hasattr(module, "dynamo_ctx"):
+        inner._compiled_call_impl = module.dynamo_ctx(inner._call_impl)  # pyright: ignore
+    else:
+        inner.compile()
+    return inner
+
+
 def profiler_is_running() -> bool:
     """Return whether a profiler records at the moment; True where that cannot be known."""
     return not PRIVATE or torch.autograd._profiler_enabled()  # pyright: ignore[reportPrivateImportUsage]

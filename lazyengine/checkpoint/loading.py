@@ -119,7 +119,8 @@ class LoadFrom:
     Attributes:
         path: A file, a URL or a name with a registered prefix, such as ``torchvision://resnet50``.
         revise_keys: Pairs ``(regular expression, replacement)`` applied to every key of the file, in order.
-        prefix: Load only the keys below this prefix, and remove it.
+        prefix: Load only the keys below this prefix, and remove it; or the entry of the file to take, such as
+            ``"model_ema"``.
         strict: Whether a missing, unexpected or mismatched key is an error; otherwise it is logged.
         trusted: Whether the file may run code while it is read (a pickle from somebody you trust).
         base: Where the frozen weights are that a file of ``Runner(save="trained")`` leaves out; None for the model's
@@ -172,7 +173,7 @@ class LoadFrom:
             self.base.load_into(model, logger)
             rules = ((), None)
         complete(checkpoint, model)
-        state = choose_state_dict(model, checkpoint, self.path, *rules)
+        state = choose_state_dict(model, checkpoint, self.path, *rules, logger=logger)
         loaded = load_tensors(model, state)
         if not loaded.has_weights:
             raise nothing_fits(model, state, self.path, loaded.report)
@@ -213,8 +214,8 @@ def load_checkpoint(
     return LoadFrom(filename, revise_keys, prefix, strict).load_all_into(model, logger, map_location)
 
 
-def containers(checkpoint: Any, filename: str = "the checkpoint") -> list[Mapping[str, Any]]:
-    """Return the parts of a checkpoint that may be a model's state dict, the likeliest first.
+def containers(checkpoint: Any, filename: str = "the checkpoint") -> dict[str, Mapping[str, Any]]:
+    """Return the parts of a checkpoint that may be a model's state dict, by their place, the likeliest first.
 
     Raises:
         CheckpointError: It is no dict, or its ``state_dict`` is none.
@@ -227,15 +228,15 @@ def containers(checkpoint: Any, filename: str = "the checkpoint") -> list[Mappin
         raise UsageCheckpointError(f"the weights in {filename}: expected a dict of tensors, got {got}.")
     parts = [(name, part) for name, part in inner.items() if isinstance(part, Mapping)]  # such as of a student
     below = {f"{name}.{key}": value for name, part in parts for key, value in part.items()}
-    return list(_inside(checkpoint)) or [below or inner]
+    return dict(_inside(checkpoint)) or {"": below or inner}
 
 
-def _inside(value: Mapping[str, Any], depth: int = 2) -> Iterator[Mapping[str, Any]]:
+def _inside(value: Mapping[str, Any], path: str = "", depth: int = 2) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for name in (*_MODELS, *_AVERAGES):
         if depth and isinstance(inner := value.get(name), Mapping):
-            yield from _inside(inner, depth - 1)
+            yield from _inside(inner, f"{path}.{name}" if path else name, depth - 1)
     if any(isinstance(item, torch.Tensor | SavedTensor) for item in value.values()):
-        yield value
+        yield path, value
 
 
 def state_dict_of(checkpoint: Any, filename: str = "the checkpoint") -> Mapping[str, Any]:
@@ -244,7 +245,7 @@ def state_dict_of(checkpoint: Any, filename: str = "the checkpoint") -> Mapping[
     Raises:
         CheckpointError: It is no dict.
     """
-    return containers(checkpoint, filename)[0]
+    return next(iter(containers(checkpoint, filename).values()))
 
 
 def spellings(key: str) -> list[str]:
@@ -337,9 +338,12 @@ def without_wrappers(state_dict: Mapping[str, Any], own: Mapping[str, Any]) -> O
 
 
 def choose_state_dict(
-    model: nn.Module, checkpoint: Any, filename: str, revise_keys: Sequence[tuple[str, str]], prefix: str | None
+    model: nn.Module, checkpoint: Any, filename: str, revise_keys: _Rules, prefix: str | None, logger: Any
 ) -> OrderedDict[str, Any]:
     """Return what a checkpoint holds for a model: the first container of which a weight fits, with the model's keys.
+
+    A `prefix` may be the place of a container. Where the file has averages beside the weights, the log says which of
+    them are taken.
 
     Raises:
         CheckpointError: There is no dict of tensors, or no key under `prefix`.
@@ -347,16 +351,23 @@ def choose_state_dict(
     own = get_state_dict(model, keep_vars=True)
     wanted = weights_in(own)
 
+    states = containers(checkpoint, filename)
+    if prefix in states:
+        states, prefix = {prefix: states[prefix]}, None
+
     def fitted(state: Mapping[str, Any]) -> OrderedDict[str, Any]:
         return without_wrappers(revise_state_dict(state, revise_keys, prefix), own)
 
-    states = containers(checkpoint, filename)
-    for state in states:
+    for place, state in states.items():
         with contextlib.suppress(UsageCheckpointError):
             found = fitted(state)
             if any(k in wanted and shape_of(own[k]) in (None, shape_of(v)) for k, v in found.items()):
+                others = [other for other in states if other in _AVERAGES and other != place]
+                if others and "ema_steps" not in checkpoint:  # ours, whose own entry has the average
+                    text = f"the weights are those of {place or 'the whole file'!r}, not of {listed(others)}"
+                    print_log(f"{text}: load_from={{'path': ..., 'prefix': {others[0]!r}}} takes these", logger)
                 return found
-    return fitted(states[0])
+    return fitted(next(iter(states.values())))
 
 
 def nothing_fits(model: nn.Module, state_dict: Mapping[str, Any], filename: str, report: str) -> UsageCheckpointError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import zipfile
@@ -49,7 +50,8 @@ def read_checkpoint(
     """Read a checkpoint into memory.
 
     Args:
-        path: A local path or a URL (downloaded into the cache). ``.safetensors`` files give their tensors as a dict.
+        path: A local path or a URL (downloaded into the cache). ``.safetensors`` files give their tensors as a dict,
+            and so does the ``.index.json`` of several files.
         map_location: As for ``torch.load``.
         trusted: Load pickled objects of any class, which can run any code. Leave it off for files of others.
         skip_objects: Put a ``SkippedObject`` where the file holds an object of another class, and load the rest.
@@ -69,6 +71,11 @@ def read_checkpoint(
     local = _existing(path)
     if local.endswith(".safetensors"):
         return _read_safetensors(local, map_location)
+    if local.endswith(".index.json"):  # of transformers, for a model in several files
+        with damage_explained(local), open(local, encoding="utf-8") as file:
+            names = sorted(set(json.load(file)["weight_map"].values()))
+        parts = [os.path.join(os.path.dirname(local), name) for name in names]
+        return {k: v for part in parts for k, v in read_checkpoint(part, map_location, verify=verify).items()}
     with open(local, "rb") as file:
         if verify:
             _verify(file, local)

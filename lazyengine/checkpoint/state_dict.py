@@ -82,9 +82,9 @@ def load_state_dict(
 ) -> tuple[list[str], list[str]]:
     """Load tensors into a model and report what did not match.
 
-    Tensors of another shape are left out, as is what the model does not know; unlike ``nn.Module.load_state_dict``
-    that is no error unless ``strict``. Missing ``num_batches_tracked`` counters are no mismatch. A model that FSDP2
-    shards takes its share of whole tensors; then every rank must call.
+    Tensors of another shape, and integers for a weight, are left out, as is what the model does not know; unlike
+    ``nn.Module.load_state_dict`` that is no error unless ``strict``. Missing ``num_batches_tracked`` counters are no
+    mismatch. A model that FSDP2 shards takes its share of whole tensors; then every rank must call.
 
     Args:
         module: Receives the tensors; DDP, DataParallel and ``torch.compile`` wrappers are looked through.
@@ -119,9 +119,15 @@ def load_tensors(module: nn.Module, state_dict: Mapping[str, Any]) -> Loaded:
     """Load what fits, as `load_state_dict` does, without reporting it."""
     module = unwrap_module(module)
     own, plain = get_state_dict(module, keep_vars=True), _plain_names(module)
+    apart = _untied(state_dict, own)
     state_dict = shard_state(state_dict, own)
     shapes = {key: (shape_of(value), shape_of(own[key])) for key, value in state_dict.items() if key in own}
-    mismatched = {key: pair for key, pair in shapes.items() if pair[1] is not None and pair[0] != pair[1]}
+    mismatched: dict[str, Any] = {k: pair for k, pair in shapes.items() if pair[1] is not None and pair[0] != pair[1]}
+    for key in [
+        key for key in shapes if key not in mismatched
+    ]:  # codes of a quantized weight are no weight, phases have no sign
+        if isinstance(own[key], nn.Parameter) and _kind(state_dict[key]) != _kind(own[key]):
+            mismatched[key] = (state_dict[key].dtype, own[key].dtype)
     raw: Any = module.state_dict()
     inner = {plain(key): key for key in (*raw._metadata, *raw)}
     given: Any = OrderedDict((inner.get(k, k), value) for k, value in state_dict.items() if k not in mismatched)
@@ -133,7 +139,21 @@ def load_tensors(module: nn.Module, state_dict: Mapping[str, Any]) -> Loaded:
     unexpected = [plain(key) for key in result.unexpected_keys]
     wanted = weights_in(own)
     has_weights = not wanted or not wanted <= {*missing, *mismatched}
-    return Loaded(missing, unexpected, _report(missing, unexpected, mismatched), has_weights)
+    return Loaded(missing, unexpected, _report(missing, unexpected, mismatched, apart), has_weights)
+
+
+def _untied(state_dict: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+    """Return the names of one tensor of a model that have several values in a state dict; the last one is loaded."""
+    tied: dict[int, list[str]] = {}
+    for key, value in own.items():
+        if isinstance(given := state_dict.get(key), torch.Tensor) and given.shape == getattr(value, "shape", None):
+            tied.setdefault(id(value), []).append(key)
+    groups = [keys for keys in tied.values() if len(keys) > 1]
+    return [", ".join(k) for k in groups if not all(torch.equal(state_dict[k[-1]], state_dict[key]) for key in k)]
+
+
+def _kind(tensor: Any) -> tuple[bool, bool]:
+    return tensor.dtype.is_floating_point, tensor.dtype.is_complex
 
 
 def weights_in(own: Mapping[str, Any]) -> set[str]:
@@ -161,11 +181,12 @@ def report_mismatch(report: str, strict: bool, logger: Any) -> None:
         print_log(report, logger=logger, level=logging.WARNING)
 
 
-def _report(missing: list[str], unexpected: list[str], mismatched: dict[str, tuple[Any, Any]]) -> str:
+def _report(missing: list[str], unexpected: list[str], mismatched: dict[str, tuple[Any, Any]], apart: list[str]) -> str:
     shapes = [f"{key}: {theirs} in the checkpoint, {ours} in the model" for key, (theirs, ours) in mismatched.items()]
-    titles = ("missing in the checkpoint", "unknown to the model", "of another shape")
+    titles = ("missing in the checkpoint", "unknown to the model", "of another shape or kind of number")
+    titles += ("shared in the model and several tensors in the checkpoint, the last of which is taken",)
     parts = []
-    for title, keys in zip(titles, (missing, unexpected, shapes)):
+    for title, keys in zip(titles, (missing, unexpected, shapes, apart)):
         if keys:
             more = [f"... and {len(keys) - _SHOWN} more"] if len(keys) > _SHOWN else []
             parts.append(f"{len(keys)} {title}:\n    " + "\n    ".join([*keys[:_SHOWN], *more]))

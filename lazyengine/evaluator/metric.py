@@ -13,9 +13,10 @@ from typing import Any, ClassVar, Literal, TypedDict
 import torch
 
 from lazyengine import dist
-from lazyengine.errors import UsageRuntimeError, UsageValueError
+from lazyengine.errors import UsageRuntimeError, UsageTypeError, UsageValueError
 from lazyengine.logging import print_log
 from lazyengine.nesting import map_leaves
+from lazyengine.text import short
 
 from .samples import to_cpu, to_number
 
@@ -191,7 +192,11 @@ class BaseMetric(ABC):
             try:
                 self._check_foreign_states(results)
                 with _alone():
-                    for name, value in self.compute_metrics(results).items():
+                    computed = self.compute_metrics(results)
+                    if not isinstance(computed, Mapping):
+                        what = f"compute_metrics returned {short(computed)}; return values by their names"
+                        raise UsageTypeError(f"{type(self).__name__}.{what}: {{'name': value}}")
+                    for name, value in computed.items():
                         values[self.with_prefix(name)] = to_cpu(map_leaves(to_number, value))
             except Exception as error:
                 error.add_note(f"while computing the metric {type(self).__name__}")

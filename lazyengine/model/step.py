@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import numbers
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -247,7 +248,7 @@ def _is_curve(value: Any) -> bool:
         return value.numel() == 1 or (value.dim() == 1 and value.is_floating_point() and not value.requires_grad)
     if isinstance(value, list | tuple):
         return all(isinstance(each, list | tuple | Tensor) and _is_curve(each) for each in value)
-    return isinstance(value, int | float)
+    return isinstance(value, numbers.Real)  # of NumPy, too
 
 
 def check_gradients_are_synchronized(forward: Any) -> None:
@@ -370,8 +371,8 @@ def _reduce(name: str, value: Any) -> Any:
         return value.clone() if value.grad_fn is None or value._base is not None else value
     if isinstance(value, (list, tuple)) and not isinstance(value, Weighted):
         return sum(_reduce(name, item) for item in value)
-    if isinstance(value, (int, float)) and "loss" not in name:
-        return value
+    if isinstance(value, numbers.Real) and "loss" not in name:
+        return value if isinstance(value, int | float) else float(value)
     raise TypeError(
         f"the model's {name!r} is {type(value).__name__} · accepted are a tensor or a (nested) list of tensors, and "
         "plain numbers under keys without 'loss'"

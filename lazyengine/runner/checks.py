@@ -126,3 +126,22 @@ def check_parameters(runner: Runner) -> None:
             "config, let the optimizer refer to the very node that the runner has (params=L(param_groups)(model="
             "model)); by hand, build the optimizer over the model object that you pass."
         )
+
+
+def warn_of_untrained(runner: Runner) -> None:
+    """Log which parameters should train and are in no optimizer since the model was changed, each once."""
+    if new := sorted(untrained(runner) - runner.untrained):
+        runner.untrained.update(new)
+        runner.logger.warning(
+            "%s should train, but came into the model, or were unfrozen, after the optimizer was built, which does not "
+            "hold them: they stay as they are. Add them by optim_wrapper.add_param_group, change the model before "
+            "train(), or use UnfreezeHook",
+            listed(new, 6),
+        )
+
+
+def untrained(runner: Runner) -> set[str]:
+    """Return the names of parameters that require gradients and are in no optimizer."""
+    groups = [group for wrapper in runner.optim_wrapper.named().values() for group in wrapper.param_groups]
+    held = {id(parameter) for group in groups for parameter in group["params"]}
+    return {name for name, p in runner.model.named_parameters() if p.requires_grad and id(p) not in held}

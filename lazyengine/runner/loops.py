@@ -22,6 +22,7 @@ there is the same after a resume.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import itertools
@@ -29,6 +30,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import torch
+from torch.utils.data import DataLoader, IterableDataset
 
 from .. import dist
 from ..dataset import CombinedLoader, check_stream, seed_order, set_epoch, set_seed
@@ -223,6 +225,8 @@ class BaseTrainLoop:
     def run_iter(self, runner: Runner, batch_idx: int, data_batch: Any) -> None:
         """Run one training iteration."""
         position, optim_wrapper = self.position, runner.optim_wrapper
+        if self.max_iters != runner.announced_iters:
+            runner.announce_length()
         runner.seed_model_stream(position.iter)
         runner.call_hook("before_train_iter", batch_idx=batch_idx, data_batch=data_batch)
         optim_wrapper.begin_iteration()
@@ -321,6 +325,8 @@ class BaseTrainLoop:
         """
         position = self.position
         position.settle()
+        seed_loaders(self.dataloader, runner.seed)
+        self._samples_per_batch = global_batch_size(self.dataloader) or 0
         runner.call_point("before_train", 0)
         if position.iter == 0 and runner.has("val_loop"):
             if self.sanity_val and runner.val_loop is not None:
@@ -418,13 +424,24 @@ class EpochBasedTrainLoop(BaseTrainLoop):
         super().__init__(dataloader, val_begin, val_interval, **options)
         if max_epochs < 1:
             raise UsageValueError(f"max_epochs={max_epochs}: expected at least 1.")
-        self.max_epochs = max_epochs
         self.epoch_length = limited(_length(self.dataloader), self.limit)
-        self.max_iters = max_epochs * self.epoch_length
+        self.max_epochs = max_epochs
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs to train; somebody may change them at any time, and the iterations with them."""
+        return self._max_epochs
+
+    @max_epochs.setter
+    def max_epochs(self, number: int) -> None:
+        self._max_epochs, position = number, self.position
+        self.max_iters = position.iter - position.batch + (number - position.epoch) * self.epoch_length
 
     def run(self, runner: Runner) -> None:
         """Train from where the position stands to the last epoch."""
-        self.max_iters = self.max_epochs * self.epoch_length  # somebody may have prolonged it
+        if self.position.batch == 0:  # between two calls of train() somebody may have changed the data
+            self.epoch_length = limited(_length(self.dataloader), self.limit)
+        self.max_epochs = self._max_epochs  # and the iterations
         self.begin(runner)
         while self.position.epoch < self.max_epochs and not self.stop_training:
             self.run_epoch(runner)
@@ -491,6 +508,12 @@ class IterBasedTrainLoop(BaseTrainLoop):
     def run(self, runner: Runner) -> None:
         """Train from where the position stands to the last iteration."""
         position = self.position
+        length = length_of(self.dataloader)
+        length = self.epoch_length if length is None else limited(length, self.limit)
+        if length != self.epoch_length and position.batch in (0, self.epoch_length):  # other data since the last call
+            self.epoch_length = length
+            if position.batch:
+                position.end_epoch()
         self.begin(runner)
         batches = self._batches(runner)
         while position.iter < self.max_iters and not self.stop_training:
@@ -531,7 +554,10 @@ class IterBasedTrainLoop(BaseTrainLoop):
                 empty = False
                 yield data_batch
             if empty and begin == 0:
-                raise RuntimeError("the train loader gave no batch; check the dataset's length and drop_last")
+                what = "check the dataset's length and drop_last"
+                if position.epoch:
+                    what = f"a {type(self.dataloader).__name__} ends for good: give an iterable that begins anew"
+                raise RuntimeError(f"the train loader gave no batch in pass {position.epoch}; {what}")
             position.end_epoch()
             position.settle()
 
@@ -598,7 +624,7 @@ class ValLoop:
     def run(self, runner: Runner) -> dict[str, Any]:
         """Run over every loader once and return the metrics. Collective: every rank must call."""
         mode = self.mode
-        with runner.evaluation():
+        with runner.evaluation() as is_nested, self._own_results(is_nested):
             runner.call_point(f"before_{mode}", 0)
             runner.call_point(f"before_{mode}_epoch", 0)
             synchronize_buffers(runner.model)
@@ -634,6 +660,18 @@ class ValLoop:
                 evaluator.reset()
         runner.logger.info("sanity_val: %d batches of each validation loader ran", number)
 
+    @contextlib.contextmanager
+    def _own_results(self, is_nested: bool) -> Iterator[None]:
+        """Let an evaluation within another one compute with copies of its metrics, which may be at work there."""
+        kept, name = self.evaluators, self.loader_name
+        if is_nested:
+            results: dict[int, Any] = {id(m.results): [] for each in kept.values() for m in each.metrics}
+            self.evaluators = copy.deepcopy(kept, results)  # without the results, which may be many
+        try:
+            yield
+        finally:
+            self.evaluators, self.loader_name = kept, name if is_nested else self.loader_name
+
     def _begin_loader(self, loader: Any) -> Evaluator:
         evaluator = self.evaluators[self.loader_name]
         evaluator.reset()
@@ -651,12 +689,20 @@ class ValLoop:
             runner.visualizer.dataset_meta = meta
         _seed_order(runner, loader, 0)
         num_common = limited(_common_length(loader), self.limit) if runner.is_training else 0
+        begun = done
         with runner.eval_context(self):
             for index, data_batch in enumerate(itertools.islice(_batches_of(runner, loader), self.limit)):
                 self.run_iter(runner, done, data_batch)
                 done += 1
                 if index + 1 < num_common:  # a boundary that every rank passes
                     runner.stop_if_asked()
+        is_map = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
+        if is_map and done - begun < limited(len(loader), self.limit):  # the iterator of workers that stay is one
+            raise UsageRuntimeError(
+                f"the {self.mode} loader gave {done - begun} of {len(loader)} batches, so the metrics would be of a "
+                "part: a hook began a pass over the same torch DataLoader within this one, and its workers stay. Use "
+                "lazyengine.dataset.DataLoader, or persistent_workers=False."
+            )
         return done
 
     def run_iter(self, runner: Runner, batch_idx: int, data_batch: Any) -> None:

@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 
 from .. import _torch, dist, interpreter
 from ..checkpoint import LoadFrom, find_checkpoint
-from ..config import Lazy
+from ..config import Lazy, is_node
 from ..dataset import find_generators
 from ..errors import UsageError, UsageRuntimeError, UsageTypeError, UsageValueError
 from ..hooks import Hook, HookSchedule, Priority, default_hooks, get_priority
@@ -33,10 +33,10 @@ from ..logging import LogProcessor, MessageHub, MMLogger
 from ..model import BaseModule, ModelSetup, evaluating, set_training
 from ..optim import OptimWrapper, OptimWrapperDict, SchedulerRecipes, autocast_for, build_param_schedulers, scale_lr
 from ..seeding import ModelStream, derive_seed, seed_everything
-from ..text import listed
+from ..text import listed, short
 from ..visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
 from . import preemption
-from .checks import check_loop, check_parameters, check_training
+from .checks import check_loop, check_parameters, check_training, untrained, warn_of_untrained
 from .describe import describe, describe_optimizer, describe_training
 from .environment import Determinism, choose_device, report_nondeterminism, set_determinism
 from .folder import TIME, RunFolder, settle_work_dir
@@ -99,6 +99,8 @@ class Runner:
         is_training: Whether training is at work, its own validations included; not in an evaluation that a hook calls.
         is_own_validation: Set by the train loop: whether the evaluation that begins next is the training's own.
         is_resuming_epoch: Whether ``before_train_epoch`` is called a second time, in the middle of an epoch.
+        announced_iters: The length of training that the optimizer wrapper knows of.
+        untrained: Names of the parameters that require gradients and are in no optimizer, and are meant or said to.
         interrupt_saves: Whether Ctrl-C in `train` saves and exits with code 130, as the command line has it; else it
             raises KeyboardInterrupt after the iteration, and another call of `train` goes on.
         loaded_meta: What the checkpoint of the weights says about itself.
@@ -180,6 +182,8 @@ class Runner:
         self.is_training = False
         self.is_own_validation = False
         self.is_resuming_epoch = False
+        self.announced_iters: int | None = None
+        self.untrained: set[str] = set()
         self.interrupt_saves = False
         self.loaded_meta: dict[str, Any] = {}
         self._device_name = device
@@ -187,6 +191,7 @@ class Runner:
         self._is_in_folder_of_config = False
         self._is_set_up = False
         self._is_running = False
+        self._is_evaluating = False
         self._has_weights = False
         self._evaluates_file = False  # the weights are a checkpoint's, not those that hooks follow
         self._is_prepared_for_training = False
@@ -230,7 +235,7 @@ class Runner:
         for name in ("train_loop", "optim_wrapper"):
             if not self.has(name):
                 raise UsageValueError(f"Runner.train() cannot train without {name}, and none was given.")
-        with self._running(), self._state.holding_folder():
+        with torch.enable_grad(), self._running(), self._state.holding_folder():  # within a validation, too
             self._prepare_training()
             self.is_training = True
             with report_nondeterminism(self.deterministic, self.logger), self._preemption:
@@ -373,6 +378,7 @@ class Runner:
         for hook in self.hooks:
             hook.add_param_groups(self)
         check_parameters(self)
+        self.untrained = untrained(self)
         self._scale_lr()
         for wrapper in self.optim_wrapper.named().values():
             wrapper.set_as_built()  # before a schedule changes them
@@ -390,7 +396,7 @@ class Runner:
             resume_from = self._state.resume(resume_from)
         self._state.record_start(resume_from)
         self.logger.info("training\n%s", describe_training(self, resume_from))
-        self.optim_wrapper.initialize_count_status(self.forward, loop.position.iter, loop.max_iters)
+        self.announce_length()
         self._start_visualizer(loop.position.iter if resume_from is not None else None)
         set_training(self.model, self.model_setup)
         self._is_ready_to_train = True
@@ -409,7 +415,13 @@ class Runner:
         """The model, without any wrapper around it."""
         # Weights drawn in constructors depend on nothing built before. (Scheme 1 gave 2k and 2k + 1 the same ones.)
         seed_everything(self.seed % 2**63 if self.seed_scheme > 1 else derive_seed(self.seed))
-        return build_part(self._parts["model"])
+        model = _torch.compiled_in_place(build_part(self._parts["model"]))
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            raise UsageTypeError(
+                f"model: got a {type(model).__name__}, which hides what the model's forward accepts; give the model "
+                "itself, and ModelSetup(wrapper=DDP(...)) for other options than the usual ones."
+            )
+        return model
 
     @cached_property
     def train_loop(self) -> BaseTrainLoop:
@@ -612,7 +624,11 @@ class Runner:
         """Seed the random streams for a point around epochs and evaluations, and call its hooks."""
         if self.seed_scheme > 1 or point == "before_train_epoch":
             self.seed_model_stream(position, point)
+        if self.is_training and point in ("before_val", "after_train_epoch"):
+            warn_of_untrained(self)  # what hooks or the notebook have changed
         self.call_hook(point, **kwargs)
+        if point == "before_train_epoch":
+            warn_of_untrained(self)
 
     def seed_model_stream(self, position: int, purpose: str = "train") -> None:
         """Seed the randomness of user code for a position; see `ModelStream`."""
@@ -620,14 +636,16 @@ class Runner:
             self.model_stream.seed(position, purpose)
 
     @contextlib.contextmanager
-    def evaluation(self) -> Iterator[None]:
+    def evaluation(self) -> Iterator[bool]:
         """Surround an evaluation: the model evaluates, with averaged weights where a hook has them.
+
+        Yields whether another one is at work around it.
 
         Afterwards each submodule has the mode that it had. An evaluation in the middle of training that is not its own
         leaves the random streams as they were, too.
         """
-        was_training, is_own = self.is_training, self.is_own_validation
-        self.is_training, self.is_own_validation = was_training and is_own, False
+        was_training, is_own, was_evaluating = self.is_training, self.is_own_validation, self._is_evaluating
+        self.is_training, self.is_own_validation, self._is_evaluating = was_training and is_own, False, True
         try:
             with contextlib.ExitStack() as stack:
                 if was_training and not is_own:
@@ -637,9 +655,9 @@ class Runner:
                     stack.enter_context(self.optim_wrapper.evaluation_weights())
                 for hook in () if self._evaluates_file else self.hooks:
                     stack.enter_context(hook.evaluation_context(self))
-                yield
+                yield was_evaluating
         finally:
-            self.is_training = was_training
+            self.is_training, self._is_evaluating = was_training, was_evaluating
 
     def precision_of(self, loop: ValLoop | None) -> dict[str, Any] | None:
         """Return the precision in which a loop (or, without one, a hook) evaluates, None for float32.
@@ -760,6 +778,11 @@ class Runner:
             )
         self._state.generators[name] = generator
 
+    def announce_length(self) -> None:
+        """Tell the optimizer where training ends, which completes its last accumulation; again when that changes."""
+        position, self.announced_iters = self.train_loop.position, self.max_iters
+        self.optim_wrapper.initialize_count_status(self.forward, position.iter, self.train_loop.max_iters)
+
     def stop_if_asked(self) -> None:
         """Do what somebody asked for where the run can be saved: save, validate, save and exit, or interrupt.
 
@@ -856,6 +879,11 @@ def build_part(part: Any) -> Any:
     """Build recipes, also inside lists and dicts; objects pass through."""
     if isinstance(part, Lazy):
         return part()
+    if is_node(part):
+        raise UsageTypeError(
+            f"Runner: got {short(part)}, a node of a config, which only a whole config builds: instantiate(L(Runner)"
+            "(...)) with all nodes that belong together; or give built objects."
+        )
     if isinstance(part, dict):  # not any Mapping: an OptimWrapperDict is an object
         return {key: build_part(value) for key, value in part.items()}
     if isinstance(part, list | tuple):

@@ -117,3 +117,18 @@ def test_values_are_plain_numbers():
     values = metric.evaluate(1)
     assert values == {"a": 0.5, "b": 1.5, "c": 2.5, "d": [3], "e": "x"}
     assert [type(value) for value in values.values()] == [float, float, float, list, str]
+
+
+@pytest.mark.parametrize("value", [None, 0.5, [1.0]])
+def test_a_metric_that_returns_no_names_is_told_so(value):
+    class Nameless(BaseMetric):
+        def process(self, data_batch, data_samples):
+            self.results.append(1)
+
+        def compute_metrics(self, results):
+            return value
+
+    metric = Nameless()
+    metric.process(None, None)
+    with pytest.raises(TypeError, match=r"Nameless.compute_metrics returned .*'name': value"):
+        metric.evaluate(1)

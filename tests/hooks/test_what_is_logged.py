@@ -132,6 +132,21 @@ def test_metrics_of_every_kind_of_number_are_in_every_record(tmp_path):
         assert any(row.split() == [f"val/{name}", "(epoch", "1)", f"{value:.4f}"] for row in table.splitlines())
 
 
+@pytest.mark.seam(18, "numbers of NumPy beside the loss", "epoch", "iteration")
+@pytest.mark.parametrize("loop", [{"max_epochs": 1}, {"max_iters": 5}])
+@pytest.mark.parametrize("number", [np.float32(1.5), np.int64(3), np.float64(2.5)])
+def test_a_number_of_numpy_beside_the_loss_is_recorded(tmp_path, loop, number):
+    class Beside(ToyModel):
+        def forward(self, x, y, index, mode="tensor"):
+            output = super().forward(x, y, index, mode)
+            return {**output, "beside": number} if mode == "loss" else output
+
+    runner = toy_runner(str(tmp_path), **loop)
+    runner.model.__class__ = Beside
+    runner.train()
+    assert {record["beside"] for record in read_metrics(tmp_path) if "beside" in record} == {float(number)}
+
+
 # ---------------------------------------------------------------- learning rates
 
 

@@ -74,6 +74,73 @@ def test_a_nested_evaluation_changes_nothing_of_training(tmp_path, how, point, l
     assert any(name.startswith("best_error") for name in files[0])
 
 
+class Within(Hook):
+    """Evaluates at a point between two batches of a validation, and notes what validations find."""
+
+    def __init__(self, point: str, how: str | None) -> None:
+        self.how, self.found = how, []
+        setattr(self, point, self.act)
+
+    def act(self, runner, batch_idx, **_: Any) -> None:
+        if self.how is not None and runner.is_training and batch_idx == 1:
+            assert set(HOW[self.how](runner)) in ({"error"}, {"a/error", "b/error"})
+
+    def after_val_epoch(self, runner, metrics=None):
+        if runner.is_training:
+            self.found.append(metrics)
+
+
+@pytest.mark.seam(6, "within a validation", "shared metrics", "several loaders", "epoch", "iteration", "EMA")
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("point", ["before_val_iter", "after_val_iter"])
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize(
+    "loop", [pytest.param({"max_epochs": 2}, id="epoch"), pytest.param({"max_iters": 8, "val_interval": 4}, id="iter")]
+)
+def test_an_evaluation_within_a_validation_has_its_own_results(tmp_path, how, point, several, loop):
+    def validated(how):
+        runner = toy_runner(str(tmp_path / str(how)), hooks={"ema": EMAHook(), "within": Within(point, how)}, **loop)
+        loader, evaluator = runner._parts["val_loop"].dataloader, runner._parts["val_loop"].evaluator
+        if several:
+            loaders = {"a": loader, "b": torch.utils.data.DataLoader(ToyData(8), 4)}
+            runner._parts["val_loop"] = ValLoop(loaders, {"a": evaluator, "b": MeanError()})
+        runner._parts["test_loop"] = EvalLoop(torch.utils.data.DataLoader(ToyData(12), 4), evaluator)
+        runner.train()
+        assert runner.val_loop.loader_name == ("b" if several else "")
+        return runner.hooks["within"].found
+
+    plain = validated(None)
+    assert len(plain) == 2
+    found = validated(how)
+    assert [each.get("error", each.get("a/error")) for each in found] == [
+        each.get("error", each.get("a/error")) for each in plain
+    ]
+
+
+@pytest.mark.seam(17, "torch's loader", "workers that stay", "within a validation")
+def test_a_loader_that_can_be_read_once_at_a_time_gives_no_part_of_the_data(tmp_path):
+    runner = toy_runner(str(tmp_path), max_epochs=1, hooks={"within": Within("after_val_iter", "runner.val")})
+    loader = torch.utils.data.DataLoader(ToyData(), 4, num_workers=1, persistent_workers=True)
+    runner._parts["val_loop"] = ValLoop(loader, MeanError())
+    with pytest.raises(RuntimeError, match=r"gave 2 of 5 batches.*persistent_workers=False"):
+        runner.train()
+
+
+@pytest.mark.seam(7, "trained in a validation")
+def test_another_runner_may_train_in_a_validation(tmp_path):
+    class Probes(Hook):
+        def after_val_epoch(self, runner, metrics=None):
+            if not (tmp_path / "probe").exists():
+                toy_runner(str(tmp_path / "probe"), max_epochs=1).train()
+
+    plain = toy_runner(str(tmp_path / "plain"))
+    plain.train()
+    runner = toy_runner(str(tmp_path / "probed"), hooks={"probes": Probes()})
+    runner.train()
+    for key, value in plain.model.state_dict().items():
+        assert torch.equal(value, runner.model.state_dict()[key]), key
+
+
 class Dtypes(Hook):
     """Notes the dtype that an evaluation computes in."""
 

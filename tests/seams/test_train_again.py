@@ -11,10 +11,10 @@ import torch
 
 from lazyengine.config import LazyCall as L
 from lazyengine.config import instantiate
-from lazyengine.dataset import DataLoader
+from lazyengine.dataset import DataLoader, DefaultSampler
 from lazyengine.hooks import CheckpointHook, Hook, ParamSchedulerHook
 from lazyengine.logging import MessageHub, MMLogger, print_log
-from lazyengine.optim import CosineAnnealingLR, OptimWrapper, param_groups
+from lazyengine.optim import CosineAnnealingLR, OptimWrapper, OptimWrapperDict, param_groups
 from lazyengine.runner import EpochBasedTrainLoop, Runner
 
 from ..runner.toy import ToyData, ToyModel, toy_runner
@@ -100,6 +100,58 @@ def test_recipes_are_built_and_rates_scaled_once(tmp_path):
     runner.train()
     assert runner.optim_wrapper.get_lr() == whole.optim_wrapper.get_lr()
     assert equal(whole, runner)
+
+
+def prolong(runner):
+    if runner.max_epochs is None:
+        runner.train_loop.max_iters = 20
+    else:
+        runner.train_loop.max_epochs = 4
+
+
+class Prolongs(Hook):
+    """Prolongs training while it runs."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == 5:
+            prolong(runner)
+
+
+@pytest.mark.seam(8, "prolonged", "accumulation", "epoch", "iteration", "by a hook", "several optimizers")
+@pytest.mark.parametrize("loop", [{"max_epochs": 2}, {"max_iters": 10, "val_interval": 5}])
+@pytest.mark.parametrize("how", ["by hand", "by a hook"])
+@pytest.mark.parametrize("several", [False, True])
+def test_training_may_be_prolonged(tmp_path, loop, how, several):
+    runner = toy_runner(
+        str(tmp_path), accumulative_counts=3, hooks={"hook": Prolongs()} if how == "by a hook" else {}, **loop
+    )
+    if several:
+        runner._parts["optim_wrapper"] = OptimWrapperDict(net=runner._parts["optim_wrapper"])
+        runner._parts["param_schedulers"] = None
+    runner.train()
+    if how == "by hand":
+        assert (runner.num_iters_completed, runner.optim_wrapper.num_optimizer_steps) == (10, 4)
+        prolong(runner)
+        runner.train()
+    assert runner.num_iters_completed == 20
+    assert runner.optim_wrapper.num_optimizer_steps == (8 if how == "by hand" else 7)  # the tenth was a step alone
+    assert runner.optim_wrapper.at_step_boundary
+
+
+@pytest.mark.seam(8, "other data", "epoch", "iteration")
+@pytest.mark.parametrize("loop", [{"max_epochs": 1}, {"max_iters": 5, "val_interval": 5}])
+def test_the_data_may_be_others_the_next_time(tmp_path, loop):
+    runner = toy_runner(str(tmp_path), **loop)
+    runner.train()
+    data = ToyData(12)
+    runner.train_loop.dataloader = DataLoader(data, 4, sampler=DefaultSampler(data, shuffle=True, seed=None))
+    if runner.max_epochs is None:
+        runner.train_loop.max_iters = 8
+    else:
+        runner.train_loop.max_epochs = 2
+    runner.train()
+    assert (runner.num_iters_completed, runner.max_iters, runner.train_loop.epoch_length) == (8, 8, 3)
+    assert sorted(index for batch in runner.model.batches[5:] for index in batch) == list(range(12))
 
 
 @pytest.mark.seam(8, "epoch", "second Ctrl-C")
