@@ -280,7 +280,7 @@ class Load:
     def _find_saved(self, name: str, root: str, asking: str) -> ModuleSpec:
         """Find a module of the project that a config was saved with: where it was, else in the code kept beside it."""
         spec = finding.find_below(name, root) if root else None
-        if spec is None and (kept := finding.kept_code(asking, f"{name.replace('.', '/')}.py")):
+        if spec is None and (kept := finding.kept_code(asking, name, root)):
             spec = finding.find_below(name, kept)
         if spec is not None:
             return spec
