@@ -89,7 +89,7 @@ def stop_at(iteration: int | None, keep: int | None = None) -> None:
         position = loop.position
         if position.iter == iteration < loop.max_iters and not (loop.stop_training or position.val_due):
             leave(runner)
-        if position.iter == keep and runner.optim_wrapper.can_be_saved:
+        if position.iter == keep < loop.max_iters and runner.optim_wrapper.can_be_saved:
             runner.save_checkpoint(f"asked_iter_{keep}.pth", is_latest=False)
         stop_if_asked(runner)
 

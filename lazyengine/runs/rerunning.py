@@ -71,9 +71,7 @@ class Rerun:
             lines.append(f"made again: start {listed(self.starts)} in {self.folder}")
         if self.is_equal:
             is_final = self.state_iter == self.end_iter
-            kept = (
-                f"the state at iteration {self.state_iter}; of iteration {self.end_iter}, where it ended, none was kept"
-            )
+            kept = f"the state at iteration {self.state_iter}; the run came to {self.end_iter} and kept no later one"
             lines.append(f"equal: {self.num_records} records and {'the final state' if is_final else kept}")
         elif self.is_equal is not None:
             lines.append("not equal")
@@ -111,12 +109,12 @@ def rerun(
         result.differs += [line for line in step.differs() if line not in result.differs]
     ends = [each.origin["iter"] for each in chain[1:] if each.origin is not None] + [end_of(run, chain[-1])]
     saved = _last_saved(run, chain)
+    keep = ["--keep", str(saved[1])] if verify and saved else []  # it was saved by time, or when asked
     for step, end in zip(steps, ends):
         if result.missing:
             break
-        is_kept = verify and step is steps[-1] and saved is not None and saved[1] != end  # by time, or when asked
         report(f"start {step.start.number}" + (f", up to iteration {end}" if end is not None else ""))
-        if (failure := step.make(end, *(("--keep", str(saved[1])) if is_kept else ()))) is not None:
+        if (failure := step.make(end, *keep)) is not None:
             result.missing.append(failure)
         else:
             result.starts.append(step.start.number)
