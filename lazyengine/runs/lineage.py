@@ -87,9 +87,14 @@ def read_starts(path: Path) -> list[Start]:
     Raises:
         ValueError: ``run.json`` is damaged, or of a later version.
     """
+    content = read_run_file(path, _ADVICE)
+    folder = path.parent if path.is_file() else path
+    with contextlib.suppress(ValueError):  # the folder above is not what is asked for
+        above = _listed(folder.parent, read_run_file(folder.parent, _ADVICE)) if not content else []
+        if alone := [dataclasses.replace(start, folder=path) for start in above if start.folder == folder]:
+            return alone
     if path.is_file():
         return [_unlisted(1, path)]
-    content = read_run_file(path, _ADVICE)
     listed = _listed(path, content)
     known = {start.folder.name for start in listed}
     folders = [path]
