@@ -369,8 +369,9 @@ class Load:
     def text(self, file: str) -> reads.Text:
         """Return what a file does with its top-level names."""
         if file not in self.sources:
-            loader = self.namespaces.get(file, {}).get("__loader__")  # a module may lie in an archive
-            self.sources[file] = loader.get_data(file) if hasattr(loader, "get_data") else Path(file).read_bytes()
+            loader = self.namespaces.get(file, {}).get("__loader__")
+            read = getattr(loader, "get_data", lambda file: Path(file).read_bytes())  # a module may lie in an archive
+            self.sources[file] = read(file)
         return reads.text_of(self.sources[file], file)
 
     def taken_names(self, file: str) -> Iterator[tuple[ModuleType, str, str]]:

@@ -247,10 +247,10 @@ def _add_module(record: CodeRecord, path: str, module: ModuleType) -> None:
     if path.endswith(_COMPILED):
         record.not_contained[name] = "compiled"
         return
-    loader = getattr(module, "__loader__", None)
-    if not os.path.isfile(path) and hasattr(loader, "get_data"):  # in an archive
+    read = getattr(getattr(module, "__loader__", None), "get_data", None)
+    if not os.path.isfile(path) and read is not None:  # in an archive
         with contextlib.suppress(OSError):
-            record.files[name] = loader.get_data(path)
+            record.files[name] = read(path)
     _add(record, path)
     is_recent = os.path.exists(path) and os.stat(path).st_mtime > _STARTED - _JUST_NOW_S
     if is_recent and name in record.files and not _is_as_imported(module, path, record.files[name]):
