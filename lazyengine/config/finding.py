@@ -178,25 +178,35 @@ def _unpacked(archive: str, mtime_ns: int) -> str:
     return folder
 
 
-def kept_code(config_file: str, name: str) -> str | None:
-    """Return a folder with the code that was kept beside a saved config and holds a file; None where there is none.
+def kept_code(config_file: str, name: str, root: str) -> str | None:
+    """Return where a module's root is in the code that was kept beside a saved config; None where it is not kept.
 
     The code of the config's own start is asked first. An archive holds one project at its top, further ones in `@1` and
-    so on.
+    so on; their tops are above the roots.
+
+    Args:
+        config_file: The config.
+        name: The dotted name of the module.
+        root: The folder from which it was imported.
     """
     import glob
     import zipfile
 
     folder = os.path.dirname(os.path.abspath(config_file))
-    own, wanted = _own_code(folder), (name, name.replace(".py", "/__init__.py"))
+    own, inner = _own_code(folder), name.replace(".", "/")
+    paths = [(end, f"{root}/{inner}{end}".replace(os.sep, "/")) for end in (".py", "/__init__.py")]
     archives = [a for up in (folder, os.path.dirname(folder)) for a in glob.glob(os.path.join(up, "code", "*.zip"))]
     for archive in sorted(archives, key=lambda a: (own in a, os.path.getmtime(a)), reverse=True):
         with zipfile.ZipFile(archive) as file:
             entries = file.namelist()
+        found: dict[str, int] = {}
         for entry in entries:
-            top, below = entry.split("/", 1) if entry.startswith("@") and "/" in entry else ("", entry)
-            if below in wanted:
-                return os.path.join(_unpacked(archive, os.stat(archive).st_mtime_ns), top)
+            below = entry.partition("/")[2] if entry.startswith("@") else entry
+            for end, path in paths:
+                if path.endswith(f"/{below}") and f"/{below}".endswith(f"/{inner}{end}"):
+                    found[entry.removesuffix(f"{inner}{end}")] = len(below)
+        if found:  # the one of most folders that are the same
+            return os.path.join(_unpacked(archive, os.stat(archive).st_mtime_ns), max(found, key=lambda e: found[e]))
     return None
 
 

@@ -280,7 +280,9 @@ class Load:
     def _find_saved(self, name: str, root: str, asking: str) -> ModuleSpec:
         """Find a module of the project that a config was saved with: where it was, else in the code kept beside it."""
         spec = finding.find_below(name, root) if root else None
-        if spec is None and (kept := finding.kept_code(asking, f"{name.replace('.', '/')}.py")):
+        if os.path.isfile(root):  # an archive, in which only the import path finds anything
+            finding.keep_root(root)
+        if spec is None and (kept := finding.kept_code(asking, name, root)):
             spec = finding.find_below(name, kept)
         if spec is not None:
             return spec
@@ -367,8 +369,9 @@ class Load:
     def text(self, file: str) -> reads.Text:
         """Return what a file does with its top-level names."""
         if file not in self.sources:
-            with open(file, "rb") as stream:
-                self.sources[file] = stream.read()
+            loader = self.namespaces.get(file, {}).get("__loader__")
+            read = getattr(loader, "get_data", lambda file: Path(file).read_bytes())  # a module may lie in an archive
+            self.sources[file] = read(file)
         return reads.text_of(self.sources[file], file)
 
     def taken_names(self, file: str) -> Iterator[tuple[ModuleType, str, str]]:

@@ -21,7 +21,17 @@ if TYPE_CHECKING:
         saved_config,
     )
     from .recorder import Recorder
-    from .run_file import CODE_FOLDER, ENV_FILE, FORMAT, PRUNED_FILE, RUN_FILE, START_FILE, read_run_file
+    from .run_file import (
+        CODE_FOLDER,
+        ENV_FILE,
+        FORMAT,
+        PRUNED_FILE,
+        RUN_FILE,
+        START_FILE,
+        code_of_start,
+        read_env,
+        read_run_file,
+    )
 
 __all__ = [  # noqa: RUF022 - in reading order
     "Recorder",
@@ -45,6 +55,8 @@ __all__ = [  # noqa: RUF022 - in reading order
     "PRUNED_FILE",
     "FORMAT",
     "read_run_file",
+    "read_env",
+    "code_of_start",
     # the experiment
     "flat_config",
     "saved_config",

@@ -6,6 +6,7 @@ editable installs belong to it. Which of its files git knows does not matter.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import hashlib
@@ -246,6 +247,10 @@ def _add_module(record: CodeRecord, path: str, module: ModuleType) -> None:
     if path.endswith(_COMPILED):
         record.not_contained[name] = "compiled"
         return
+    read = getattr(getattr(module, "__loader__", None), "get_data", None)
+    if not os.path.isfile(path) and read is not None:  # in an archive
+        with contextlib.suppress(OSError):
+            record.files[name] = read(path)
     _add(record, path)
     is_recent = os.path.exists(path) and os.stat(path).st_mtime > _STARTED - _JUST_NOW_S
     if is_recent and name in record.files and not _is_as_imported(module, path, record.files[name]):

@@ -21,6 +21,20 @@ FORMAT = 1
 """The newest version of ``run.json`` that is read; folders of version 0.1 have none."""
 
 
+def read_env(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the content of ``env.json`` of the folder of a start; empty where there is none, or a damaged one."""
+    try:
+        with open(os.path.join(folder, ENV_FILE), encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return {}
+
+
+def code_of_start(folder: str | os.PathLike[str]) -> str | None:
+    """Return the hash of the code that the start with a folder has kept, also where it was killed."""
+    return read_env(folder).get("code", {}).get("hash")
+
+
 def read_run_file(folder: str | os.PathLike[str], advice: str) -> dict[str, Any]:
     """Return the content of ``run.json`` of a folder; nothing where there is none.
 

@@ -34,7 +34,7 @@ from ..config.graph import display_path
 from ..errors import UsageOSError
 from ..fileio import atomic_write
 from ..logging import METRICS_FILE, print_log
-from ..record import ENV_FILE, FORMAT, RUN_FILE, START_FILE, read_run_file, write_env
+from ..record import ENV_FILE, FORMAT, RUN_FILE, START_FILE, code_of_start, read_run_file, write_env
 from .lock import FolderBusyError, FolderLock
 
 CONFIGS = ("config.py", "config.json")
@@ -171,7 +171,7 @@ class RunFolder:
                 start saves one itself.
         """
         record = self.read()
-        self.start = 1 + max((each.get("start", 0) for each in record["starts"]), default=0)
+        self.start = 1 + max((each.get("start", 0) for each in record["starts"]), default=self.start)
         continued = None if source is None or is_fork else source["run_id"]
         self.run_id = continued or self.run_id or os.urandom(8).hex()
         record["run_id"] = record["run_id"] or continued or ""  # of version 0.1, whose run goes on
@@ -209,10 +209,12 @@ class RunFolder:
             "from": source,
         }
 
-    def code_of(self, run_id: str | None) -> str | None:
-        """Return the hash of the code with which a run was started here last, None where none was kept."""
-        found = [each.get("code") for each in self.read()["starts"] if run_id and each.get("run_id") == run_id]
-        return next((code for code in reversed(found) if code), None)
+    def code_of(self, run_id: str | None, start: int) -> str | None:
+        """Return the hash of the code of a start of a run, or its last one's; None where none was kept here."""
+        found = [each for each in self.read()["starts"] if run_id and each.get("run_id") == run_id]
+        found = [each for each in found if each["start"] == start] or found
+        codes = (each.get("code") or code_of_start(os.path.join(self.path, each["folder"])) for each in reversed(found))
+        return next(filter(None, codes), None)
 
     def record_end(self, how: str, iteration: int, reason: str = "", code: str | None = None) -> None:
         """Write into ``run.json`` how this start ended: ``finished``, ``stopped`` or ``failed``. Main process."""

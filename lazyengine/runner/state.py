@@ -189,13 +189,13 @@ class RunState:
         return record.changed_lines("code", changed, former) + record.changed_lines("data", data)
 
     def _kept_code(self, source: dict[str, Any] | None) -> str | None:
-        """Return the zip of the code with which the checkpoint's run was started last, which may lie elsewhere."""
+        """Return the zip of the code of the start that wrote the checkpoint, which may lie elsewhere."""
         if source is None or not source["run_id"]:
             return None
         at = os.path.dirname(os.path.abspath(source["path"]))
         for folder in (self._runner.folder, RunFolder(at), RunFolder(os.path.dirname(at))):
             with contextlib.suppress(UsageError):  # the record of another folder is damaged
-                if (code := folder.code_of(source["run_id"])) is not None:
+                if (code := folder.code_of(source["run_id"], source["start"])) is not None:
                     return os.path.join(folder.path, record.CODE_FOLDER, f"{code}.zip")
         return None
 

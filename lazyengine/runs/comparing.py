@@ -329,6 +329,8 @@ def _value_of(run: Run | Outline, path: str) -> str:
     changes = run.changes.get(path, [])
     if not changes:
         return run.config.get(path, "-" if run.config else "?")
+    if changes[0].get("why") in ("code", "data"):
+        return f"changed @ {', '.join(str(change.get('from_iter')) for change in changes)}"
     text = _shown(changes[0].get("was"))
     for change in changes:
         if change.get("effect") == "in force":
@@ -367,7 +369,7 @@ def _short_heads(paths: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
     """Return short heads of the columns: the end of each path, and of each curve, that tells it from the others."""
     heads = {}
     for path in paths:
-        parts = path.split(".")
+        parts = path.split(".") if ": " not in path else [path]  # else a line about code or data
         heads[path] = _short_end(path, [".".join(parts[i:]) for i in range(len(parts) - 1, 0, -1)], paths)
     for key in keys:
         parts = key.split("/")
@@ -387,7 +389,7 @@ def _short_end(name: str, ends: Sequence[str], known: Sequence[str]) -> str:
 def _shortened(name: str, cells: Sequence[str]) -> Sequence[str]:
     """Shorten classes to their names and numbers to six digits, where these tell them apart."""
     if name.endswith("_target_"):
-        short = [cell.rpartition(".")[2] for cell in cells]
+        short = [cell if " " in cell else cell.rpartition(".")[2] for cell in cells]
     else:
         short = [cell if len(cell) < 9 or _as_number(cell) is None else f"{float(cell):.6g}" for cell in cells]
     return short if len(set(short)) == len(set(cells)) else cells

@@ -27,7 +27,8 @@ def main() -> None:
     parser.add_argument("--resume", help="the checkpoint to go on from")
     parser.add_argument("--weights", help="the weights to begin with, instead of the config's")
     parser.add_argument("--stop", type=int, help="the number of iterations after which to save and stop")
-    parser.add_argument("--run-id", help="the run that it goes on being, instead of one of its own")
+    parser.add_argument("--as", dest="known_as", help="RUN_ID@START that it goes on being, instead of a run of its own")
+    parser.add_argument("--keep", type=int, help="save also after so many iterations, in a file that nothing deletes")
     parser.add_argument("--probe", metavar="FILE", help="look at iterations, as the JSON says; see `probing.Probe`")
     parser.add_argument("--samples", metavar="FILE", help="only find out the samples of these iterations")
     parser.add_argument("overrides", nargs="*", help="changes to the config")
@@ -35,10 +36,12 @@ def main() -> None:
     cfg: Any = LazyConfig.load(args.config)
     LazyConfig.apply_overrides(cfg, args.overrides)
     cfg.runner.work_dir = args.work_dir
-    if args.stop is not None:
-        stop_at(args.stop)
+    if args.stop is not None or args.keep is not None:
+        stop_at(args.stop, args.keep)
     runner = Runner.from_cfg(cfg, resume=args.resume or False)
-    runner.folder.run_id = args.run_id or ""
+    if args.known_as is not None:
+        runner.folder.run_id, _, start = args.known_as.partition("@")
+        runner.folder.start = int(start) - 1  # the next one begins here
     if args.weights is not None:
         runner.set_checkpoint(args.weights)
     if args.samples is not None:
@@ -67,8 +70,13 @@ def train_and_look(runner: Runner, probe: Probe) -> None:
         probe.write()
 
 
-def stop_at(iteration: int) -> None:
-    """Let training stop where a signal would stop it once so many are done, with a checkpoint of that position."""
+def stop_at(iteration: int | None, keep: int | None = None) -> None:
+    """Let training stop where a signal would stop it once so many are done, with a checkpoint of that position.
+
+    Args:
+        iteration: How many are done then; None for no stop.
+        keep: After how many to save in a file of its own, and go on.
+    """
     run_iter, stop_if_asked = BaseTrainLoop.run_iter, Runner.stop_if_asked  # this process does nothing else
 
     def run_or_stop(loop: BaseTrainLoop, runner: Runner, *args: Any, **kwargs: Any) -> None:
@@ -81,6 +89,8 @@ def stop_at(iteration: int) -> None:
         position = loop.position
         if position.iter == iteration < loop.max_iters and not (loop.stop_training or position.val_due):
             leave(runner)
+        if position.iter == keep < loop.max_iters and runner.optim_wrapper.can_be_saved:
+            runner.save_checkpoint(f"asked_iter_{keep}.pth", is_latest=False)
         stop_if_asked(runner)
 
     BaseTrainLoop.run_iter, Runner.stop_if_asked = cast("Any", (run_or_stop, stop_or_go_on))

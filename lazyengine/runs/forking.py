@@ -93,7 +93,7 @@ def prepare_fork(run: Run, iteration: int | None = None, *, report: Callable[[st
     with temporary_folder() as to:
         begin, steps = reach(run, iteration - 1, to, report)
         report(f"up to iteration {iteration}, from {begin or 'the begin of the run'}")
-        failure = steps[-1].make(iteration, "--run-id", steps[-1].start.run_id)
+        failure = steps[-1].make(iteration, "--as", f"{steps[-1].start.run_id}@{steps[-1].start.number}")
         made = checkpoints_of([to], iteration=iteration)
         if not made:
             raise UsageRuntimeError(f"{run.path}: iteration {iteration} was not reached again: {failure or 'it ended'}")

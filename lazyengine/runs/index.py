@@ -121,6 +121,11 @@ class Outline:
         """The starts that trained; those that evaluated where none did."""
         return [start for start in self.starts if start.kind == "train"] or self.starts
 
+    @cached_property
+    def last(self) -> Start:
+        """The start with whose end it came to where it stands; of a run without starts there is none."""
+        return led_to_end(self.starts)[-1]
+
     @property
     def run_id(self) -> str:
         """Its identity; empty in folders of version 0.1."""
@@ -129,7 +134,7 @@ class Outline:
     @property
     def code(self) -> str:
         """The version of the code with which it came to where it stands, or an empty text."""
-        return (led_to_end(self.starts)[-1].code or "") if self.starts else ""
+        return (self.last.code or "") if self.starts else ""
 
     @property
     def iterations(self) -> int:
@@ -138,14 +143,18 @@ class Outline:
 
     @cached_property
     def state(self) -> str:
-        """``"finished"``, ``"pruned"``, ``"stopped"``, ``"failed"``, ``"running"``, ``"killed"``, ``"evaluated"``."""
+        """``"finished"``, ``"pruned"``, ``"stopped"``, ``"failed"``, ``"running"``, ``"killed"``, ``"evaluated"``.
+
+        Of the start that `last` is: one that came later and did nothing that stays is seen by ``lazyengine ps``.
+        """
         if self.mistake or not self.starts or self.training[-1].kind != "train":
             return "unknown" if self.mistake else "evaluated"
-        if how := how_ended(self.path, self.training[-1]):
+        how = how_ended(self.path, self.last)
+        if how is not None and self.training[-1].ended is not None:
             return how
         from .watching import owner_of  # imports more, for the few that have not ended
 
-        return "running" if owner_of(self.path) else "killed"
+        return "running" if owner_of(self.path) else how or "killed"
 
 
 class Index:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..checkpoint import Pending, pending_in
 from ..logging import METRICS_FILE
-from ..record import ENV_FILE, PRUNED_FILE, RUN_FILE, START_FILE, read_run_file
+from ..record import PRUNED_FILE, RUN_FILE, START_FILE, code_of_start, read_env, read_run_file
 
 _ADVICE = "Restore it, or move it away: the starts are then ordered by the names of their folders."
 
@@ -72,10 +72,7 @@ class Start:
 
     def env(self) -> dict[str, Any]:
         """Return the content of ``env.json``; empty where there is none, or a damaged one."""
-        try:
-            return json.loads((self.folder / ENV_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
+        return read_env(self.folder)
 
 
 def read_starts(path: Path) -> list[Start]:
@@ -90,9 +87,14 @@ def read_starts(path: Path) -> list[Start]:
     Raises:
         ValueError: ``run.json`` is damaged, or of a later version.
     """
+    content = read_run_file(path, _ADVICE)
+    folder = path.parent if path.is_file() else path
+    with contextlib.suppress(ValueError):  # the folder above is not what is asked for
+        above = _listed(folder.parent, read_run_file(folder.parent, _ADVICE)) if not content else []
+        if alone := [dataclasses.replace(start, folder=path) for start in above if start.folder == folder]:
+            return alone
     if path.is_file():
         return [_unlisted(1, path)]
-    content = read_run_file(path, _ADVICE)
     listed = _listed(path, content)
     known = {start.folder.name for start in listed}
     folders = [path]
@@ -142,16 +144,12 @@ def _listed(path: Path, content: dict[str, Any]) -> list[Start]:
                 run_id=str(entry.get("run_id") or content.get("run_id", "")),
                 origin=entry.get("from"),
                 changes=entry.get("changes") or [],
-                code=entry.get("code") or _code_of(path / name),  # run.json may have been written before
+                code=entry.get("code") or code_of_start(path / name),  # run.json may have been written before
                 ended=entry.get("ended"),
                 about={key: value for key, value in entry.items() if key not in known},
             )
         )
     return starts
-
-
-def _code_of(folder: Path) -> str | None:
-    return Start(0, "train", folder).env().get("code", {}).get("hash")
 
 
 def _unlisted(number: int, folder: Path) -> Start:
@@ -167,7 +165,7 @@ def _unlisted(number: int, folder: Path) -> Start:
             step = int(re.search(r'"step": ?(\d+)', line)[1])  # pyright: ignore[reportOptionalSubscript]
     kind = "evaluate" if modes <= {"val", "test", ""} else "train"
     origin = None if step is None else {"run_id": None, "path": None, "iter": step, "epoch": None, "hash": None}
-    return Start(number, kind, folder, origin=origin, code=_code_of(folder))
+    return Start(number, kind, folder, origin=origin, code=code_of_start(folder))
 
 
 def _lines_by_mode(metrics: Path) -> Iterator[tuple[str, str]]:
@@ -253,14 +251,15 @@ def branch_of(starts: Sequence[Start]) -> tuple[Path, int] | None:
 def files_before(starts: Sequence[Start]) -> list[Path]:
     """Return the files of the records from which a fork went on, in their order; none where the run is no fork.
 
-    Of the run that it branched off, the starts after the fork are left out; what that run's other starts recorded
-    beyond the fork, the fork's own records supersede. A run that is no longer there has no records.
+    Of the run that it branched off, these are the starts that led to the checkpoint; what they recorded beyond it, the
+    fork's own records supersede. A run that is no longer there has no records.
     """
     first = next((start for start in starts if start.kind == "train"), None)
     if first is None or not first.is_fork:
         return []
-    forked = first.about.get("time_utc", "9999")
-    before = [start for start in _starts_of_parent(first) if start.about.get("time_utc", "") <= forked]
+    starts = _starts_of_parent(first)
+    writer = next((start for start in starts if start.number == (first.origin or {}).get("start")), None)
+    before = starts if writer is None else led_to(writer, starts)
     return [*files_before(before), *(start.metrics for start in before if start.metrics.is_file())]
 
 

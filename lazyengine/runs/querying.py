@@ -102,7 +102,7 @@ def _runs(names: Sequence[str], outlines: Sequence[Outline]) -> list[dict[str, A
     rows = []
     for name, outline in zip(names, outlines):
         first = outline.training[0] if outline.starts else None
-        last = outline.training[-1] if outline.starts else None
+        last = outline.last if outline.starts else None
         parent = first.origin if first is not None and first.is_fork and first.origin else {}
         row = {
             "run": name,

@@ -347,4 +347,4 @@ def reach(
         report(f"start {step.start.number}, up to iteration {origin_iter(following)}")
         if (failure := step.make(origin_iter(following))) is not None:
             raise UsageRuntimeError(f"{run.path}: {failure}")
-    return path, steps
+    return path or steps[0].origin_path, steps

@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -88,10 +88,11 @@ def _pages_of_run(path: Path, keys: Sequence[str] | None) -> Iterator[tuple[str,
     shown = [*chosen, *(key for key in ("train/lr", "train/grad_norm") if keys is None and key in run.curves)]
     training = [start for start in run.starts if start.kind == "train"] or run.starts
     logs = [text for start in training for text in _logs(start)]
+    env = outline.last.env() if outline.starts else {}
     sections = [
-        _section("Config", _config(run, training)),
+        _section("Config", _config(run, env)),
         _section("Hooks", _pre("\n".join(_HOOKS.findall("\n".join(logs))[-1:]))),
-        _section("Environment", _environment(training)),
+        _section("Environment", _environment(env)),
         _section("Lineage", _lineage(run)),
         _section("Faults", _faults(training, logs)),
         _section("Make it again", _redo(path, training)),
@@ -123,9 +124,8 @@ def _heading(title: str, state: str, about: str) -> str:
     return f'<h1>{escape(title)}{badge}</h1><p class="soft">{escape(about)}</p>'
 
 
-def _config(run: Run, training: Sequence[Start]) -> str:
+def _config(run: Run, env: Mapping[str, Any]) -> str:
     """The config with what set each value, what was set over its base, and what resumes changed."""
-    env = training[-1].env() if training else {}
     lines = [str(line) for line in env.get("blame", ())] or [f"{path} = {value}" for path, value in run.config.items()]
     edits = [
         (each["path"], each["was"], each["is"], each["sources"][-1], ", ".join(each["sources"][:-1]))
@@ -145,8 +145,7 @@ def _config(run: Run, training: Sequence[Start]) -> str:
     return "".join([*parts, _pre("\n".join(lines))])
 
 
-def _environment(training: Sequence[Start]) -> str:
-    env = training[-1].env() if training else {}
+def _environment(env: Mapping[str, Any]) -> str:
     packages = env.get("packages") or {}
     hidden = ("packages", "blame", "edits", "command", "variables", "settings", "git", "engine", "other_repositories")
     rows = [[name, value] for name, value in env.items() if name not in hidden]
@@ -355,7 +354,7 @@ def _importances(each: Comparison, key: str | None) -> str:
 def _faults_of_runs(names: Sequence[str], outlines: Sequence[Outline]) -> str:
     rows = []
     for name, outline in zip(names, outlines):
-        ended = (outline.training[-1].ended or {}) if outline.starts else {}
+        ended = (outline.last.ended or {}) if outline.starts else {}
         if outline.state not in ("finished", "pruned", "running", "evaluated"):
             rows.append([name, outline.state, ended.get("iter"), outline.mistake or ended.get("reason")])
     return html_table(["run", "state", "iteration", "reason"], rows[:200]) if rows else '<p class="soft">none</p>'

@@ -47,6 +47,8 @@ class Rerun:
         differs: What is other than it was: versions, data, code, processor. It need not change the result.
         parted: At which record the new run parts from the old one, or what is other in the end; None where nothing is.
         num_records: How many records were compared.
+        state_iter: At which iteration the states were compared, the last of which the old run kept one; None at none.
+        end_iter: Up to which iteration the old run is known to have come.
         is_equal: Whether every record and the final state are equal; None where nothing was compared.
     """
 
@@ -56,6 +58,8 @@ class Rerun:
     differs: list[str] = field(default_factory=list)
     parted: str | None = None
     num_records: int = 0
+    state_iter: int | None = None
+    end_iter: int | None = None
     is_equal: bool | None = None
 
     def as_text(self) -> str:
@@ -66,7 +70,9 @@ class Rerun:
         if self.starts:
             lines.append(f"made again: start {listed(self.starts)} in {self.folder}")
         if self.is_equal:
-            lines.append(f"equal: {self.num_records} records and the final state")
+            is_final = self.state_iter == self.end_iter
+            kept = f"the state at iteration {self.state_iter}; the run came to {self.end_iter} and kept no later one"
+            lines.append(f"equal: {self.num_records} records and {'the final state' if is_final else kept}")
         elif self.is_equal is not None:
             lines.append("not equal")
         return "\n".join(lines)
@@ -102,18 +108,20 @@ def rerun(
         result.missing += [line for line in step.missing() if line not in result.missing]
         result.differs += [line for line in step.differs() if line not in result.differs]
     ends = [each.origin["iter"] for each in chain[1:] if each.origin is not None] + [end_of(run, chain[-1])]
+    saved = _last_saved(run, chain)
+    keep = ["--keep", str(saved[1])] if verify and saved else []  # it was saved by time, or when asked
     for step, end in zip(steps, ends):
         if result.missing:
             break
         report(f"start {step.start.number}" + (f", up to iteration {end}" if end is not None else ""))
-        if (failure := step.make(end)) is not None:
+        if (failure := step.make(end, *keep)) is not None:
             result.missing.append(failure)
         else:
             result.starts.append(step.start.number)
     if verify:
         result.is_equal = False
         if not result.missing:
-            _verify(run, chain, result)
+            _verify(run, chain, saved, result)
     return result
 
 
@@ -165,11 +173,23 @@ def _new_folder(path: Path, to: str | os.PathLike[str] | None) -> Path:
     return next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
 
 
-def _verify(run: Run, chain: list[Start], result: Rerun) -> None:
+def _end_of_chain(run: Run, chain: list[Start]) -> tuple[int | None, bool]:
+    """Return the iteration at which the last start of a chain ended, and whether another one went on from there."""
+    later = [s for s in run.starts if s.number > chain[-1].number and s.kind == "train"]
+    origins = [s.origin["iter"] for s in later if s.origin and parent_of(s, chain) is chain[-1]]
+    return (origins[0], True) if origins else (end_of(run, chain[-1]), False)
+
+
+def _last_saved(run: Run, chain: list[Start]) -> tuple[str, int] | None:
+    """Return the last checkpoint that a run keeps of a chain of starts, and its iteration."""
+    end, is_left = _end_of_chain(run, chain)
+    saved = checkpoints_of(folders_of(run), chain[-1].run_id, end if is_left else None)
+    return saved[0] if saved else None
+
+
+def _verify(run: Run, chain: list[Start], saved: tuple[str, int] | None, result: Rerun) -> None:
     """Compare the new run with the old one, record by record, and the last state that the old one kept."""
-    last = chain[-1]
-    later = [s for s in run.starts if s.number > last.number and s.kind == "train" and parent_of(s, chain) is last]
-    end = later[0].origin["iter"] if later and later[0].origin else end_of(run, last)
+    end, _ = _end_of_chain(run, chain)
     try:
         new = read_run(result.folder)
     except UsageFileNotFoundError:
@@ -180,28 +200,29 @@ def _verify(run: Run, chain: list[Start], result: Rerun) -> None:
         [record for record in records if end is None or record["step"] <= end] for records in (old_records, new.records)
     )
     result.num_records = len(kept)
-    result.differs += _differences_of_starts(run, last, new)
-    result.parted = find_difference(kept, made, is_whole=last.ended is not None)
-    saved = checkpoints_of(folders_of(run), last.run_id, end if later else None)
-    again = checkpoints_of([result.folder], iteration=saved[0][1]) if saved else []
-    if not saved:
+    for start, again in zip(chain, (each for each in new.starts if each.kind == "train")):
+        result.differs += [line for line in _differences_of(run, start, new, again) if line not in result.differs]
+    result.parted = find_difference(kept, made, is_whole=chain[-1].ended is not None)
+    if saved is None:
         result.missing.append("the final state: the run keeps no checkpoint of it")
-    elif not again:
-        result.missing.append(f"the final state: the new run has no checkpoint at iteration {saved[0][1]}")
-    elif result.parted is None and hash_of_state(saved[0][0]) != hash_of_state(again[0][0]):
-        result.parted = f"after the last record: the states in {saved[0][0]} and {again[0][0]} differ"
+    elif not (again := checkpoints_of([result.folder], iteration=saved[1])):
+        result.missing.append(f"the state at iteration {saved[1]}: the new run has no checkpoint there")
+    else:
+        steps = [record["step"] for record in kept if record["mode"] == "train"]
+        result.state_iter, result.end_iter = saved[1], max([saved[1], *steps[-1:]])
+        if result.parted is None and hash_of_state(saved[0]) != hash_of_state(again[0][0]):
+            result.parted = f"after the last record: the states in {saved[0]} and {again[0][0]} differ"
     result.is_equal = result.parted is None and not result.missing
 
 
-def _differences_of_starts(run: Run, start: Start, new: Run) -> list[str]:
-    """Return what the new run recorded otherwise about its code and data."""
-    was, has = start.env(), new.starts[-1].env() if new.starts else {}
+def _differences_of(run: Run, start: Start, new: Run, again: Start) -> list[str]:
+    """Return what the new run recorded otherwise about the code and data of a start."""
+    was, has = start.env(), again.env()
     lines = [f"data of {line}" for line in changed_data(was.get("data", {}), has.get("data", {}))]
     engines = [env.get("engine", {}).get("hash") for env in (was, has)]
     if None not in engines and engines[0] != engines[1]:
         lines.append(f"lazyengine: its code was {engines[0]}, is {engines[1]}")
-    of_code = code_differences((run, new), (start, new.starts[-1])) if new.starts else []
-    return lines + [line for line in of_code if ".py:" in line]
+    return lines + [line for line in code_differences((run, new), (start, again)) if ".py:" in line]
 
 
 def code_differences(runs: Sequence[Run], starts: Sequence[Start]) -> list[str]:
@@ -263,8 +284,7 @@ class Step:
 
     def _missing_weights(self) -> Iterator[str]:
         origin = self.start.origin
-        if origin and self.start.is_fork:
-            path = self._from_cwd(str(origin.get("path")))
+        if origin and (path := self.origin_path) is not None:
             if not os.path.isfile(path):
                 yield f"the checkpoint {path} of run {origin['run_id']}, which this one went on from"
             elif origin.get("hash") and not sha256_of(path).startswith(str(origin["hash"])):
@@ -278,6 +298,11 @@ class Step:
         command = [part for word in self.env.get("command", ()) for part in str(word).split("=", 1)]
         is_given = "--checkpoint" in command[:-1] and self.start.origin is None
         return command[command.index("--checkpoint") + 1] if is_given else None
+
+    @property
+    def origin_path(self) -> str | None:
+        """The checkpoint of another run that a fork went on from; None for other starts."""
+        return self._from_cwd(str((self.start.origin or {}).get("path"))) if self.start.is_fork else None
 
     def _from_cwd(self, path: str) -> str:
         return os.path.join(self.env.get("cwd", ""), path)
@@ -354,8 +379,8 @@ class Step:
     def _checkpoint(self) -> str | None:
         """Return the checkpoint to go on from: of the new folder, or of another run."""
         origin = self.start.origin or {}
-        if self.start.is_fork:
-            return self._from_cwd(origin["path"])
+        if self.origin_path is not None:
+            return self.origin_path
         folders = folders_of(self.run) if self.is_first else [str(self.to)]  # what made it is not known any more
         found = [path for path, _ in checkpoints_of(folders, iteration=origin["iter"])]
         same = [path for path in found if os.path.basename(path) == os.path.basename(origin.get("path") or "")]
