@@ -16,8 +16,8 @@ from ..errors import UsageRuntimeError, UsageValueError
 from . import info
 from .info import is_distributed
 
-STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
-"""What launchers and schedulers send to all processes of a run before they take a machine away."""
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
+"""What launchers, schedulers and a lost connection send to all processes of a run before they end."""
 
 _LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 

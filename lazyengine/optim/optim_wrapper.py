@@ -125,7 +125,7 @@ class OptimWrapper:
         self._unsure: KeptBuffers | None = None  # the buffers before an update whose check is not read yet
         self._loaded_buffers: list[Tensor] | None = None
         self.inner_count = self._first_count = self._num_accumulated = 0
-        self._has_loaded_count = False
+        self._has_loaded_count = self._is_cleared = False
         self._divisor = 1
         self._max_counts = self._remainder_counts = -1
 
@@ -264,6 +264,7 @@ class OptimWrapper:
     def zero_grad(self, **kwargs: Any) -> None:
         """Clear the gradients, by default by setting them to None; arguments as ``optimizer.zero_grad``."""
         self._num_accumulated = 0
+        self._is_cleared = True
         if self._guard.has_noted:
             self._guard.forget()
         if self._count.own is not None:
@@ -447,7 +448,8 @@ class OptimWrapper:
         """Return the optimizer's own state dict with the wrapper's counters under one more key.
 
         A plain optimizer, and mmengine, load it. Plain types and tensors only. Inside an accumulation of a single
-        process the gradients so far are part of it; those of several ranks differ and are left out.
+        process the gradients so far are part of it, as are those that another loss has left here since they were
+        cleared; those of several ranks differ and are left out.
 
         Raises:
             NonFiniteError: If a deferred check of the last update finds that it was not finite.
@@ -467,12 +469,13 @@ class OptimWrapper:
             "num_consecutive_skips": self._guard.num_consecutive_skips,
             "loss_reference": self._count.reference,
         }
-        if not self.at_step_boundary and get_world_size() == 1:
+        if get_world_size() == 1 and (not self.at_step_boundary or (self._is_cleared and self._gradients())):
+            counters["gradients"] = [parameter.grad for parameter in self._parameters()]
+        if get_world_size() == 1 and not self.at_step_boundary:
             counters["num_accumulated"] = self._num_accumulated
             counters["divisor"] = self._divisor
             counters["losses"] = self._guard.observed()
             counters["loss_count"] = None if self._count.own is None else float(self._count.own)
-            counters["gradients"] = [parameter.grad for parameter in self._parameters()]
             if self._kept is not None:
                 counters["buffers"] = self._kept.values()
         return counters
@@ -541,8 +544,8 @@ class OptimWrapper:
             self._loaded_buffers = counters.get("buffers")
             if "losses" in counters:
                 self._guard.restore(counters["losses"])
-            for parameter, gradient in zip(self._parameters(), counters["gradients"]):
-                parameter.grad = None if gradient is None else gradient.to(parameter.device).clone()
+        for parameter, gradient in zip(self._parameters(), counters.get("gradients", ())):
+            parameter.grad = None if gradient is None else gradient.to(parameter.device).clone()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(accumulative_counts={self.accumulative_counts}, optimizer={self.optimizer!r})"
@@ -569,6 +572,7 @@ class OptimWrapper:
 
     def _count_step(self) -> None:
         self._num_accumulated = 0
+        self._is_cleared = False
         for wrapper in self._counted:
             wrapper.num_optimizer_steps += 1
 

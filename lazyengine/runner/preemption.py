@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: SIGTERM and SIGUSR1, which job schedulers send before they end it, and Ctrl-C."""
+"""Signals that ask a run to stop: SIGTERM and SIGUSR1 of job schedulers, SIGHUP of a lost connection, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ class Preemption:
         self._forget()
         self._num_ranks = dist.get_world_size()
         if threading.current_thread() is threading.main_thread():
-            self._former = {s: signal.signal(s, self._handle) for s in STOP_SIGNALS}
+            heard = [s for s in STOP_SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]  # nohup ignores SIGHUP
+            self._former = {s: signal.signal(s, self._handle) for s in heard}
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where somebody has set another one
                 self._former[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
         return self

@@ -228,8 +228,8 @@ class Runner:
 
         Raises:
             ValueError: When the experiment has no train loop or no optimizer, or parts of it do not go together.
-            SystemExit: With code 143 after SIGTERM, SIGUSR1 or the time of `stop_after`, when a checkpoint has been
-                written; with code 130 after Ctrl-C where `interrupt_saves` is on.
+            SystemExit: With code 143 after SIGTERM, SIGUSR1, SIGHUP or the time of `stop_after`, when a checkpoint has
+                been written; with code 130 after Ctrl-C where `interrupt_saves` is on.
             KeyboardInterrupt: After Ctrl-C elsewhere, at the end of an iteration.
         """
         for name in ("train_loop", "optim_wrapper"):

@@ -68,6 +68,11 @@ class RunState:
         return {**of_config, **record.built_values(runner.train_dataloader, wrappers, runner.param_schedulers)}
 
     # ------------------------------------------------------------------ the run folder
+    @functools.cached_property
+    def _config_text(self) -> str | None:
+        """The config as Python before anything is trained: objects in it may change, and have no text then."""
+        return None if self._runner.cfg is None else to_python(self._runner.cfg)
+
     @contextlib.contextmanager
     def holding_folder(self) -> Iterator[None]:
         """Hold the run folder while training, and record how it ended. Collective: every rank must call.
@@ -99,11 +104,11 @@ class RunState:
 
     def record_start(self, path: str | None) -> None:
         """Write into the run folder that this start trains, and what it goes on from."""
+        _ = self._config_text, self._experiment  # before anything is trained
         if not dist.is_main_process():
             return
         runner, folder = self._runner, self._runner.folder
         source = None if path is None else _origin_of(path, ckpt.summary_of(path)._asdict())
-        _ = self._experiment  # before anything is trained
         values = record.changed_values(*self._compared, runner.optim_wrapper.named())
         changes = values + self._begin_record(source)
         is_over = runner.num_iters_completed >= runner.train_loop.max_iters
@@ -251,7 +256,7 @@ class RunState:
                 "lazyengine_version": __version__,
                 "torch_version": torch.__version__,
                 "dataset_meta": runner.message_hub.runtime_info.get("dataset_meta"),
-                "cfg": None if runner.cfg is None else to_python(runner.cfg),  # a reader's, which is never run
+                "cfg": self._config_text,  # a reader's, which is never run
                 "experiment": self._experiment,
                 "data": self._recorder.data if self._recorder is not None else {},
             },

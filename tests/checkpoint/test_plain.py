@@ -108,6 +108,7 @@ TENSORS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")  # torch 2.14 on
 @pytest.mark.parametrize("name", TENSORS)
 def test_tensors(tmp_path, name):
     tensor = TENSORS[name]

@@ -23,7 +23,7 @@ from lazyengine.runner import lock
 
 def act(action: str) -> None:
     """Do what a fault does: a signal to this process, a sudden end, an error."""
-    if action in ("KILL", "TERM", "USR1"):
+    if action in ("KILL", "TERM", "USR1", "HUP"):
         os.kill(os.getpid(), getattr(signal, f"SIG{action}"))
     elif action == "GROUP":  # as Slurm and torchrun do, from another process: workers get it too
         sender = os.fork()

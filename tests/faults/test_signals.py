@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1: the whole job saves the same step, exits with 143, and goes on from there."""
+"""SIGTERM, SIGUSR1 and SIGHUP: the whole job saves the same step, exits with 143, and goes on from there."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check(lab, folder, fault, world=1, **spec):
     return position
 
 
-@pytest.mark.parametrize("name", ["TERM", "USR1"])
+@pytest.mark.parametrize("name", ["TERM", "USR1", "HUP"])
 def test_saves_at_the_next_boundary(lab, tmp_path, name):
     assert check(lab, tmp_path, signal(name)) == 5
 

@@ -198,3 +198,18 @@ def test_what_cannot_be_resumed_is_said_once_and_with_what_was_changed(tmp_path,
     assert all(text in found.err for text in said)
     assert found.out.count("not resuming from") == (3 if change is None else 0)
     assert "damaged" not in found.err or change is None
+
+
+@pytest.mark.filterwarnings("ignore:config.py. pickled")
+def test_objects_in_a_config_may_change_while_they_train(tmp_path, monkeypatch):
+    """Hooks built in the config hold what has no text once they work; the config is what it was at the start."""
+    config = make_project(tmp_path, "toy_objects")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config.write_text(
+        config.read_text() + "\nfrom lazyengine.hooks import default_hooks\nrunner.hooks = default_hooks()\n"
+    )
+    cfg = LazyConfig.load(str(config))
+    LazyConfig.apply_overrides(cfg, ["runner.work_dir=" + str(tmp_path / "run"), "train_loop.max_epochs=1"])
+    Runner.from_cfg(cfg).train()
+    saved = torch.load(tmp_path / "run" / "epoch_1.pth", weights_only=True)
+    assert "RuntimeInfoHook" in saved["meta"]["cfg"] or "pickle" in saved["meta"]["cfg"]
