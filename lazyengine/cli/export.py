@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ..config import ConfigError, arguments_of, instantiate
 from ..errors import UsageValueError
-from ..model import move_data
+from ..model import BaseDataPreprocessor, move_data
 from ..nesting import iter_leaves
 from ..runner.loops import loaders_of
 from ..runs import Loaded, load
@@ -64,10 +64,16 @@ def main(args: argparse.Namespace) -> object:
     files = [os.path.join(path, name) for name in os.listdir(path)] if os.path.isdir(path) else [path]
     lines = [
         f"written: {path}, {sum(map(os.path.getsize, files)):,} bytes, from {loaded.checkpoint}",
-        f"inputs: {listed(f'{name} {tuple(value.shape)}' for name, value in inputs.items())}",
+        f"inputs: {listed(f'{name} {tuple(value.shape)}' for name, value in inputs.items())}{_prepared(loaded)}",
         f"outputs {'equal' if is_equal else 'DIFFER'}: largest relative difference {difference:.1e}",
     ]
     return "\n".join(lines), 0 if is_equal else 1
+
+
+def _prepared(loaded: Loaded) -> str:
+    """Return what the inputs have gone through that is not part of what was written; empty where that changes none."""
+    kind = type(getattr(loaded.model, "data_preprocessor", None))
+    return "" if kind in (type(None), BaseDataPreprocessor) else f", as {kind.__name__} returns them"
 
 
 class Tensors(nn.Module):
@@ -213,7 +219,11 @@ def _write_folder(loaded: Loaded, inputs: dict[str, Tensor], path: str) -> nn.Mo
         f"- {name}: {loaded.meta[name]}" for name in ("epoch", "iter", "time", "torch_version") if name in loaded.meta
     ]
     page = ["---", "library_name: pytorch", "---", f"# {type(loaded.model).__name__}", "", *rows]
-    page += ["", f"Inputs: {', '.join(inputs)}. Loaded by {how}. `config.py` is the experiment that made it.", ""]
+    page += [
+        "",
+        f"Inputs: {', '.join(inputs)}{_prepared(loaded)}. Loaded by {how}. `config.py` is the experiment that made it.",
+        "",
+    ]
     with open(os.path.join(path, "README.md"), "w", encoding="utf-8") as file:
         file.write("\n".join(page))
     return again

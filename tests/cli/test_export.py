@@ -12,6 +12,7 @@ from torch.optim import AdamW
 
 from lazyengine.checkpoint import read_checkpoint
 from lazyengine.cli import export, train
+from lazyengine.model import BaseDataPreprocessor, ImgDataPreprocessor
 from lazyengine.runs import load
 
 DIGITS = str(Path(__file__).resolve().parents[2] / "projects/digits/config.py")
@@ -106,6 +107,25 @@ def test_values_that_are_not_finite_are_compared(value):
         assert export.largest_difference(Function(function), masked, inputs) == torch.inf
     near = Function(lambda x: (x, x.masked_fill(x > 3, value) + 0.3))
     assert export.largest_difference(masked, near, inputs) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("preprocessor", "said"),
+    [(None, ""), (BaseDataPreprocessor(), ""), (ImgDataPreprocessor(mean=[0.5], std=[2.0]), "ImgDataPreprocessor")],
+)
+def test_it_says_what_the_inputs_have_gone_through(run, tmp_path, capsys, monkeypatch, preprocessor, said):
+    """A program that was exported is called without the preprocessor, which may normalize."""
+    pytest.importorskip("safetensors")
+    loaded = load(run)
+    loaded.model.data_preprocessor = preprocessor
+    monkeypatch.setattr(export, "load", lambda *unused: loaded)
+    monkeypatch.setattr(export, "example_inputs", lambda *unused: {"image": torch.rand(3, 1, 8, 8)})
+    monkeypatch.setitem(export._WRITERS, "safetensors", lambda *unused: export.Tensors(loaded.model, ["image"]))
+    (tmp_path / "model.safetensors").touch()
+    loaded.model.forward = lambda image: image
+    assert export.main([str(run), "--output", str(tmp_path / "model.safetensors")]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("inputs"))
+    assert line == "inputs: image (3, 1, 8, 8)" + (f", as {said} returns them" if said else "")
 
 
 @pytest.mark.parametrize("number", [1, 2])
