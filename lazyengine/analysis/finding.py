@@ -9,7 +9,7 @@ from typing import Any
 
 from ..dataset import set_epoch
 from ..errors import UsageValueError
-from ..model import Weighted
+from ..model import BaseModule, Weighted
 from ..optim import NonFiniteError
 from ..seeding import seed_everything
 from .cost import Cost, begin_pass, prepare, quietly, take_step
@@ -69,16 +69,30 @@ def find_lr(
         raise UsageValueError(f"low={low}, high={high}, steps={steps}: expected 0 < low < high and 5 or more steps.")
     runner = make_runner()
     with quietly():
+        if resume is None:
+            _begin_weights(runner)
         prepare(runner)
         if resume is not None:
             _restore(runner, resume)
         return _raise_lr(runner, low, high, steps)
 
 
+def _begin_weights(runner: Any) -> None:
+    """Let the model have the weights with which a training begins; see `Runner.prepare_model`."""
+    if isinstance(runner.model, BaseModule) and not runner.model.is_init:
+        runner.model.init_weights()
+    if runner.load_from is not None:
+        runner.load_from.load_into(runner.model, "silent")
+
+
 def _restore(runner: Any, path: str) -> None:
     from ..checkpoint import load_state_dict, read_checkpoint
+    from ..checkpoint.frozen import complete, left_out_of
 
     checkpoint = read_checkpoint(path)
+    if left_out_of(checkpoint):
+        _begin_weights(runner)
+        complete(checkpoint, runner.model)
     load_state_dict(runner.model, checkpoint.get("ema_state_dict", checkpoint["state_dict"]), strict=True)
     runner.optim_wrapper.load_state_dict(checkpoint["optimizer"])
     runner.optim_wrapper.initialize_count_status(runner.model, 0, -1)
@@ -155,7 +169,11 @@ def largest_batch(cost: Callable[[int], Cost], memory_bytes: float, start: int =
     Raises:
         UsageValueError: Even `start` does not fit.
     """
-    found = {start: cost(start)}
+    try:
+        found = {start: cost(start)}
+    except Exception as error:
+        error.add_note(f"while counting a batch of {start} · one too small for the model is left out by --start")
+        raise
     if found[start].peak_bytes > memory_bytes:
         raise UsageValueError(
             f"a batch of {start} needs {found[start].peak_bytes:,} bytes at its peak; there are {memory_bytes:,.0f}."

@@ -15,8 +15,11 @@ from __future__ import annotations
 
 import argparse
 import ast
+import itertools
+import operator
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from ..config import instantiate
@@ -66,10 +69,29 @@ def _compute(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
     if loader is not None:
         dataset = loader.dataset
         computing.dataset_meta = getattr(dataset, "metainfo", None)
-        options["data"] = (dataset[index] for index in range(len(dataset)))
+        options["data"] = (dataset[index] for index in _indices(loader, args))
         if getattr(loader, "collate_fn", None) is not None:
             options["collate"] = loader.collate_fn  # metrics see the batches that they saw in the run
     return computing.offline_evaluate(samples, **options), len(samples)
+
+
+def _indices(loader: Any, args: argparse.Namespace) -> Sequence[int]:
+    """Return which samples a loader takes, in their order, which is that of the predictions.
+
+    Raises:
+        UsageValueError: It goes another way through the dataset, which nobody knows now, or reads a stream.
+    """
+    size = operator.length_hint(loader.dataset, 1)
+    batches = getattr(loader, "batch_sampler", None)
+    order = getattr(loader, "sampler", range(size)) if batches is None else itertools.chain.from_iterable(batches)
+    found = list(itertools.islice(order, size + 1))
+    if any(b is None or a >= b for a, b in itertools.pairwise(found)):
+        raise UsageValueError(
+            f"--with-data: which prediction is of which sample is known where a loader goes through its dataset in "
+            f"order, and that of {args.config} ({args.loop}) is shuffled, or a stream · save predictions with the "
+            "labels in them and leave out --with-data, or save them again without shuffling"
+        )
+    return found
 
 
 def parse_metric(text: str) -> Any:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ..config import ConfigError, arguments_of, instantiate
 from ..errors import UsageValueError
-from ..model import move_data
+from ..model import BaseDataPreprocessor, move_data
 from ..nesting import iter_leaves
 from ..runner.loops import loaders_of
 from ..runs import Loaded, load
@@ -64,10 +64,16 @@ def main(args: argparse.Namespace) -> object:
     files = [os.path.join(path, name) for name in os.listdir(path)] if os.path.isdir(path) else [path]
     lines = [
         f"written: {path}, {sum(map(os.path.getsize, files)):,} bytes, from {loaded.checkpoint}",
-        f"inputs: {listed(f'{name} {tuple(value.shape)}' for name, value in inputs.items())}",
+        f"inputs: {listed(f'{name} {tuple(value.shape)}' for name, value in inputs.items())}{_prepared(loaded)}",
         f"outputs {'equal' if is_equal else 'DIFFER'}: largest relative difference {difference:.1e}",
     ]
     return "\n".join(lines), 0 if is_equal else 1
+
+
+def _prepared(loaded: Loaded) -> str:
+    """Return what the inputs have gone through that is not part of what was written; empty where that changes none."""
+    kind = type(getattr(loaded.model, "data_preprocessor", None))
+    return "" if kind in (type(None), BaseDataPreprocessor) else f", as {kind.__name__} returns them"
 
 
 class Tensors(nn.Module):
@@ -103,7 +109,7 @@ def example_inputs(loaded: Loaded, fields: Sequence[str] | None) -> dict[str, Te
     names = inspect.signature(loaded.model.forward).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in names.values())  # as LossAdapter does
     accepted = (name for name, value in batch.items() if isinstance(value, Tensor) and (takes_any or name in names))
-    found = {name: batch[name][:3] for name in accepted}
+    found = {name: torch.cat([batch[name][:3]] * 3)[:3] for name in accepted}  # also of a batch with fewer
     if missing := [name for name in fields or () if name not in found]:
         raise UsageValueError(f"--fields {' '.join(missing)}: the model's inputs of a batch are {listed(found)}.")
     needed = [
@@ -117,7 +123,8 @@ def example_inputs(loaded: Loaded, fields: Sequence[str] | None) -> dict[str, Te
 def largest_difference(model: nn.Module, other: nn.Module, inputs: dict[str, Tensor]) -> float:
     """Return the largest difference of two models' outputs, over the largest value of the output it is in.
 
-    A model that draws random numbers, as a generator of a GAN does, draws the same ones both times.
+    A model that draws random numbers, as a generator of a GAN does, draws the same ones both times. Infinity and NaN
+    are equal to themselves, and infinitely far from all else.
     """
     outputs = []
     for each in (model, other):
@@ -127,8 +134,13 @@ def largest_difference(model: nn.Module, other: nn.Module, inputs: dict[str, Ten
     pairs = [(a, b) for a, b in itertools.zip_longest(*outputs) if isinstance(a, Tensor)]
     if any(not isinstance(b, Tensor) or a.shape != b.shape for a, b in pairs):
         return float("inf")
-    numbers = [(a.double(), b.double()) for a, b in pairs if a.numel()]
-    return max((((a - b).abs().max() / a.abs().max().clamp(min=1e-12)).item() for a, b in numbers), default=0.0)
+    return max((_difference(a.double(), b.double()) for a, b in pairs if a.numel()), default=0.0)
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    largest = a.nan_to_num(0.0, 0.0, 0.0).abs().max().clamp(min=1e-12)
+    gaps = ((a - b).abs() / largest).nan_to_num(float("inf"), float("inf"))
+    return gaps.masked_fill((a == b) | (a.isnan() & b.isnan()), 0.0).max().item()
 
 
 def _write_weights(loaded: Loaded, inputs: dict[str, Tensor], path: str) -> nn.Module:
@@ -207,7 +219,11 @@ def _write_folder(loaded: Loaded, inputs: dict[str, Tensor], path: str) -> nn.Mo
         f"- {name}: {loaded.meta[name]}" for name in ("epoch", "iter", "time", "torch_version") if name in loaded.meta
     ]
     page = ["---", "library_name: pytorch", "---", f"# {type(loaded.model).__name__}", "", *rows]
-    page += ["", f"Inputs: {', '.join(inputs)}. Loaded by {how}. `config.py` is the experiment that made it.", ""]
+    page += [
+        "",
+        f"Inputs: {', '.join(inputs)}{_prepared(loaded)}. Loaded by {how}. `config.py` is the experiment that made it.",
+        "",
+    ]
     with open(os.path.join(path, "README.md"), "w", encoding="utf-8") as file:
         file.write("\n".join(page))
     return again

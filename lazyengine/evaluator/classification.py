@@ -41,6 +41,11 @@ class _ClassMetric(TensorMetric):
             shapes = f"{self.pred_key}={tuple(scores.shape)} and {self.label_key}={tuple(labels.shape)}"
             maps = ", or maps (N, C, H, W) or (N, H, W) and labels (N, H, W)" if self.maps else ""
             raise ValueError(f"{name}: needs scores (N, C) or classes (N,) and labels (N,){maps}, got {shapes}")
+        if scores.shape[1] == 1 if scores.dim() > labels.dim() else scores.is_floating_point():
+            raise ValueError(
+                f"{name}: {self.pred_key}={tuple(scores.shape)} of {scores.dtype} tells no class · return a score for "
+                "each class, or the classes as integers, such as (probability > 0.5).long()"
+            )
         # On the host labels could be read before they have arrived.
         return scores, labels.to(scores.device, non_blocking=scores.is_cuda)
 
@@ -50,7 +55,8 @@ class Accuracy(_ClassMetric):
 
     Computes ``accuracy/top1`` and so on. Predictions are scores ``(N, C)``, float, or, for top-1, predicted classes
     ``(N,)``, int; labels are classes ``(N,)``, int. Both are looked up in the model's predictions, the labels also in
-    the data batch (second element of a tuple). Nothing is synchronized while batches are processed.
+    the data batch (second element of a tuple). A sample with a NaN among its scores is wrong. Nothing is synchronized
+    while batches are processed.
 
     Args:
         topk: One k or several.
@@ -77,13 +83,15 @@ class Accuracy(_ClassMetric):
         """Keep which samples are right: a tensor ``(N,)``, or ``(N, len(topk))``, bool, on the predictions' device."""
         scores, labels = self.read(data_batch, data_samples)
         if self.topk == (1,):
-            self.results.append((scores if scores.dim() == 1 else scores.argmax(1)) == labels)
+            best = None if scores.dim() == 1 else scores.max(1)
+            self.results.append(scores == labels if best is None else _hits(best.values, best.indices, labels))
             return
         largest = max(self.topk)
         if scores.dim() == 1 or scores.shape[1] < largest:
             shape = tuple(scores.shape)
             raise ValueError(f"Accuracy: topk={self.topk} needs scores (N, C) with C >= {largest}, got {shape}")
-        hits = scores.topk(largest, dim=1).indices == labels[:, None]
+        best = scores.topk(largest, dim=1)
+        hits = _hits(best.values[:, :1], best.indices, labels[:, None])
         self.results.append(torch.stack([hits[:, :k].any(1) for k in self.topk], dim=1))
 
     def compute_metrics(self, results: Tensor) -> dict[str, float]:
@@ -130,8 +138,8 @@ class _CountingMetric(_ClassMetric):
         """Refuse labels and predictions that are no class."""
         if int(number):
             raise ValueError(
-                f"{type(self).__name__}: {int(number)} times a label or a predicted class is none of the classes; name "
-                "the label of pixels that do not count with ignore_index."
+                f"{type(self).__name__}: {int(number)} times a label or a predicted class is none of the classes, as "
+                "where a score is NaN; name the label of pixels that do not count with ignore_index."
             )
 
 
@@ -202,11 +210,12 @@ class ConfusionMatrix(_CountingMetric):
             return self._finish(counts[:-1].reshape(size, size).cpu())
         if self.ignore_index is not None:
             results = results[results[:, 0] != self.ignore_index]
-        size = self.num_classes or len(self.class_names()) or int(results.max()) + 1
-        for name, values in zip(("label", "predicted class"), results.unbind(1)):
+        size = self.num_classes or len(self.class_names()) or (int(results.max()) + 1 if len(results) else 1)
+        for name, values in zip(("label", "predicted class"), results.unbind(1) if len(results) else ()):
             low, high = int(values.min()), int(values.max())
             if low < 0 or high >= size:
-                raise ValueError(f"ConfusionMatrix: every {name} must lie in [0, {size}), got {low} to {high}")
+                hint = " (-1: of scores with a NaN)" if low == -1 and name != "label" else ""
+                raise ValueError(f"ConfusionMatrix: every {name} must lie in [0, {size}), got {low} to {high}{hint}")
         pairs = results[:, 0] * size + results[:, 1]
         return self._finish(torch.bincount(pairs, minlength=size**2).reshape(size, size).cpu())
 
@@ -310,8 +319,16 @@ class MeanIoU(_CountingMetric):
 
 
 def _predicted(scores: Tensor, labels: Tensor) -> Tensor:
-    """Return the class of the largest score, or the classes that were given instead of scores."""
-    return scores.argmax(1) if scores.dim() > labels.dim() else scores
+    """Return the class of the largest score, -1 where one is NaN; or the classes that were given instead of scores."""
+    if scores.dim() == labels.dim():
+        return scores
+    best = scores.max(1)
+    return best.indices.masked_fill(best.values.isnan(), -1)
+
+
+def _hits(largest: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
+    """Return which classes are the labels, none where the largest score is NaN, which torch takes for the largest."""
+    return (classes == labels) & ~largest.isnan()
 
 
 def _cells(classes: Tensor, size: int) -> Tensor:

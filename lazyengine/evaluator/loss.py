@@ -55,6 +55,7 @@ class MeanLoss(TensorMetric):
     def compute_metrics(self, results: torch.Tensor) -> dict[str, float]:
         """Return the weighted mean, computed in float64."""
         loss, weight = results.double().unbind(1)
+        loss = loss.masked_fill(weight == 0, 0.0)  # the mean of no tokens is NaN, and adds nothing
         total, weights = torch.stack(((loss * weight).sum(), weight.sum())).tolist()
         return {self.name: total / weights if weights else math.nan}
 

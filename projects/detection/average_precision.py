@@ -13,15 +13,16 @@ from lazyengine.evaluator import BaseMetric
 from .detector import pairwise_iou
 
 IOUS = np.linspace(0.5, 0.95, 10)  # as COCO's code makes them: a recall of 0.3 is exactly one of these
+LARGEST = 100  # detections of a class in an image that count, the best ones
 RECALLS = torch.from_numpy(np.linspace(0.0, 1.0, 101))
 
 
 class AveragePrecision(BaseMetric):
     """Mean average precision over classes and over overlaps from 0.50 to 0.95, in steps of 0.05.
 
-    Detections, the best of all images first, are matched with the object of their class in their image that they
-    overlap most and that no better one has; precision is read at 101 values of recall, as the best at that recall or
-    above (Lin et al. 2014, arXiv:1405.0312, and its evaluation code).
+    Detections, the best of all images first, and 100 of a class in an image at most, are matched with the object of
+    their class in their image that they overlap most and that no better one has; precision is read at 101 values of
+    recall, as the best at that recall or above (Lin et al. 2014, arXiv:1405.0312, and its evaluation code).
 
     Reads ``boxes``, ``scores`` and ``labels`` of the predictions and ``boxes`` and ``labels`` of the batch, both a list
     with a dict for each image.
@@ -40,7 +41,8 @@ class AveragePrecision(BaseMetric):
     def compute_metrics(self, results: list[dict[str, Tensor]]) -> dict[str, float]:
         """Return ``mAP``, and those at an overlap of 0.50 and of 0.75; classes without objects do not count."""
         labels = torch.cat([image["true_labels"] for image in results]).unique().tolist()
-        precision = torch.stack([precision_of_class(results, label) for label in labels]).mean(0)
+        nothing = [torch.full((len(IOUS),), torch.nan)]  # what no object can tell
+        precision = torch.stack([precision_of_class(results, label) for label in labels] or nothing).mean(0)
         return {"mAP": precision.mean().item(), "mAP_50": precision[0].item(), "mAP_75": precision[5].item()}
 
 
@@ -49,7 +51,7 @@ def precision_of_class(images: list[dict[str, Tensor]], label: int) -> Tensor:
     scores, hits, num_objects = [], [], 0
     for image in images:
         is_own, is_true = image["labels"] == label, image["true_labels"] == label
-        order = image["scores"][is_own].sort(descending=True, stable=True).indices
+        order = image["scores"][is_own].sort(descending=True, stable=True).indices[:LARGEST]
         iou = pairwise_iou(image["boxes"][is_own][order], image["true_boxes"][is_true])
         scores.append(image["scores"][is_own][order])
         hits.append(torch.stack([match(iou, float(least)) for least in IOUS]))

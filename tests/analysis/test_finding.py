@@ -10,12 +10,13 @@ from torch.optim import SGD
 
 from lazyengine.analysis.cost import cost_of
 from lazyengine.analysis.finding import find_lr, largest_batch
+from lazyengine.checkpoint import read_checkpoint
 from lazyengine.cli.main import main
 from lazyengine.cli.plan import maker_of
 from lazyengine.config import LazyConfig
 from lazyengine.dataset import DataLoader
 from lazyengine.errors import UsageValueError
-from lazyengine.model import BaseModel
+from lazyengine.model import BaseModel, ModelSetup
 from lazyengine.optim import OptimWrapper
 from lazyengine.runner import EpochBasedTrainLoop, Runner
 
@@ -75,6 +76,47 @@ def test_groups_keep_their_shares_of_the_rate(tmp_path):
     raised = [group["lr"] for group in made[-1].optim_wrapper.param_groups]
     assert [each / raised[0] for each in raised] == pytest.approx([each / groups[0] for each in groups])
     assert raised[0] == pytest.approx(1e-2)
+
+
+class Constant(BaseModel):
+    """Its loss is its weight: of the constructor 3, of `init_weights` 2; besides a part that does not learn."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.fixed = nn.Parameter(torch.tensor(3.0)), nn.Linear(1, 1)
+
+    def init_weights(self):
+        self.is_init = True
+        nn.init.constant_(self.weight, 2.0)
+        nn.init.constant_(self.fixed.weight, 0.5)
+        nn.init.zeros_(self.fixed.bias)
+
+    def forward(self, batch, mode="loss"):
+        return {"loss": self.weight + 0.0 * self.fixed(batch[:, None]).sum() + 1000 * (self.fixed.weight.sum() - 0.5)}
+
+
+@pytest.mark.parametrize("begins", ["by init_weights", "with load_from", "with a run that left out what is frozen"])
+def test_it_begins_with_the_weights_of_a_training(tmp_path, begins):
+    def make(folder="other", **options):
+        model = Constant()
+        loop = EpochBasedTrainLoop(DataLoader([{"batch": torch.zeros(())}] * 4, batch_size=1), max_epochs=1)
+        wrapper = OptimWrapper(SGD(model.parameters(), lr=0.25))
+        return Runner(model, train_loop=loop, optim_wrapper=wrapper, work_dir=str(tmp_path / folder), **options)
+
+    options, resume, loss = {}, None, 2.0
+    if begins == "with load_from":
+        given = Constant()
+        torch.save({**given.state_dict(), "weight": torch.tensor(5.0), "fixed.weight": torch.full((1, 1), 0.5)},
+                   path := str(tmp_path / "given.pth"))  # fmt: skip
+        options, loss = {"load_from": path}, 5.0
+    elif begins != "by init_weights":
+        options = {"save": "trained", "model_setup": ModelSetup(freeze=["fixed"])}
+        trained = make("run", **options)
+        trained.train()
+        resume, loss = trained.save_checkpoint("last.pth"), 1.0
+        assert "fixed.weight" not in read_checkpoint(resume)["state_dict"]
+    found = find_lr(lambda: make(**options), low=1e-9, high=1e-8, steps=5, resume=resume)
+    assert found.losses[0] == pytest.approx(loss)
 
 
 def hashes(folder):

@@ -110,6 +110,42 @@ def test_the_data_of_a_config(tmp_path, config, capsys):
     assert "accuracy/top1: 0.25" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("loader", "is_known"),
+    [
+        ("DataLoader(Dataset(), batch_size=3, sampler=[0, 2, 3])", True),
+        ("DataLoader(Dataset(), batch_size=3, drop_last=True)", True),
+        ("TorchLoader(Dataset(), batch_sampler=[[0, 1], [3]])", True),
+        ("DataLoader(Dataset(), batch_size=3, shuffle=True)", False),
+        ("TorchLoader(Dataset(), batch_sampler=[[3, 1], [0]])", False),
+        ("TorchLoader(Stream(), batch_size=3)", False),
+    ],
+)
+def test_the_data_belongs_to_the_predictions(tmp_path, config, capsys, loader, is_known):
+    """What was predicted of a shuffled dataset was compared with the labels of the dataset in order."""
+    with open(config) as file:
+        text = file.read().replace("import Loader, Loop", "import make, Loop").replace("L(Loader)()", "L(make)()")
+    (tmp_path / "made_loaders.py").write_text(
+        PARTS.replace('"label": 0', '"label": index')
+        + "from torch.utils.data import DataLoader as TorchLoader, IterableDataset\n"
+        + "from lazyengine.dataset import DataLoader\n"
+        + "class Stream(IterableDataset):\n    def __iter__(self):\n        return iter([{'label': 0}] * 3)\n"
+        + f"def make():\n    return {loader}\n"
+    )
+    sys.modules.pop("made_loaders", None)
+    lines = [
+        line.replace(line.split()[1], "made_loaders") if "import make" in line else line for line in text.splitlines()
+    ]
+    (tmp_path / "made_config.py").write_text("\n".join(lines))
+    path = str(tmp_path / "unlabelled.pt")
+    order = [0, 1, 3] if "[3]" in loader else [0, 2, 3] if "[0, 2" in loader else [0, 1, 2]
+    save_results([{"scores": s} for s in torch.eye(4, 5)[order]], path)
+    code = main([path, "--config", str(tmp_path / "made_config.py"), "--with-data"])
+    out, err = capsys.readouterr()
+    assert (code, "accuracy/top1: 1.0" in out) == ((0, True) if is_known else (2, False))
+    assert is_known or "is shuffled, or a stream · save predictions with the labels" in err
+
+
 def test_a_metric_for_batches_of_a_project_that_is_not_installed(tmp_path, results, config, capsys, monkeypatch):
     package = f"project_{tmp_path.name.replace('-', '_')}"
     (tmp_path / package).mkdir()

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.optim import AdamW
 
 from lazyengine.checkpoint import read_checkpoint
 from lazyengine.cli import export, train
+from lazyengine.model import BaseDataPreprocessor, ImgDataPreprocessor
 from lazyengine.runs import load
 
 DIGITS = str(Path(__file__).resolve().parents[2] / "projects/digits/config.py")
@@ -86,6 +88,56 @@ def test_an_export_that_gives_something_else_is_found(run, tmp_path, capsys, mon
     monkeypatch.setattr(export, "export_safetensors", damaged)
     assert export.main([str(run), "--output", str(tmp_path / "model.safetensors")]) == 1
     assert "outputs DIFFER" in capsys.readouterr().out
+
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_values_that_are_not_finite_are_compared(value):
+    """A NaN in the second output was called equal, and a mask of infinities different."""
+    inputs = {"x": torch.arange(6.0).reshape(2, 3)}
+    masked = Function(lambda x: (x, x.masked_fill(x > 3, value)))
+    assert export.largest_difference(masked, masked, inputs) == 0.0
+    for function in (lambda x: (x, x), lambda x: (x, x.masked_fill(x > 2, value)), lambda x: (x * value, x)):
+        assert export.largest_difference(masked, Function(function), inputs) == torch.inf
+        assert export.largest_difference(Function(function), masked, inputs) == torch.inf
+    near = Function(lambda x: (x, x.masked_fill(x > 3, value) + 0.3))
+    assert export.largest_difference(masked, near, inputs) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("preprocessor", "said"),
+    [(None, ""), (BaseDataPreprocessor(), ""), (ImgDataPreprocessor(mean=[0.5], std=[2.0]), "ImgDataPreprocessor")],
+)
+def test_it_says_what_the_inputs_have_gone_through(run, tmp_path, capsys, monkeypatch, preprocessor, said):
+    """A program that was exported is called without the preprocessor, which may normalize."""
+    pytest.importorskip("safetensors")
+    loaded = load(run)
+    loaded.model.data_preprocessor = preprocessor
+    monkeypatch.setattr(export, "load", lambda *unused: loaded)
+    monkeypatch.setattr(export, "example_inputs", lambda *unused: {"image": torch.rand(3, 1, 8, 8)})
+    monkeypatch.setitem(export._WRITERS, "safetensors", lambda *unused: export.Tensors(loaded.model, ["image"]))
+    (tmp_path / "model.safetensors").touch()
+    loaded.model.forward = lambda image: image
+    assert export.main([str(run), "--output", str(tmp_path / "model.safetensors")]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("inputs"))
+    assert line == "inputs: image (3, 1, 8, 8)" + (f", as {said} returns them" if said else "")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_program_is_for_any_number_whatever_the_validation_has(run, tmp_path, capsys, monkeypatch, number):
+    loaded = load(run)
+    loaded.config.val_loop.dataloader.batch_size = number
+    monkeypatch.setattr(export, "load", lambda *unused: loaded)
+    path = tmp_path / "model.pt2"
+    assert export.main([str(run), "--format", "torch-export", "--output", str(path)]) == 0
+    assert "image (3, 1, 8, 8)" in capsys.readouterr().out
+    image, label = torch.rand(5, 1, 8, 8), torch.zeros(5, dtype=torch.int64)
+    torch.testing.assert_close(torch.export.load(path).module()(image, label), loaded.model(image, label))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazyengine.evaluator import Accuracy, ConfusionMatrix, Evaluator, MeanLoss, Perplexity
+from lazyengine.evaluator import Accuracy, ConfusionMatrix, Evaluator, MeanIoU, MeanLoss, Perplexity
 
 
 def evaluate(metric, *batches, size=None):
@@ -41,10 +41,48 @@ def test_accuracy_refuses_what_would_broadcast():
     with pytest.raises(ValueError, match=r"topk=\(5,\) needs scores \(N, C\) with C >= 5, got \(2, 3\)"):
         Accuracy(topk=5).process(None, (torch.zeros(2, 3), torch.zeros(2)))
     with pytest.raises(ValueError, match="with C >= 2"):
-        Accuracy(topk=2).process(None, (torch.zeros(2), torch.zeros(2)))
+        Accuracy(topk=2).process(None, (torch.zeros(2, dtype=torch.long), torch.zeros(2)))
     for topk in ((), 0, (1, 1)):
         with pytest.raises(ValueError, match="topk needs different numbers"):
             Accuracy(topk=topk)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+@pytest.mark.parametrize("metric", [Accuracy(), ConfusionMatrix(), MeanIoU(num_classes=2)])
+def test_one_probability_a_sample_is_no_class(metric, shape):
+    """Cut to whole numbers, or as the only one of its row, each would be of class 0."""
+    maps = (3, 5) if isinstance(metric, MeanIoU) else ()
+    label = torch.ones(4, *maps, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"tells no class · .* such as \(probability > 0.5\)"):
+        metric.process({"label": label}, {"scores": torch.rand(*shape, *maps)})
+    metric.process({"label": label}, {"scores": (torch.ones(4, *maps) > 0.5).long()})
+    assert 1.0 in metric.evaluate(4).values()
+
+
+def test_scores_with_nan_predict_no_class():
+    scores = torch.eye(3)[[0, 1, 2, 0]]
+    scores[3, 0] = torch.nan
+    for label, right in (([0, 1, 2, 0], 0.75), ([-1, -1, -1, -1], 0.0)):
+        samples = {"scores": scores, "label": torch.tensor(label)}
+        for metric, number in ((Accuracy(), 1), (Accuracy(topk=(1, 3)), 2)):
+            metric.process(None, samples)
+            assert list(metric.evaluate(4).values()) == [right] * number
+    samples["label"] = torch.zeros(4, dtype=torch.long)
+    maps = {key: value[..., None, None] for key, value in samples.items()}
+    for metric, data, message in (
+        (ConfusionMatrix(), samples, r"got -1 to 2 \(-1: of scores with a NaN"),
+        (ConfusionMatrix(), maps, "1 times a label or a predicted class is none"),
+        (MeanIoU(), maps, "1 times a label or a predicted class is none"),
+    ):
+        metric.process(None, data)
+        with pytest.raises(ValueError, match=message):
+            metric.evaluate(4)
+
+
+def test_a_confusion_matrix_of_ignored_labels_alone_has_no_means():
+    matrix = ConfusionMatrix(ignore_index=-100)
+    matrix.process(None, (torch.eye(3), torch.full((3,), -100)))
+    assert all(map(math.isnan, matrix.evaluate(3).values()))
 
 
 def test_accuracy_keeps_tensors_on_their_device_without_reading_them():
@@ -78,6 +116,16 @@ def test_mean_loss_by_sample_by_batch_and_weighted():
     assert math.isnan(evaluate(MeanLoss(weight_key="w"), {"loss": torch.ones(2), "w": torch.zeros(2)})["loss"])
     with pytest.raises(ValueError, match=r"'loss' must be \(N,\) or a scalar, got \(2, 2\)"):
         MeanLoss().process(None, {"loss": torch.zeros(2, 2)})
+
+
+def test_the_mean_of_no_tokens_adds_nothing():
+    losses = {"loss": torch.tensor([1.0, math.nan, 3.0]), "num": torch.tensor([3, 0, 1])}
+    for metric, value in ((MeanLoss(weight_key="num"), 1.5), (Perplexity(weight_key="num"), math.exp(1.5))):
+        metric.process(None, losses)
+        assert metric.evaluate(3) == {metric.name: pytest.approx(value)}
+    metric = MeanLoss(weight_key="num")
+    metric.process(None, losses | {"num": torch.tensor([3, 1, 1])})
+    assert math.isnan(metric.evaluate(3)["loss"])
 
 
 def test_mean_loss_of_many_samples_is_summed_in_double():

@@ -142,6 +142,23 @@ def test_the_metric_is_that_of_coco(seed):
     assert 0.05 < metrics["detection/mAP"] < metrics["detection/mAP_50"] < 0.9
 
 
+def test_nothing_to_detect_tells_nothing_and_the_100_best_of_a_class_count():
+    boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0]])
+    none = {"boxes": boxes[:0], "labels": torch.zeros(0, dtype=torch.long)}
+    one = {"boxes": boxes, "labels": torch.zeros(1, dtype=torch.long)}
+
+    def found(number):
+        others = torch.cat((boxes.repeat(number, 1) + 50, boxes))  # the right one is the last
+        scores = torch.linspace(1, 0.5, number + 1)
+        return {"boxes": others, "labels": torch.zeros(number + 1, dtype=torch.long), "scores": scores}
+
+    for truth, number, value in ((none, 3, None), (one, 99, 0.01), (one, 100, 0.0)):
+        metric = AveragePrecision()
+        metric.process([truth], [found(number)])
+        values = metric.evaluate(1).values()
+        assert all(v == pytest.approx(value) if value is not None else v != v for v in values)
+
+
 def test_perfect_and_no_detections():
     truth, _ = imagined(6, 0)
     perfect = [{**image, "scores": torch.ones(len(image["labels"]))} for image in truth]
