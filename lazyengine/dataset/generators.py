@@ -107,7 +107,7 @@ def find_gaps(roots: Mapping[str, Any]) -> list[tuple[Any, int, list[Any]]]:
     for _, value, _ in walk(roots):
         if not isinstance(value, _ATOMS):
             is_container = isinstance(value, dict | list | collections.deque)
-            holder = value if is_container else getattr(value, "__dict__", None)
+            holder: Any = value if is_container else getattr(value, "__dict__", None)
             if isinstance(holder, dict) or (is_container and len(value) <= _MAX_WATCHED_ITEMS):
                 items = holder.items() if isinstance(holder, dict) and len(holder) <= _MAX_WATCHED_ITEMS else ()
                 found.append((holder, len(holder), [key for key, part in items if part is None]))
