@@ -24,7 +24,8 @@ from ..plain import to_plain
 from ..seeding import derive_seed
 
 _MAX_ITEMS = 1000
-_MAX_WATCHED_ITEMS = 64
+_MAX_WATCHED_ITEMS = 100
+_WATCHED = (dict, list, collections.deque)
 _VALUES = (str, bytes, int, float, complex, type(None))
 _ATOMS = (*_VALUES, np.ndarray, np.generic, torch.Tensor, type, ModuleType)
 _NOT_COUNTING = {"__init__", "__new__", "__setstate__", "set_epoch", "state_dict", "load_state_dict"}
@@ -102,24 +103,19 @@ def find_generators(roots: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_gaps(roots: Mapping[str, Any]) -> list[tuple[Any, int, list[Any]]]:
-    """Return where a generator may be put later: attributes and short containers, their size, the keys of each None."""
+    """Return where a generator may be put later: short containers and attributes, their number, keys of None."""
     found = []
     for _, value, _ in walk(roots):
-        if not isinstance(value, _ATOMS):
-            is_container = isinstance(value, dict | list | collections.deque)
-            holder: Any = value if is_container else getattr(value, "__dict__", None)
-            if isinstance(holder, dict) or (is_container and len(value) <= _MAX_WATCHED_ITEMS):
-                items = holder.items() if isinstance(holder, dict) and len(holder) <= _MAX_WATCHED_ITEMS else ()
-                found.append((holder, len(holder), [key for key, part in items if part is None]))
+        holder: Any = value if isinstance(value, _WATCHED) else getattr(value, "__dict__", None)
+        if isinstance(holder, _WATCHED) and len(holder) <= _MAX_WATCHED_ITEMS and not isinstance(value, _ATOMS):
+            empty = [key for key, part in holder.items() if part is None] if isinstance(holder, dict) else []
+            found.append((holder, len(holder), empty))
     return found
 
 
 def are_filled(gaps: Iterable[tuple[Any, int, list[Any]]]) -> bool:
     """Return whether something was put into one of some gaps; under 0.2 us each."""
-    return any(
-        len(holder) != size or any(holder[key] is not None for key in empty if key in holder)
-        for holder, size, empty in gaps
-    )
+    return any(len(each) != size or any(each.get(key) is not None for key in empty) for each, size, empty in gaps)
 
 
 class OwnGenerators:
