@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -19,8 +20,10 @@ from torch.utils.data import get_worker_info
 from .. import _torch, dist
 from ..errors import UsageRuntimeError
 from ..seeding import KeptStreams, Purpose, derive_seed, seed_streams, stream_seed
-from .generators import OwnGenerators, find_generators
+from .generators import OwnGenerators, are_filled, find_gaps, find_generators
 from .samplers import InfiniteSampler, RankSampler
+
+_LOGGER = logging.getLogger(__name__)
 
 # In which attributes of a loader, and of what it holds, there may be something that has `set_epoch`.
 ORDER = ("sampler", "batch_sampler")
@@ -168,6 +171,7 @@ class BatchReader:
     instead: dict[int, int] = dataclasses.field(default_factory=dict, init=False)
     _pass: int | None = dataclasses.field(default=None, init=False)
     _generators: OwnGenerators = dataclasses.field(default_factory=lambda: OwnGenerators({}), init=False)
+    _gaps: list[Any] = dataclasses.field(default_factory=list, init=False)
 
     @property
     def roots(self) -> dict[str, Any]:
@@ -209,11 +213,11 @@ class BatchReader:
         """Look for generators, and return whether there are other ones than before."""
         former, roots = self._generators.found, self.roots if self.seeds_generators else {}
         found = {path: each for path, each in find_generators(roots).items() if path not in self.left_alone}
-        self._generators = OwnGenerators(found)
+        self._generators, self._gaps = OwnGenerators(found), find_gaps(roots)
         return found != former
 
     def _read_seeded(self, key: BatchKey) -> Any:
-        seed, _, _, told_epoch, number, _ = key
+        seed, epoch, position, told_epoch, number, _ = key
         if told_epoch not in (None, self.told_epoch):  # in a worker, or another pass has been begun meanwhile
             self.set_epoch(told_epoch)
         is_first, self._pass = number != self._pass, number
@@ -223,9 +227,15 @@ class BatchReader:
             return self._read(key)
         self.reseed(seed)
         batch = self._read(key)
-        if is_first and self.can_read_again and self._find_generators():  # some were made by reading
+        if not ((is_first or are_filled(self._gaps)) and self._find_generators()):
+            return batch
+        if self.can_read_again:  # some were made by reading
             self.reseed(seed)
             return self._read(key)
+        _LOGGER.warning(
+            "%s has made generators while its batch %d of epoch %d was read: what they drew for it is not repeatable. "
+            "Make them in its constructor.", type(self.dataset).__name__, position, epoch
+        )  # fmt: skip
         return batch
 
     def _read(self, key: BatchKey) -> Any:

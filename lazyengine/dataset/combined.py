@@ -113,9 +113,14 @@ class CombinedLoader:
             self.loaders[name].load_state_dict(state)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Start an iteration. What is set now holds for it, also where no batch of it is ever asked for."""
         begin, self._begin, self._loaded = self._begin, {}, {}
         self._places = places = {name: list(begin.get(name, (0, 0))) for name in self.loaders}
-        iterators = {name: self._iterator(name, *places[name]) for name in self.loaders}
+        epoch = self._epoch
+        iterators = {name: self._iterator(name, epoch, *places[name]) for name in self.loaders}
+        return self._batches(epoch, places, iterators)
+
+    def _batches(self, epoch: int, places: dict[str, list[int]], iterators: dict[str, Any]) -> Iterator[dict[str, Any]]:
         while True:
             batch, told = {}, {name: list(place) for name, place in places.items()}
             for name, iterator in iterators.items():
@@ -126,18 +131,18 @@ class CombinedLoader:
                         return
                     if self.mode == "longest":
                         continue
-                    iterators[name] = self._iterator(name, *told[name])
+                    iterators[name] = self._iterator(name, epoch, *told[name])
                     read = next(iterators[name])
                 told[name][1] += 1
                 batch[name] = read
             places.update(told)
             yield batch
 
-    def _iterator(self, name: str, passes: int, batches: int) -> Iterator[Any]:
+    def _iterator(self, name: str, epoch: int, passes: int, batches: int) -> Iterator[Any]:
         loader = self.loaders[name]
         if passes and self.mode != "cycle":
             return iter(())
-        set_epoch(loader, self._epoch + (passes << _FURTHER_PASSES))
+        set_epoch(loader, epoch + (passes << _FURTHER_PASSES))
         if batches and hasattr(loader, "set_start"):
             loader.set_start(batches)
         return iter(loader)

@@ -24,6 +24,8 @@ from ..plain import to_plain
 from ..seeding import derive_seed
 
 _MAX_ITEMS = 1000
+_MAX_WATCHED_ITEMS = 100
+_WATCHED = (dict, list, collections.deque)
 _VALUES = (str, bytes, int, float, complex, type(None))
 _ATOMS = (*_VALUES, np.ndarray, np.generic, torch.Tensor, type, ModuleType)
 _NOT_COUNTING = {"__init__", "__new__", "__setstate__", "set_epoch", "state_dict", "load_state_dict"}
@@ -98,6 +100,22 @@ def find_generators(roots: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, _kinds()) and not is_copied and not any(value is each for each in global_ones):
             found[path] = value
     return found
+
+
+def find_gaps(roots: Mapping[str, Any]) -> list[tuple[Any, int, list[Any]]]:
+    """Return where a generator may be put later: short containers and attributes, their number, keys of None."""
+    found = []
+    for _, value, _ in walk(roots):
+        holder: Any = value if isinstance(value, _WATCHED) else getattr(value, "__dict__", None)
+        if isinstance(holder, _WATCHED) and len(holder) <= _MAX_WATCHED_ITEMS and not isinstance(value, _ATOMS):
+            empty = [key for key, part in holder.items() if part is None] if isinstance(holder, dict) else []
+            found.append((holder, len(holder), empty))
+    return found
+
+
+def are_filled(gaps: Iterable[tuple[Any, int, list[Any]]]) -> bool:
+    """Return whether something was put into one of some gaps; under 0.2 us each."""
+    return any(len(each) != size or any(each.get(key) is not None for key in empty) for each, size, empty in gaps)
 
 
 class OwnGenerators:

@@ -17,6 +17,8 @@ from .. import dist
 from ..errors import UsageTypeError, UsageValueError
 from ..seeding import derive_seed
 
+_PASSES_BITS = 20  # pass k of an endless order within epoch e is permuted from seed + e * 2**20 + k
+
 
 def _permutation(size: int, seed: int) -> np.ndarray:
     """Return torch's random permutation; what takes time is memory out of order, of which int32 needs half."""
@@ -288,7 +290,7 @@ class InfiniteSampler(RankSampler):
 
     Pass k over the dataset is torch's random permutation from `seed + k`, so that a run can be resumed at any sample
     without going through those before. (mmengine draws all passes from one generator: only its first pass is the same.)
-    Every iteration starts at the first pass.
+    Every iteration starts at the first pass; those of epoch 1 and later, as of a loop with `limit`, have other orders.
 
     Args:
         dataset: Anything with a length.
@@ -301,11 +303,12 @@ class InfiniteSampler(RankSampler):
     """
 
     def index_blocks(self, start: int = 0, epoch: int | None = None) -> Iterator[np.ndarray]:
-        """Yield this rank's indices without end, one array a pass, without the first `start`; `epoch` is ignored."""
+        """Yield this rank's indices without end, one array a pass, without the first `start`."""
+        first = (self.epoch if epoch is None else epoch) << _PASSES_BITS
         position = start * self.world_size + self.rank  # in the endless stream of all ranks
         while True:
             number, offset = divmod(position, self.size)
-            block = self._order(number)[offset :: self.world_size]
+            block = self._order(first + number)[offset :: self.world_size]
             yield block
             position += len(block) * self.world_size
 

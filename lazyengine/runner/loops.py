@@ -147,6 +147,7 @@ class BaseTrainLoop:
     max_epochs: Any
     max_iters: Any
     epoch_length: Any
+    _kept: list[Any] | None = None  # the batches of `overfit`
 
     def __init__(
         self,
@@ -248,7 +249,7 @@ class BaseTrainLoop:
     def batches_of_pass(self, runner: Runner) -> Iterator[Any]:
         """Begin the pass of this epoch and return its batches, from the one where the position stands.
 
-        With `overfit` they are copies of the first batches of epoch 0, read once for the pass.
+        With `overfit` they are copies of the first batches of epoch 0, read once for the call of `run`.
         """
         begin, limit = self.position.batch, self.limit
         if self.overfit is None:
@@ -258,9 +259,11 @@ class BaseTrainLoop:
             return itertools.islice(
                 _batches_of(runner, self.dataloader), None if limit is None else max(limit - begin, 0)
             )
-        set_epoch(self.dataloader, 0)
-        self._seed_pass(runner, 0)
-        kept = list(itertools.islice(self.dataloader, self.overfit))
+        if self._kept is None:
+            set_epoch(self.dataloader, 0)
+            self._seed_pass(runner, 0)
+            self._kept = list(itertools.islice(self.dataloader, self.overfit))
+        kept = self._kept
         end = self.epoch_length or limit
         places = itertools.count(begin) if end is None else range(begin, end)
         return (copy.deepcopy(kept[place % len(kept)]) for place in places if kept)
@@ -323,7 +326,7 @@ class BaseTrainLoop:
 
         Without epochs (`max_epochs` is None) all of training is one for hooks: it begins here, and `finish` ends it.
         """
-        position = self.position
+        position, self._kept = self.position, None
         position.settle()
         seed_loaders(self.dataloader, runner.seed)
         self._samples_per_batch = global_batch_size(self.dataloader) or 0
@@ -424,7 +427,7 @@ class EpochBasedTrainLoop(BaseTrainLoop):
         super().__init__(dataloader, val_begin, val_interval, **options)
         if max_epochs < 1:
             raise UsageValueError(f"max_epochs={max_epochs}: expected at least 1.")
-        self.epoch_length = limited(_length(self.dataloader), self.limit)
+        self.epoch_length = _epoch_length(self.dataloader, self.limit)
         self.max_epochs = max_epochs
 
     @property
@@ -440,7 +443,7 @@ class EpochBasedTrainLoop(BaseTrainLoop):
     def run(self, runner: Runner) -> None:
         """Train from where the position stands to the last epoch."""
         if self.position.batch == 0:  # between two calls of train() somebody may have changed the data
-            self.epoch_length = limited(_length(self.dataloader), self.limit)
+            self.epoch_length = _epoch_length(self.dataloader, self.limit)
         self.max_epochs = self._max_epochs  # and the iterations
         self.begin(runner)
         while self.position.epoch < self.max_epochs and not self.stop_training:
@@ -463,8 +466,9 @@ class EpochBasedTrainLoop(BaseTrainLoop):
             set_epoch(self.dataloader, position.epoch)  # who passes over it once more passes over this epoch's
         if position.batch != self.epoch_length:
             raise RuntimeError(
-                f"the train loader has a length of {self.epoch_length} batches, and gave {position.batch} in epoch "
-                f"{position.epoch}; every rank would wait for the others. Mend its __len__, or use IterBasedTrainLoop"
+                f"an epoch has {self.epoch_length} batches, and the train loader gave {position.batch} in epoch "
+                f"{position.epoch}; every rank would wait for the others. Mend the loader's __len__ (of one that has "
+                "none, lower train_loop.limit), or use IterBasedTrainLoop"
             )
         position.end_epoch()
         position.val_due = runner.has("val_loop") and self.is_val_due(position.epoch, self.max_epochs)
@@ -767,25 +771,27 @@ def _check_numbers(least: int, **options: int | None) -> None:
             raise UsageValueError(f"{name}={value}: expected a number of batches, at least {least}.")
 
 
-def _length(dataloader: Any) -> int:
+def _epoch_length(dataloader: Any, limit: int | None) -> int:
     """The number of batches of an epoch.
 
     Raises:
-        TypeError: When the loader has no length.
+        TypeError: When the loader has no length, and there is no limit.
         ValueError: When it is zero.
     """
     try:
         length = len(dataloader)
     except TypeError as error:
+        if limit is not None:
+            return limit
         raise UsageTypeError(
             f"EpochBasedTrainLoop needs a loader with a length, and {type(dataloader).__name__} has none ({error}); "
-            "use IterBasedTrainLoop for streams."
+            "set train_loop.limit to the batches of an epoch, or use IterBasedTrainLoop."
         ) from error
     if length == 0:
         raise UsageValueError(
             "the train loader has no batch: the dataset is empty, or drop_last dropped its only batch."
         )
-    return length
+    return limited(length, limit)
 
 
 def length_of(sized: Any) -> int | None:

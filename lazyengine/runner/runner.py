@@ -600,13 +600,14 @@ class Runner:
         return self.val_dataloader if self.test_loop is None else self.test_loop.dataloader
 
     def num_batches(self, mode: str) -> int | None:
-        """Return the number of batches of one pass over the loaders of `mode`; None where one has no length."""
+        """Return the number of batches of one pass over the loaders of `mode`; None where one is endless."""
         if mode not in self._num_batches:
             limit = getattr(getattr(self, f"{mode}_loop") or self.val_loop, "limit", None)
-            lengths = [length_of(loader) for loader in loaders_of(getattr(self, f"{mode}_dataloader")).values()]
+            loaders = loaders_of(getattr(self, f"{mode}_dataloader")).values()
+            lengths = [limit if (length := length_of(each)) is None else limited(length, limit) for each in loaders]
             if None in lengths:
                 return None
-            self._num_batches[mode] = sum(limited(length, limit) for length in lengths if length is not None)
+            self._num_batches[mode] = sum(length for length in lengths if length is not None)
         return self._num_batches[mode]
 
     # ------------------------------------------------------------------ called by loops and hooks

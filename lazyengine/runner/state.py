@@ -648,8 +648,8 @@ class RunState:
     def _resume_loader(self, states: list[dict[str, Any]]) -> None:
         """Let the train loader go on from the states that it had on the ranks."""
         loop: Any = self._runner.train_loop
-        if not any(states) or not hasattr(loop.dataloader, "load_state_dict"):
-            return
+        if not any(states) or loop.overfit is not None or not hasattr(loop.dataloader, "load_state_dict"):
+            return  # the batches of `overfit` are read from the beginning at each pass
         try:
             loop.dataloader.load_state_dict(merge_loader_states(states, dist.get_world_size(), dist.get_rank()))
             if loop.limit is not None and loop.position.batch == 0 and goes_on_by_state(loop.dataloader):
