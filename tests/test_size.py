@@ -34,22 +34,22 @@ ENGINE_BUDGET = 13_500
 # issues on folders, configs, borders, time travel and the first hour land on top of the re-cut, whose budgets the table
 # goes on to show: cutting back to them (with their allowances) is still owed.
 STANDS = {
-    "config": 3836,
-    "optim": 2408,
-    "model": 1793,
-    "dataset": 2114,
-    "runner": 2597,
-    "hooks": 1614,
-    "checkpoint": 1312,
+    "config": 3846,
+    "optim": 2437,
+    "model": 1819,
+    "dataset": 2158,
+    "runner": 2688,
+    "hooks": 1618,
+    "checkpoint": 1339,
     "logging": 917,
-    "evaluator": 792,
-    "dist": 667,
+    "evaluator": 812,
+    "dist": 670,
     "visualization": 834,
 }
-ENGINE_STANDS = 20_798
+ENGINE_STANDS = 21_086
 BELOW_THE_ENGINE = {"analysis", "runs", "sweep", "port", "cli"}
 BELOW_BUDGET = 6_500
-BELOW_STANDS = 11_685
+BELOW_STANDS = 11_751
 MAX_FUNCTION_LINES = 60
 
 

@@ -24,7 +24,7 @@ from ..plain import to_plain
 from ..seeding import derive_seed
 
 _MAX_ITEMS = 1000
-_MAX_WATCHED_ITEMS = 100
+_MAX_WATCHED, _MAX_WATCHED_ITEMS = 128, 100
 _WATCHED = (dict, list, collections.deque)
 _VALUES = (str, bytes, int, float, complex, type(None))
 _ATOMS = (*_VALUES, np.ndarray, np.generic, torch.Tensor, type, ModuleType)
@@ -103,19 +103,30 @@ def find_generators(roots: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_gaps(roots: Mapping[str, Any]) -> list[tuple[Any, int, list[Any]]]:
-    """Return where a generator may be put later: short containers and attributes, their number, keys of None."""
+    """Return where a generator may be put later: short containers and attributes, their number, keys of None.
+
+    They are looked at for every batch, so that only the nearest are returned.
+    """
     found = []
     for _, value, _ in walk(roots):
         holder: Any = value if isinstance(value, _WATCHED) else getattr(value, "__dict__", None)
         if isinstance(holder, _WATCHED) and len(holder) <= _MAX_WATCHED_ITEMS and not isinstance(value, _ATOMS):
             empty = [key for key, part in holder.items() if part is None] if isinstance(holder, dict) else []
             found.append((holder, len(holder), empty))
+            if len(found) == _MAX_WATCHED:
+                break
     return found
 
 
 def are_filled(gaps: Iterable[tuple[Any, int, list[Any]]]) -> bool:
-    """Return whether something was put into one of some gaps; under 0.2 us each."""
-    return any(len(each) != size or any(each.get(key) is not None for key in empty) for each, size, empty in gaps)
+    """Return whether something was put into one of some gaps."""
+    for holder, size, empty in gaps:  # no generators: this is done for every batch
+        if len(holder) != size:
+            return True
+        for key in empty:
+            if holder.get(key) is not None:
+                return True
+    return False
 
 
 class OwnGenerators:
