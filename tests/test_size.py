@@ -38,15 +38,15 @@ STANDS = {
     "optim": 2437,
     "model": 1819,
     "dataset": 2158,
-    "runner": 2688,
-    "hooks": 1618,
+    "runner": 2689,
+    "hooks": 1619,
     "checkpoint": 1339,
     "logging": 917,
     "evaluator": 812,
     "dist": 670,
     "visualization": 834,
 }
-ENGINE_STANDS = 21_086
+ENGINE_STANDS = 21_088
 BELOW_THE_ENGINE = {"analysis", "runs", "sweep", "port", "cli"}
 BELOW_BUDGET = 6_500
 BELOW_STANDS = 11_751

@@ -26,6 +26,7 @@ class RuntimeInfoHook(Hook):
     """
 
     priority = Priority.VERY_HIGH
+    _copies = False  # outputs of a model, whose memory the next step uses again
 
     def before_run(self, runner: Runner) -> None:
         """Record what identifies the run."""

@@ -506,14 +506,16 @@ class IterBasedTrainLoop(BaseTrainLoop):
         if max_iters < 1:
             raise UsageValueError(f"max_iters={max_iters}: expected at least 1.")
         self.max_iters = max_iters
+        self.epoch_length = self._length_of_pass()
+
+    def _length_of_pass(self) -> int | None:
         length = length_of(self.dataloader)
-        self.epoch_length = self.limit if length is None else limited(length, self.limit)
+        return self.limit if length is None else limited(length, self.limit)
 
     def run(self, runner: Runner) -> None:
         """Train from where the position stands to the last iteration."""
         position = self.position
-        length = length_of(self.dataloader)
-        length = self.epoch_length if length is None else limited(length, self.limit)
+        length = self.epoch_length if self.dataloader is None else self._length_of_pass()
         if length != self.epoch_length and position.batch in (0, self.epoch_length):  # other data since the last call
             self.epoch_length = length
             if position.batch:

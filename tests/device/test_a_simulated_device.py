@@ -34,6 +34,9 @@ from lazyengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, V
 
 from .simulated import DEVICE, OnDevice, simulated_device
 
+# A build with CUDA asks a driver, and on a machine with a device the tests marked gpu run.
+pytestmark = pytest.mark.skipif(torch.version.cuda is not None, reason="simulated on a build of torch without CUDA")
+
 LINE = 4
 AdamW, SGD = torch.optim.AdamW, torch.optim.SGD
 CLIP: dict[str, Any] = {"clip_grad": {"max_norm": 0.1}}

@@ -108,10 +108,20 @@ def test_epochs_in_an_iteration_loop_are_passes(tmp_path):
     assert saved(tmp_path / "c") == ["iter_12.pth"]
 
 
+class WithoutLength:
+    """The batches of a loader, as a stream has them."""
+
+    def __init__(self, loader):
+        self.loader, self.dataset = loader, loader.dataset
+
+    def __iter__(self):
+        return iter(self.loader)
+
+
 @pytest.mark.parametrize(("by_epoch", "says"), [(True, True), (None, False)])
 def test_passes_that_nobody_knows_the_end_of_are_said(tmp_path, by_epoch, says):
     runner = toy_runner(str(tmp_path), max_iters=4, hooks={"checkpoint": CheckpointHook(by_epoch=by_epoch)})
-    runner.train_loop.epoch_length = None  # as that of a stream
+    runner.train_loop.dataloader = WithoutLength(runner.train_loop.dataloader)
     runner.train()
     assert ("its interval saves nothing" in Path(runner.folder.log_file).read_text()) == says
 

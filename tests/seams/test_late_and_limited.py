@@ -196,7 +196,8 @@ def test_overfitting_on_a_stream_stays_with_its_first_batches(tmp_path, num_work
         runner = toy_runner(str(tmp_path), max_iters=8, hooks=hooks, resume=resume)
         options = {"num_workers": num_workers, "persistent_workers": stays, "multiprocessing_context": "fork"}
         runner.train_loop.dataloader = DataLoader(Standing(), 4, **options)
-        runner.train_loop.overfit, runner.train_loop.epoch_length = 2, 3
+        loop = runner.train_loop
+        loop.overfit, loop.limit, loop.epoch_length = 2, 3, 3
         checkpoints: Any = runner.hooks["checkpoint"]
         checkpoints.interval, checkpoints.by_epoch = 2, False
         return runner
