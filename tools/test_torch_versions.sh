@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Run tests with other versions of torch, each in a virtual environment of its own that is deleted afterwards.
 #
-#   tools/test_torch_versions.sh 2.6.0 2.9.1 2.14.1                  the tests below
-#   tools/test_torch_versions.sh 2.6.0 -- tests/optim -n 2           these, with pytest's options
+#   tools/test_torch_versions.sh 2.9.1 2.14.1                        the tests below
+#   tools/test_torch_versions.sh 2.9.1 -- tests/optim -n 2           these, with pytest's options
 #
 # PYTHON       the interpreter of the environments (python3)
 # TORCH_INDEX  address of an index of CPU builds of torch; unset: what pip is configured to use
