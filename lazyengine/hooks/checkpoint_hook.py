@@ -99,7 +99,7 @@ class CheckpointHook(Hook):
         self.needs_validation = indicators not in ([], ["auto"])
         self.best_names: dict[str, str] = {}  # file in which each metric was best, whether it could be written or not
         self._improved: dict[str, float] = {}
-        self._is_due = False  # a save waits for an optimizer step
+        self._has_epochs = self._is_due = False  # the loop counts epochs, and a save waits for an optimizer step
         self._saved_iter = -1
         self._saved_s = 0.0
         self.spent_s = {"saving": 0.0}
@@ -119,11 +119,12 @@ class CheckpointHook(Hook):
     def settle(self, runner: Runner) -> None:
         """Let what was left open follow the train loop."""
         loop = runner.train_loop
+        self._has_epochs = loop.max_epochs is not None
         if self.by_epoch is None:
-            self.by_epoch = loop.max_epochs is not None
+            self.by_epoch = self._has_epochs
         if self.interval is None:
             between = loop.val_interval if runner.has("val_loop") and loop.val_interval > 0 else 1000
-            self.interval = 1 if self.by_epoch or loop.max_epochs is not None else between
+            self.interval = 1 if self.by_epoch or self._has_epochs else between
         self.filename_tmpl = self.filename_tmpl or ("epoch_{}.pth" if self.by_epoch else "iter_{}.pth")
 
     def count_saves(self, runner: Runner) -> tuple[int, int]:
@@ -172,7 +173,7 @@ class CheckpointHook(Hook):
         """Save by iteration or by pass, and what waited for an optimizer step."""
         loop, position = runner.train_loop, runner.train_loop.position
         has_ended = position.batch == loop.epoch_length  # the epoch or pass
-        if self.by_epoch and loop.max_epochs is not None and (has_ended or not self._is_due):
+        if self.by_epoch and self._has_epochs and (has_ended or not self._is_due):
             if not has_ended and self.every_s is not None:  # else after_train_epoch follows
                 self._save_by_time(runner, self.every_s)
             return

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..dist import is_distributed
 from ..errors import UsageTypeError
 from .base_module import BaseModule, InitCfg
 from .data_preprocessor import BaseDataPreprocessor
@@ -69,7 +70,8 @@ class BaseModel(BaseModule):
         """
         if forward is None or forward is self:
             forward = self
-            check_gradients_are_synchronized(self)
+            if is_distributed():
+                check_gradients_are_synchronized(self)
         with optim_wrapper.optim_context(forward):  # pyright: ignore[reportArgumentType]
             data = self.data_preprocessor(data, True)
             losses = run_forward(forward, accepted(self, data), "loss")

@@ -66,7 +66,8 @@ def train_step(
         return step(data, optim_wrapper, forward)
     if forward is None or forward is model:
         forward = model
-        check_gradients_are_synchronized(model)
+        if is_distributed():
+            check_gradients_are_synchronized(model)
     with optim_wrapper.optim_context(forward):  # pyright: ignore[reportArgumentType]
         data = move_data(accepted(model, data), _device_of(model))
         losses = run_forward(forward, data, "loss" if "mode" in parameters_of(model) else None)
@@ -260,7 +261,7 @@ def check_gradients_are_synchronized(forward: Any) -> None:
     Raises:
         RuntimeError: Data is shared out among several ranks, and ``forward`` is neither DDP nor sharded by FSDP2.
     """
-    if not is_distributed() or isinstance(forward, nn.parallel.DistributedDataParallel) or is_sharded(forward):
+    if isinstance(forward, nn.parallel.DistributedDataParallel) or is_sharded(forward):
         return
     if get_data_world_size() > 1:
         raise RuntimeError(

@@ -168,7 +168,7 @@ class NonFiniteGuard:
         self.num_consecutive_skips = 0
         self._losses: list[Tensor | float] = []  # since the last update; on an accelerator not read yet
         self._notes: list[str] = []
-        self.has_noted = self.has_found = self._are_late = False
+        self.has_noted = self.has_found = self.are_late = False
         self.pending: tuple[Tensor, Callable[[], None], int | None] | None = None
 
     def observe(self, loss: Tensor, is_late: bool) -> NonFiniteError | None:
@@ -180,7 +180,7 @@ class NonFiniteGuard:
         self.has_noted = True
         if is_late:
             self._losses.append(loss.detach())
-            self._are_late = True
+            self.are_late = True
             return None
         self._losses.append(loss.item())
         if math.isfinite(self._losses[-1]):
@@ -211,7 +211,7 @@ class NonFiniteGuard:
         """
         reasons: list[str | None] = [None]
         is_known = is_agreed or not dist.is_distributed()
-        if not is_known or self.has_found or self._are_late or not math.isfinite(norm):
+        if not is_known or self.has_found or self.are_late or not math.isfinite(norm):
             reason = self._reason(norm, "" if math.isfinite(norm) else name_nonfinite(optimizer))
             reasons = [reason]
             if dist.get_world_size() > 1:
@@ -241,8 +241,6 @@ class NonFiniteGuard:
 
     def read(self, gradient_norm: Tensor) -> float:
         """Return the norm; losses that are on the device come with it, so that the host waits once."""
-        if not self._are_late:
-            return gradient_norm.item()
         *self._losses, norm = self._values(gradient_norm).tolist()
         return norm
 
@@ -291,7 +289,7 @@ class NonFiniteGuard:
         """Drop what was noted since the last update."""
         self._losses.clear()
         self._notes.clear()
-        self.has_noted = self.has_found = self._are_late = False
+        self.has_noted = self.has_found = self.are_late = False
 
     def _reason(self, norm: float, parameter_names: str = "", losses: Sequence[Any] | None = None) -> str | None:
         """Return what was not finite among losses and norm, as text; None where all is well."""

@@ -249,7 +249,10 @@ class OptimWrapper:
                 found = guard.defer(norm)
                 self._unsure = self._kept
             else:
-                known_norm = guard.read(norm) if norm is not None else self._scan.value(gradients)
+                if norm is None:
+                    known_norm = self._scan.value(gradients)
+                else:
+                    known_norm = guard.read(norm) if guard.are_late else norm.item()
                 if self._rejects(known_norm, on_host and self._has_shared_gradients):
                     return
         if clipping is not None and norm is not None:
