@@ -81,11 +81,14 @@ def _indices(loader: Any, args: argparse.Namespace) -> Sequence[int]:
     Raises:
         UsageValueError: It goes another way through the dataset, which nobody knows now, or reads a stream.
     """
+    from torch.utils.data import RandomSampler
+
     size = operator.length_hint(loader.dataset, 1)
-    batches = getattr(loader, "batch_sampler", None)
-    order = getattr(loader, "sampler", range(size)) if batches is None else itertools.chain.from_iterable(batches)
+    batches, sampler = getattr(loader, "batch_sampler", None), getattr(loader, "sampler", range(size))
+    is_drawn = isinstance(sampler, RandomSampler) or getattr(sampler, "shuffle", False)  # of few, maybe in order
+    order = sampler if batches is None else itertools.chain.from_iterable(batches)
     found = list(itertools.islice(order, size + 1))
-    if any(b is None or a >= b for a, b in itertools.pairwise(found)):
+    if is_drawn or any(b is None or a >= b for a, b in itertools.pairwise(found)):
         raise UsageValueError(
             f"--with-data: which prediction is of which sample is known where a loader goes through its dataset in "
             f"order, and that of {args.config} ({args.loop}) is shuffled, or a stream · save predictions with the "

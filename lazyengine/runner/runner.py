@@ -179,9 +179,7 @@ class Runner:
         self.save: Literal["all", "trained"] = save
         self.cfg: Any = None
         self.forward: Any = None
-        self.is_training = False
-        self.is_own_validation = False
-        self.is_resuming_epoch = False
+        self.is_training = self.is_own_validation = self.is_resuming_epoch = False
         self.announced_iters: int | None = None
         self.untrained: set[str] = set()
         self.interrupt_saves = False
@@ -189,10 +187,7 @@ class Runner:
         self._device_name = device
         self._num_batches: dict[str, int] = {}
         self._is_in_folder_of_config = False
-        self._is_set_up = False
-        self._is_running = False
-        self._is_evaluating = False
-        self._has_weights = False
+        self._is_set_up = self._is_running = self._is_evaluating = self._has_weights = False
         self._evaluates_file = False  # the weights are a checkpoint's, not those that hooks follow
         self._is_prepared_for_training = False
         self._is_ready_to_train = False

@@ -76,6 +76,7 @@ def run(request: dict[str, Any]) -> None:
 
 def _child(request: dict[str, Any], rank: int) -> None:
     """Run a request in a forked process, which ends as an interpreter would."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup, under which tests may run, ignores
     os.setpgid(0, 0)
     log = os.open(f"{request['log']}_{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
