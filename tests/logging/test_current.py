@@ -134,7 +134,7 @@ def test_a_thousand_runs_leave_no_open_file_and_no_instance(tmp_path, capsys):
     before = num_open_files()
     for number in range(1, 1000):
         run(number)
-    assert num_open_files() == before
+    assert num_open_files() <= before  # earlier tests may have left some that are closed meanwhile
     assert [len(cls._instances) for cls in MANAGED] == [0, 0, 0]
     with pytest.raises(RuntimeError, match="no instance exists"):
         Visualizer.get_current_instance()
