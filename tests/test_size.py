@@ -43,10 +43,10 @@ STANDS = {
     "checkpoint": 1339,
     "logging": 917,
     "evaluator": 812,
-    "dist": 670,
+    "dist": 671,
     "visualization": 834,
 }
-ENGINE_STANDS = 21_088
+ENGINE_STANDS = 21_089
 BELOW_THE_ENGINE = {"analysis", "runs", "sweep", "port", "cli"}
 BELOW_BUDGET = 6_500
 BELOW_STANDS = 11_753

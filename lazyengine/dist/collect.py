@@ -64,7 +64,8 @@ def collect_results(results: Any, size: int, device: str = "cpu", tmpdir: str | 
             "results must be tensors of the same dtype, device and shape of a sample on every rank; rank "
             f"{rank} got a {type(results).__name__}{'' if own is None else f', {own.dtype}, {tuple(own.shape[1:])}'}"
         )
-    if any(isinstance(leaf, Tensor) and not leaf.is_cpu for _, leaf in iter_leaves(results)):
+    has_device = torch.accelerator.is_available()  # else nothing has to be looked at, which takes longer than sending
+    if has_device and any(isinstance(leaf, Tensor) and not leaf.is_cpu for _, leaf in iter_leaves(results)):
         # It would come out on the device of its rank, which rank 0 does not use and may not see.
         results = map_leaves(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, results)
     parts = gather_object(results) if device != "cpu" else _exchange_files(results, tmpdir)
