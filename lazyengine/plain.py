@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import os
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -193,8 +193,7 @@ def on_host(plain: Any, memory: list[torch.Tensor] | None = None) -> Any:
             for key, t in tensors.items():
                 view: Any = torch.empty(0, dtype=t.dtype)
                 copies[key] = view.set_(host, t.storage_offset(), t.shape, t.stride())
-    for device in {t.device for tensors in views.values() for t in tensors.values() if t.is_cuda}:
-        torch.cuda.synchronize(device)
+    wait_for_copies(t for tensors in views.values() for t in tensors.values())
 
     def replace(value: Any, path: str) -> Any:
         if not isinstance(value, torch.Tensor):
@@ -203,6 +202,12 @@ def on_host(plain: Any, memory: list[torch.Tensor] | None = None) -> Any:
         return copies.get(key, value) if key is not None else value.clone().cpu()
 
     return rebuild(plain, replace)
+
+
+def wait_for_copies(tensors: Iterable[torch.Tensor]) -> None:
+    """Wait until the queued copies of tensors are done, on every GPU that holds one of them."""
+    for device in {tensor.device for tensor in tensors if tensor.is_cuda}:
+        torch.cuda.synchronize(device)
 
 
 def _view_key(tensor: torch.Tensor) -> tuple[Any, ...] | None:

@@ -252,9 +252,8 @@ def _build_without_values(runner: Any, mode: Any) -> None:
                     places.setdefault(id(value), (value, mode.from_tensor(value)))
                     setattr(module, name, places[id(value)][1])
     with mode:
-        for (
-            wrapper
-        ) in runner.optim_wrapper.named().values():  # one that was built by hand has the parameters as they were
+        # one that was built by hand has the parameters as they were
+        for wrapper in runner.optim_wrapper.named().values():
             for group in wrapper.param_groups:
                 group["params"] = [places.get(id(each), (each, each))[1] for each in group["params"]]
 

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from .. import dist
-from ..plain import rebuild
+from ..plain import rebuild, wait_for_copies
 from .errors import UsageCheckpointError, damage_explained
 
 _MARK = "sharded_tensor"
@@ -137,8 +137,7 @@ def copy_shards(tensors: Mapping[str, Any], memory: dict[str, Any]) -> dict[str,
         else:
             kept = tensor.to("cpu") if tensor.device.type != "cpu" else tensor.clone()
         memory[key] = kept
-    for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
-        torch.cuda.synchronize(device)
+    wait_for_copies(tensors.values())
     return dict(memory)
 
 

@@ -123,9 +123,8 @@ def load_tensors(module: nn.Module, state_dict: Mapping[str, Any]) -> Loaded:
     state_dict = shard_state(state_dict, own)
     shapes = {key: (shape_of(value), shape_of(own[key])) for key, value in state_dict.items() if key in own}
     mismatched: dict[str, Any] = {k: pair for k, pair in shapes.items() if pair[1] is not None and pair[0] != pair[1]}
-    for key in [
-        key for key in shapes if key not in mismatched
-    ]:  # codes of a quantized weight are no weight, phases have no sign
+    # codes of a quantized weight are no weight, phases have no sign
+    for key in [key for key in shapes if key not in mismatched]:
         if isinstance(own[key], nn.Parameter) and _kind(state_dict[key]) != _kind(own[key]):
             mismatched[key] = (state_dict[key].dtype, own[key].dtype)
     raw: Any = module.state_dict()

@@ -506,16 +506,12 @@ class IterBasedTrainLoop(BaseTrainLoop):
         if max_iters < 1:
             raise UsageValueError(f"max_iters={max_iters}: expected at least 1.")
         self.max_iters = max_iters
-        self.epoch_length = self._length_of_pass()
-
-    def _length_of_pass(self) -> int | None:
-        length = length_of(self.dataloader)
-        return self.limit if length is None else limited(length, self.limit)
+        self.epoch_length = length_of_pass(self.dataloader, self.limit)
 
     def run(self, runner: Runner) -> None:
         """Train from where the position stands to the last iteration."""
         position = self.position
-        length = self.epoch_length if self.dataloader is None else self._length_of_pass()
+        length = self.epoch_length if self.dataloader is None else length_of_pass(self.dataloader, self.limit)
         if length != self.epoch_length and position.batch in (0, self.epoch_length):  # other data since the last call
             self.epoch_length = length
             if position.batch:
@@ -802,6 +798,12 @@ def length_of(sized: Any) -> int | None:
         return len(sized)
     except TypeError:
         return None
+
+
+def length_of_pass(loader: Any, limit: int | None) -> int | None:
+    """Return the number of batches of one pass, at most `limit`; None for a stream without a limit."""
+    length = length_of(loader)
+    return limit if length is None else limited(length, limit)
 
 
 def _num_samples(loader: Any) -> int | None:

@@ -40,7 +40,7 @@ from .checks import check_loop, check_parameters, check_training, untrained, war
 from .describe import describe, describe_optimizer, describe_training
 from .environment import Determinism, choose_device, report_nondeterminism, set_determinism
 from .folder import TIME, RunFolder, settle_work_dir
-from .loops import BaseTrainLoop, TestLoop, ValLoop, length_of, limited, loaders_of, seed_loaders
+from .loops import BaseTrainLoop, TestLoop, ValLoop, length_of_pass, loaders_of, seed_loaders
 from .preemption import Preemption, seconds_of
 from .sharing import global_batch_size
 from .state import SEED_SCHEME, RunState
@@ -599,7 +599,7 @@ class Runner:
         if mode not in self._num_batches:
             limit = getattr(getattr(self, f"{mode}_loop") or self.val_loop, "limit", None)
             loaders = loaders_of(getattr(self, f"{mode}_dataloader")).values()
-            lengths = [limit if (length := length_of(each)) is None else limited(length, limit) for each in loaders]
+            lengths = [length_of_pass(each, limit) for each in loaders]
             if None in lengths:
                 return None
             self._num_batches[mode] = sum(length for length in lengths if length is not None)
@@ -776,8 +776,9 @@ class Runner:
 
     def announce_length(self) -> None:
         """Tell the optimizer where training ends, which completes its last accumulation; again when that changes."""
-        position, self.announced_iters = self.train_loop.position, self.max_iters
-        self.optim_wrapper.initialize_count_status(self.forward, position.iter, self.train_loop.max_iters)
+        loop = self.train_loop
+        self.announced_iters = loop.max_iters
+        self.optim_wrapper.initialize_count_status(self.forward, loop.position.iter, loop.max_iters)
 
     def stop_if_asked(self) -> None:
         """Do what somebody asked for where the run can be saved: save, validate, save and exit, or interrupt.
