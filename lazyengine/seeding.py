@@ -121,6 +121,14 @@ def _seed_python(seed: int) -> None:
     _PYTHON.gauss_next = None
 
 
+def _seed_numpy(seed: int) -> None:
+    """Do what ``np.random.seed`` does, without its detour, which takes three microseconds between other code."""
+    try:
+        _numpy_generator()[0]._rand.seed(seed & 0xFFFFFFFF)
+    except TypeError:  # somebody has put other bits under numpy's global generator
+        np.random.seed(seed & 0xFFFFFFFF)
+
+
 def seed_streams(seed: int) -> None:
     """Seed python's, numpy's and torch's (CPU) global generators.
 
@@ -128,7 +136,7 @@ def seed_streams(seed: int) -> None:
         seed: In `[0, 2**63)`; numpy gets its lower 32 bits.
     """
     _seed_python(seed)
-    np.random.seed(seed & 0xFFFFFFFF)
+    _seed_numpy(seed)
     torch.default_generator.manual_seed(seed)
 
 
@@ -179,14 +187,13 @@ class ModelStream:
         if device.type == "cuda":
             torch.cuda.init()
             self._torch.append(torch.cuda.default_generators[device.index or 0])
-        self._seeders: list[Callable[[int], Any]] = [*(g.manual_seed for g in self._torch), _seed_python]
+        self._seeders: list[Callable[[int], Any]] = [*(g.manual_seed for g in self._torch), _seed_python, _seed_numpy]
 
     def seed(self, position: int, purpose: str = "train") -> None:
         """Seed the streams for a position: ``train``, ``val``, ``test`` (batches), or a hook point around them."""
         seed = derive_seed(self._base[purpose], position, self._rank)
         for seeder in self._seeders:
             seeder(seed)
-        np.random.seed(seed & 0xFFFFFFFF)
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
