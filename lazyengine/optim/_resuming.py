@@ -151,9 +151,15 @@ def apply_changes(optimizer: Optimizer, changes: list[dict[str, Any]]) -> None:
             group[f"initial_{option}"] = value
 
 
-def log_changes(name: str, changes: list[dict[str, Any]], *, are_in_force: bool) -> None:
+def is_overruled(groups: list[dict[str, Any]], as_built: list[dict[str, Any]], change: dict[str, Any]) -> bool:
+    """Return whether a schedule of the present groups begins from a value of its own, whatever a changed option is."""
+    built = as_built[change["group"]][change["option"]]
+    return groups[change["group"]].get(f"initial_{change['option']}", built) != built
+
+
+def log_changes(name: str, changes: list[dict[str, Any]], are_in_force: list[bool], why_not: str) -> None:
     """Log options of an optimizer that differ from the saved ones, and which are in force."""
-    effect = "is in force from here" if are_in_force else "has no effect: the saved value stays"
-    for change in changes:
+    for change, is_in_force in zip(changes, are_in_force):
+        effect = "is in force from here" if is_in_force else f"has no effect: {why_not}"
         where = f"{name}, group {change['group']}: {change['option']}={change['is']!r} (was {change['was']!r})"
         print_log(f"{where} {effect}", "current", logging.WARNING)
