@@ -22,7 +22,7 @@ from ..model import Weighted
 from ..text import listed
 from ._checks import require, require_int
 from ._counts import LossCount, over_all_ranks
-from ._resuming import apply_changes, check_same_groups, flaw_of, is_overruled, log_changes, option_changes, options_as_built
+from ._resuming import apply_changes, check_same_groups, flaw_of, is_overruled, option_changes, options_as_built
 from ._undo import KeptBuffers, OptimizerSnapshot, TwoModes
 from .gradients import (
     FiniteScan,
@@ -538,18 +538,15 @@ class OptimWrapper:
         saved_as_built = counters.get("as_built")  # not by version 0.1, nor by plain optimizers
         changes = option_changes(saved_as_built or options_as_built(state_dict["param_groups"]), self._built)
         options = list(self.optimizer.defaults)  # loading adds some
-        in_force = [not is_overruled(self.param_groups, self._built, change) for change in changes]
-        why_not = "a schedule has its own"
-        if not saved_as_built:
-            in_force, why_not = [False] * len(changes), "the saved value stays"
+        why_not = "a schedule has its own" if saved_as_built else "the saved value stays"
+        in_force = [bool(saved_as_built) and not is_overruled(self.param_groups, self._built, c) for c in changes]
         self.optimizer.load_state_dict(shard_optimizer_state(state_dict, self.param_groups))
         lacking = {option for group in self.param_groups for option in options if option not in group}
         require(not lacking, f"the saved {own_class} has no {listed(sorted(lacking))} in its parameter groups")
         if "training_weights" in counters:  # the model's own in the file are those to evaluate
             self._modes.set_weights(counters["training_weights"])
         self.changes = [change for change, holds in zip(changes, in_force) if holds]
-        apply_changes(self.optimizer, self.changes)
-        log_changes(own_class, changes, in_force, why_not)
+        apply_changes(self.optimizer, changes, in_force, why_not)
         self.as_built = self._built if saved_as_built else options_as_built(state_dict["param_groups"])
         self._load_counters(counters)
 
