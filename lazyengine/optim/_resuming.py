@@ -130,18 +130,28 @@ def option_changes(saved_as_built: list[dict[str, Any]], as_built: list[dict[str
     ]
 
 
-def apply_changes(optimizer: Optimizer, changes: list[dict[str, Any]]) -> None:
-    """Set options that were changed by the user in the groups of an optimizer whose state was loaded.
+def apply_changes(optimizer: Optimizer, changes: list[dict[str, Any]], are_in_force: list[bool], why_not: str) -> None:
+    """Set options that were changed by the user in the groups of an optimizer whose state was loaded, and log them.
+
+    Args:
+        optimizer: The optimizer.
+        changes: What `option_changes` returned.
+        are_in_force: For each whether to set it.
+        why_not: What keeps the others from having an effect.
 
     Raises:
         UsageValueError: If an option needs a state that the loaded optimizer has not kept.
     """
-    for change in changes:
+    for change, is_in_force in zip(changes, are_in_force):
         group, option, value = optimizer.param_groups[change["group"]], change["option"], change["is"]
+        what, was = f"{type(optimizer).__name__}, group {change['group']}: {option}={value!r}", f"{change['was']!r}"
+        if not is_in_force:
+            print_log(f"{what} (was {was}) has no effect: {why_not}", "current", logging.WARNING)
+            continue
         if value and option in _NEED_STATE:
             raise UsageValueError(
                 f"parameter group {change['group']}: {option}={value!r} needs a state that the saved optimizer, which "
-                f"had {option}={change['was']!r}, has not kept: leave it, or begin anew from the weights (load_from)."
+                f"had {option}={was}, has not kept: leave it, or begin anew from the weights (load_from)."
             )
         if isinstance(group[option], Tensor):
             group[option].fill_(value)
@@ -149,11 +159,10 @@ def apply_changes(optimizer: Optimizer, changes: list[dict[str, Any]]) -> None:
             group[option] = value
         if f"initial_{option}" in group:  # a schedule begins from it, and is replayed
             group[f"initial_{option}"] = value
+        print_log(f"{what} (was {was}) is in force from here", "current", logging.WARNING)
 
 
-def log_changes(name: str, changes: list[dict[str, Any]], *, are_in_force: bool) -> None:
-    """Log options of an optimizer that differ from the saved ones, and which are in force."""
-    effect = "is in force from here" if are_in_force else "has no effect: the saved value stays"
-    for change in changes:
-        where = f"{name}, group {change['group']}: {change['option']}={change['is']!r} (was {change['was']!r})"
-        print_log(f"{where} {effect}", "current", logging.WARNING)
+def is_overruled(groups: list[dict[str, Any]], as_built: list[dict[str, Any]], change: dict[str, Any]) -> bool:
+    """Return whether a schedule of the present groups begins from a value of its own, whatever a changed option is."""
+    built = as_built[change["group"]][change["option"]]
+    return groups[change["group"]].get(f"initial_{change['option']}", built) != built

@@ -162,8 +162,9 @@ class AmpOptimWrapper(OptimWrapper):
         state_dict = dict(state_dict)
         scaler_state = state_dict.pop("loss_scaler", None)
         super().load_state_dict(state_dict)
-        if scaler_state and self.loss_scaler is not None:
-            self.loss_scaler.load_state_dict(scaler_state)
+        if scaler_state and self.loss_scaler is not None:  # where it stands; its options are those given
+            found = {key: scaler_state[key] for key in ("scale", "_growth_tracker")}
+            self.loss_scaler.load_state_dict({**self.loss_scaler.state_dict(), **found})
 
     def _device_type(self) -> str:
         return self.optimizer.param_groups[0]["params"][0].device.type

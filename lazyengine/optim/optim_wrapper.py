@@ -22,7 +22,7 @@ from ..model import Weighted
 from ..text import listed
 from ._checks import require, require_int
 from ._counts import LossCount, over_all_ranks
-from ._resuming import apply_changes, check_same_groups, flaw_of, log_changes, option_changes, options_as_built
+from ._resuming import apply_changes, check_same_groups, flaw_of, is_overruled, option_changes, options_as_built
 from ._undo import KeptBuffers, OptimizerSnapshot, TwoModes
 from .gradients import (
     FiniteScan,
@@ -126,6 +126,7 @@ class OptimWrapper:
         self._loaded_buffers: list[Tensor] | None = None
         self.inner_count = self._first_count = self._num_accumulated = 0
         self._has_loaded_count = self._is_cleared = False
+        self._at_begin: tuple[int, bool] | None = None  # the counts before the backward passes of this iteration
         self._divisor = 1
         self._max_counts = self._remainder_counts = -1
 
@@ -218,6 +219,7 @@ class OptimWrapper:
                 loss = loss * math.nan  # DDP hands the NaN to all ranks, so that no other message is needed
         if self.loss_scaler is not None:
             loss = self.loss_scaler.scale(loss)
+        self._note_begin()
         loss.backward(**kwargs)
         self.inner_count += 1
         self._num_accumulated += 1
@@ -289,8 +291,23 @@ class OptimWrapper:
         """
         self._is_driven = True
         self._mark()
+        self._at_begin = None
         if self._guard.policy == "skip":
             self._keep_buffers(self._model)
+
+    def abandon_iteration(self) -> None:
+        """Take back the backward passes of an iteration that an exception has ended, which may be run once more.
+
+        Else what they have left would be added to the gradients of the next call. Those of an accumulation that had
+        begun before are lost with them.
+        """
+        if self._at_begin is None:
+            return
+        (count, is_within), self._at_begin = self._at_begin, None
+        self._discard()
+        self.inner_count = count
+        if is_within:
+            _warn("An exception ended an accumulation: its gradients so far are lost and the update is smaller")
 
     @property
     def stepped(self) -> bool:
@@ -521,14 +538,15 @@ class OptimWrapper:
         saved_as_built = counters.get("as_built")  # not by version 0.1, nor by plain optimizers
         changes = option_changes(saved_as_built or options_as_built(state_dict["param_groups"]), self._built)
         options = list(self.optimizer.defaults)  # loading adds some
+        why_not = "a schedule has its own" if saved_as_built else "the saved value stays"
+        in_force = [bool(saved_as_built) and not is_overruled(self.param_groups, self._built, c) for c in changes]
         self.optimizer.load_state_dict(shard_optimizer_state(state_dict, self.param_groups))
         lacking = {option for group in self.param_groups for option in options if option not in group}
         require(not lacking, f"the saved {own_class} has no {listed(sorted(lacking))} in its parameter groups")
         if "training_weights" in counters:  # the model's own in the file are those to evaluate
             self._modes.set_weights(counters["training_weights"])
-        self.changes = changes if saved_as_built else []
-        apply_changes(self.optimizer, self.changes)
-        log_changes(own_class, changes, are_in_force=bool(saved_as_built))
+        self.changes = [change for change, holds in zip(changes, in_force) if holds]
+        apply_changes(self.optimizer, changes, in_force, why_not)
         self.as_built = self._built if saved_as_built else options_as_built(state_dict["param_groups"])
         self._load_counters(counters)
 
@@ -568,6 +586,11 @@ class OptimWrapper:
         elif factor != 1.0:
             _torch.change_all("mul_", gradients, factor)
         return bool(factor)
+
+    def _note_begin(self) -> None:
+        """Note, before the first backward pass of an iteration, what `abandon_iteration` goes back to."""
+        if self._at_begin is None:
+            self._at_begin = self.inner_count, self._num_accumulated > 0
 
     def _mark(self) -> None:
         for wrapper in self._counted:

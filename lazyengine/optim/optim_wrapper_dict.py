@@ -102,6 +102,11 @@ class OptimWrapperDict(Mapping[str, OptimWrapper]):
         for wrapper in self._all():
             wrapper.begin_iteration()
 
+    def abandon_iteration(self) -> None:
+        """Take back the backward passes of an iteration for each, as `OptimWrapper.abandon_iteration`."""
+        for wrapper in self._all():
+            wrapper.abandon_iteration()
+
     @property
     def stepped(self) -> bool:
         """Whether any of the optimizers has stepped in the current iteration."""

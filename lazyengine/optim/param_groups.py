@@ -26,7 +26,7 @@ _GROUP_BY = ("options", "key", "param")
 # Parts that wrappers put into names and that no user writes.
 _WRAPPER_PARTS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 _OF_SCHEDULERS = ("initial_", "max_", "min_", "base_", "swa_")  # what torch's schedulers write into groups
-NOT_OPTIONS = {"params", "param_names", "initial_lr", "initial_momentum"}
+NOT_OPTIONS = {"params", "param_names", "initial_lr", "initial_momentum", "initial_betas"}
 
 # A numbered block: `blocks.3` (timm), `encoder.layer.3` (transformers), `h.3` (GPT-2), `resblocks.3` (CLIP),
 # `layers.encoder_layer_3` (torchvision), `stages.1.blocks.3` (Swin, ConvNeXt: every level counts).

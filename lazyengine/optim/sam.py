@@ -87,6 +87,7 @@ class SAMOptimWrapper(OptimWrapper):
 
     def _move(self, loss: Any) -> list[tuple[Any, Any]]:
         """Move the weights along the gradient of ``loss`` and return them as they were."""
+        self._note_begin()
         (loss.sum.sum() if isinstance(loss, Weighted) else loss).backward()
         gradients = self._gradients()
         before = [(p, p.detach().clone()) for p in self._parameters() if p.grad is not None]

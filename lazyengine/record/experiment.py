@@ -19,6 +19,7 @@ _OVERRULED = {
     "runner.load_from": "the checkpoint holds the weights",
     "runner.seed_scheme": "the checkpoint's stays",
     "init_cfg": "the checkpoint holds the weights",
+    "init_scale": "the scale that was reached stays",
 }
 """Arguments that a resume does not ask, by path or by name."""
 

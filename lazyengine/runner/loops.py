@@ -233,7 +233,10 @@ class BaseTrainLoop:
         optim_wrapper.begin_iteration()
         try:
             outputs = train_step(runner.model, data_batch, optim_wrapper, forward=runner.forward)
-        except Exception as error:
+        except BaseException as error:
+            optim_wrapper.abandon_iteration()
+            if not isinstance(error, Exception):
+                raise
             where = f"training iteration {position.iter} (epoch {position.epoch}, batch {batch_idx})"
             note_batch(error, where, data_batch)
             if isinstance(error, NonFiniteError):

@@ -191,6 +191,7 @@ class Runner:
         self._evaluates_file = False  # the weights are a checkpoint's, not those that hooks follow
         self._is_prepared_for_training = False
         self._is_ready_to_train = False
+        self._cut_off: tuple[str, str, dict[str, Any]] | None = None  # the hook that failed: point, name, arguments
         self._state = RunState(self)
         self._preemption = Preemption()
         self.folder.on_request = self._preemption.ask
@@ -235,6 +236,7 @@ class Runner:
             self.is_training = True
             with report_nondeterminism(self.deterministic, self.logger), self._preemption:
                 self.call_point("before_run", 0)
+                self._call_left_hooks()
                 interpreter.with_room(self.train_loop.run, self)
                 self.call_point("after_run", self.num_iters_completed)
         return self.model
@@ -606,15 +608,36 @@ class Runner:
         return self._num_batches[mode]
 
     # ------------------------------------------------------------------ called by loops and hooks
-    def call_hook(self, point: str, **kwargs: Any) -> None:
-        """Call every hook of a point, in order; an exception keeps its type and says which hook raised it."""
+    def call_hook(self, point: str, *, behind: str = "", **kwargs: Any) -> None:
+        """Call every hook of a point, in order; an exception keeps its type and says which hook raised it.
+
+        Args:
+            point: The point.
+            behind: Name of a hook, to call those that come after it alone.
+            **kwargs: What hooks get at this point.
+        """
         hooks = self.hooks
-        for name, method in hooks.points[point].items():
+        methods = hooks.points[point]
+        for name in list(methods)[list(methods).index(behind) + 1 :] if behind else methods:
             try:
-                method(self, **kwargs)
-            except Exception as error:
+                methods[name](self, **kwargs)
+            except BaseException as error:
+                if self.is_training:
+                    self._cut_off = point, name, kwargs
                 error.add_note(f"raised in hook {type(hooks[name]).__name__}.{point} (hooks[{name!r}])")
                 raise
+
+    def _call_left_hooks(self) -> None:
+        """Call the hooks that another one's exception has cut off from what is not repeated when training goes on."""
+        (point, behind, kwargs), self._cut_off = self._cut_off or ("", "", {}), None
+        if point not in ("after_train_iter", "after_train_epoch", "after_val_epoch", "after_val"):
+            return
+        self.logger.info("%s: going on behind hooks[%r], whose exception had ended training", point, behind)
+        self.is_own_validation = "val" in point
+        with self.evaluation() if self.is_own_validation else contextlib.nullcontext():
+            self.call_hook(point, behind=behind, **kwargs)
+            if point == "after_val_epoch":
+                self.call_point("after_val", 0)
 
     def call_point(self, point: str, position: int, **kwargs: Any) -> None:
         """Seed the random streams for a point around epochs and evaluations, and call its hooks."""

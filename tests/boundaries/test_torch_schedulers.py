@@ -11,6 +11,7 @@ from lazyengine.config import Lazy, instantiate
 from lazyengine.config import LazyCall as L
 from lazyengine.errors import UsageTypeError, UsageValueError
 from lazyengine.optim import (
+    OneCycleLR,
     OptimWrapper,
     TorchScheduler,
     build_param_schedulers,
@@ -155,3 +156,59 @@ def test_a_recipe_gets_the_optimizer_and_a_bare_scheduler_is_refused_with_both_s
             wrapper,
             **{**LENGTHS, "max_epochs": None},
         )
+
+
+def adam(lr: float = 0.05, betas: tuple[float, float] = (0.9, 0.999)) -> OptimWrapper:
+    return OptimWrapper(torch.optim.Adam([torch.nn.Parameter(torch.ones(2))], lr=lr, betas=betas))
+
+
+def sgd_with_momentum(lr: float = 0.05, momentum: float = 0.9) -> OptimWrapper:
+    return OptimWrapper(torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=lr, momentum=momentum))
+
+
+def torchs_one_cycle(wrapper: OptimWrapper) -> Any:
+    return TorchScheduler(wrapper, torchs.OneCycleLR, by="step", max_lr=0.2, total_steps=20)
+
+
+def torchs_cycle(wrapper: OptimWrapper) -> Any:
+    return TorchScheduler(wrapper, torchs.CyclicLR, by="step", base_lr=0.01, max_lr=0.2, step_size_up=5)
+
+
+def one_cycle(wrapper: OptimWrapper) -> Any:
+    return OneCycleLR(wrapper, eta_max=0.2, total_steps=20, by_epoch=False)
+
+
+@pytest.mark.parametrize("build", [adam, sgd_with_momentum])
+@pytest.mark.parametrize(
+    ("schedule", "changes"),
+    [
+        (torchs_one_cycle, ["", "lr", "momentum"]),
+        (torchs_cycle, ["", "momentum"]),
+        (one_cycle, ["", "lr"]),
+    ],
+)
+def test_what_a_schedule_sets_itself_is_no_change_of_the_user(build, schedule, changes, capsys):
+    """A resume took the momentum that the new schedule began with, or the configured rate, for one step."""
+    momentum = {"momentum": 0.5} if build is sgd_with_momentum else {"betas": (0.5, 0.999)}
+    for change in changes:
+        resumes_equal(build, schedule, {"": {}, "lr": {"lr": 0.01}, "momentum": momentum}[change])
+        printed = capsys.readouterr()
+        assert ("has no effect: a schedule has its own" in printed.out + printed.err) == bool(change)
+
+
+def resumes_equal(build: Any, schedule: Any, changed: dict[str, Any]) -> None:
+    wrapper = build()
+    former = schedule(wrapper)
+    for _ in range(7):
+        former.step()
+    state, positions = wrapper.state_dict(), [former.state_dict()]
+    resumed = build(**changed)
+    chain = [schedule(resumed)]
+    resumed.load_state_dict(state)
+    resume_param_schedulers(chain, positions)
+    for _ in range(3):
+        for option in ("lr", "momentum", "betas"):
+            assert wrapper.param_groups[0].get(option) == resumed.param_groups[0].get(option)
+        for each in (former, *chain):
+            each.step()
+    assert resumed.changes == []

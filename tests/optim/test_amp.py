@@ -186,7 +186,7 @@ def test_the_scaler_is_saved_and_resumed_and_bfloat16_has_none() -> None:
     torch.save(wrapper.state_dict(), buffer)
     buffer.seek(0)
     saved = torch.load(buffer, weights_only=True)
-    _, other = build(dtype="float16")
+    _, other = build(dtype="float16", loss_scale={"growth_interval": 3})
     other.load_state_dict(saved)
     assert other.loss_scaler is not None
     assert wrapper.loss_scaler is not None
@@ -212,6 +212,27 @@ def test_the_scaler_is_saved_and_resumed_and_bfloat16_has_none() -> None:
 def test_wrong_arguments_are_refused_at_construction(options: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         build(**options)
+
+
+@pytest.mark.parametrize("option", ["growth_interval", "growth_factor", "backoff_factor"])
+def test_a_changed_option_of_the_scaler_is_in_force_on_a_resume(option: str) -> None:
+    """The saved one stayed in silence; where the scale stands is what is resumed."""
+    options = {"init_scale": 8.0, "growth_interval": 2, "growth_factor": 4.0, "backoff_factor": 0.25}
+    network, wrapper = build(dtype="float16", loss_scale=options)
+    for _ in range(3):
+        step(network, wrapper)
+    changed = {
+        **options,
+        "init_scale": 2.0,
+        option: {"growth_interval": 5}.get(option, 1.5 if "grow" in option else 0.5),
+    }
+    _, resumed = build(dtype="float16", loss_scale=changed)
+    resumed.load_state_dict(wrapper.state_dict())
+    assert wrapper.loss_scaler is not None
+    assert resumed.loss_scaler is not None
+    saved, state = wrapper.loss_scaler.state_dict(), resumed.loss_scaler.state_dict()
+    assert (state["scale"], state["_growth_tracker"]) == (saved["scale"], saved["_growth_tracker"]) == (32.0, 1)
+    assert state[option] == changed[option] != saved[option]
 
 
 def test_a_module_that_the_model_lacks_is_named_with_near_matches() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from lazyengine.config import LazyCall as L
 from lazyengine.config import instantiate
 from lazyengine.dataset import DataLoader, DefaultSampler
-from lazyengine.hooks import CheckpointHook, Hook, ParamSchedulerHook
+from lazyengine.hooks import CheckpointHook, EMAHook, Hook, ParamSchedulerHook
 from lazyengine.logging import MessageHub, MMLogger, print_log
 from lazyengine.optim import CosineAnnealingLR, OptimWrapper, OptimWrapperDict, param_groups
 from lazyengine.runner import EpochBasedTrainLoop, Runner
@@ -73,6 +74,99 @@ def test_training_goes_on_after_ctrl_c(tmp_path, loop, accumulative_counts, capf
     assert whole.optim_wrapper.num_optimizer_steps == runner.optim_wrapper.num_optimizer_steps
     runner.train()  # nothing is left
     assert equal(whole, runner)
+
+
+class FailsOnce(Hook):
+    """Fails once, before all other hooks of a point or, of `backward` and `step`, within the third iteration."""
+
+    priority = 0
+
+    def __init__(self, place: str, error: type[BaseException] = ValueError) -> None:
+        self.place, self.error, self.is_due = place, error, True
+
+    def fail(self, *args, **kwargs):
+        if self.is_due:
+            self.is_due = False
+            raise self.error("no memory")
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 2 and self.is_due and self.place == "step":
+            for wrapper in runner.optim_wrapper.named().values():
+                wrapper.optimizer.register_step_pre_hook(self.fail)
+        elif runner.iter == 2 and self.is_due and self.place == "backward":
+            next(runner.model.parameters()).register_hook(self.fail)  # the last one that gets a gradient
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if self.place == "after_train_iter" and runner.iter == 2:
+            self.fail()
+
+    def after_train_epoch(self, runner):
+        if self.place == "after_train_epoch":
+            self.fail()
+
+    def after_val_epoch(self, runner, metrics=None):
+        if self.place == "after_val_epoch":
+            self.fail()
+
+    def after_val(self, runner):
+        if self.place == "after_val":
+            self.fail()
+
+
+AVERAGED = {"ema": EMAHook(momentum=0.2), "checkpoint": CheckpointHook(save_best="error", rule="less", interval=1)}
+
+
+@pytest.mark.seam(8, "epoch", "iteration", "exception", "hooks", "EMA", "best")
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("backward", ValueError),
+        ("backward", KeyboardInterrupt),
+        ("step", ValueError),
+        ("after_train_iter", ValueError),
+        ("after_train_iter", KeyboardInterrupt),
+        ("after_train_epoch", ValueError),
+        ("after_val_epoch", ValueError),
+        ("after_val", ValueError),
+    ],
+)
+def test_training_goes_on_after_an_exception(tmp_path, loop, place, error):
+    """Gradients of a step that failed are not added to those of its repetition, and no hook lacks an iteration."""
+    runs = []
+    for name, hook in (("whole", Hook()), ("again", FailsOnce(place, error))):
+        runs.append(toy_runner(str(tmp_path / name), hooks={**copy.deepcopy(AVERAGED), "fails": hook}, **loop))
+        runs[-1].model.net[1].momentum = 0.0  # its statistics would move once more with the repeated pass
+    whole, runner = runs
+    whole.train()
+    with pytest.raises(error, match="no memory"):
+        runner.train()
+    runner.train()
+    weights = [[*each.model.parameters(), *each.hooks["ema"].ema_model.parameters()] for each in runs]
+    assert all(map(torch.equal, *weights))
+    assert [s.state_dict() for s in whole.param_schedulers] == [s.state_dict() for s in runner.param_schedulers]
+    files = [sorted(path.name for path in (tmp_path / name).glob("*.pth")) for name in ("whole", "again")]
+    assert files[0] == files[1]
+    assert whole.hooks["checkpoint"].best.scores == runner.hooks["checkpoint"].best.scores
+
+
+@pytest.mark.seam(8, "exception", "accumulation", "several optimizers")
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("place", ["backward", "step"])
+def test_an_accumulation_that_an_exception_ended_stays_in_step(tmp_path, place, several):
+    hooks = {"fails": FailsOnce(place)}
+    runner = toy_runner(str(tmp_path), accumulative_counts=3, hooks=hooks, max_iters=15, val_interval=5)
+    wrapper = runner._parts["optim_wrapper"]
+    if several:
+        runner._parts |= {"optim_wrapper": OptimWrapperDict(net=wrapper), "param_schedulers": None}
+    with pytest.raises(ValueError, match="no memory"):
+        runner.train()
+    assert all(parameter.grad is None for parameter in runner.model.parameters())
+    assert "its gradients so far are lost" in text_of(tmp_path)
+    runner.train()
+    assert runner.num_iters_completed == 15
+    assert wrapper.num_optimizer_steps == 5
+    assert wrapper.at_step_boundary
 
 
 @pytest.mark.seam(8, "epoch", "recipes", "auto_scale_lr")

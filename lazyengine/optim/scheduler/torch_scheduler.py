@@ -15,6 +15,7 @@ from ...text import listed
 from .base import OptimizerLike, _ParamScheduler
 
 _INCOMPARABLE = "not compared"
+_MOVED = ("momentum", "betas")  # options beside the learning rate that schedulers of torch move
 
 
 class TorchScheduler(_ParamScheduler):
@@ -85,7 +86,10 @@ class TorchScheduler(_ParamScheduler):
 
     def _start(self) -> None:
         inner = getattr(self.optimizer, "optimizer", self.optimizer)
+        before = [dict(group) for group in inner.param_groups]
         scheduler = self._make(inner, **self._arguments)
+        for group, options in zip(inner.param_groups, before):  # a momentum that it moves is not set by hand
+            group.update({f"initial_{key}": group[key] for key in _MOVED if group.get(key) is not options.get(key)})
         if isinstance(scheduler, ReduceLROnPlateau):
             raise UsageTypeError(
                 "TorchScheduler: a ReduceLROnPlateau follows a metric that it has no name for; use ReduceOnPlateauLR "
