@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from .. import _torch
 from ..dataset.counting import count_batch
 from ..dist import get_data_world_size
 from .devices import find_device
@@ -161,16 +162,25 @@ class PhaseTimer:
         if runner.device.type != "cuda" or runner.model_setup.compile:
             return
         device = find_device(torch.cuda.get_device_name(runner.device))
-        if device is None:
+        if device is None or not _torch.PRIVATE:
             return
-        counter = FlopCounterMode(display=False)
-        counter.__enter__()
-        self._restore.append(lambda: counter.__exit__(None, None, None))  # also of an iteration that fails
+        formulas = FlopCounterMode(display=False).flop_registry  # entered, it refuses `autograd.grad` of a leaf
+        flops: list[int] = []
+
+        def run(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            outputs = operator(*args, **kwargs)
+            if (formula := formulas.get(getattr(operator, "_overloadpacket", None))) is not None:
+                flops.append(int(formula(*args, **kwargs, out_val=outputs)))
+            return outputs
+
+        watching = _torch.watching_operators(run)
+        watching.__enter__()
+        self._restore.append(lambda: watching.__exit__(None, None, None))  # also of an iteration that fails
 
         def leave() -> None:
             self.restore()
             dtype = str((runner.optim_wrapper.named().popitem()[1].precision or {}).get("dtype", "float32"))
-            self.mfu_seconds = counter.get_total_flops() / device.peak(dtype.rpartition(".")[2]) or None
+            self.mfu_seconds = sum(flops) / device.peak(dtype.rpartition(".")[2]) or None
 
         self._stand_in(runner.train_loop.position, "advance", before=leave)
 
