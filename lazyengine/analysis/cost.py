@@ -76,6 +76,7 @@ class Cost:
     checkpoint_bytes: int
     gradient_bytes: int
     num_buffers: int = 0
+    num_workers: int = 0
     counted_in: str = "fake tensors"
     guesses: Sequence[str] = ()
     later: str = ""
@@ -180,8 +181,13 @@ def _count(runner: Any, mode: Any, *, guess_otherwise: bool = False) -> Cost:
     for name in ("train_loop", "optim_wrapper"):
         if not runner.has(name):
             raise UsageValueError(f"the runner has no {name}, so there is no training whose cost could be counted.")
-    batch, held_by_loader = _read(runner.train_loop.dataloader)
-    samples, tokens = count_batch(batch)
+    loader = runner.train_loop.dataloader
+    workers = [(each, getattr(each, "num_workers", 0)) for each in getattr(loader, "loaders", {"": loader}).values()]
+    batch, held_by_loader = _read(loader)
+    for each, number in workers:  # the plan asks what becomes of the workers
+        if number:
+            each.num_workers = number
+    samples, tokens = count_batch(batch, loader)
     text, val_batch = describe_batch(batch), _val_batch(runner)
     with contextlib.ExitStack() as stack:
         stack.enter_context(quietly())
@@ -221,6 +227,7 @@ def _count(runner: Any, mode: Any, *, guess_otherwise: bool = False) -> Cost:
             parameters_of=_parameters_of(model),
             checkpoint_bytes=checkpoint_bytes,
             gradient_bytes=sum(parameter.numel() * parameter.element_size() for parameter in trained),
+            num_workers=max(number for _, number in workers),
             num_buffers=sum(buffer.numel() * buffer.element_size() for buffer in model.buffers()),
             guesses=list(meter.guesses),
             later=_what_comes_later(runner),
@@ -354,7 +361,10 @@ def measure_seconds(make_runner: Callable[[], Any], steps: int, budget_s: float 
     with quietly():
         prepare(runner)
         batches = iter(loader)
-        while not step_s or (len(step_s) <= steps and time.perf_counter() - begin < budget_s):
+        count = max(wrapper.accumulative_counts for wrapper in runner.optim_wrapper.named().values())
+        while not step_s or (
+            len(step_s) <= steps * min(count, _MAX_MICRO_BATCHES) and time.perf_counter() - begin < budget_s
+        ):
             before = time.perf_counter()
             batch = next(batches, None)
             if batch is None:
@@ -367,7 +377,9 @@ def measure_seconds(make_runner: Callable[[], Any], steps: int, budget_s: float 
         if val_batch is not None:
             _predict(runner, val_batch)
     val = None if val_batch is None else time.perf_counter() - before
-    number = max(len(step_s) - 1, 1)
+    if count < len(step_s) - 1:  # the mean from one step of the optimizer to the next
+        step_s[1:] = [statistics.mean(step_s[i : i + count]) for i in range(1, len(step_s) - count + 1)]
+    number = max(len(read_s) - 1, 1)
     source = f"{number} step{'s' * (number > 1)} on the CPU of this machine"
     return Seconds(_median(step_s), _median(read_s), val, source)
 

@@ -85,7 +85,7 @@ class Plan:
         """
         if self.seconds is None:
             raise UsageValueError(f"the seconds of an iteration are {self.unmeasured}")
-        return self.seconds.of_iteration(getattr(self._runner.train_loop.dataloader, "num_workers", 0))
+        return self.seconds.of_iteration(self.cost.num_workers)
 
     def checkpoints(self) -> dict[str, Any]:
         """Return the bytes of a checkpoint, how many are saved and kept, and the most bytes that they take.
@@ -386,9 +386,13 @@ def on_ranks(plan: Plan, number: int, gpu: str | None = None) -> list[tuple[str,
         ]
         if cost.num_buffers:
             rows.append(("", f"a forward: buffers of rank 0 to all, {format_bytes(cost.num_buffers)}"))
+    loop = cost.runner.train_loop
+    iters = loop.max_iters
+    if loop.max_epochs is not None:  # which the ranks share
+        iters = math.ceil(loop.epoch_length / number) * loop.max_epochs
     if number > 1 and cost.samples:
-        rows.append(("", f"{cost.samples * number:,} samples an iteration of all ranks"))
-    return rows + ([] if gpu is None else _on_device(plan, gpu, memory, val_memory))
+        rows.append(("", f"{cost.samples * number:,} samples an iteration of all ranks, {iters:,} iterations"))
+    return rows + ([] if gpu is None else _on_device(plan, gpu, memory, val_memory, iters))
 
 
 def _sharded(cost: Cost, wrapper: FSDP2, number: int) -> tuple[list[tuple[str, str]], int]:
@@ -401,7 +405,9 @@ def _sharded(cost: Cost, wrapper: FSDP2, number: int) -> tuple[list[tuple[str, s
         taken |= {id(each) for each in own}
         units.append(sum(each.numel() for each in own))
     units = [unit for unit in units if unit]
-    width = 2 if wrapper.param_dtype is not None and "16" in str(wrapper.param_dtype) else 4
+    width = max(each.element_size() for each in model.parameters())
+    if wrapper.param_dtype is not None:
+        width = 2 if "16" in str(wrapper.param_dtype) else 4
     state = cost.bytes_of("weights") + cost.bytes_of("optimizer") + cost.gradient_bytes
     rest = cost.peak_bytes - sum(cost.bytes_of(kind) for kind in ("weights", "optimizer", "gradients"))
     gathered = sum(units) * width * (number - 1) // number
@@ -416,7 +422,7 @@ def _sharded(cost: Cost, wrapper: FSDP2, number: int) -> tuple[list[tuple[str, s
     ], memory  # fmt: skip
 
 
-def _on_device(plan: Plan, gpu: str, memory: int, val_memory: int) -> list[tuple[str, str]]:
+def _on_device(plan: Plan, gpu: str, memory: int, val_memory: int, iters: int) -> list[tuple[str, str]]:
     device = find_device(gpu)
     if device is None:
         names = [each.name for each in DEVICES]
@@ -429,9 +435,9 @@ def _on_device(plan: Plan, gpu: str, memory: int, val_memory: int) -> list[tuple
     in_validation = " in validation" if val_memory > memory else ""
     memory = max(memory, val_memory)
     fits = "fits into" if memory < 0.9 * device.memory_gib * 2**30 else "does NOT fit into"
-    total = least * cost.runner.train_loop.max_iters
+    total = least * iters
     return [
         (device.name, f"{format_bytes(memory)}{in_validation} {fits} {device.memory_gib} GiB (kernels need some more)"),
         ("", f"{least:.3g} s an iteration at its peak in {dtype}, {least / 0.4:.3g} s at an MFU of 40 %"),
-        ("", f"{_duration(total / 0.4)} for all iterations at 40 %"),
+        ("", f"{_duration(total / 0.4)} for all {iters:,} iterations at 40 %"),
     ]

@@ -29,14 +29,15 @@ class PhaseTimer:
     the next iteration is measured.
 
     Attributes:
-        samples: Samples of an iteration, all ranks together; None where nobody knows.
+        samples: Samples of an iteration, all ranks together, the mean of those looked at; None where nobody knows.
         tokens: Tokens of it.
         mfu_seconds: Seconds that an iteration would take at the peak of the device; None where that is not known.
     """
 
     def __init__(self) -> None:
-        self.samples: int | None = None
-        self.tokens: int | None = None
+        self.samples: float | None = None
+        self.tokens: float | None = None
+        self._num_counted = 0
         self.mfu_seconds: float | None = None
         self.num_measured = 0
         self._seconds: dict[str, float] = defaultdict(float)
@@ -51,9 +52,13 @@ class PhaseTimer:
         self.restore()
         self._read()
         self._settled = 0.0
+        counts, ranks = count_batch(batch, runner.train_dataloader), get_data_world_size()
+        self._num_counted += 1
+        means = zip((self.samples, self.tokens), counts, strict=True)
+        self.samples, self.tokens = (
+            None if n is None else (mean or 0.0) + (n * ranks - (mean or 0.0)) / self._num_counted for mean, n in means
+        )
         if is_first:
-            ranks = get_data_world_size()
-            self.samples, self.tokens = (None if n is None else n * ranks for n in count_batch(batch))
             self._count_flops(runner)
             return
         wrapper, position = runner.optim_wrapper, runner.train_loop.position
