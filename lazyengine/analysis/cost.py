@@ -305,7 +305,7 @@ def _parameters_of(model: nn.Module) -> dict[str, int]:
 
 def _checkpoint_bytes(runner: Any) -> int:
     """Return the bytes of the tensors that a checkpoint would hold, each storage once."""
-    checkpoint = {"state_dict": get_state_dict(runner.model)}
+    checkpoint: dict[str, Any] = {"state_dict": get_state_dict(runner.model)}
     saving = [hook.save_optimizer for hook in runner.hooks if isinstance(hook, CheckpointHook)]
     if any(saving) or not saving:
         checkpoint["optimizer"] = runner.optim_wrapper.state_dict()

@@ -138,7 +138,7 @@ class CheckpointHook(Hook):
         last, length = loop.max_iters, 1
         if self.by_epoch:
             length = loop.epoch_length or last + 1
-        step = wrapper.accumulative_counts if "" in wrapper.named() else 1  # several can be saved at once
+        step = getattr(wrapper, "accumulative_counts", 1)  # several can be saved at once
         begin = max(self.save_begin or interval, 1)
         due = range(begin, last // length + 1, interval) if interval > 0 else ()
         saved = len({min(-(-place * length // step) * step, last) for place in due})

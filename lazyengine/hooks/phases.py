@@ -41,7 +41,7 @@ class PhaseTimer:
         self.mfu_seconds: float | None = None
         self.num_measured = 0
         self._seconds: dict[str, float] = defaultdict(float)
-        self._restore: list[Callable[[], None]] = []
+        self._restore: list[Callable[[], Any]] = []
         self._pending: list[tuple[str, Any, Any]] = []  # phases, with the marks between which they were
         self._settled = 0.0
         self._on_device = False

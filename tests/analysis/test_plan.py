@@ -374,7 +374,8 @@ def test_an_lstm_has_the_flops_of_its_products():
         net, x = nn.LSTM(8, 32, batch_first=True, dtype=dtype), torch.ones(4, 5, 8, dtype=dtype, requires_grad=True)
         meter = Meter(net)
         with meter.counting():
-            net(x)[0].sum().backward()
+            states = (torch.zeros(1, 4, 32, dtype=dtype, requires_grad=True) for _ in range(2))
+            net(x, tuple(states))[0].sum().backward()
         counted.append(
             {what: sum(n for (p, _), n in meter.flops.items() if p == what) for what in ("forward", "backward")}
         )
@@ -406,7 +407,7 @@ def test_layers_without_shapes_are_refused_as_training_refuses_them(tmp_path):
         (["ema", "runner.save=trained"], {"interval": 1}),
     ],
 )
-def test_files_are_as_many_and_as_large_as_planned(overrides, hooks, tmp_path):
+def test_files_are_as_many_and_as_large_as_planned(overrides, hooks, tmp_path, monkeypatch):
     cfg = LazyConfig.load(DIGITS)
     cfg.runner.val_loop = None
     cfg.runner.model_setup = ModelSetup(freeze=["backbone"])
@@ -422,7 +423,9 @@ def test_files_are_as_many_and_as_large_as_planned(overrides, hooks, tmp_path):
     found = Plan(lambda: Runner.from_cfg(cfg, work_dir=str(tmp_path / "none")), steps=0).checkpoints()
     runner, saved = Runner.from_cfg(cfg, work_dir=str(tmp_path)), []
     save = runner.save_checkpoint
-    runner.save_checkpoint = lambda name, **options: (saved.append(name), save(name, **options))[1]
+    monkeypatch.setattr(
+        runner, "save_checkpoint", lambda name, **options: (saved.append(name), save(name, **options))[1]
+    )
     runner.train()
     sizes = [path.stat().st_size for path in tmp_path.glob("*.pth")]
     assert found["saved"] == len(saved)
