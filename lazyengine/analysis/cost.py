@@ -9,7 +9,7 @@ import statistics
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,14 +21,15 @@ from ..checkpoint import get_state_dict
 from ..dataset import set_epoch
 from ..dataset.counting import count_batch
 from ..errors import UsageError, UsageValueError
-from ..hooks import EMAHook
+from ..hooks import CheckpointHook, EMAHook, UnfreezeHook
 from ..logging import MessageHub
 from ..model import evaluating, set_training, train_step, val_step
 from ..nesting import iter_leaves, map_leaves
 from ..runner.batch import describe_batch
-from ..runner.checks import check_parameters
+from ..runner.checks import check_parameters, check_shapes
 from ..runner.loops import loaders_of
-from .metering import Meter
+from ..text import listed
+from .metering import Meter, NeedsValuesError
 
 _CPU = torch.device("cpu")
 _MAX_MICRO_BATCHES = 64
@@ -54,7 +55,9 @@ class Cost:
         parameters_of: Numbers in the parameters of each module itself.
         checkpoint_bytes: Bytes of the tensors in a checkpoint.
         gradient_bytes: Bytes of the gradients of all trained parameters.
-        counted_in: ``"fake tensors"``, or why real steps had to be taken.
+        counted_in: ``"fake tensors"``, or why real steps had to be taken
+        guesses: Where values were asked for that fake tensors do not have.
+        later: What will change these numbers while training.
     """
 
     model: str
@@ -73,7 +76,10 @@ class Cost:
     checkpoint_bytes: int
     gradient_bytes: int
     num_buffers: int = 0
+    num_workers: int = 0
     counted_in: str = "fake tensors"
+    guesses: Sequence[str] = ()
+    later: str = ""
     runner: Any = field(default=None, repr=False)
 
     def flops_of(self, phase: str) -> int:
@@ -102,7 +108,15 @@ def cost_of(make_runner: Callable[[], Any], *, fake: bool = True) -> Cost:
     """
     if fake and (mode := _torch.fake_tensors()) is not None:
         try:
-            return _count(make_runner(), mode)
+            found = _count(make_runner(), mode)
+            if not found.guesses:
+                return found
+            other = _count(make_runner(), _torch.fake_tensors(), guess_otherwise=True)
+            parts = ("flops", "uncounted", "peak_bytes", "val_peak_bytes", "checkpoint_bytes")
+            if all(getattr(found, part) == getattr(other, part) for part in parts):
+                how = f"{found.counted_in}; values that {listed(found.guesses, 3)} asks for were guessed, in two ways"
+                return dataclasses.replace(found, counted_in=f"{how} with the same result")
+            raise NeedsValuesError(f"it depends on the values that {listed(found.guesses, 3)} asks for")
         except UsageError:
             raise
         except Exception as error:  # whatever asks for a value
@@ -147,6 +161,7 @@ def quietly(level: int = logging.INFO) -> Iterator[None]:
 
 def prepare(runner: Any) -> None:
     """Build the model and the optimizer of a runner for steps in this process; no wrapper, no compilation."""
+    check_shapes(runner.model)
     setup = dataclasses.replace(runner.model_setup, compile=False, wrapper=lambda model, device: model)
     runner.forward = setup.apply(runner.model, _CPU, train=True)
     set_training(runner.model, setup)
@@ -162,12 +177,17 @@ def take_step(runner: Any, batch: Any) -> dict[str, Any]:
     return train_step(runner.model, batch, runner.optim_wrapper, forward=runner.forward)
 
 
-def _count(runner: Any, mode: Any) -> Cost:
+def _count(runner: Any, mode: Any, *, guess_otherwise: bool = False) -> Cost:
     for name in ("train_loop", "optim_wrapper"):
         if not runner.has(name):
             raise UsageValueError(f"the runner has no {name}, so there is no training whose cost could be counted.")
-    batch, held_by_loader = _read(runner.train_loop.dataloader)
-    samples, tokens = count_batch(batch)
+    loader = runner.train_loop.dataloader
+    workers = [(each, getattr(each, "num_workers", 0)) for each in getattr(loader, "loaders", {"": loader}).values()]
+    batch, held_by_loader = _read(loader)
+    for each, number in workers:  # the plan asks what becomes of the workers
+        if number:
+            each.num_workers = number
+    samples, tokens = count_batch(batch, loader)
     text, val_batch = describe_batch(batch), _val_batch(runner)
     with contextlib.ExitStack() as stack:
         stack.enter_context(quietly())
@@ -177,7 +197,7 @@ def _count(runner: Any, mode: Any) -> Cost:
             batch, val_batch = (map_leaves(_without_values(mode), each) for each in (batch, val_batch))
         prepare(runner)
         model: nn.Module = runner.model
-        meter = Meter(model)
+        meter = Meter(model, guess_otherwise=guess_otherwise)
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):
                 hook.before_train(runner)
@@ -207,7 +227,10 @@ def _count(runner: Any, mode: Any) -> Cost:
             parameters_of=_parameters_of(model),
             checkpoint_bytes=checkpoint_bytes,
             gradient_bytes=sum(parameter.numel() * parameter.element_size() for parameter in trained),
+            num_workers=max(number for _, number in workers),
             num_buffers=sum(buffer.numel() * buffer.element_size() for buffer in model.buffers()),
+            guesses=list(meter.guesses),
+            later=_what_comes_later(runner),
             runner=runner,
         )
 
@@ -219,6 +242,12 @@ def _take_steps(runner: Any, batch: Any, meter: Meter) -> None:
         meter.flops.clear()
         meter.uncounted.clear()
         take_step(runner, batch)
+
+
+def _what_comes_later(runner: Any) -> str:
+    hooks = [hook for hook in runner.hooks if isinstance(hook, UnfreezeHook) and hook.at > 0]
+    parts = [f"{listed(hook.patterns)} {hook.describe_interval()}" for hook in hooks]
+    return f"the beginning; UnfreezeHook trains {'; '.join(parts)}, which takes more" if parts else ""
 
 
 def _val_batch(runner: Any) -> Any:
@@ -251,6 +280,7 @@ def _build_without_values(runner: Any, mode: Any) -> None:
                 if not hasattr(value, "fake_mode"):
                     places.setdefault(id(value), (value, mode.from_tensor(value)))
                     setattr(module, name, places[id(value)][1])
+    check_shapes(runner.model)
     with mode:
         # one that was built by hand has the parameters as they were
         for wrapper in runner.optim_wrapper.named().values():
@@ -275,13 +305,18 @@ def _parameters_of(model: nn.Module) -> dict[str, int]:
 
 def _checkpoint_bytes(runner: Any) -> int:
     """Return the bytes of the tensors that a checkpoint would hold, each storage once."""
-    checkpoint = {"state_dict": get_state_dict(runner.model), "optimizer": runner.optim_wrapper.state_dict()}
-    if runner.save == "trained":
-        frozen = {name for name, each in runner.model.named_parameters() if not each.requires_grad}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
+    checkpoint: dict[str, Any] = {"state_dict": get_state_dict(runner.model)}
+    saving = [hook.save_optimizer for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+    if any(saving) or not saving:
+        checkpoint["optimizer"] = runner.optim_wrapper.state_dict()
     for hook in runner.hooks:
         if isinstance(hook, EMAHook):
             hook.before_save_checkpoint(runner, checkpoint)
+    if runner.save == "trained":
+        frozen = {name for name, each in runner.model.named_parameters() if not each.requires_grad}
+        for part, state in checkpoint.items():
+            if part != "optimizer" and isinstance(state, dict):
+                checkpoint[part] = {k: v for k, v in state.items() if k not in frozen}
     storages = {id(s): s for _, leaf in iter_leaves(checkpoint) if isinstance(leaf, Tensor) for s in [_storage(leaf)]}
     return sum(storage.nbytes() for storage in storages.values())
 
@@ -326,7 +361,10 @@ def measure_seconds(make_runner: Callable[[], Any], steps: int, budget_s: float 
     with quietly():
         prepare(runner)
         batches = iter(loader)
-        while not step_s or (len(step_s) <= steps and time.perf_counter() - begin < budget_s):
+        count = max(wrapper.accumulative_counts for wrapper in runner.optim_wrapper.named().values())
+        while not step_s or (
+            len(step_s) <= steps * min(count, _MAX_MICRO_BATCHES) and time.perf_counter() - begin < budget_s
+        ):
             before = time.perf_counter()
             batch = next(batches, None)
             if batch is None:
@@ -339,7 +377,9 @@ def measure_seconds(make_runner: Callable[[], Any], steps: int, budget_s: float 
         if val_batch is not None:
             _predict(runner, val_batch)
     val = None if val_batch is None else time.perf_counter() - before
-    number = max(len(step_s) - 1, 1)
+    if count < len(step_s) - 1:  # the mean from one step of the optimizer to the next
+        step_s[1:] = [statistics.mean(step_s[i : i + count]) for i in range(1, len(step_s) - count + 1)]
+    number = max(len(read_s) - 1, 1)
     source = f"{number} step{'s' * (number > 1)} on the CPU of this machine"
     return Seconds(_median(step_s), _median(read_s), val, source)
 

@@ -7,6 +7,9 @@ measured in a real run are the same numbers.
 from __future__ import annotations
 
 import contextlib
+import math
+import os
+import sys
 import weakref
 from collections import Counter
 from collections.abc import Iterator
@@ -27,8 +30,17 @@ _MORE_FORMULAS = {  # torch's table has those of accelerators
     _ATEN._scaled_dot_product_flash_attention_for_cpu: lambda *qkv, **_: sdpa_flop_count(*qkv[:3]),
     _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda *gqkv, **_: sdpa_backward_flop_count(*gqkv[:4]),
 }
+_MORE_FORMULAS |= {  # of an LSTM: two products in each step
+    _ATEN.mkldnn_rnn_layer: lambda x, w, u, *_, **__: 2 * math.prod(x[:2]) * (math.prod(w) + math.prod(u)),
+    _ATEN.mkldnn_rnn_layer_backward: lambda x, w, u, *_, **__: 4 * math.prod(x[:2]) * (math.prod(w) + math.prod(u)),
+}
+_MAX_GUESSES = 2000  # at one place: a loop until a value is reached would never end
 _NOT_COUNTED = ("rnn", "lstm", "gru", "_fft", "_svd", "_qr", "_eig", "_inv", "cholesky", "cdist")  # parts of names
 KINDS = ("weights", "averaged weights", "gradients", "optimizer", "data", "activations")
+
+
+class NeedsValuesError(Exception):
+    """What is counted depends on values, which are not there."""
 
 
 class Meter:
@@ -40,18 +52,22 @@ class Meter:
 
     Args:
         model: Its parameters and buffers are ``"weights"``; modules go by their names in it.
+        guess_otherwise: Take a value that is asked for and not there for another one than usual.
 
     Attributes:
         flops: By phase (``"forward"``, ``"backward"``, ``"step"``) and name of the module at work.
         uncounted: How often operators without a formula were met.
+        guesses: Where code outside of torch and the engine asked for values that are not there, and how often.
         total: The bytes that are alive.
         peak: The most of them since `forget_peak`.
         at_peak: The bytes that were alive then by kind (see `KINDS`) and name of a module.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, guess_otherwise: bool = False) -> None:
         self.flops: Counter[tuple[str, str]] = Counter()
         self.uncounted: Counter[str] = Counter()
+        self.guesses: Counter[str] = Counter()
+        self._guess_otherwise = guess_otherwise
         self.peak = 0
         self._formulas = FlopCounterMode(display=False, custom_mapping=_MORE_FORMULAS).flop_registry
         self._is_backward = ModuleTracker()  # not entered, for which it refuses `torch.autograd.grad` of a leaf
@@ -120,9 +136,11 @@ class Meter:
     # ------------------------------------------------------------------ inside
     def _run(self, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if operator is _ATEN._local_scalar_dense.default and not _has_values(args[0]):
-            return 0.0 if id(args[0]) in self._flags else _a_value(args[0].dtype)
+            return 0.0 if id(args[0]) in self._flags else self._guess(args[0])
         if operator is _ATEN._amp_foreach_non_finite_check_and_unscale_.default:
             self._flags[id(args[1])] = args[1]  # kept, so that no other tensor gets the id
+        if operator is _ATEN.mkldnn_rnn_layer.default and not _has_values(args[0]):
+            raise NeedsValuesError("only the kernel of an LSTM knows the memory that it needs")
         outputs = operator(*args, **kwargs)
         packet = getattr(operator, "_overloadpacket", None)
         formula = self._formulas.get(packet)
@@ -137,10 +155,32 @@ class Meter:
                 self._see(leaf, (kind, module))
         return outputs
 
+    def _guess(self, tensor: Tensor) -> Any:
+        """Return a value for one that is not there; where torch or the engine asks, one with which all goes well."""
+        known = getattr(tensor, "constant", None)
+        if known is not None:
+            return known.item()
+        frame: Any = sys._getframe(1)
+        while frame.f_back and (_of_torch(frame) or frame.f_globals.get("__name__") in (__name__, _torch.__name__)):
+            frame = frame.f_back
+        if frame.f_globals.get("__name__", "").partition(".")[0] == __name__.partition(".")[0]:
+            return _a_value(tensor.dtype)
+        place = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+        self.guesses[place] += 1
+        if self.guesses[place] > _MAX_GUESSES:
+            raise NeedsValuesError(f"{place} asks for values over and over")
+        return _a_value(tensor.dtype, otherwise=self._guess_otherwise)
+
     def _see(self, tensor: Tensor, owner: tuple[str, str], is_known: bool = False) -> None:
+        if tensor.is_sparse:
+            if not _has_values(tensor):
+                raise NeedsValuesError("a sparse tensor has as many entries as its values say")
+            for part in (tensor._indices(), tensor._values()):
+                self._see(part, owner, is_known)
+            return
         try:
             storage = tensor.untyped_storage()
-        except (NotImplementedError, RuntimeError):  # a sparse one has several
+        except (NotImplementedError, RuntimeError):  # of other layouts
             return
         key, size = id(storage), storage.nbytes()
         former = self._alive.get(key)
@@ -211,10 +251,16 @@ def _nodes_of(value: Any) -> list[Any]:
     return [leaf.grad_fn for leaf in leaves if isinstance(leaf, Tensor) and leaf.grad_fn is not None]
 
 
+def _of_torch(frame: Any) -> bool:
+    return frame.f_globals.get("__name__", "").partition(".")[0] in ("torch", "functorch")
+
+
 def _has_values(tensor: Tensor) -> bool:
     return not hasattr(tensor, "fake_mode")
 
 
-def _a_value(dtype: torch.dtype) -> Any:
+def _a_value(dtype: torch.dtype, *, otherwise: bool = False) -> Any:
     """Return what a tensor without values is taken for: all is well, all are finite, a loss is 1."""
-    return True if dtype is torch.bool else 1.0 if dtype.is_floating_point else 1
+    if dtype is torch.bool:
+        return not otherwise
+    return (-1e9 if otherwise else 1.0) if dtype.is_floating_point else 1 + otherwise

@@ -85,19 +85,31 @@ class Plan:
         """
         if self.seconds is None:
             raise UsageValueError(f"the seconds of an iteration are {self.unmeasured}")
-        return self.seconds.of_iteration(getattr(self._runner.train_loop.dataloader, "num_workers", 0))
+        return self.seconds.of_iteration(self.cost.num_workers)
 
-    def checkpoints(self) -> dict[str, int]:
-        """Return the bytes of a checkpoint, how many are saved and kept, and the most bytes that they take."""
-        saved = kept = best = 0
+    def checkpoints(self) -> dict[str, Any]:
+        """Return the bytes of a checkpoint, how many are saved and kept, and the most bytes that they take.
+
+        Saves by time (``every_s``) are not known beforehand: ``"by_time"`` is whether there are any, and
+        ``"is_unlimited"`` whether all of them stay, which no number has.
+        """
+        saved = kept = best = published = 0
+        by_time = is_unlimited = False
         for hook in self._runner.hooks:
             if isinstance(hook, CheckpointHook):
                 more, left = hook.count_saves(self._runner)
-                saved, kept, best = saved + more, kept + left, best + (len(hook.best.indicators) if hook.best else 0)
+                bests = len(hook.best.indicators) if hook.best and self.validations()[0] else 0
+                saved, kept, best = saved + more, kept + left, best + bests
+                published += bool(hook.published_keys) * (bool(more or hook.every_s) + bests)
+                by_time |= hook.every_s is not None
+                is_unlimited |= by_time and not hook.by_epoch and hook.max_keep_ckpts < 0
         constant, each = _FILE_BYTES
         size = self.cost.checkpoint_bytes + constant + each * len(self.cost.weights) * 3
-        number = kept + best + (saved > kept)  # what a new one replaces goes when that is whole
-        return {"bytes": size, "saved": saved, "kept": kept, "best": best, "disk_bytes": number * size}
+        number = (
+            kept + best + published + (saved > kept or by_time > 0)
+        )  # what a new one replaces goes when that is whole
+        counts = {"saved": saved, "kept": kept, "best": best, "published": published, "by_time": by_time}
+        return {"bytes": size, **counts, "disk_bytes": number * size, "is_unlimited": is_unlimited}
 
     # ------------------------------------------------------------------ as data and text
     def as_json(self) -> dict[str, Any]:
@@ -139,7 +151,7 @@ class Plan:
         if loop.max_epochs is not None:
             length = f"{loop.max_epochs:,} epochs of {loop.epoch_length:,} batches, {length}"
         if self.samples is not None:
-            length += f", {loop.max_iters * self.samples:,} samples"
+            length += f", {loop.max_iters * self.samples:,} samples in whole batches"
         number, batches = self.validations()
         rows = [("length", length), ("", f"{number:,} validations of {batches or '?'} batches")]
         rows = rows if number else rows[:1]
@@ -155,10 +167,14 @@ class Plan:
             val_s = (self.seconds.val or 0.0) * number * batches
             rows.append(("time", f"{_duration(each * loop.max_iters)} training, {_duration(val_s)} validation"))
         saves = self.checkpoints()
-        best = f" and {saves['best']} best" if saves["best"] else ""
+        best = "".join(f" and {saves[what]} {what}" for what in ("best", "published") if saves[what])
         text = f"{format_bytes(saves['bytes'])} each; {saves['saved']:,} saved, {saves['kept']:,} kept{best}"
         disk = f"{format_bytes(saves['disk_bytes'])} at most"
-        return [*rows, ("checkpoints", text), ("disk", disk)] if saves["saved"] else rows
+        if saves["by_time"]:
+            text += "; every_s saves more, as many as the training is long"
+        if saves["is_unlimited"]:
+            disk = f"{format_bytes(saves['disk_bytes'])}, and all that every_s saves: set max_keep_ckpts"
+        return [*rows, ("checkpoints", text), ("disk", disk)] if saves["saved"] or saves["by_time"] else rows
 
 
 def as_lines(rows: Sequence[tuple[str, str]], width: int = 100) -> str:
@@ -186,6 +202,7 @@ def cost_rows(cost: Cost) -> list[tuple[str, str]]:
         *(("", ", ".join(kinds[i : i + 3])) for i in range(0, len(kinds), 3)),
         ("", f"most in {_greatest(cost)}"),
         ("counted in", cost.counted_in),
+        ("", f"counted of {cost.later}" if cost.later else ""),
     ]
     return [row for row in rows if row[1]]
 
@@ -369,9 +386,13 @@ def on_ranks(plan: Plan, number: int, gpu: str | None = None) -> list[tuple[str,
         ]
         if cost.num_buffers:
             rows.append(("", f"a forward: buffers of rank 0 to all, {format_bytes(cost.num_buffers)}"))
+    loop = cost.runner.train_loop
+    iters = loop.max_iters
+    if loop.max_epochs is not None:  # which the ranks share
+        iters = math.ceil(loop.epoch_length / number) * loop.max_epochs
     if number > 1 and cost.samples:
-        rows.append(("", f"{cost.samples * number:,} samples an iteration of all ranks"))
-    return rows + ([] if gpu is None else _on_device(plan, gpu, memory, val_memory))
+        rows.append(("", f"{cost.samples * number:,} samples an iteration of all ranks, {iters:,} iterations"))
+    return rows + ([] if gpu is None else _on_device(plan, gpu, memory, val_memory, iters))
 
 
 def _sharded(cost: Cost, wrapper: FSDP2, number: int) -> tuple[list[tuple[str, str]], int]:
@@ -384,7 +405,9 @@ def _sharded(cost: Cost, wrapper: FSDP2, number: int) -> tuple[list[tuple[str, s
         taken |= {id(each) for each in own}
         units.append(sum(each.numel() for each in own))
     units = [unit for unit in units if unit]
-    width = 2 if wrapper.param_dtype is not None and "16" in str(wrapper.param_dtype) else 4
+    width = max(each.element_size() for each in model.parameters())
+    if wrapper.param_dtype is not None:
+        width = 2 if "16" in str(wrapper.param_dtype) else 4
     state = cost.bytes_of("weights") + cost.bytes_of("optimizer") + cost.gradient_bytes
     rest = cost.peak_bytes - sum(cost.bytes_of(kind) for kind in ("weights", "optimizer", "gradients"))
     gathered = sum(units) * width * (number - 1) // number
@@ -399,7 +422,7 @@ def _sharded(cost: Cost, wrapper: FSDP2, number: int) -> tuple[list[tuple[str, s
     ], memory  # fmt: skip
 
 
-def _on_device(plan: Plan, gpu: str, memory: int, val_memory: int) -> list[tuple[str, str]]:
+def _on_device(plan: Plan, gpu: str, memory: int, val_memory: int, iters: int) -> list[tuple[str, str]]:
     device = find_device(gpu)
     if device is None:
         names = [each.name for each in DEVICES]
@@ -412,9 +435,9 @@ def _on_device(plan: Plan, gpu: str, memory: int, val_memory: int) -> list[tuple
     in_validation = " in validation" if val_memory > memory else ""
     memory = max(memory, val_memory)
     fits = "fits into" if memory < 0.9 * device.memory_gib * 2**30 else "does NOT fit into"
-    total = least * cost.runner.train_loop.max_iters
+    total = least * iters
     return [
         (device.name, f"{format_bytes(memory)}{in_validation} {fits} {device.memory_gib} GiB (kernels need some more)"),
         ("", f"{least:.3g} s an iteration at its peak in {dtype}, {least / 0.4:.3g} s at an MFU of 40 %"),
-        ("", f"{_duration(total / 0.4)} for all iterations at 40 %"),
+        ("", f"{_duration(total / 0.4)} for all {iters:,} iterations at 40 %"),
     ]

@@ -75,7 +75,8 @@ class _Window(Hook):
             for hook in runner.hooks:
                 hook.spent_s = dict.fromkeys(hook.spent_s, 0.0)
         elif done == _WARM_UP + self.steps + 1:
-            self.phases = self.timer.seconds_by_phase(runner)
+            seconds = self.timer.seconds_by_phase(runner)
+            self.phases = {name: number / (self.steps + 1) for name, number in seconds.items()}
         elif done > _WARM_UP + 2 * self.steps + 2:
             self.is_done = True
             raise SystemExit(0)
@@ -117,8 +118,7 @@ def profile(make_runner: Callable[[], Any], steps: int = 10, out_dir: str = "pro
     own = [(each.key, each.count / steps, _own_seconds(each) / steps) for each in profiler.averages]
     own = [item for item in own if not item[0].startswith("ProfilerStep")]  # what no operator took
     largest = sorted(own, key=lambda item: -item[2])[:num_items]
-    phases = {name: seconds / steps for name, seconds in window.phases.items()}
-    return Profile(steps, phases, largest, profiler.traces[-1])
+    return Profile(steps, window.phases, largest, profiler.traces[-1])
 
 
 def _own_seconds(event: Any) -> float:

@@ -130,18 +130,24 @@ class CheckpointHook(Hook):
     def count_saves(self, runner: Runner) -> tuple[int, int]:
         """Return how many checkpoints a whole training saves at its intervals, and how many of them it keeps.
 
-        The best ones come on top, one for each metric of `save_best`; those by time are not known beforehand.
+        The best ones come on top, one for each metric of `save_best`; those by time are not known beforehand. A save
+        that is due while gradients accumulate happens at the next step.
         """
         self.settle(runner)
-        loop, interval = runner.train_loop, self.interval or -1
-        last = loop.max_iters
+        loop, interval, wrapper = runner.train_loop, self.interval or -1, runner.optim_wrapper
+        last, length = loop.max_iters, 1
         if self.by_epoch:
-            last = loop.max_epochs or last // (loop.epoch_length or last + 1)
+            length = loop.epoch_length or last + 1
+        step = getattr(wrapper, "accumulative_counts", 1)  # several can be saved at once
         begin = max(self.save_begin or interval, 1)
-        saved = (last - begin) // interval + 1 if interval > 0 and begin <= last else 0
-        if self.save_last and (saved == 0 or (last - begin) % interval):
-            saved += 1
-        return saved, min(saved, self.max_keep_ckpts) if self.max_keep_ckpts > 0 else saved
+        due = range(begin, last // length + 1, interval) if interval > 0 else ()
+        saved = len({min(-(-place * length // step) * step, last) for place in due})
+        ends = bool(self.save_last and not (due and -(-due[-1] * length // step) * step >= last))
+        kept = saved + ends
+        if self.max_keep_ckpts > 0:
+            by_time = self.max_keep_ckpts if self.every_s is not None and not self.by_epoch else 0
+            kept = max(min(kept, self.max_keep_ckpts), by_time)
+        return saved + ends, kept
 
     def before_train(self, runner: Runner) -> None:
         """Make sure, before any work is done, that the folder can be written to; do what a kill cut off.

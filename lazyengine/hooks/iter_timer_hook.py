@@ -52,8 +52,9 @@ class IterTimerHook(Hook):
             self._spent_at_end = None
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Note what hooks have spent in iterations."""
-        self._spent_at_end = spent_by_hooks(runner)
+        """Note what hooks have spent in iterations, also where the epoch was cut short."""
+        if self._spent_at_end is None:
+            self._spent_at_end = spent_by_hooks(runner)
 
     def _before_epoch(self, runner: Runner, mode: str = "train") -> None:
         if mode == "train":
@@ -99,7 +100,10 @@ class IterTimerHook(Hook):
             loop = runner.train_loop
             self._train_seconds += duration
             self._num_train_iters += 1
-            eta = self._train_seconds / self._num_train_iters * (loop.max_iters - loop.position.iter)
+            left = loop.max_iters - loop.position.iter
+            eta = self._train_seconds / self._num_train_iters * left
+            if not left or (loop.position.batch == loop.epoch_length and loop.max_epochs is not None):
+                self._spent_at_end = spent_by_hooks(runner)  # no time of an iteration has what hooks spend from here on
         else:
             eta = duration * max((runner.num_batches(mode) or 0) - batch_idx - 1, 0)  # 0 where nobody knows
         self._info["eta"] = eta

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from .. import _torch
 from ..dataset.counting import count_batch
 from ..dist import get_data_world_size
 from .devices import find_device
@@ -28,18 +29,19 @@ class PhaseTimer:
     the next iteration is measured.
 
     Attributes:
-        samples: Samples of an iteration, all ranks together; None where nobody knows.
+        samples: Samples of an iteration, all ranks together, the mean of those looked at; None where nobody knows.
         tokens: Tokens of it.
         mfu_seconds: Seconds that an iteration would take at the peak of the device; None where that is not known.
     """
 
     def __init__(self) -> None:
-        self.samples: int | None = None
-        self.tokens: int | None = None
+        self.samples: float | None = None
+        self.tokens: float | None = None
+        self._num_counted = 0
         self.mfu_seconds: float | None = None
         self.num_measured = 0
         self._seconds: dict[str, float] = defaultdict(float)
-        self._restore: list[Callable[[], None]] = []
+        self._restore: list[Callable[[], Any]] = []
         self._pending: list[tuple[str, Any, Any]] = []  # phases, with the marks between which they were
         self._settled = 0.0
         self._on_device = False
@@ -50,9 +52,13 @@ class PhaseTimer:
         self.restore()
         self._read()
         self._settled = 0.0
+        counts, ranks = count_batch(batch, runner.train_dataloader), get_data_world_size()
+        self._num_counted += 1
+        means = zip((self.samples, self.tokens), counts, strict=True)
+        self.samples, self.tokens = (
+            None if n is None else (mean or 0.0) + (n * ranks - (mean or 0.0)) / self._num_counted for mean, n in means
+        )
         if is_first:
-            ranks = get_data_world_size()
-            self.samples, self.tokens = (None if n is None else n * ranks for n in count_batch(batch))
             self._count_flops(runner)
             return
         wrapper, position = runner.optim_wrapper, runner.train_loop.position
@@ -161,16 +167,25 @@ class PhaseTimer:
         if runner.device.type != "cuda" or runner.model_setup.compile:
             return
         device = find_device(torch.cuda.get_device_name(runner.device))
-        if device is None:
+        if device is None or not _torch.PRIVATE:
             return
-        counter = FlopCounterMode(display=False)
-        counter.__enter__()
-        self._restore.append(lambda: counter.__exit__(None, None, None))  # also of an iteration that fails
+        formulas = FlopCounterMode(display=False).flop_registry  # entered, it refuses `autograd.grad` of a leaf
+        flops: list[int] = []
+
+        def run(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            outputs = operator(*args, **kwargs)
+            if (formula := formulas.get(getattr(operator, "_overloadpacket", None))) is not None:
+                flops.append(int(formula(*args, **kwargs, out_val=outputs)))
+            return outputs
+
+        watching = _torch.watching_operators(run)
+        watching.__enter__()
+        self._restore.append(lambda: watching.__exit__(None, None, None))  # also of an iteration that fails
 
         def leave() -> None:
             self.restore()
             dtype = str((runner.optim_wrapper.named().popitem()[1].precision or {}).get("dtype", "float32"))
-            self.mfu_seconds = counter.get_total_flops() / device.peak(dtype.rpartition(".")[2]) or None
+            self.mfu_seconds = sum(flops) / device.peak(dtype.rpartition(".")[2]) or None
 
         self._stand_in(runner.train_loop.position, "advance", before=leave)
 

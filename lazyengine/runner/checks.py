@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from ..dataset import settle_generators
 from ..errors import UsageRuntimeError, UsageTypeError, UsageValueError
 from ..hooks import CheckpointHook
@@ -50,6 +52,20 @@ def check_training(runner: Runner) -> None:
     check_names(runner)
     if not any(isinstance(hook, CheckpointHook) and hook.saves for hook in hooks):
         runner.logger.warning("no hook saves a checkpoint: what is trained here is lost, unless a hook of yours does")
+
+
+def check_shapes(model: nn.Module) -> None:
+    """Refuse a model whose layers have no shapes yet.
+
+    Raises:
+        TypeError: When there are such.
+    """
+    if lazy := [name for name, parameter in model.named_parameters() if nn.parameter.is_lazy(parameter)]:
+        raise UsageTypeError(
+            f"{type(model).__name__}: the shapes of {listed(lazy)} are known after the first batch alone, "
+            "which is too late for the optimizer. Name the sizes, or call the layers once in the constructor, such "
+            "as self.net(torch.zeros(1, 4))."
+        )
 
 
 def check_names(runner: Runner) -> None:

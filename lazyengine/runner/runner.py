@@ -33,10 +33,10 @@ from ..logging import LogProcessor, MessageHub, MMLogger
 from ..model import BaseModule, ModelSetup, evaluating, set_training
 from ..optim import OptimWrapper, OptimWrapperDict, SchedulerRecipes, autocast_for, build_param_schedulers, scale_lr
 from ..seeding import ModelStream, derive_seed, seed_everything
-from ..text import listed, short
+from ..text import short
 from ..visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
 from . import preemption
-from .checks import check_loop, check_parameters, check_training, untrained, warn_of_untrained
+from .checks import check_loop, check_parameters, check_shapes, check_training, untrained, warn_of_untrained
 from .describe import describe, describe_optimizer, describe_training
 from .environment import Determinism, choose_device, report_nondeterminism, set_determinism
 from .folder import TIME, RunFolder, settle_work_dir
@@ -323,12 +323,7 @@ class Runner:
             self.logger.info(
                 "the config lies in the run folder %s, which is used; --work-dir names another", self.work_dir
             )
-        if lazy := [name for name, parameter in self.model.named_parameters() if nn.parameter.is_lazy(parameter)]:
-            raise UsageTypeError(
-                f"{type(self.model).__name__}: the shapes of {listed(lazy)} are known after the first batch alone, "
-                "which is too late for the optimizer. Name the sizes, or call the layers once in the constructor, such "
-                "as self.net(torch.zeros(1, 4))."
-            )
+        check_shapes(self.model)
         self.logger.to_file("\n%s", self.describe())
         for warning in self.hooks.warnings():
             self.logger.warning(warning)

@@ -10,15 +10,17 @@ from torch import nn
 
 from lazyengine import _torch
 from lazyengine.analysis import planning
-from lazyengine.analysis.cost import cost_of
+from lazyengine.analysis.cost import Seconds, cost_of
 from lazyengine.analysis.metering import Meter
 from lazyengine.analysis.planning import Plan, modules_of, on_ranks
 from lazyengine.cli.main import main
 from lazyengine.cli.plan import maker_of
 from lazyengine.config import LazyCall, LazyConfig
-from lazyengine.hooks import EMAHook, Hook, Priority
+from lazyengine.hooks import CheckpointHook, EMAHook, Hook, Priority, UnfreezeHook
 from lazyengine.hooks.devices import find_device
-from lazyengine.runner import Runner
+from lazyengine.model import ModelSetup
+from lazyengine.optim import param_groups
+from lazyengine.runner import IterBasedTrainLoop, Runner
 
 DIGITS = "projects/digits/config.py"
 CHANGES = {
@@ -268,6 +270,201 @@ def test_the_file_of_a_checkpoint_has_the_size_that_was_planned(tmp_path):
 def test_checkpoints_are_counted_as_they_are_saved(overrides, saved, kept, tmp_path):
     found = Plan(maker_of(DIGITS, overrides, str(tmp_path)), steps=0).checkpoints()
     assert (found["saved"], found["kept"], found["best"]) == (saved, kept, 1)
+
+
+class Looks(nn.Module):
+    """A model that asks for a value of its own, and whose operations depend on it, or not."""
+
+    def __init__(self, way="ignored"):
+        super().__init__()
+        self.inner, self.head, self.way = nn.Linear(64, 64), nn.Linear(64, 10), way
+
+    def forward(self, image, label):
+        x = self.inner(image.flatten(1))
+        if self.way == "number":
+            for _ in range(int(label.max().item())):
+                x = self.inner(x)
+        elif self.way == "branch":
+            if x.sum() > 1e9:
+                x = self.inner(x)
+        elif self.way == "loop":
+            while not (x.square().mean() < 1e9).item():
+                x = self.inner(x)
+        elif self.way == "exit":
+            if x.square().mean().item() < 1e9:
+                x = self.inner(x)
+        else:
+            x.mean().item()
+        return {"loss": nn.functional.cross_entropy(self.head(x), label)}
+
+
+class Bags(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bag, self.head = nn.EmbeddingBag(2000, 64, sparse=True, mode="sum"), nn.Linear(64, 10)
+
+    def forward(self, image, label):
+        return {"loss": nn.functional.cross_entropy(self.head(self.bag(image.flatten(1).long())), label)}
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net, self.head = nn.LSTM(8, 32, batch_first=True), nn.Linear(32, 10)
+
+    def forward(self, image, label):
+        return {"loss": nn.functional.cross_entropy(self.head(self.net(image.squeeze(1))[0][:, -1]), label)}
+
+
+def digits_with(folder, model, *overrides, optimizer=torch.optim.SGD):
+    """What makes a runner of the digits with another model and no validation."""
+    cfg = LazyConfig.load(DIGITS)
+    cfg.runner.val_loop = None
+    cfg.runner.hooks["checkpoint"].save_best = None
+    cfg.runner.param_schedulers = None
+    cfg.runner.model = model
+    cfg.runner.optim_wrapper.optimizer = LazyCall(optimizer)(params=LazyCall(param_groups)(model=model), lr=0.01)
+    cfg.runner.optim_wrapper.clip_grad = None
+    cfg = LazyConfig.apply_overrides(cfg, overrides)
+    return lambda: Runner.from_cfg(cfg, work_dir=str(folder))
+
+
+def peak_and_flops(make, num_iters=3):
+    runner, hook = make(), MeteredHook(num_iters)
+    runner.register_hook(hook)
+    with pytest.raises(SystemExit):
+        runner.train()
+    return hook.meter.peak, hook.meter.flops.total()
+
+
+@pytest.mark.parametrize("way", ["number", "branch", "loop", "exit"])
+def test_what_depends_on_a_value_is_counted_with_it(way, tmp_path):
+    make = digits_with(tmp_path, LazyCall(Looks)(way=way))
+    cost = cost_of(make)
+    if way != "exit":  # of which the first guess is right, and the other one gives the same
+        assert "real steps" in cost.counted_in
+        assert "test_plan.py:" in cost.counted_in
+    assert (cost.peak_bytes, cost.total_flops) == (
+        pytest.approx(peak_and_flops(make)[0], rel=0.03),
+        peak_and_flops(make)[1],
+    )
+
+
+def test_a_value_that_makes_no_difference_is_guessed_and_that_is_said(tmp_path):
+    make = digits_with(tmp_path, LazyCall(Looks)())
+    cost = cost_of(make)
+    assert cost.counted_in.startswith("fake tensors; values that test_plan.py:")
+    assert (cost.peak_bytes, cost.total_flops) == (
+        pytest.approx(peak_and_flops(make)[0], rel=0.03),
+        peak_and_flops(make)[1],
+    )
+
+
+@pytest.mark.parametrize("model", [Bags, Recurrent])
+def test_memory_that_only_values_or_a_kernel_know_is_counted_in_real_steps(model, tmp_path):
+    make = digits_with(tmp_path, LazyCall(model)())
+    cost = cost_of(make)
+    assert "NeedsValuesError" in cost.counted_in
+    assert cost.peak_bytes == pytest.approx(peak_and_flops(make)[0], rel=0.03)
+
+
+def test_an_lstm_has_the_flops_of_its_products():
+    counted = []
+    for dtype in (torch.float32, torch.float64):  # of which only the first has an operator of its own
+        net, x = nn.LSTM(8, 32, batch_first=True, dtype=dtype), torch.ones(4, 5, 8, dtype=dtype, requires_grad=True)
+        meter = Meter(net)
+        with meter.counting():
+            states = (torch.zeros(1, 4, 32, dtype=dtype, requires_grad=True) for _ in range(2))
+            net(x, tuple(states))[0].sum().backward()
+        counted.append(
+            {what: sum(n for (p, _), n in meter.flops.items() if p == what) for what in ("forward", "backward")}
+        )
+        assert not meter.uncounted
+    assert counted[0] == counted[1] == {"forward": 2 * 20 * 128 * (8 + 32), "backward": 4 * 20 * 128 * (8 + 32)}
+
+
+def test_layers_without_shapes_are_refused_as_training_refuses_them(tmp_path):
+    class Late(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.LazyLinear(10)
+
+    with pytest.raises(TypeError, match=r"shapes of net.weight, net.bias are known after the first batch"):
+        cost_of(digits_with(tmp_path, LazyCall(Late)()))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "hooks"),
+    [
+        (["runner.optim_wrapper.accumulative_counts=4"], {"interval": 3, "by_epoch": False}),
+        (["runner.optim_wrapper.accumulative_counts=7"], {"interval": 1}),
+        ([], {"interval": 1, "save_optimizer": False}),
+        (["runner.save=trained"], {"interval": 1}),
+        ([], {"interval": 1, "published_keys": "state_dict", "max_keep_ckpts": 1}),
+        ([], {"interval": 1, "save_best": "auto"}),  # and nothing validates
+        (["iters"], {"interval": 1, "by_epoch": True}),
+        (["iters"], {"interval": 1, "by_epoch": True, "max_keep_ckpts": 2}),
+        (["ema", "runner.save=trained"], {"interval": 1}),
+    ],
+)
+def test_files_are_as_many_and_as_large_as_planned(overrides, hooks, tmp_path, monkeypatch):
+    cfg = LazyConfig.load(DIGITS)
+    cfg.runner.val_loop = None
+    cfg.runner.model_setup = ModelSetup(freeze=["backbone"])
+    cfg.train_loop.max_epochs, cfg.train_loop.limit = 3, 5
+    if "iters" in overrides:
+        cfg.runner.train_loop = LazyCall(IterBasedTrainLoop)(
+            dataloader=cfg.train_loop.dataloader, max_iters=13, limit=5
+        )
+    if "ema" in overrides:
+        cfg.runner.hooks = {**cfg.runner.hooks, "ema": LazyCall(EMAHook)()}
+    cfg.runner.hooks = {**cfg.runner.hooks, "checkpoint": LazyCall(CheckpointHook)(**hooks)}
+    cfg = LazyConfig.apply_overrides(cfg, [each for each in overrides if "=" in each])
+    found = Plan(lambda: Runner.from_cfg(cfg, work_dir=str(tmp_path / "none")), steps=0).checkpoints()
+    runner, saved = Runner.from_cfg(cfg, work_dir=str(tmp_path)), []
+    save = runner.save_checkpoint
+    monkeypatch.setattr(
+        runner, "save_checkpoint", lambda name, **options: (saved.append(name), save(name, **options))[1]
+    )
+    runner.train()
+    sizes = [path.stat().st_size for path in tmp_path.glob("*.pth")]
+    assert found["saved"] == len(saved)
+    assert found["kept"] + found["best"] + found["published"] == len(sizes)
+    assert max(sizes) == pytest.approx(found["bytes"], abs=16_000)
+    assert sum(sizes) <= found["disk_bytes"]
+
+
+def test_saves_by_time_are_named(tmp_path):
+    for by_epoch, keep, is_unlimited in ((False, -1, True), (False, 2, False), (True, -1, False)):
+        cfg = LazyConfig.load(DIGITS)
+        cfg.runner.hooks["checkpoint"].every_s, cfg.runner.hooks["checkpoint"].by_epoch = 60, by_epoch
+        cfg.runner.hooks["checkpoint"].max_keep_ckpts, cfg.runner.hooks["checkpoint"].interval = keep, -1
+        cfg.runner.hooks["checkpoint"].save_last = False
+        plan = Plan(lambda cfg=cfg: Runner.from_cfg(cfg, work_dir=str(tmp_path)), steps=0)
+        found, text = plan.checkpoints(), plan.as_text()
+        assert (found["saved"], found["by_time"], found["is_unlimited"]) == (0, True, is_unlimited)
+        assert "every_s saves more" in text
+        assert ("all that every_s saves" in text) == is_unlimited
+
+
+def test_what_is_unfrozen_later_is_said(tmp_path):
+    cfg = LazyConfig.load(DIGITS)
+    cfg.runner.model_setup = ModelSetup(freeze=["backbone"])
+    cfg.runner.hooks = {**cfg.runner.hooks, "late": LazyCall(UnfreezeHook)(at=2, patterns="backbone")}
+    text = Plan(lambda: Runner.from_cfg(cfg, work_dir=str(tmp_path)), steps=0).as_text()
+    assert "UnfreezeHook trains backbone after 2 epochs" in " ".join(text.split())
+
+
+def test_ranks_share_the_batches_of_an_epoch_and_workers_read_beside(tmp_path):
+    plan = Plan(maker_of(DIGITS, ["train_loop.dataloader.num_workers=2"], str(tmp_path)), steps=0)
+    text = " ".join(part for row in on_ranks(plan, 8, "H100") for part in row)
+    assert "256 samples an iteration of all ranks, 90 iterations" in text
+    assert "for all 90 iterations" in text
+    plan.seconds = Seconds(step=1.0, read=3.0, val=None, source="")
+    assert plan.iteration_s() == 1.5
+    several = Plan(maker_of("projects/digits/iter_config.py", [], str(tmp_path)), steps=0)
+    iters = several.cost.runner.train_loop.max_iters
+    assert f"{iters:,} iterations" in " ".join(part for row in on_ranks(several, 8) for part in row)
 
 
 # ---------------------------------------------------------------------------------------------------- the commands

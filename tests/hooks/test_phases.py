@@ -1,19 +1,23 @@
 """Where the time of a training goes, and how fast it is: measured on some iterations, without touching the others."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from lazyengine.analysis.profiling import profile
 from lazyengine.cli.main import main
 from lazyengine.cli.plan import maker_of
-from lazyengine.config import LazyConfig
+from lazyengine.config import LazyCall, LazyConfig
+from lazyengine.dataset import CombinedLoader
 from lazyengine.dataset.counting import count_batch
-from lazyengine.hooks import Hook
+from lazyengine.hooks import Hook, IterTimerHook, Priority
 from lazyengine.hooks.devices import find_device
-from lazyengine.hooks.phases import EVERY
+from lazyengine.hooks.phases import EVERY, PhaseTimer
 from lazyengine.runner import Runner
+from lazyengine.runner.loops import Position
 from lazyengine.runs.verifying import MEASURED, find_difference
 
 DIGITS = "projects/digits/config.py"
@@ -84,6 +88,78 @@ def test_what_is_spent_between_iterations_is_not_taken_from_them(point, config, 
     assert record["phase/forward_s"] < 600
 
 
+class PretendsAtTheEnd(Pretends):
+    """Says so in the last iteration of an epoch."""
+
+    priority = Priority.LOWEST
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if batch_idx + 1 == runner.train_loop.epoch_length:
+            self.spend(runner)
+
+
+def test_a_save_in_the_last_iteration_of_an_epoch_is_not_taken_from_the_others(tmp_path):
+    hook = PretendsAtTheEnd("after_run")
+    _, records, _ = trained(tmp_path, "train_loop.max_epochs=2", hook=hook)
+    (record,) = (each for each in records if "phase/data_s" in each)
+    assert record["phase/saving_s"] >= 2 * 3600
+    assert 0 < record["phase/forward_s"] < 600
+
+
+def test_samples_a_second_are_those_of_the_batches_that_there_are():
+    phases = PhaseTimer()
+    runner = SimpleNamespace(
+        train_dataloader=None, device=torch.device("cpu"), hooks=[], train_loop=SimpleNamespace(position=Position()),
+        optim_wrapper=SimpleNamespace(named=dict, begin_iteration=id),
+    )  # fmt: skip
+    for number, size in enumerate((8, 4, 6)):
+        phases.begin(runner, {"ids": torch.zeros(size, 10, dtype=torch.int64)}, not number, 0.0)
+    phases.restore()
+    assert (phases.samples, phases.tokens) == (6, 60)
+
+
+class Penalized(nn.Module):
+    """Takes gradients of its input, a leaf."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(64, 10)
+
+    def forward(self, image, label):
+        image = image.flatten(1).requires_grad_()
+        (grad,) = torch.autograd.grad(self.net(image).sum(), image, create_graph=True)
+        return {"loss": nn.functional.cross_entropy(self.net(image), label) + grad.square().sum()}
+
+
+def test_counting_for_the_mfu_lets_a_gradient_of_a_leaf_be_taken(tmp_path, monkeypatch):
+    cfg = LazyConfig.load(DIGITS)
+    cfg.runner.val_loop = cfg.runner.hooks["checkpoint"].save_best = None
+    cfg.runner.model = cfg.optimizer.params.model = LazyCall(Penalized)()
+    cfg = LazyConfig.apply_overrides(cfg, ["train_loop.max_epochs=1", "train_loop.limit=2"])
+    runner = Runner.from_cfg(cfg, work_dir=str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    begin = PhaseTimer.begin
+
+    def on_a_gpu(self, runner, batch, is_first, now):
+        device, runner.device = runner.device, torch.device("cuda") if is_first else runner.device
+        begin(self, runner, batch, is_first, now)
+        runner.device = device
+
+    monkeypatch.setattr(PhaseTimer, "begin", on_a_gpu)
+    runner.train()
+    (timer,) = (hook for hook in runner.hooks if isinstance(hook, IterTimerHook))
+    product = 2 * 32 * 64 * 10
+    h100 = find_device("H100")
+    assert h100 is not None
+    assert timer.throughput(1.0)["mfu"] * h100.peak("float32") == pytest.approx(product * 6)
+
+
+def test_a_profile_divides_by_the_iterations_that_it_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(IterTimerHook, "seconds_by_phase", lambda self, runner: {"data": float(self._num_train_iters)})
+    found = profile(maker_of(DIGITS, (), str(tmp_path)), steps=3, out_dir=str(tmp_path / "out"))
+    assert found.phases == {"data": 1.0}
+
+
 class Watcher(Hook):
     """Notes in which iterations methods of the optimizer wrapper are stood in for."""
 
@@ -120,6 +196,9 @@ def test_batches_are_counted_by_their_shapes():
     assert count_batch((torch.zeros(5, 3, 8, 8), torch.zeros(5, dtype=torch.int64))) == (5, None)
     assert count_batch([{"image": torch.zeros(3, 8, 8)}, {"image": torch.zeros(3, 8, 9)}]) == (2, None)
     assert count_batch("text") == (None, None)
+    loaders = CombinedLoader({"a": [1], "b": [1], "c": [1]})
+    batch = {"a": {"x": torch.zeros(5, 3)}, "b": {"ids": ids}, "c": "text"}
+    assert count_batch(batch, loaders) == (9, 28)
 
 
 def test_devices_are_found_by_the_names_of_their_drivers():
