@@ -187,7 +187,7 @@ def test_code_that_is_the_same_by_functions_is_no_other_row(tmp_path, other, is_
         (folder / "code").mkdir()
         save_code(code, folder / "code")
     found = compare_runs(read_outlines([tmp_path]), [KEY])
-    assert [len(row.runs) for row in found.rows] == ([1, 1] if is_other else [2])
+    assert [len(row.names) for row in found.rows] == ([1, 1] if is_other else [2])
     assert ("code" in found.rows[0].config) == is_other
 
 
