@@ -61,7 +61,7 @@ MISTAKES = [
     ("report run --output empty", ["UsageOSError: empty cannot be read or written: Is a directory."]),
     ("report run --output nowhere/x.html", ["nowhere/x.html cannot be read or written: No such file or directory."]),
     ("new norunner.py/x", ["cannot be read or written: Not a directory."]),
-    ("rerun run --to norunner.py/x", ["norunner.py/x cannot be read or written: Not a directory."]),
+    ("rerun run --to norunner.py/x", ["cannot be read or written: Not a directory. Name another place."]),
     ("query run selct", ["'selct'", "The views are runs, metrics and events"]),
     ("query nothere select", ["nothere is no folder"]),
     ("rerun nothere", ["nothere does not exist"]),
@@ -152,7 +152,7 @@ def test_a_mistake_ends_with_a_message_and_exit_code_2(line, expected, capsys):
 def test_a_file_that_code_of_the_user_cannot_open_keeps_its_traceback():
     for name in ("nothere", "empty", "norunner.py/x"):
         try:
-            open(name)
+            os.close(os.open(name, os.O_WRONLY))
         except OSError as error:
             with pytest.raises(type(error)):
                 refuse(error)
