@@ -12,6 +12,9 @@ from typing import Any, TextIO
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--",
           "->": r"$\to$", "…": r"\dots{}", **{sign: rf"\{sign}" for sign in "&%$#_{}"}}  # fmt: skip
 
+_BREAKS = re.compile(r"(\s+)|(?<=/)(?=\w{2})")
+"""Where a cell may be broken: at spaces, and in paths and names of curves behind a slash; not in it/s."""
+
 _LEAST = 12
 """Characters to which a column is made narrower within its words."""
 
@@ -35,7 +38,8 @@ def table(rows: Iterable[Sequence[object]], *, indent: str = "", gap: str = "  "
         cells = [[row[i] for i in used] for row in cells]
     widths = [max(map(len, column)) for column in zip(*cells)]
     if columns is not None:
-        least = [max(len(word) for cell in column for word in cell.split() or [""]) for column in zip(*cells)]
+        words = [[word for cell in column for word in _BREAKS.split(cell) if word] for column in zip(*cells)]
+        least = [max(map(len, column), default=0) for column in words]
         for limit in (least, [min(width, _LEAST) for width in least]):
             while len(indent) + sum(widths) + len(gap) * (len(widths) - 1) > columns and widths != limit:
                 widths[max((i for i in range(len(widths)) if widths[i] > limit[i]), key=widths.__getitem__)] -= 1
@@ -47,8 +51,12 @@ def table(rows: Iterable[Sequence[object]], *, indent: str = "", gap: str = "  "
     return "\n".join(indent + line for line in lines)
 
 
+class _Wrapper(textwrap.TextWrapper):
+    wordsep_simple_re = _BREAKS
+
+
 def _words(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
+    return _Wrapper(width, break_on_hyphens=False).wrap(text) or [""]
 
 
 def columns_of(stream: TextIO) -> int | None:

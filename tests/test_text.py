@@ -34,6 +34,14 @@ def test_a_table_breaks_words_where_its_words_alone_are_wider_than_the_terminal(
         assert sorted("".join(lines).replace(" ", "")) == sorted("".join(map("".join, rows)))
 
 
+def test_a_table_breaks_paths_behind_slashes_before_it_breaks_words():
+    rows = [("run", "curve", "speed"), ("work_dirs/some_name", "val/accuracy/top1", "44.5 it/s")]
+    broken = table(rows, columns=32).splitlines()
+    assert broken[1:] == ["work_dirs/  val/       44.5 it/s", "some_name   accuracy/", "            top1"]
+    assert [line[23:] for line in table(rows, columns=27).splitlines()[1:3]] == ["44.5", "it/s"]
+    assert table(rows, columns=80).splitlines()[1] == "work_dirs/some_name  val/accuracy/top1  44.5 it/s"
+
+
 @pytest.mark.parametrize("end", ["", " ", "  ", "   x "])
 def test_a_line_that_ends_with_blanks_is_broken_like_another(end):
     text = "a line that has no second column and is too long for the width" + end

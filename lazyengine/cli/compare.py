@@ -50,6 +50,9 @@ def main(args: argparse.Namespace) -> object:
             say(f"{run.path.name}: {run.mistake}")
     conditions = parse_conditions(args.where, runs)
     fitting = [run for run in runs if all(condition.holds(run) for condition in conditions)]
+    for message in dict.fromkeys(condition.without_value(runs) for condition in conditions):
+        if message:
+            say(message)
     if not fitting:
         why = [said for condition in conditions if condition.sign != "!=" and (said := condition.why_none(runs))]
         return "\n".join(["no run fits the conditions", *why])

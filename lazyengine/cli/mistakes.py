@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import sys
@@ -11,13 +12,14 @@ import traceback
 from collections.abc import Iterator
 from types import TracebackType
 
-from ..errors import UsageError
+from ..errors import UsageError, UsageOSError
 from ..text import fit
 
 _ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _HIDDEN = (_ENGINE, contextlib.__file__, functools.__file__)  # what stands between the engine and the code it calls
 
 _STANDARD = sysconfig.get_path("stdlib") + os.sep
+_CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT}
 _WHOLE = "LAZYENGINE_WHOLE_TRACEBACK"
 
 
@@ -34,6 +36,8 @@ def report(error: Exception) -> None:
 
 def refuse(error: Exception) -> int:
     """Report a mistake and return its exit code (2, or its own); an error that is none is raised again as it was."""
+    if isinstance(error, OSError) and _is_closed_place(error):
+        error = UsageOSError(f"{error.filename} cannot be read or written: {error.strerror}. Name another place.")
     if not is_mistake(error):
         raise error
     report(error)
@@ -69,6 +73,14 @@ def is_mistake(error: Exception) -> bool:
     if not (hasattr(error, "config_path") and isinstance(error, ValueError | TypeError | OSError)):
         return False
     return not traceback.extract_tb(error.__traceback__)[-1].filename.startswith(_ENGINE)
+
+
+def _is_closed_place(error: OSError) -> bool:
+    """Whether a command came upon a file or folder that is not open to it; not a run, nor code of the user's."""
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    begun = next((number for number, file in enumerate(files) if file.startswith(_ENGINE)), 0)
+    is_run = any(file.startswith(f"{_ENGINE}runner{os.sep}") or _is_users(file) for file in files[begun:])
+    return error.errno in _CLOSED and error.filename is not None and not is_run
 
 
 @contextlib.contextmanager

@@ -93,9 +93,9 @@ def tells_type(value: Any) -> bool:
 
 
 def annotation_of(value: Any) -> Any:
-    """Return the annotation of a place without one where a class, function or constant stands; else `Any`."""
+    """Return the annotation of a place without one where a class or something to call stands; else `Any`."""
     kind: Any = type if isinstance(value, type) else abc.Callable[..., Any]
-    return kind | None if isinstance(value, type | _FUNCTIONS) else Any
+    return kind | None if isinstance(value, type | _FUNCTIONS | functools.partial) else Any
 
 
 def _kinds(annotation: Any) -> list[Any]:

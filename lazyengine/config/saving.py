@@ -317,10 +317,21 @@ class _Writer:
             return self.call("lazyengine.config:ref", [*value.paths, *filter(None, [value.function])], path, indent)
         return self.object(value, path, indent)
 
-    def call(self, name: str, arguments: Iterable[Any], path: str, indent: int, **named: Any) -> str:
+    def call(self, name: str, arguments: Iterable[Any], path: str, indent: int, /, **named: Any) -> str:
         items = [self.expression(argument, f"{path}[{i}]", indent + 4) for i, argument in enumerate(arguments)]
-        items += [f"{key}={self.expression(v, join_path(path, key), indent + 4)}" for key, v in named.items()]
+        items += self.keywords(named, path, indent)
         return _layout(f"{self.name_of(name)}(", items, ")", indent)
+
+    def keywords(self, named: dict[str, Any], path: str, indent: int) -> list[str]:
+        """Return the expressions of arguments by name; what Python cannot write as `name=` is in a dict."""
+        items, odd = [], []
+        for name, argument in named.items():
+            expression = self.expression(argument, join_path(path, name), indent + 4)
+            if _is_word(name):
+                items.append(f"{name}={expression}")
+            else:
+                odd.append(f"{name!r}: {expression}")
+        return [*items, _layout("**{", odd, "}", indent + 4)] if odd else items
 
     def node(self, node: Node, path: str, indent: int) -> str:
         target, sig = target_of(node), node.__sig__
@@ -331,15 +342,7 @@ class _Writer:
         if missing := [name for name in first if name not in arguments]:
             raise SaveError(f"{path}: {missing[0]!r} must be set, because arguments by position follow it.")
         items = [self.expression(arguments.pop(key), join_path(path, key), indent + 4) for key in (*first, *extra)]
-        odd = []
-        for name, argument in arguments.items():
-            expression = self.expression(argument, join_path(path, name), indent + 4)
-            if name.isidentifier() and not keyword.iskeyword(name):
-                items.append(f"{name}={expression}")
-            else:
-                odd.append(f"{name!r}: {expression}")
-        if odd:
-            items.append(_layout("**{", odd, "}", indent + 4))
+        items += self.keywords(arguments, path, indent)
         maker = self.name_of(f"lazyengine.config:{'LazyPartial' if node.__partial__ else 'LazyCall'}")
         return _layout(f"{maker}({called})(", items, ")", indent)
 
@@ -352,7 +355,8 @@ class _Writer:
         if isinstance(value, enum.Enum) and made_by:
             is_member = value.name in kind.__members__  # and not several flags at once
             name = self.name_of(made_by)
-            return f"{name}.{value.name}" if is_member else f"{name}({value.value!r})"
+            named = f".{value.name}" if _is_word(value.name) else f"[{value.name!r}]"
+            return name + named if is_member else f"{name}({value.value!r})"
         if (call := _call_of(value, made_by)) is not None:
             return self.call(*call[:2], path, indent, **call[2])
         return self.pickle(value, path)
@@ -388,6 +392,11 @@ class _Unpickler(pickle.Unpickler):
         if name != "_class_setstate":
             return found
         return lambda cls, state: None if state[0].keys() <= vars(cls).keys() else found(cls, state)
+
+
+def _is_word(name: str | None) -> bool:
+    """Return whether Python reads `name` as one: in a call, after a dot."""
+    return name is not None and name.isidentifier() and not keyword.iskeyword(name)
 
 
 def _has_identity(value: Any) -> bool:

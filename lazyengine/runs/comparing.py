@@ -13,6 +13,7 @@ from typing import Any
 from .. import interpreter
 from ..errors import UsageValueError
 from ..evaluator import rule_of
+from ..record import CODE_FOLDER, changed_in_common, load_code
 from ..text import csv_table, did_you_mean, latex_table, listed, table
 from .index import Outline
 from .lineage import branch_of
@@ -268,8 +269,8 @@ def compare_runs(
     """
     names = run_names([run.path for run in runs])
     cells = differences(runs)
-    if len({run.code for run in runs if run.code}) > 1:
-        cells["code"] = [run.code or "-" for run in runs]
+    if len(set(filter(None, codes := codes_of(runs)))) > 1:
+        cells["code"] = [code or "-" for code in codes]
     branches = [branch_of(run.starts) for run in runs]
     if any(branches):
         cells["forked from"] = [f"{branch[0].name} @ {branch[1]}" if branch else "-" for branch in branches]
@@ -399,3 +400,24 @@ def _clip(cell: str) -> str:
     """Shorten what is long in its middle."""
     half = (_MAX_CELL - 1) // 2
     return cell if len(cell) <= _MAX_CELL else f"{cell[:half]}…{cell[-half:]}"
+
+
+def codes_of(runs: Sequence[Outline]) -> list[str]:
+    """Return the version of each run's code: the same where no function of a file that both have differs.
+
+    What only one of them imported belongs to its options, and so do the config files.
+    """
+    known: dict[str, str] = {}
+    kept: dict[str, Any] = {}
+    for run in runs:
+        if not run.code or run.code in known:
+            continue
+        try:
+            code = load_code(str(run.path / CODE_FOLDER / f"{run.code}.zip"))
+        except (OSError, ValueError):
+            known[run.code] = run.code
+            continue
+        same = next((other for other, each in kept.items() if not changed_in_common(each, code)), run.code)
+        known[run.code] = same
+        kept.setdefault(same, code)
+    return [known.get(run.code, "") for run in runs]

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import UsageValueError
 from ..text import did_you_mean, listed
+from .comparing import SEED
 from .index import Outline
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
@@ -41,6 +42,11 @@ class Condition:
             return self.sign in ("==", "=", "!=") and _OPERATORS[self.sign](found, value)
         return bool(_OPERATORS[self.sign](found, self.value))
 
+    def without_value(self, outlines: Sequence[Outline]) -> str:
+        """Return which runs have no such value, as a message; nothing where all have one."""
+        names = [each.path.name for each in outlines if value_of(each, self.name) is None]
+        return f"left out, no value of {self.name} (defaults are not recorded): {listed(names)}" if names else ""
+
     def why_none(self, outlines: Sequence[Outline]) -> str:
         """Return what is said where no run has the value: which ones there are; nothing where one has it, or may."""
         if self.sign[0] in "<>" or any(replace(self, sign="=").holds(each) for each in outlines):
@@ -53,6 +59,8 @@ class Condition:
 
 def value_of(outline: Outline, name: str) -> Any:
     """Return a value of the config, the last value of a curve, or state, code, iterations, run; None for none."""
+    if name == SEED:
+        return plain_value(outline.config.get(SEED, "0"))  # the default, as in the columns of seeds
     if name in outline.config:
         return plain_value(outline.config[name])
     if name in outline.extents:

@@ -11,13 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from ..errors import UsageFileNotFoundError, UsageKeyError, UsageTypeError, UsageValueError
-from ..record import CODE_FOLDER, changed_in_common, load_code
 from ..text import columns_of, csv_table, did_you_mean, html_table, latex_table, listed
 from ..text import table as text_table
-from .comparing import SEED, Value, differences, rule_of_key
+from .comparing import SEED, Value, codes_of, differences, rule_of_key
 from .filtering import parse_conditions
 from .index import Index, Outline
 from .reading import choose_keys
@@ -239,7 +237,7 @@ def _filled(name: str, cell: Cell, outlines: Sequence[Outline]) -> Filled:
     for path, values in differences(found.runs).items():
         if path not in (SEED, *cell.varies) and len(set(values)) > 1:
             found.refusals.append(f"its runs differ in {path}: {_which(found.runs, values)}")
-    for what, values in (("code", _codes(found.runs)), ("data", [_data(run, cell) for run in found.runs])):
+    for what, values in (("code", codes_of(found.runs)), ("data", [_data(run, cell) for run in found.runs])):
         known = [value for value in values if value]
         if len(set(known)) > 1 and what not in cell.varies:
             names = {"code": "code", "data": "the data of the evaluation"}
@@ -261,7 +259,7 @@ def _compare_cells(table: Table, cells: Sequence[Filled]) -> None:
     runs = [run for cell in cells for run in cell.runs]
     owner = [cell for cell in cells for _ in cell.runs]
     columns = {path: values for path, values in differences(runs).items() if path != SEED}
-    columns["code"] = _codes(runs)
+    columns["code"] = codes_of(runs)
     columns["data"] = [_data(run, cell.cell) for run, cell in zip(runs, owner)]
     names = {"code": "the code", "data": "the data of the evaluation"}
     for path, values in columns.items():
@@ -279,27 +277,6 @@ def _compare_cells(table: Table, cells: Sequence[Filled]) -> None:
                     f"{names.get(path, path)} is {listed(sorted(others), 3)}, and {usual} in most cells; "
                     f"Table(varies=[{path!r}]) allows it"
                 )
-
-
-def _codes(runs: Sequence[Outline]) -> list[str]:
-    """Return the version of each run's code: the same where no function of a file that both have differs.
-
-    What only one of them imported belongs to its options, and so do the config files.
-    """
-    known: dict[str, str] = {}
-    kept: dict[str, Any] = {}
-    for run in runs:
-        if not run.code or run.code in known:
-            continue
-        try:
-            code = load_code(str(run.path / CODE_FOLDER / f"{run.code}.zip"))
-        except (OSError, ValueError):
-            known[run.code] = run.code
-            continue
-        same = next((other for other, each in kept.items() if not changed_in_common(each, code)), run.code)
-        known[run.code] = same
-        kept.setdefault(same, code)
-    return [known.get(run.code, "") for run in runs]
 
 
 def _data(run: Outline, cell: Cell) -> str:

@@ -18,6 +18,7 @@ import pytest
 
 from lazyengine.cli.command import say, say_running
 from lazyengine.cli.main import main
+from lazyengine.cli.mistakes import refuse
 from tests.imports import imports_from
 from tests.test_errors_first_hour import CONFIG, PARTS
 
@@ -56,6 +57,11 @@ MISTAKES = [
     ("table nothere.py", ["nothere.py is no file", "defines `table`"]),
     ("table notable.py", ["defines no `table`", "table = Table(...)"]),
     ("report empty", ["empty is no run that has logged"]),
+    ("report run --output norunner.py/x.html", ["norunner.py/x.html cannot be read or written: Not a directory. Name"]),
+    ("report run --output empty", ["UsageOSError: empty cannot be read or written: Is a directory."]),
+    ("report run --output nowhere/x.html", ["nowhere/x.html cannot be read or written: No such file or directory."]),
+    ("new norunner.py/x", ["cannot be read or written: Not a directory."]),
+    ("rerun run --to norunner.py/x", ["cannot be read or written: Not a directory. Name another place."]),
     ("query run selct", ["'selct'", "The views are runs, metrics and events"]),
     ("query nothere select", ["nothere is no folder"]),
     ("rerun nothere", ["nothere does not exist"]),
@@ -141,6 +147,15 @@ def test_a_mistake_ends_with_a_message_and_exit_code_2(line, expected, capsys):
     assert not [part for part in expected if part not in err], err
     assert "Traceback" not in err
     assert len(err.splitlines()) < 6
+
+
+def test_a_file_that_code_of_the_user_cannot_open_keeps_its_traceback():
+    for name in ("nothere", "empty", "norunner.py/x"):
+        try:
+            os.close(os.open(name, os.O_WRONLY))
+        except OSError as error:
+            with pytest.raises(type(error)):
+                refuse(error)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """What a value written as text becomes where it is put."""
 
 import enum
+import functools
+import operator
 import pathlib
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -221,6 +223,15 @@ def test_the_annotation_of_an_item(annotation, old, text, item):
     assert any(exactly(value, item) for value in (cfg.n.x.values() if isinstance(cfg.n.x, dict) else cfg.n.x)) or (
         cfg.n.x == {"a": [item]}
     )
+
+
+@pytest.mark.parametrize("old", [functools.partial(sum, start=1), sum, lambda x: x, max])
+@pytest.mark.parametrize(("text", "made"), [("builtins:sorted", sorted), ("operator.neg", operator.neg)])
+def test_another_function_takes_the_place_of_any_that_has_no_annotation(old, text, made):
+    cfg = LazyConfig.apply_overrides(Config({"n": node(Any, old)}), [f"n.x={text}"])
+    assert cfg.n.x is made
+    with pytest.raises(OverrideError, match="accepts a callable"):
+        LazyConfig.apply_overrides(Config({"n": node(Any, old)}), ["n.x=3"])
 
 
 def test_annotations_read_as_their_authors_write_them():

@@ -1,5 +1,6 @@
 """Configs as Python, equal when read back, and as JSON, for other programs."""
 
+import dataclasses
 import enum
 import json
 import os
@@ -49,8 +50,23 @@ class Thing:
         return cls(x=x)
 
 
+Odd = enum.Enum("Odd", ["2d", "class", "a b"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    path: str = ""
+    name: str = ""
+    indent: int = 0
+    arguments: tuple = ()
+
+
 def double(x):
     return 2 * x
+
+
+def by_name(**named):
+    return named
 
 
 def both(x, y):
@@ -122,6 +138,27 @@ def test_every_kind_of_value_comes_back_equal_with_its_type(tmp_path):
     assert target_of(again.late) == f"{__name__}:Thing"
     assert again.first.x is again.options["a"] is arguments_of(again.first)[0] is again.first.y[1][1]
     assert again.second.x is again.options
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (partial(by_name, path=1, name=2, indent=3, self=4), "partial(by_name, path=1, name=2, indent=3, self=4)"),
+        (partial(by_name, **{"a-b": 1, "class": [2]}), "partial(by_name, **{'a-b': 1, 'class': [2]})"),
+        (Place("p", "n", 1, (2,)), "Place(path='p', name='n', indent=1, arguments=(2,))"),
+        (Odd["2d"], "Odd['2d']"),
+        (Odd["class"], "Odd['class']"),
+        (Mode.FAST, "Mode.FAST"),
+    ],
+)
+def test_what_a_call_or_an_enum_holds_may_have_any_name(tmp_path, value, written):
+    cfg = Config({"a": L(Thing)(x=value)})
+    assert LazyConfig.save(cfg, tmp_path / "config.py") == []
+    assert f"x={written}" in (tmp_path / "config.py").read_text()
+    again = LazyConfig.load(tmp_path / "config.py")
+    assert again == cfg
+    made = instantiate(again.a).x
+    assert (made() if isinstance(made, partial) else made) == (value() if isinstance(value, partial) else value)
 
 
 def test_saving_twice_writes_the_same_bytes(tmp_path):

@@ -15,6 +15,7 @@ import pytest
 
 from lazyengine.cli import compare
 from lazyengine.logging import MetricsWriter
+from lazyengine.record import CodeRecord, save_code
 from lazyengine.runs import compare_runs, judge, read_outlines
 from lazyengine.runs.significance import student_tail
 
@@ -95,6 +96,28 @@ def test_conditions(root, condition, number, capsys):
 
 
 @pytest.mark.parametrize(
+    ("condition", "fitting"), [("runner.seed = 0", ["a"]), ("runner.seed < 3", ["a"]), ("runner.seed != 0", ["b"])]
+)
+def test_a_run_that_sets_no_seed_has_seed_0(tmp_path, condition, fitting, capsys):
+    values = {"runner": {"$call": "lazyengine.runner:Runner", "$with": {"device": "cpu"}}}
+    (make_run(tmp_path / "a", 0.5) / "config.json").write_text(json.dumps({"values": values}))
+    make_run(tmp_path / "b", 0.5, runner__seed=3)
+    assert [row["run"] for row in rows_of(capsys, tmp_path, "--each", "--where", condition)] == fitting
+
+
+@pytest.mark.parametrize("condition", ["optimizer.eps = 1e-8", "optimizer.eps < 1", "optimizer.eps != 1"])
+def test_runs_that_a_condition_leaves_out_since_they_have_no_such_value_are_named(root, condition, capsys):
+    make_run(root / "sets", 0.9, optimizer__eps=1e-8)
+    assert compare.main([str(root), "--where", condition, "--csv"]) == 0
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 2
+    assert "left out, no value of optimizer.eps (defaults are not recorded): lr0.01_0, " in captured.err
+    assert "sets" not in captured.err
+    assert compare.main([str(root), "--where", "optimizer.lr > 0 and optimizer.lr < 1"]) == 0
+    assert "lr0.01_0" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("condition", "message"),
     [
         ("optimizer.name = Addam", "no run has optimizer.name 'Addam'. Did you mean 'Adam'? There are: SGD, Adam."),
@@ -145,6 +168,27 @@ def test_other_code_is_another_row(root):
     list_starts(root / "lr0.1_2", {"folder": "20260131_120000", "code": "bbbb"})
     found = compare_runs(read_outlines([root]), [KEY])
     assert sorted(row.config["code"] for row in found.rows) == ["-", "-", "aaaa", "bbbb"]
+
+
+@pytest.mark.parametrize(
+    ("other", "is_other"),
+    [
+        ({"net.py": b"# a comment\ndef f(x):\n    return x\n"}, False),
+        ({"net.py": b"def f(x):\n    return x\n", "more.py": b"y = 2\n"}, False),
+        ({"net.py": b"def f(x):\n    return x + 1\n"}, True),
+    ],
+    ids=["comment", "one file more", "function"],
+)
+def test_code_that_is_the_same_by_functions_is_no_other_row(tmp_path, other, is_other):
+    for seed, files in enumerate([{"net.py": b"def f(x):\n    return x\n"}, other]):
+        code = CodeRecord(files=files, configs=[])
+        folder = make_run(tmp_path / f"run{seed}", 0.5, runner__seed=seed)
+        list_starts(folder, {"folder": "20260131_120000", "code": code.hash})
+        (folder / "code").mkdir()
+        save_code(code, folder / "code")
+    found = compare_runs(read_outlines([tmp_path]), [KEY])
+    assert [len(row.names) for row in found.rows] == ([1, 1] if is_other else [2])
+    assert ("code" in found.rows[0].config) == is_other
 
 
 def test_sorting_puts_the_best_first(root, capsys):
