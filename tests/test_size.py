@@ -34,22 +34,22 @@ ENGINE_BUDGET = 13_500
 # issues on folders, configs, borders, time travel and the first hour land on top of the re-cut, whose budgets the table
 # goes on to show: cutting back to them (with their allowances) is still owed.
 STANDS = {
-    "config": 3846,
-    "optim": 2438,
+    "config": 3850,
+    "optim": 2465,
     "model": 1822,
-    "dataset": 2158,
-    "runner": 2685,
-    "hooks": 1620,
+    "dataset": 2163,
+    "runner": 2706,
+    "hooks": 1642,
     "checkpoint": 1336,
     "logging": 917,
     "evaluator": 812,
     "dist": 671,
     "visualization": 834,
 }
-ENGINE_STANDS = 21_089
+ENGINE_STANDS = 21_187
 BELOW_THE_ENGINE = {"analysis", "runs", "sweep", "port", "cli"}
 BELOW_BUDGET = 6_500
-BELOW_STANDS = 11_751
+BELOW_STANDS = 11_860
 MAX_FUNCTION_LINES = 60
 
 

@@ -8,7 +8,7 @@ from ..late import late_names
 
 if TYPE_CHECKING:
     from .code import CodeRecord, collect_code, load_code, save_code
-    from .code_changes import changed_code, changed_in_common, changes
+    from .code_changes import changed_code, changed_in_common, changes, code_fingerprints
     from .data import changed_data, fingerprint
     from .environment import collect_env, write_env
     from .experiment import (
@@ -44,6 +44,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "changes",
     "changed_code",
     "changed_in_common",
+    "code_fingerprints",
     # environment and data
     "collect_env",
     "write_env",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 from .code import NOTEBOOK, CodeRecord
@@ -68,6 +70,17 @@ def changed_in_common(former: CodeRecord, present: CodeRecord) -> list[str]:
     common = former.files.keys() & present.files.keys() - {*former.configs, *present.configs}
     parts = [CodeRecord(files={name: code.files[name] for name in sorted(common)}) for code in (former, present)]
     return changed_code(*parts)
+
+
+def code_fingerprints(record: CodeRecord) -> dict[str, str]:
+    """Return a hash of what each file does, by name, without comments; config files are left out."""
+    files = ((name, source) for name, source in record.files.items() if name not in record.configs)
+    return {n: _fingerprint(source) if n.endswith(".py") else sha256(source).hexdigest() for n, source in files}
+
+
+@functools.lru_cache(maxsize=4096)
+def _fingerprint(source: bytes) -> str:
+    return sha256(_parts(source)[""].encode()).hexdigest()
 
 
 def _plain(name: str) -> str:

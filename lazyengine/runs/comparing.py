@@ -13,7 +13,7 @@ from typing import Any
 from .. import interpreter
 from ..errors import UsageValueError
 from ..evaluator import rule_of
-from ..record import CODE_FOLDER, changed_in_common, load_code
+from ..record import CODE_FOLDER, code_fingerprints, load_code
 from ..text import csv_table, did_you_mean, latex_table, listed, table
 from .index import Outline
 from .lineage import branch_of
@@ -408,16 +408,16 @@ def codes_of(runs: Sequence[Outline]) -> list[str]:
     What only one of them imported belongs to its options, and so do the config files.
     """
     known: dict[str, str] = {}
-    kept: dict[str, Any] = {}
+    kept: dict[str, dict[str, str]] = {}
     for run in runs:
         if not run.code or run.code in known:
             continue
         try:
-            code = load_code(str(run.path / CODE_FOLDER / f"{run.code}.zip"))
+            own = code_fingerprints(load_code(str(run.path / CODE_FOLDER / f"{run.code}.zip")))
         except (OSError, ValueError):
             known[run.code] = run.code
             continue
-        same = next((other for other, each in kept.items() if not changed_in_common(each, code)), run.code)
-        known[run.code] = same
-        kept.setdefault(same, code)
+        alike = (other for other, each in kept.items() if all(each[name] == own[name] for name in each.keys() & own))
+        known[run.code] = same = next(alike, run.code)
+        kept.setdefault(same, own)
     return [known.get(run.code, "") for run in runs]
