@@ -329,7 +329,8 @@ def _value_of(run: Run | Outline, path: str) -> str:
     """Return a value of the config, with what resumes changed and from which iteration on."""
     changes = run.changes.get(path, [])
     if not changes:
-        return run.config.get(path, "-" if run.config else "?")
+        default = "0" if path == SEED else "-"
+        return run.config.get(path, default if run.config else "?")
     if changes[0].get("why") in ("code", "data"):
         return f"changed @ {', '.join(str(change.get('from_iter')) for change in changes)}"
     text = _shown(changes[0].get("was"))

@@ -96,12 +96,15 @@ def test_conditions(root, condition, number, capsys):
 
 
 @pytest.mark.parametrize(
-    ("condition", "fitting"), [("runner.seed = 0", ["a"]), ("runner.seed < 3", ["a"]), ("runner.seed != 0", ["b"])]
+    ("condition", "fitting"),
+    [("runner.seed = 0", ["a"]), ("runner.seed < 3", ["a"]), ("runner.seed != 0", ["b"]), ("seed=0", ["a"])],
 )
 def test_a_run_that_sets_no_seed_has_seed_0(tmp_path, condition, fitting, capsys):
     values = {"runner": {"$call": "lazyengine.runner:Runner", "$with": {"device": "cpu"}}}
     (make_run(tmp_path / "a", 0.5) / "config.json").write_text(json.dumps({"values": values}))
     make_run(tmp_path / "b", 0.5, runner__seed=3)
+    rows = rows_of(capsys, tmp_path, "--each")
+    assert [row["runner.seed"] for row in rows] == ["0", "3"]
     assert [row["run"] for row in rows_of(capsys, tmp_path, "--each", "--where", condition)] == fitting
 
 
