@@ -22,7 +22,15 @@ from ..model import Weighted
 from ..text import listed
 from ._checks import require, require_int
 from ._counts import LossCount, over_all_ranks
-from ._resuming import apply_changes, check_same_groups, flaw_of, is_overruled, option_changes, options_as_built, undo_schedules
+from ._resuming import (
+    apply_changes,
+    check_same_groups,
+    flaw_of,
+    is_overruled,
+    option_changes,
+    options_as_built,
+    undo_schedules,
+)
 from ._undo import KeptBuffers, OptimizerSnapshot, TwoModes
 from .gradients import (
     FiniteScan,
@@ -514,7 +522,7 @@ class OptimWrapper:
             counters["as_built"] = [{**new, **old} for new, old in others]
 
     def undo_schedules(self) -> None:
-        """Give the options that schedules have moved, also those of a loaded state, the values that they were built with."""
+        """Give what schedules have moved, also before a state was saved, the values that it was built with."""
         undo_schedules(self.param_groups, self.as_built)
 
     def flaw_of(self, state_dict: dict[str, Any]) -> str | None:
@@ -544,7 +552,9 @@ class OptimWrapper:
         options = list(self.optimizer.defaults)  # loading adds some
         why_not = "a schedule has its own" if saved_as_built else "the saved value stays"
         in_force = [bool(saved_as_built) and not is_overruled(self.param_groups, self._built, c) for c in changes]
-        scheduled = [{k: v for k, v in g.items() if k[:8] == "initial_" or f"initial_{k}" in g} for g in self.param_groups]
+        scheduled = [
+            {k: v for k, v in g.items() if k[:8] == "initial_" or f"initial_{k}" in g} for g in self.param_groups
+        ]
         self.optimizer.load_state_dict(shard_optimizer_state(state_dict, self.param_groups))
         for group, own in zip(self.param_groups, scheduled):  # a schedule that is new has options of its own
             group.update({key: value for key, value in own.items() if key not in group})
