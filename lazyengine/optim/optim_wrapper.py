@@ -22,15 +22,7 @@ from ..model import Weighted
 from ..text import listed
 from ._checks import require, require_int
 from ._counts import LossCount, over_all_ranks
-from ._resuming import (
-    apply_changes,
-    check_same_groups,
-    flaw_of,
-    is_overruled,
-    option_changes,
-    options_as_built,
-    undo_schedules,
-)
+from ._resuming import apply_changes, check_same_groups, flaw_of, is_overruled, option_changes, options_as_built
 from ._undo import KeptBuffers, OptimizerSnapshot, TwoModes
 from .gradients import (
     FiniteScan,
@@ -521,10 +513,6 @@ class OptimWrapper:
             others = [(new, {option: old[option] for option in changed if option in old}) for old, new in pairs]
             counters["as_built"] = [{**new, **old} for new, old in others]
 
-    def undo_schedules(self) -> None:
-        """Give what schedules have moved, also before a state was saved, the values that it was built with."""
-        undo_schedules(self.param_groups, self.as_built)
-
     def flaw_of(self, state_dict: dict[str, Any]) -> str | None:
         """Return what this optimizer cannot have saved of a state, whose tensors may be stand-ins, or None."""
         return flaw_of(self.optimizer, state_dict)
@@ -552,12 +540,11 @@ class OptimWrapper:
         options = list(self.optimizer.defaults)  # loading adds some
         why_not = "a schedule has its own" if saved_as_built else "the saved value stays"
         in_force = [bool(saved_as_built) and not is_overruled(self.param_groups, self._built, c) for c in changes]
-        scheduled = [
-            {k: v for k, v in g.items() if k[:8] == "initial_" or f"initial_{k}" in g} for g in self.param_groups
-        ]
+        present = [dict(group) for group in self.param_groups]
         self.optimizer.load_state_dict(shard_optimizer_state(state_dict, self.param_groups))
-        for group, own in zip(self.param_groups, scheduled):  # a schedule that is new has options of its own
-            group.update({key: value for key, value in own.items() if key not in group})
+        for group, own in zip(self.param_groups, present):  # a schedule that is new may have options of its own
+            new = [key for key in own if key not in group and (key[:8] == "initial_" or f"initial_{key}" in own)]
+            group.update({key: own[key] for key in new})
         lacking = {option for group in self.param_groups for option in options if option not in group}
         require(not lacking, f"the saved {own_class} has no {listed(sorted(lacking))} in its parameter groups")
         if "training_weights" in counters:  # the model's own in the file are those to evaluate

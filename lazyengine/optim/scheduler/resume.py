@@ -8,6 +8,7 @@ from typing import Any
 
 from ...logging import print_log
 from .._checks import require
+from .._resuming import undo_schedules
 from .base import _ParamScheduler
 from .build import accumulative_counts
 
@@ -76,7 +77,8 @@ def resume_param_schedulers(
             if "iter" in position and chain:
                 position.setdefault("step", position["iter"] // accumulative_counts(chain[0].optimizer))
             if chain_changes and optim_wrapper is not None:
-                optim_wrapper.named()[name].undo_schedules()
+                wrapper = optim_wrapper.named()[name]
+                undo_schedules(wrapper.param_groups, wrapper.as_built)
             replay_param_schedulers(chain, position, epoch_length=epoch_length)
         changes += [f"{name}: {change}" if name else change for change in chain_changes]
     if changes:
