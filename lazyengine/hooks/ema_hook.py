@@ -113,18 +113,20 @@ class EMAHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Update the average when the optimizer has stepped."""
-        if self.ema_model is not None and (self.count_iters or runner.optim_wrapper.stepped):
-            if runner.iter + 1 >= self.begin_iter and runner.epoch + 1 >= self.begin_epoch:
-                self.ema_model.update_parameters(runner.model)
-            else:
-                self.ema_model.steps = 0
-                self._settle(self.ema_model, runner)
+        if self.count_iters or runner.optim_wrapper.stepped:
+            self._update(runner, runner.iter + 1, runner.epoch + 1)
         if runner.max_epochs is None and self.is_last_train_iter(runner):
             self._compute_statistics(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Compute the statistics of the average."""
         self._compute_statistics(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Follow the step with the gradients that were left, where training was stopped within an accumulation."""
+        if runner.optim_wrapper.stepped and not self.count_iters:
+            self._update(runner, runner.iter, runner.epoch)
+            self._compute_statistics(runner)
 
     @contextlib.contextmanager
     def evaluation_context(self, runner: Runner) -> Iterator[None]:
@@ -178,6 +180,13 @@ class EMAHook(Hook):
             return
         self._resumed = {key: checkpoint[key] for key in checkpoint if key == "state_dict" or key.startswith("ema_")}
         checkpoint["state_dict"] = checkpoint.pop("ema_state_dict")
+
+    def _update(self, runner: Runner, iteration: int, epoch: int) -> None:
+        if self.ema_model is not None and iteration >= self.begin_iter and epoch >= self.begin_epoch:
+            self.ema_model.update_parameters(runner.model)
+        elif self.ema_model is not None:
+            self.ema_model.steps = 0
+            self._settle(self.ema_model, runner)
 
     def _settle(self, average: BaseAveragedModel, runner: Runner) -> None:
         """Copy what the model has moved since the last update and the average only copies."""

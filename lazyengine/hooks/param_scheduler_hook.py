@@ -45,6 +45,14 @@ class ParamSchedulerHook(Hook):
                 if stepped or scheduler.count_iters:
                     scheduler.step()
 
+    def after_train(self, runner: Runner) -> None:
+        """Follow the step with the gradients that were left, where training was stopped within an accumulation."""
+        self._sort(runner)
+        for optim_wrapper, schedulers in self._by_iter:
+            for scheduler in schedulers if optim_wrapper.stepped else ():
+                if not scheduler.count_iters:
+                    scheduler.step()
+
     def after_train_epoch(self, runner: Runner) -> None:
         """Step by epoch."""
         self._sort(runner)

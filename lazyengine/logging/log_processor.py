@@ -5,10 +5,12 @@ from __future__ import annotations
 import datetime
 import functools
 import inspect
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..errors import UsageValueError
@@ -22,7 +24,8 @@ class LogProcessor:
     """Smooths the scalars of one mode and formats them.
 
     Names that match ``mean_pattern`` are shown as the mean of the last ``window_size`` values, all others as they are
-    now; the line says which is which. ``custom_cfg`` adds or replaces values::
+    now; the line says which is which. From when on a value is finite again (after an update that was skipped), those
+    that were not are left out of the mean, and the line says how many. ``custom_cfg`` adds or replaces values::
 
         dict(data_src="loss", method_name="max", window_size="epoch", log_name="loss_max")
 
@@ -134,7 +137,9 @@ class LogProcessor:
         labels: dict[str, str] = {}
         for name, buffer in buffers.items():
             if after_iter and _matches(self.mean_pattern, name):
-                values[name], labels[name] = buffer.mean(self.window_size), f"mean of {self.window_size}"
+                values[name], num_left_out = _recent_mean(buffer, self.window_size)
+                left_out = f", {num_left_out} not finite left out" if num_left_out else ""
+                labels[name] = f"mean of {self.window_size}{left_out}"
             elif not after_iter and name in _TIMES:
                 values[name], labels[name] = buffer.mean(max(num_batches, 1)), "mean of the epoch"
             else:
@@ -181,6 +186,17 @@ class LogProcessor:
         if isinstance(value, float):
             return f"{value:.{self.num_digits}{'e' if 0 < abs(value) < 10.0**-self.num_digits else 'f'}}"
         return f"\n{value}\n" if getattr(value, "ndim", 0) > 0 else str(value)
+
+
+def _recent_mean(buffer: HistoryBuffer, window_size: int) -> tuple[float, int]:
+    """Return the mean of the latest values, and how many of them were left out as not finite."""
+    mean = buffer.mean(window_size)
+    if math.isfinite(mean) or not math.isfinite(buffer.current()):
+        return mean, 0
+    values, counts = (each[-window_size:] for each in buffer.data)
+    is_finite = np.isfinite(values)
+    count = counts[is_finite].sum()
+    return float(values[is_finite].sum() / count) if count else mean, int((~is_finite).sum())
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import textwrap
 from typing import Any
 
 _HEAD = re.compile(r"(Epoch|Iter)\(\w+\) *(\[[\d ]+\])?\[[\d ]+/[\d?]+\]  ")
-_MEAN = re.compile(r"\[mean of (\d+|the epoch)\]")
+_MEAN = re.compile(r"\[mean of (\d+|the epoch)(, \d+ not finite left out)?\]")
 IS_LR = re.compile(r"(^|[./_])lr($|[./])|^lr of ")
 _LEFT_OUT_FIRST = {"memory": 3, "eta": 3, "time": 4, "data_time": 4}
 

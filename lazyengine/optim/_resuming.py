@@ -60,14 +60,17 @@ def check_same_groups(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
 def flaw_of(optimizer: Optimizer, state_dict: dict[str, Any]) -> str | None:
     """Return what of a saved state no optimizer of this class can have saved; None where nothing is known.
 
-    The groups are taken to be the same; see `check_same_groups`. Of torch's optimizers the state of each parameter is
+    Whether the groups are the same says `check_same_groups`. Of torch's optimizers the state of each parameter is
     compared with what a step makes of a small one.
 
     Args:
         optimizer: The optimizer that would load it.
         state_dict: The state; tensors may be stand-ins.
     """
-    for index, (saved, group) in enumerate(zip(state_dict["param_groups"], optimizer.param_groups)):
+    pairs = list(zip(state_dict["param_groups"], optimizer.param_groups))
+    if any(len(saved["params"]) != len(group["params"]) for saved, group in pairs):
+        return None  # other groups: loading says in what
+    for index, (saved, group) in enumerate(pairs):
         samples: dict[Any, dict[str, Any]] = {}
         for option in (key for key in saved if key in group and key not in NOT_OPTIONS):
             if not _is_alike(saved[option], group[option]):
@@ -153,13 +156,28 @@ def apply_changes(optimizer: Optimizer, changes: list[dict[str, Any]], are_in_fo
                 f"parameter group {change['group']}: {option}={value!r} needs a state that the saved optimizer, which "
                 f"had {option}={was}, has not kept: leave it, or begin anew from the weights (load_from)."
             )
-        if isinstance(group[option], Tensor):
-            group[option].fill_(value)
-        else:
-            group[option] = value
-        if f"initial_{option}" in group:  # a schedule begins from it, and is replayed
-            group[f"initial_{option}"] = value
+        _set_option(group, option, value)
         print_log(f"{what} (was {was}) is in force from here", "current", logging.WARNING)
+
+
+def undo_schedules(groups: list[dict[str, Any]], as_built: list[dict[str, Any]]) -> None:
+    """Give the options of groups that schedules have moved the values that they were built with."""
+    for group, built in zip(groups, as_built):
+        for option in built.keys() & group.keys():
+            if f"initial_{option}" in group or (option == "betas" and "initial_momentum" in group):
+                _set_option(group, option, built[option])
+
+
+def _set_option(group: dict[str, Any], option: str, value: Any) -> None:
+    """Set an option, and what a schedule of it begins from."""
+    if isinstance(group[option], Tensor):
+        group[option].fill_(value)
+    else:
+        group[option] = value
+    if f"initial_{option}" in group:
+        group[f"initial_{option}"] = value
+    if option == "betas" and "initial_momentum" in group:
+        group["momentum"] = group["initial_momentum"] = value[0]
 
 
 def is_overruled(groups: list[dict[str, Any]], as_built: list[dict[str, Any]], change: dict[str, Any]) -> bool:

@@ -540,7 +540,11 @@ class OptimWrapper:
         options = list(self.optimizer.defaults)  # loading adds some
         why_not = "a schedule has its own" if saved_as_built else "the saved value stays"
         in_force = [bool(saved_as_built) and not is_overruled(self.param_groups, self._built, c) for c in changes]
+        present = [dict(group) for group in self.param_groups]
         self.optimizer.load_state_dict(shard_optimizer_state(state_dict, self.param_groups))
+        for group, own in zip(self.param_groups, present):  # a schedule that is new may have options of its own
+            new = [key for key in own if key not in group and (key[:8] == "initial_" or f"initial_{key}" in own)]
+            group.update({key: own[key] for key in new})
         lacking = {option for group in self.param_groups for option in options if option not in group}
         require(not lacking, f"the saved {own_class} has no {listed(sorted(lacking))} in its parameter groups")
         if "training_weights" in counters:  # the model's own in the file are those to evaluate

@@ -343,9 +343,14 @@ class BaseTrainLoop:
             self.enter_epoch(runner)
 
     def finish(self, runner: Runner) -> None:
-        """Step with the gradients that are left, and call ``after_train``; the last thing that `run` does."""
+        """Step with the gradients that are left, and call ``after_train``; the last thing that `run` does.
+
+        In ``after_train``, ``runner.optim_wrapper.stepped`` says whether there was such a step, as training that is
+        stopped within an accumulation has it; averages and schedules follow it there.
+        """
         if self.max_epochs is None:
             runner.call_point("after_train_epoch", self.position.epoch)
+        runner.optim_wrapper.begin_iteration()
         _flush(runner)
         runner.call_point("after_train", self.position.iter)
 

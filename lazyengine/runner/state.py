@@ -626,6 +626,7 @@ class RunState:
             num_optimizer_steps=num_steps,
             num_iters=loop.position.iter,
             epoch_length=loop.epoch_length,
+            optim_wrapper=runner.optim_wrapper,
         )
 
     def accumulation(self) -> int:

@@ -11,8 +11,14 @@ from lazyengine.config import Lazy, instantiate
 from lazyengine.config import LazyCall as L
 from lazyengine.errors import UsageTypeError, UsageValueError
 from lazyengine.optim import (
+    CosineAnnealingLR,
+    ExponentialLR,
+    LinearMomentum,
+    LinearParamScheduler,
     OneCycleLR,
     OptimWrapper,
+    OptimWrapperDict,
+    ReduceOnPlateauLR,
     TorchScheduler,
     build_param_schedulers,
     param_schedulers_state_dict,
@@ -183,7 +189,7 @@ def one_cycle(wrapper: OptimWrapper) -> Any:
     ("schedule", "changes"),
     [
         (torchs_one_cycle, ["", "lr", "momentum"]),
-        (torchs_cycle, ["", "momentum"]),
+        (torchs_cycle, ["", "lr", "momentum"]),
         (one_cycle, ["", "lr"]),
     ],
 )
@@ -191,7 +197,7 @@ def test_what_a_schedule_sets_itself_is_no_change_of_the_user(build, schedule, c
     """A resume took the momentum that the new schedule began with, or the configured rate, for one step."""
     momentum = {"momentum": 0.5} if build is sgd_with_momentum else {"betas": (0.5, 0.999)}
     for change in changes:
-        resumes_equal(build, schedule, {"": {}, "lr": {"lr": 0.01}, "momentum": momentum}[change])
+        resumes_equal(build, schedule, {"": {}, "lr": {"lr": 0.02}, "momentum": momentum}[change])
         printed = capsys.readouterr()
         assert ("has no effect: a schedule has its own" in printed.out + printed.err) == bool(change)
 
@@ -212,3 +218,93 @@ def resumes_equal(build: Any, schedule: Any, changed: dict[str, Any]) -> None:
         for each in (former, *chain):
             each.step()
     assert resumed.changes == []
+
+
+def test_a_cycle_begins_at_its_own_rate():
+    """Torch's CyclicLR began with the optimizer's rate, which the engine had written down as the initial one."""
+    for build, warm_up in ((adam, False), (sgd_with_momentum, False), (sgd_with_momentum, True)):
+        wrapper, plain = build(), build().optimizer
+        schedules = [torchs_cycle(wrapper)]
+        expected: Any = [torchs.CyclicLR(plain, base_lr=0.01, max_lr=0.2, step_size_up=5)]
+        if warm_up:
+            schedules.append(TorchScheduler(wrapper, torchs.LinearLR, by="step", start_factor=0.5, total_iters=3))
+            expected.append(torchs.LinearLR(plain, start_factor=0.5, total_iters=3))
+        for _ in range(12):
+            assert wrapper.param_groups[0]["lr"] == pytest.approx(plain.param_groups[0]["lr"])
+            plain.step()
+            for each in (*schedules, *expected):
+                each.step()
+
+
+def cosine(wrapper: OptimWrapper) -> Any:
+    return CosineAnnealingLR(wrapper, T_max=20, by_epoch=False)
+
+
+def exponential(wrapper: OptimWrapper) -> Any:
+    return ExponentialLR(wrapper, gamma=0.9, by_epoch=False)
+
+
+def momentum(wrapper: OptimWrapper) -> Any:
+    return LinearMomentum(wrapper, start_factor=0.5, end=10, by_epoch=False)
+
+
+def decay(wrapper: OptimWrapper) -> Any:
+    return LinearParamScheduler(wrapper, "weight_decay", start_factor=0.5, end=10, by_epoch=False)
+
+
+@pytest.mark.parametrize("build", [adam, sgd_with_momentum])
+@pytest.mark.parametrize(
+    ("former", "now"),
+    [
+        ([cosine], []),
+        ([torchs_one_cycle], []),
+        ([one_cycle], []),
+        ([cosine, momentum], [cosine]),
+        ([cosine, momentum, decay], [exponential]),
+        ([torchs_cycle], [cosine]),
+        ([cosine], [cosine, momentum]),
+        ([], [momentum, decay]),
+        ([cosine], [torchs_one_cycle]),
+    ],
+)
+@pytest.mark.parametrize("several", [False, True])
+def test_schedules_that_were_removed_or_added_are_as_from_the_start(build, former, now, several):
+    """What a removed one had made of an option stayed; a new one of Adam's momentum failed as of a damaged file."""
+    saved, fresh, resumed = build(), build(), build(lr=0.07)
+    fresh.param_groups[0]["lr"] = 0.07
+    fresh.set_as_built()
+    pairs = ((saved, former), (fresh, now), (resumed, now))
+    before, expected, chain = ([make(wrapper) for make in makes] for wrapper, makes in pairs)
+    for _ in range(7):
+        for each in (*before, *expected):
+            each.step()
+    resumed.load_state_dict(saved.state_dict())
+    states: Any = param_schedulers_state_dict(before)
+    joint = OptimWrapperDict(net=resumed) if several else resumed
+    parts: Any = ({"net": chain}, {"net": states}) if several else (chain, states)
+    assert resume_param_schedulers(*parts, num_optimizer_steps=7, num_iters=7, optim_wrapper=joint)
+    for _ in range(3):
+        for option in ("lr", "betas", "weight_decay"):
+            assert resumed.param_groups[0].get(option) == fresh.param_groups[0].get(option)
+        assert resumed.get_momentum() == fresh.get_momentum()
+        for each in (*expected, *chain):
+            each.step()
+
+
+def test_a_built_schedule_by_epoch_is_refused_in_a_run_that_counts_iterations():
+    """It was never stepped, but put onto its curve by a resume."""
+    lengths: Any = {"max_epochs": None, "max_iters": 20, "epoch_length": 4}
+    wrapper = sgd_with_momentum()
+    for each in (
+        ExponentialLR(wrapper, gamma=0.5),
+        momentum_by_epoch(wrapper),
+        TorchScheduler(wrapper, torchs.ExponentialLR, by="epoch", gamma=0.5),
+    ):
+        with pytest.raises(UsageValueError, match=r"counts epochs \(by_epoch=True\), but the run counts iterations"):
+            build_param_schedulers([cosine(wrapper), each], wrapper, **lengths)
+    plateau = ReduceOnPlateauLR(wrapper, monitor="loss", rule="less")  # which follows validations
+    assert build_param_schedulers(plateau, wrapper, **lengths) == [plateau]
+
+
+def momentum_by_epoch(wrapper: OptimWrapper) -> Any:
+    return LinearMomentum(wrapper, start_factor=0.5, end=10)

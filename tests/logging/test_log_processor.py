@@ -1,4 +1,5 @@
 import json
+import math
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ import pytest
 
 from lazyengine.errors import UsageKeyError
 from lazyengine.logging import LogProcessor, MessageHub
+from lazyengine.logging.terminal import terminal_line
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "mmengine.json").read_text())
 
@@ -195,3 +197,31 @@ def test_modes_are_checked():
     runner = make_runner(make_hub())
     with pytest.raises(ValueError, match="train, val, test, got 'eval'"):
         LogProcessor().get_log_after_iter(runner, 0, "eval")
+
+
+@pytest.mark.parametrize(
+    ("losses", "shown", "label"),
+    [
+        ([4.0, math.nan, 2.0], 3.0, "mean of 3, 1 not finite left out"),
+        ([1.0, math.inf, math.nan, 2.0], 2.0, "mean of 3, 2 not finite left out"),
+        ([math.nan, 4.0, 3.0, 2.0], 3.0, "mean of 3"),
+        ([4.0, 2.0, math.nan], math.nan, "mean of 3"),
+        ([math.nan] * 4, math.nan, "mean of 3"),
+    ],
+)
+def test_a_loss_that_was_not_finite_is_left_out_of_the_mean_when_training_has_gone_on(losses, shown, label):
+    """One skipped batch made the logged loss NaN for a whole window."""
+    runner = make_runner(make_hub(train__loss=losses, train__time=[0.5]), iter=3)
+    values, line = LogProcessor(window_size=3).get_log_after_iter(runner, 3, "train")
+    assert values["loss"] == pytest.approx(shown, nan_ok=True)
+    assert f"[{label}]  loss: {shown:.4f}" in line
+    assert values["time"] == 0.5
+    assert "mean of" not in terminal_line(line)
+
+
+def test_sums_over_counts_are_left_out_with_their_counts():
+    hub = MessageHub("test")
+    for value, count in ((6.0, 2), (math.nan, 5), (4.0, 3)):
+        hub.update_scalar("train/loss", value, count)
+    values, _ = LogProcessor().get_log_after_iter(make_runner(hub, iter=2), 2, "train")
+    assert values["loss"] == 2.0

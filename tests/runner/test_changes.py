@@ -12,6 +12,9 @@ import torch
 from lazyengine.checkpoint import read_checkpoint, save_checkpoint
 from lazyengine.cli.main import main
 from lazyengine.config import LazyConfig
+from lazyengine.errors import UsageValueError
+from lazyengine.hooks import CheckpointHook
+from lazyengine.optim import OptimWrapper
 from lazyengine.runner import Runner
 from lazyengine.runs import differences, read_run
 
@@ -213,3 +216,29 @@ def test_objects_in_a_config_may_change_while_they_train(tmp_path, monkeypatch):
     Runner.from_cfg(cfg).train()
     saved = torch.load(tmp_path / "run" / "epoch_1.pth", weights_only=True)
     assert "RuntimeInfoHook" in saved["meta"]["cfg"] or "pickle" in saved["meta"]["cfg"]
+
+
+@pytest.mark.parametrize("loop", [{"max_epochs": 3}, {"max_iters": 15, "val_interval": 5}])
+def test_without_the_schedules_the_rate_is_the_configured_one(tmp_path, loop):
+    """It stayed where the removed schedules had left it."""
+    with pytest.raises(InterruptedError):
+        toy_runner(str(tmp_path), hooks={"stop": StopAt(10), "checkpoint": CheckpointHook(interval=1)}, **loop).train()
+    runner = toy_runner(str(tmp_path), resume=True, **loop)
+    runner._parts["param_schedulers"] = None
+    runner.train()
+    assert runner.optim_wrapper.param_groups[0]["lr"] == 0.01
+    assert runner.message_hub.get_scalar("train/lr").data[0][10:].tolist() == [0.01] * 5
+
+
+@pytest.mark.parametrize("by", ["auto", "path"])
+@pytest.mark.parametrize("halves", [False, True])
+def test_other_parameter_groups_are_no_damage(tmp_path, by, halves):
+    """Each checkpoint was said to be damaged, or not to be one."""
+    begun(tmp_path)
+    (checkpoint,) = tmp_path.glob("epoch_*.pth")
+    runner = toy_runner(str(tmp_path), resume=True if by == "auto" else str(checkpoint))
+    parameters = list(runner.model.parameters())
+    groups = [{"params": parameters[::2]}, {"params": parameters[1::2]}] if halves else [{"params": parameters[1:]}]
+    runner._parts |= {"optim_wrapper": OptimWrapper(torch.optim.AdamW(groups, lr=0.01)), "param_schedulers": None}
+    with pytest.raises(UsageValueError, match=r"the saved optimizer has 1 parameter groups of sizes \[6\], this one"):
+        runner.train()

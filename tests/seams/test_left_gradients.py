@@ -6,11 +6,11 @@ from torch import nn
 
 from lazyengine.checkpoint import read_checkpoint
 from lazyengine.dataset import DataLoader
-from lazyengine.hooks import CheckpointHook, default_hooks
+from lazyengine.hooks import CheckpointHook, EMAHook, Hook, default_hooks
 from lazyengine.model import BaseModel
 from lazyengine.optim import OptimWrapper, OptimWrapperDict
 from lazyengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
-from tests.runner.toy import StopAt, ToyData
+from tests.runner.toy import StopAt, ToyData, toy_runner
 
 
 class Pair(BaseModel):
@@ -75,3 +75,37 @@ def test_those_that_were_used_are_not_kept(tmp_path):
         saved = read_checkpoint(tmp_path / name / "iter_15.pth")["optimizer"]
         assert "gradients" in saved["first"]["optim_wrapper"]
         assert "gradients" not in saved["second"]["optim_wrapper"]
+
+
+class StopsEarly(Hook):
+    """Ends training after an iteration, as early stopping does after a validation."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        runner.train_loop.stop_training |= runner.iter + 1 == self.iteration
+
+
+@pytest.mark.parametrize("update_bn", [False, True])
+@pytest.mark.parametrize("loop", [{"max_epochs": 4}, {"max_iters": 20, "val_interval": 5}])
+@pytest.mark.parametrize(("iteration", "accumulation"), [(5, 3), (5, 4), (10, 4), (5, 5)])
+def test_an_average_and_schedules_follow_the_step_that_an_early_stop_leaves(
+    tmp_path, loop, iteration, accumulation, update_bn
+):
+    """The weights had moved by it, the average and the schedule had not."""
+    hooks = {"ema": EMAHook(momentum=0.3, update_bn=update_bn), "stop": StopsEarly(iteration)}
+    runner = toy_runner(str(tmp_path), hooks=hooks, accumulative_counts=accumulation, **loop)
+    runner.train()
+    num_steps = -(-iteration // accumulation)
+    assert runner.num_iters_completed == iteration
+    assert runner.optim_wrapper.num_optimizer_steps == num_steps
+    average = runner.hooks["ema"].ema_model
+    assert average.steps == num_steps
+    assert average.has_own_statistics == update_bn
+    warm_up, _ = runner.param_schedulers
+    assert warm_up.last_step == num_steps
+    saved = read_checkpoint(max(tmp_path.glob("*.pth"), key=lambda path: path.stat().st_mtime_ns))
+    assert saved["ema_steps"] == num_steps
+    assert torch.equal(saved["state_dict"]["net.0.weight"], average.module.net[0].weight)
+    assert torch.equal(saved["ema_state_dict"]["net.0.weight"], runner.model.net[0].weight)

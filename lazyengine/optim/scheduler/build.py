@@ -101,6 +101,8 @@ class _Run:
         if scheduler.optimizer not in (optimizer, getattr(optimizer, "optimizer", optimizer)):
             name = type(scheduler).__name__
             raise UsageValueError(f"{name} schedules an optimizer that is not this run's · leave its optimizer out")
+        if scheduler is recipe and scheduler.by_epoch and self.max_epochs is None and not scheduler.need_val_args:
+            raise self._refuse_epochs(type(scheduler))
         return scheduler
 
     def _fill(self, target: Any, given: Mapping[Any, Any], optimizer: OptimizerLike) -> dict[str, Any]:
@@ -133,9 +135,12 @@ class _Run:
             return self.max_epochs
         if converts and self.max_iters is not None and self.epoch_length:
             return self.max_iters / self.epoch_length
+        raise self._refuse_epochs(target)
+
+    def _refuse_epochs(self, target: Any) -> UsageValueError:
         what = f"{getattr(target, '__name__', target)} counts epochs (by_epoch=True), but the run counts iterations"
         advice = "use by_epoch=False, or convert_to_iter_based=True and an epoch_length"
-        raise UsageValueError(f"{what} (max_iters={self.max_iters}) · {advice}")
+        return UsageValueError(f"{what} (max_iters={self.max_iters}) · {advice}")
 
 
 def _refusal(path: str, make: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...logging import print_log
 from .._checks import require
+from .._resuming import undo_schedules
 from .base import _ParamScheduler
 from .build import accumulative_counts
 
@@ -29,6 +30,7 @@ def resume_param_schedulers(
     num_optimizer_steps: int | None = None,
     num_iters: int | None = None,
     epoch_length: int | None = None,
+    optim_wrapper: Any = None,
 ) -> list[str]:
     """Resume schedulers; where the schedule was changed, keep the position and take the new shape.
 
@@ -45,6 +47,8 @@ def resume_param_schedulers(
             ``num_iters`` where the states do not say.
         num_iters: Training iterations done.
         epoch_length: Iterations in one epoch, for the order of the steps when a chain mixes epochs and steps.
+        optim_wrapper: The `OptimWrapper` or `OptimWrapperDict`; with it, an option that no schedule moves any more gets
+            the value that it was built with.
 
     Returns:
         What changed, one line each; empty when nothing did.
@@ -72,6 +76,9 @@ def resume_param_schedulers(
             position.update({unit: count for unit, count in counts.items() if count is not None})
             if "iter" in position and chain:
                 position.setdefault("step", position["iter"] // accumulative_counts(chain[0].optimizer))
+            if chain_changes and optim_wrapper is not None:
+                wrapper = optim_wrapper.named()[name]
+                undo_schedules(wrapper.param_groups, wrapper.as_built)
             replay_param_schedulers(chain, position, epoch_length=epoch_length)
         changes += [f"{name}: {change}" if name else change for change in chain_changes]
     if changes:

@@ -52,6 +52,7 @@ class TorchScheduler(_ParamScheduler):
         self.count_iters = self.verbose = False
         self.make = _comparable(make)
         self.arguments = {name: _comparable(value) for name, value in arguments.items()}
+        self._is_first = not any("initial_lr" in group for group in optimizer.param_groups)
         self.base_values = self._record_initial_values(resumed=False)
         self._start_values = self._current()
         self._start()
@@ -86,10 +87,13 @@ class TorchScheduler(_ParamScheduler):
 
     def _start(self) -> None:
         inner = getattr(self.optimizer, "optimizer", self.optimizer)
+        for group in inner.param_groups if self._is_first else ():  # as torch has it: CyclicLR would begin from it
+            group.pop("initial_lr", None)
         before = [dict(group) for group in inner.param_groups]
         scheduler = self._make(inner, **self._arguments)
         for group, options in zip(inner.param_groups, before):  # a momentum that it moves is not set by hand
             group.update({f"initial_{key}": group[key] for key in _MOVED if group.get(key) is not options.get(key)})
+        self._record_initial_values(resumed=False)
         if isinstance(scheduler, ReduceLROnPlateau):
             raise UsageTypeError(
                 "TorchScheduler: a ReduceLROnPlateau follows a metric that it has no name for; use ReduceOnPlateauLR "
