@@ -54,6 +54,8 @@ def main() -> None:
         train_and_look(runner, probe)
     else:
         runner.train()
+        if args.stop == runner.num_iters_completed:  # the end, which no hook may have saved
+            leave(runner)
 
 
 def read_spec(path: str) -> dict[str, Any]:
