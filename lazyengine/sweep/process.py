@@ -144,6 +144,7 @@ def build(job: Job, beat: BeatHook) -> Runner:
             name = type(runner.train_dataloader).__name__
             raise UsageRuntimeError(f"no sample can be left out of a {name}: set supervision.bad_sample='stop'.")
         runner.train_dataloader.leave_out(job.skipped)
+        runner.folder.left_out = job.skipped
     return runner
 
 
