@@ -30,7 +30,7 @@ def draw_curves(
     Args:
         title: Written above, with the mark and the name of each curve beside it.
         curves: Positions, ascending, and values by name (``""`` for a lone one without); values that are not finite
-            are left out.
+            are left out, and counted above.
         x_title: Written below, with the last position in the place of ``{}``.
         width: Columns of the text.
         height: Rows of the frame.
@@ -42,6 +42,8 @@ def draw_curves(
     if not len(xs):
         return f"{title}: no finite value"
     low, high = float(ys.min()), float(ys.max())
+    if high - low <= 1e-12 * abs(high):  # a smoothed constant
+        high = low
     left, right = float(xs.min()) if x_from is None else x_from, float(xs.max())
     centres = np.linspace(left, right, columns)
     grid = [[" "] * columns for _ in range(height)]
@@ -59,6 +61,8 @@ def draw_curves(
         title += ": " + "   ".join(f"{marks.get(name, '·')} {name}" for name in finite)
     if len(finite) > len(_MARKS):
         title += f"   (the first {len(_MARKS)} of {len(finite)} are drawn)"
+    if (num := sum(len(curve[1]) for curve in curves.values())) > len(ys):
+        title += f"   ({num - len(ys)} of {num} values are not finite)"
     return "\n".join([title, *rows])
 
 

@@ -21,7 +21,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..analysis.curves import draw_curves, smooth, write_curves
+from ..errors import UsageValueError
 from ..runs import Run, choose_keys, from_branch_point, read_runs
+from ..text import listed
 from .command import CommandParser, as_json, command, make_parser
 
 
@@ -48,6 +50,8 @@ def main(args: argparse.Namespace) -> object:
     """Draw curves."""
     runs = read_runs(args.runs)
     keys = choose_keys(runs, args.keys)
+    if not keys:
+        raise UsageValueError(f"{listed(args.runs)}: nothing is recorded there yet.")
     drawn = [from_branch_point(run) for run in runs]
     print(as_json(_values(runs, keys)) if args.json else draw(drawn, keys, args.smooth))
     if args.output is not None:

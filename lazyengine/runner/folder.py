@@ -85,6 +85,7 @@ class RunFolder:
         timestamp: Name of this start's folder; empty before `begin`.
         run_id: The run that this start belongs to; empty in an evaluation.
         start: The number of this start in the folder, from 1; orders starts without a clock.
+        left_out: Indices of training samples that a supervisor left out; noted with the start.
         on_request: Called in another thread with what somebody asks the training for, see `Preemption.ask`.
     """
 
@@ -93,6 +94,7 @@ class RunFolder:
         self.timestamp = ""
         self.run_id = ""
         self.start = 0
+        self.left_out: list[int] = []
         self.on_request: Callable[[str], object] | None = None
         self._lock: FolderLock | None = None
         self._is_settled = False
@@ -177,6 +179,7 @@ class RunFolder:
         record["run_id"] = record["run_id"] or continued or ""  # of version 0.1, whose run goes on
         entry = self._entry("train", source)
         entry |= {"weights": weights, "code": None, "changes": list(changes), "ended": None}
+        entry |= {"left_out": self.left_out} if self.left_out else {}
         record["starts"].append(entry if passed_over is None else {**entry, "passed_over": passed_over})
         self._write(record)
 

@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--keep", type=int, help="save also after so many iterations, in a file that nothing deletes")
     parser.add_argument("--probe", metavar="FILE", help="look at iterations, as the JSON says; see `probing.Probe`")
     parser.add_argument("--samples", metavar="FILE", help="only find out the samples of these iterations")
+    parser.add_argument("--leave-out", type=int, action="append", help="a sample that a supervisor had left out")
     parser.add_argument("overrides", nargs="*", help="changes to the config")
     args = parser.parse_intermixed_args()
     cfg: Any = LazyConfig.load(args.config)
@@ -39,6 +40,9 @@ def main() -> None:
     if args.stop is not None or args.keep is not None:
         stop_at(args.stop, args.keep)
     runner = Runner.from_cfg(cfg, resume=args.resume or False)
+    if args.leave_out is not None:
+        runner.train_dataloader.leave_out(args.leave_out)
+        runner.folder.left_out = args.leave_out
     if args.known_as is not None:
         runner.folder.run_id, _, start = args.known_as.partition("@")
         runner.folder.start = int(start) - 1  # the next one begins here
@@ -54,6 +58,8 @@ def main() -> None:
         train_and_look(runner, probe)
     else:
         runner.train()
+        if args.stop == runner.num_iters_completed:  # the end, which no hook may have saved
+            leave(runner)
 
 
 def read_spec(path: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ..fileio import atomic_write
 from .reading import Run, read_run
 from .replaying import PREFIX, index_of, nearest_checkpoint, reach, temporary_folder
 from .rerunning import chain_of
+from .steps import accumulation_of
 from .verifying import checkpoints_of
 
 if TYPE_CHECKING:
@@ -96,7 +97,9 @@ def prepare_fork(run: Run, iteration: int | None = None, *, report: Callable[[st
         failure = steps[-1].make(iteration, "--as", f"{steps[-1].start.run_id}@{steps[-1].start.number}")
         made = checkpoints_of([to], iteration=iteration)
         if not made:
-            raise UsageRuntimeError(f"{run.path}: iteration {iteration} was not reached again: {failure or 'it ended'}")
+            if (count := accumulation_of(run)) > 1 and not failure:
+                failure = f"{count} batches are accumulated, and between them nothing is saved; take a multiple"
+            raise UsageRuntimeError(f"{run.path}: no checkpoint at iteration {iteration}: {failure or 'it ended'}")
         target = run.path / PREFIX / f"iter_{iteration}.pth"
         target.parent.mkdir(exist_ok=True)
         with open(made[0][0], "rb") as source, atomic_write(target) as file:

@@ -342,7 +342,7 @@ class Step:
         config = self.tree / f"start_{self.start.number}_config.py"
         config.write_text(self._moved(self.config.read_text(encoding="utf-8")), encoding="utf-8")
         args = ["--config", str(config), "--work-dir", str(self.to)]
-        args += options
+        args += [*options, *(f"--leave-out={index}" for index in self.start.about.get("left_out", ()))]
         if self.checkpoint is not None or self.start.origin is not None:
             if (path := self.checkpoint or self._checkpoint()) is None:
                 where = (self.start.origin or {})["iter"]

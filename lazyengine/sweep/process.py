@@ -16,7 +16,7 @@ from .. import dist
 from ..config import LazyConfig, arguments_of, set_argument
 from ..config.grammar import parse_path
 from ..config.graph import follow
-from ..errors import UsageError, UsageRuntimeError
+from ..errors import UsageError, UsageRuntimeError, UsageValueError
 from ..evaluator import score_of
 from ..fileio import atomic_write
 from ..hooks import Hook, Priority
@@ -95,7 +95,10 @@ class PruningHook(Hook):
         from .study import report_and_ask
 
         about = self._job.pruning or {}
-        value = score_of(about["objective"].removeprefix("val/"), metrics)
+        try:
+            value = score_of(about["objective"].removeprefix("val/"), metrics)
+        except UsageValueError:  # not recorded at this validation; the sweep looks whether it is at any
+            return False
         is_pruned = report_and_ask(about, value, num_validations(runner))
         if is_pruned:
             with atomic_write(self._job.pruned_file, "w", encoding="utf-8") as file:
@@ -141,6 +144,7 @@ def build(job: Job, beat: BeatHook) -> Runner:
             name = type(runner.train_dataloader).__name__
             raise UsageRuntimeError(f"no sample can be left out of a {name}: set supervision.bad_sample='stop'.")
         runner.train_dataloader.leave_out(job.skipped)
+        runner.folder.left_out = job.skipped
     return runner
 
 

@@ -78,6 +78,8 @@ class Search:
             raise UsageValueError("something is drawn at random: say how many trials (--trials 20, or trials = 20).")
         if self.trials is not None and self.trials < 1:
             raise UsageValueError(f"trials={self.trials}: expected at least 1.")
+        if self.seed < 0:
+            raise UsageValueError(f"seed={self.seed}: expected at least 0.")
         self.grid = combinations(self.space)
         if not is_drawn and self.conditional is not None:
             self.grid = [more for row in self.grid for more in self._with_conditional_grid(row)]

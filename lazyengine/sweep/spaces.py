@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
+import numpy as np
+
+from ..config import OverrideError
+from ..config.grammar import read_value
 from ..errors import UsageTypeError, UsageValueError
 from ..text import did_you_mean, listed
 
@@ -36,7 +43,8 @@ class Dimension:
             raise UsageValueError(f"{self.kind}{self.values}: expected {least}.")
 
     def __repr__(self) -> str:
-        return f"{self.kind}({', '.join(map(repr, self.values))})"
+        texts = [repr(value) if isinstance(value, str) else as_text(value) for value in self.values]
+        return f"{self.kind}({', '.join(texts)})"
 
     @property
     def is_number(self) -> bool:
@@ -157,8 +165,16 @@ def as_overrides(values: Mapping[Paths, Any]) -> list[str]:
 
 
 def as_text(value: Any) -> str:
-    """Return a value as an override writes it."""
-    return value if isinstance(value, str) else repr(value)
+    """Return a value as an override writes it: text that would be read as something else stands in quotes."""
+    if isinstance(value, type | FunctionType):
+        return f"{value.__module__}:{value.__qualname__}"
+    value = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if isinstance(value, str):
+        with contextlib.suppress(OverrideError):  # such as a pattern, [0-9]*.png
+            if value == value.strip() == read_value(value):
+                return value
+    return repr(value)
 
 
 def combinations(space: Mapping[Paths, Dimension]) -> list[dict[Paths, Any]]:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..errors import UsageRuntimeError, UsageValueError
 from .search import Search
 from .spaces import Dimension, Paths, as_overrides, as_text, parse_call
@@ -151,7 +153,8 @@ class Study:
         group, place = divmod(point, len(search.grid))
         values = dict(search.grid[place])
         kinds = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
-        sampler = kinds[search.sampler](seed=search.seed + group)
+        (seed,) = np.random.SeedSequence((search.seed, group)).generate_state(1)  # a sum would be that of other seeds
+        sampler = kinds[search.sampler](seed=int(seed))
         scratch = optuna.create_study(direction=search.direction, sampler=sampler)
         if search.sampler != "random":
             states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)

@@ -17,7 +17,7 @@ from ..evaluator import is_better
 from ..fileio import atomic_write
 from ..record import CODE_FOLDER, RUN_FILE, changed_in_common, collect_code, flat_config, load_code, read_run_file
 from ..runner.lock import FolderLock
-from ..runs import read_run
+from ..runs import Run, read_run
 from ..text import columns_of, listed, table
 from .faults import Supervision
 from .job import Job, Outcome
@@ -225,7 +225,7 @@ class _Trials:
         """Write down how a trial ended."""
         value = self._value_of(trial) if outcome.how in ("finished", "pruned") else None
         if outcome.how == "finished" and value is None:
-            outcome = Outcome("failed", f"{self._search.objective} was never finite")
+            outcome = Outcome("failed", f"{self._search.objective} was never recorded as a finite number")
         if outcome.how == "finished" and value is not None:
             self._study.finish(trial, value)
             self._report(f"trial {trial.folder} finished: {self._search.objective} {value:.6g}")
@@ -283,19 +283,28 @@ class _Trials:
             run = read_run(self._work_dir(trial))
         except (OSError, ValueError):  # it has recorded nothing, or writes just now
             return False
-        return any(name.startswith("val/") for name in run.curves) and bool(self._search.curve_of(run))
+        return any(name.startswith("val/") for name in run.curves) and bool(self._curve_of(run))
 
-    def _value_of(self, trial: Trial) -> float | None:
-        """Return the best value of the objective that a run recorded; None where it was never finite.
+    def _curve_of(self, run: Run) -> str | None:
+        """Return the name of the curve that is the objective; None where other trials have it, and this run has not.
 
         Raises:
-            UsageValueError: It recorded no such metric; says what there is.
+            UsageValueError: No trial has such a metric yet; says what there is.
         """
+        try:
+            return self._search.curve_of(run)
+        except UsageValueError:
+            if any(trial.value is not None for trial in self._study.trials()):
+                return None
+            raise
+
+    def _value_of(self, trial: Trial) -> float | None:
+        """Return the best value of the objective that a run recorded; None where it was never finite."""
         run = read_run(self._work_dir(trial))
-        key = self._search.curve_of(run)
+        key = self._curve_of(run)
         rule = "greater" if self._search.direction == "maximize" else "less"
         best: float | None = None
-        for value in run.curves[key][1]:
+        for value in run.curves[key][1] if key else ():
             best = value if is_better(value, best, rule) else best
         return best
 

@@ -104,6 +104,7 @@ def test_text_has_the_size_asked_for_and_leaves_out_what_is_not_finite():
     assert len(lines) == 1 + 4 + 2
     assert max(map(len, lines)) <= 40
     assert (lines[1].split()[0], lines[4].split()[0], lines[-1].split()) == ("2", "0", ["0", "2", "steps"])
+    assert lines[0] == "x: ● a   (1 of 3 values are not finite)"
     assert draw_curves("x", {"a": ([0], [math.nan])}, x_title="") == "x: no finite value"
     assert draw_curves("x", {"a": ([3], [1.0])}, x_title="").count("●") >= 2
 
@@ -135,6 +136,24 @@ def test_a_class_or_a_part_that_only_one_run_has_is_a_difference(tmp_path):
     assert columns["model._target_"] == ["argparse.Namespace", "builtins.dict"]
     assert columns["model.parts[0].width"] == ["1", "-"]
     assert columns["extra"] == ["-", "(1, 2)"]
+
+
+def test_a_curve_that_ends_in_nan_says_so_and_a_smoothed_constant_is_flat():
+    steps = [*range(1, 20)]
+    ended = draw_curves("x", {"": (steps, [1.0] * 5 + [math.nan] * 14)}, x_title="{}").splitlines()
+    assert (ended[0], ended[-1].split()) == ("x   (14 of 19 values are not finite)", ["1", "5"])
+    both = {"a": ([1, 2], [1.0, 2.0]), "b": ([1, 2], [math.inf, math.nan])}
+    assert draw_curves("x", both, x_title="").splitlines()[0].endswith("○ b   (2 of 4 values are not finite)")
+    flat = draw_curves("x", {"": (steps, smooth(steps, [3.0] * 19, 0.6))}, x_title="{}").splitlines()
+    assert [line for line in flat if "●" in line] == [flat[-3]]
+    assert "not finite" not in flat[0]
+
+
+@pytest.mark.parametrize("more", [[], ["--json"], ["--output", "curves.png"]])
+def test_a_run_without_records_has_nothing_to_draw(more, tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").touch()
+    assert plot.main([str(tmp_path / "metrics.jsonl"), *more]) == 2
+    assert "metrics.jsonl: nothing is recorded there yet." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [plot, compare])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,26 @@ def test_what_makes_no_sense_is_refused(run, tmp_path, capsys):
         assert message in capsys.readouterr().err
     with pytest.raises(ValueError, match="is there already"):
         fork(run, 7, tmp_path)
+
+
+def test_the_end_is_computed_where_no_checkpoint_was_kept(run, tmp_path):
+    kept = {iteration: hash_of_state(path) for path, iteration in checkpoints_of([run])}
+    run = shutil.copytree(run, tmp_path / "run")
+    for path, iteration in checkpoints_of([run]):
+        if iteration >= 10:
+            Path(path).unlink()
+    for iteration in (10, 15):  # the end of a pass, and of the run
+        path = prepare_fork(read_run(run), iteration)
+        assert summary_of(path).iter == iteration
+        assert hash_of_state(path) == kept[iteration]
+
+
+@pytest.mark.parametrize("iteration", [4, 5, 8])
+def test_between_accumulated_batches_there_is_no_fork(tmp_path, iteration):
+    start(make_project(tmp_path / "home"), tmp_path / "run", "runner.optim_wrapper.accumulative_counts=3")
+    run = read_run(tmp_path / "run")
+    with pytest.raises(RuntimeError, match=f"iteration {iteration}: 3 batches are accumulated.*take a multiple"):
+        prepare_fork(run, iteration)
 
 
 @pytest.mark.suite

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from lazyengine.cli.main import main
 from lazyengine.config import LazyConfig
@@ -22,6 +24,7 @@ from lazyengine.sweep import (
     uniform,
     zipped,
 )
+from lazyengine.sweep.spaces import as_overrides
 
 from .lab import make_project
 
@@ -52,6 +55,50 @@ def test_what_is_drawn_is_a_function_of_seed_and_number(config):
     few, many = (planned(search(config, space, trials=n, sampler="random")) for n in (3, 8))
     assert many[:3] == few
     assert planned(search(config, space, trials=3, sampler="random", seed=1)) != few
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_neighbouring_seeds_draw_other_values(config, sampler):
+    space = {"optimizer.lr": log_uniform(1e-4, 1e-1)}
+    drawn = [planned(search(config, space, trials=6, sampler=sampler, seed=seed)) for seed in range(3)]
+    assert len({text for trials in drawn for (text,) in trials}) == 3 * 6
+    with pytest.raises(UsageError, match="seed=-1: expected at least 0"):
+        search(config, space, trials=1, seed=-1)
+
+
+def read_back(config, value):
+    """What a config gets for a value of a space, where nothing says what is expected."""
+    given = Path(config).with_name("given.py")
+    given.write_text("from lazyengine.config import LazyCall as L\n\nnode = L(dict)(value=None)\n")
+    return LazyConfig.apply_overrides(LazyConfig.load(str(given)), as_overrides({"node.value": value})).node.value
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["1", "2e3", "nan", "None", "true", "(1, 2)", "set()", "[a", "it's", "", " x ", "a=b", "plain", True, None, 1, 1e-5,
+     float("inf"), [1, "2"], (1, 2), {"a": None}],
+)  # fmt: skip
+def test_a_value_arrives_as_it_is_written(config, value):
+    assert (type(found := read_back(config, value)), found) == (type(value), value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(np.float64(0.1), 0.1), (np.int64(3), 3), (np.bool_(True), True), (np.arange(2), [0, 1]), (Path("a/b"), "a/b")],
+)
+def test_what_has_a_plain_form_arrives_in_it(config, value, expected):
+    assert (type(found := read_back(config, value)), found) == (type(expected), expected)
+
+
+def test_classes_and_arrays_are_tried_as_they_are(config):
+    space = {
+        "optimizer._target_": grid(torch.optim.Adam, torch.optim.AdamW),
+        "optimizer.lr": grid(*np.logspace(-2, -1, 2)),
+    }
+    found = search(config, space)
+    found.check()
+    assert planned(found)[-1] == ["optimizer._target_=torch.optim.adamw:AdamW", "optimizer.lr=0.1"]
+    assert found.identity()["space"]["optimizer._target_"] == "grid(torch.optim.adam:Adam, torch.optim.adamw:AdamW)"
 
 
 def test_zipped_rows_belong_together(config):

@@ -144,6 +144,12 @@ def test_a_bad_sample_is_named_and_left_out(lab):
     found = submit(lab, "bad", *words)
     assert [decision for _, _, decision in found] == ["skip"]
     assert "sample 3 of BadPoints" in decisions(lab / "bad")[0]["why"]
+    assert [each.get("left_out") for each in starts(lab / "bad")] == [None, [3]]
+    told = run("rerun", "bad", "--verify", cwd=lab)
+    assert "equal: " in told
+    assert [each.get("left_out") for each in starts(lab / "bad_rerun")] == [[3]]
+    run("replay", "bad", "--iter", "4", cwd=lab)
+    run("replay", "bad", "--iter", "4", "--batch", cwd=lab)
 
 
 @pytest.mark.suite

@@ -197,7 +197,7 @@ def test_an_objective_that_a_hook_records_late_is_waited_for(lab, config):
 
 @pytest.mark.parametrize("pruner", [None, "median"])
 def test_an_objective_that_no_run_records_ends_the_sweep_and_can_be_corrected(lab, config, pruner):
-    """With a pruner the run itself fails, at its first validation; no trial is marked for it."""
+    """No trial is marked for it."""
     folder = str(lab / f"no_such_{pruner}")
     space = {"runner.seed": grid(0, 1), "train_loop.max_epochs": 2}
 
@@ -211,6 +211,40 @@ def test_an_objective_that_no_run_records_ends_the_sweep_and_can_be_corrected(la
     assert [(each.number, each.how) for each in found.trials] == [(0, "finished"), (1, "finished")]
     with pytest.raises(UsageError, match="objective was val/error, is "):
         sweep(search("val/eror"), folder)
+
+
+SELDOM = """
+    from lazyengine.hooks import Hook
+
+    class Seldom(Hook):
+        def __init__(self, every):
+            self.every = every
+
+        def after_val_epoch(self, runner, metrics=None):
+            if runner.epoch % self.every == 0:
+                found = {"seldom_error": 1.0 / self.every}
+                metrics.update(found)
+                runner.visualizer.add_scalars(found, runner.num_iters_completed, mode="val")
+"""
+
+
+@pytest.mark.parametrize("pruner", [None, "median"])
+def test_a_trial_that_never_records_the_objective_fails_and_the_others_go_on(lab, config, pruner):
+    """The first one records it at every second validation, the next at none, the last at all."""
+    Path(config).with_name("seldom_hook.py").write_text(textwrap.dedent(SELDOM))
+    seldom = Path(config).with_name("seldom.py")
+    lines = "from .config import *\nfrom .seldom_hook import Seldom\n\n"
+    seldom.write_text(f"{lines}runner.hooks['seldom'] = L(Seldom)(every=1)\n")
+    space = {"runner.hooks.seldom.every": grid(2, 50, 1)}
+    search = Search(str(seldom), space, objective="val/seldom_error", pruner=pruner)
+    for _ in range(2):  # as often as it is called
+        found = sweep(search, str(lab / f"seldom_{pruner}"), LocalLauncher(capacity=1))
+        assert [(each.how, each.value) for each in found.trials] == [
+            ("finished", 0.5),
+            ("failed", None),
+            ("finished", 1),
+        ]
+        assert found.trials[1].reason == "val/seldom_error was never recorded as a finite number"
 
 
 def last_state(folder: Path) -> str:
