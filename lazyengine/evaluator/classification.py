@@ -85,7 +85,7 @@ class Accuracy(_ClassMetric):
         """Keep which samples are right: a tensor ``(N,)``, or ``(N, len(topk))``, bool, on the predictions' device."""
         scores, labels = self.read(data_batch, data_samples)
         if not self.results and labels.numel() and scores.dim() > 1:
-            self._seen = (*labels.aminmax(), scores.shape[1])  # read at the end: nothing waits for the device
+            self._seen = labels.min(), labels.max(), scores.shape[1]  # read at the end
         if self.topk == (1,):
             best = None if scores.dim() == 1 else scores.max(1)
             self.results.append(scores == labels if best is None else _hits(best.values, best.indices, labels))
@@ -102,12 +102,9 @@ class Accuracy(_ClassMetric):
         """Return the fraction of right samples for each k."""
         low, high, num_classes = map(int, self._seen)
         if low < 0 or high >= num_classes:
-            print_log(
-                f"Accuracy: there are labels from {low} to {high} for scores of {num_classes} classes, 0 to "
-                f"{num_classes - 1}: a sample whose label is no class counts as wrong",
-                logger="current",
-                level=logging.WARNING,
-            )
+            labels = f"labels from {low} to {high} for scores of {num_classes} classes, counted from 0"
+            text = f"Accuracy: there are {labels}: a sample whose label is no class counts as wrong"
+            print_log(text, "current", logging.WARNING)
         counts = results.sum(0).reshape(-1).tolist()
         return {f"top{k}": count / len(results) for k, count in zip(self.topk, counts)}
 
