@@ -73,8 +73,10 @@ def first_difference(first: Any, second: Any) -> str | None:
 
 
 def _is_same(value: Any, other: Any) -> bool:
-    if isinstance(value, torch.Tensor | np.ndarray):
-        value, other = np.asarray(value), np.asarray(other)
+    if isinstance(value, torch.Tensor):
+        alike = value.dtype == other.dtype and value.shape == other.shape
+        return alike and torch.equal(*(each.detach().reshape(-1).view(torch.uint8) for each in (value, other)))
+    if isinstance(value, np.ndarray):
         return value.dtype == other.dtype and value.shape == other.shape and value.tobytes() == other.tobytes()
     try:
         return bool(value == other) or value != value

@@ -45,7 +45,7 @@ def build_parser() -> CommandParser:
     parser.add_argument("folder", metavar="RUN", help="the run folder")
     parser.add_argument("--format", choices=_FILES, default="safetensors", help="default: safetensors")
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), latest or a path")
-    parser.add_argument("--fields", nargs="+", metavar="NAME", help="inputs of the model (default: all of a batch)")
+    parser.add_argument("--fields", nargs="+", metavar="NAME", help="the inputs (default: all of a batch, labels too)")
     parser.add_argument("--output", metavar="FILE", help="where to write (default: in RUN/export)")
     parser.add_argument("--tolerance", type=float, default=1e-5, metavar="T", help="relative, of outputs (1e-5)")
     return parser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -78,10 +79,13 @@ class Accuracy(_ClassMetric):
         if not self.topk or min(self.topk) < 1 or len(set(self.topk)) != len(self.topk):
             raise UsageValueError(f"Accuracy: topk needs different numbers of at least 1, got {topk!r}")
         self.names = [self.with_prefix(f"top{k}") for k in self.topk]
+        self._seen: tuple[Any, Any, int] = (0, 0, 1)  # the least and greatest label of the first batch, and classes
 
     def process(self, data_batch: Any, data_samples: Any) -> None:
         """Keep which samples are right: a tensor ``(N,)``, or ``(N, len(topk))``, bool, on the predictions' device."""
         scores, labels = self.read(data_batch, data_samples)
+        if not self.results and labels.numel() and scores.dim() > 1:
+            self._seen = labels.min(), labels.max(), scores.shape[1]  # read at the end
         if self.topk == (1,):
             best = None if scores.dim() == 1 else scores.max(1)
             self.results.append(scores == labels if best is None else _hits(best.values, best.indices, labels))
@@ -96,6 +100,11 @@ class Accuracy(_ClassMetric):
 
     def compute_metrics(self, results: Tensor) -> dict[str, float]:
         """Return the fraction of right samples for each k."""
+        low, high, num_classes = map(int, self._seen)
+        if low < 0 or high >= num_classes:
+            labels = f"labels from {low} to {high} for scores of {num_classes} classes, counted from 0"
+            text = f"Accuracy: there are {labels}: a sample whose label is no class counts as wrong"
+            print_log(text, "current", logging.WARNING)
         counts = results.sum(0).reshape(-1).tolist()
         return {f"top{k}": count / len(results) for k, count in zip(self.topk, counts)}
 

@@ -59,7 +59,9 @@ def rule_of(name: str, greater_keys: Keys = None, less_keys: Keys = None, rule: 
     if len(sides) == 1 and not turned:
         return sides[0]
     both = ", ".join(map(repr, (*said["greater"], *said["less"], *turned)))
-    why = f"It speaks for both, by {both}" if sides else "Its name does not tell"
+    near = [hint for word in words if (hint := did_you_mean(word, [*WORDS["greater"], *WORDS["less"]], 0.75))]
+    hint = f".{near[0]} If not" if near else ""
+    why = f"It speaks for both, by {both}" if sides else f"Its name does not tell{hint}"
     raise UsageValueError(
         f"is a greater or a smaller {name!r} better? {why}: set rule='greater' or rule='less' (words that tell: "
         f"greater {', '.join(WORDS['greater'])}; less {', '.join(WORDS['less'])})."

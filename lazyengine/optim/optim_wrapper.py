@@ -101,6 +101,7 @@ class OptimWrapper:
         self._model: nn.Module | None = None
         self._has_shared_gradients = False
         self._is_driven = False
+        self._shares_with = ""  # its name, in an `OptimWrapperDict`, until it has been warned of
         self._kept: KeptBuffers | None = None
         self._begin(optimizer, NonFiniteGuard(nonfinite))
         self.changes: list[dict[str, Any]] = []
@@ -217,6 +218,13 @@ class OptimWrapper:
                 guard.reject(error)
             if guard.has_found and self._has_shared_gradients:
                 loss = loss * math.nan  # DDP hands the NaN to all ranks, so that no other message is needed
+        if not loss.requires_grad:
+            trained = sum(parameter.requires_grad for parameter in self._parameters())
+            raise RuntimeError(
+                f"the loss has no gradient ({trained} of the optimizer's {len(self._parameters())} parameters require "
+                "one): it does not depend on a trained parameter · look for detach(), item(), torch.tensor(...) or "
+                "torch.no_grad() on the way from the model to the loss, and for a model that is frozen as a whole"
+            )
         if self.loss_scaler is not None:
             loss = self.loss_scaler.scale(loss)
         self._note_begin()
@@ -595,6 +603,13 @@ class OptimWrapper:
         """Note, before the first backward pass of an iteration, what `abandon_iteration` goes back to."""
         if self._at_begin is None:
             self._at_begin = self.inner_count, self._num_accumulated > 0
+        if self._shares_with and self._is_cleared and not self._num_accumulated and (others := self._gradients()):
+            name, self._shares_with = self._shares_with, ""
+            _warn(
+                f"optim_wrapper[{name!r}]: {len(others)} of its parameters have gradients of another loss already, to "
+                "which this update adds its own. Call requires_grad_(False) on its part of the model before the other "
+                "loss is computed and requires_grad_(True) behind it, or detach what the other loss takes from it"
+            )
 
     def _mark(self) -> None:
         for wrapper in self._counted:

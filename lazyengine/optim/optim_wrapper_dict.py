@@ -48,6 +48,7 @@ class OptimWrapperDict(Mapping[str, OptimWrapper]):
                 other = owner.setdefault(id(parameter), name)
                 where = f"is in both {other!r} and {name!r}: it would be updated twice"
                 require(other == name, f"a parameter of shape {tuple(parameter.shape)} {where}")
+            wrapper._shares_with = name if len(optim_wrappers) > 1 else ""
         self.optim_wrappers = dict(optim_wrappers)
         self._joint: OptimWrapper | None = None
         self._count_status: tuple[nn.Module, int, int] | None = None

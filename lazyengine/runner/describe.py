@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from ..optim import OptimWrapper, param_group_table
-from ..text import counted, table
+from ..text import counted, listed, table
 from .loops import length_of
 
 if TYPE_CHECKING:
@@ -52,8 +52,11 @@ def describe_training(runner: Runner, resume_from: str | None) -> str:
         begins = f"after iteration {runner.num_iters_completed:,}"
         if loop.max_epochs is not None:
             begins = f"after epoch {runner.epoch}, iteration {runner.num_iters_completed:,}"
+    model = summary(runner.model).partition("\n")[0]
+    if missed := [name for name, _ in runner.model.named_parameters() if name in runner.untrained]:
+        model += f"; in no optimizer, and left as they are: {listed(missed, 4)}"
     rows: list[tuple[str, str]] = [
-        ("model", summary(runner.model).partition("\n")[0]),
+        ("model", model),
         *(
             (f"optimizer {name}".rstrip(), _optimizer(wrapper))
             for name, wrapper in runner.optim_wrapper.named().items()

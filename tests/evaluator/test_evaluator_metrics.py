@@ -179,3 +179,21 @@ def test_confusion_matrix_draws_a_picture(tmp_path):
     axis = metric.plot().axes[0]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["ant", "bee", "cat"]
     assert [text.get_text() for text in axis.texts] == ["1", "0", "0", "0", "1", "1", "0", "0", "0"]
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "told"),
+    [
+        (torch.eye(2), [5, 6], "from 5 to 6 for scores of 2 classes"),
+        (torch.eye(3), [0, 1, -100], "from -100 to 1 for scores of 3 classes"),
+        (torch.eye(3), [0, 1, 3], "from 0 to 3"),
+        (torch.eye(3), [0, 1, 2], ""),
+        (torch.tensor([0, 7]), [0, 9], ""),
+        (torch.zeros(0, 2), [], ""),
+    ],
+)
+def test_labels_that_are_no_class_are_said(scores, labels, told, log_lines):
+    batches = [{"scores": each, "label": torch.tensor(labels, dtype=torch.int64)} for each in (scores, scores)]
+    values = evaluate(Accuracy(), *batches, {"scores": torch.eye(2)[:1], "label": torch.tensor([0])})
+    assert 0 <= values["accuracy/top1"] <= 1
+    assert [told in line for line in log_lines] == [True] * bool(told)

@@ -119,3 +119,11 @@ def test_a_score_is_one_number():
     for value in ("0.1 0.2", [1.0], torch.ones(2), np.ones(2), None):
         with pytest.raises(UsageError, match="the metric 'x' is no number"):
             score_of("x", {"x": value})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("acuracy", "accuracy"), ("val/precison", "precision"), ("perplexty", "perplexity")]
+)
+def test_a_misspelt_word_is_named(name, meant):
+    with pytest.raises(UsageError, match=rf"not tell\. Did you mean '{meant}'\? If not: set rule="):
+        rule_of(name)

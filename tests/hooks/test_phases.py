@@ -15,7 +15,7 @@ from lazyengine.dataset import CombinedLoader
 from lazyengine.dataset.counting import count_batch
 from lazyengine.hooks import Hook, IterTimerHook, Priority
 from lazyengine.hooks.devices import find_device
-from lazyengine.hooks.phases import EVERY, PhaseTimer
+from lazyengine.hooks.phases import EVERY, SELDOM, PhaseTimer
 from lazyengine.runner import Runner
 from lazyengine.runner.loops import Position
 from lazyengine.runs.verifying import MEASURED, find_difference
@@ -173,7 +173,7 @@ class Watcher(Hook):
 
 
 @pytest.mark.parametrize("config", [DIGITS, "projects/gan_digits/config.py"])
-def test_one_iteration_of_16_is_measured_and_nothing_is_left_behind(config, tmp_path):
+def test_one_iteration_of_so_many_is_measured_and_nothing_is_left_behind(config, tmp_path):
     watcher = Watcher()
     overrides = ["train_loop.max_epochs=1", "train_loop.val_interval=1"]
     _, records, _ = trained(tmp_path, *overrides, config=config, hook=watcher)
@@ -224,3 +224,10 @@ def test_profile_of_too_short_a_training_says_so(tmp_path, capsys):
     arguments = ["train_loop.max_epochs=1", "--steps", "30", "--output", str(tmp_path)]
     assert main(["profile", DIGITS, *arguments]) == 2
     assert "fewer than 66 iterations; lower --steps 30" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("counts", [2, 4, 8])
+@pytest.mark.parametrize("interval", [EVERY, SELDOM])
+def test_every_place_of_an_accumulation_is_measured(interval, counts):
+    """Where each measured iteration was one without a step, the table said that steps take no time."""
+    assert {i * interval % counts for i in range(counts)} == set(range(counts))

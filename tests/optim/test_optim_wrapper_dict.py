@@ -139,3 +139,43 @@ def test_validation_takes_the_dtype_that_all_have() -> None:
     assert Gan().wrappers().precision is None
     with autocast_for(gan, None):
         assert gan.generator(torch.ones(1, 2)).dtype == torch.float32
+
+
+def losses_of(gan: Gan, noise: Tensor, detach: bool = True) -> tuple[Tensor, Tensor]:
+    fake = gan.generator(noise)
+    return gan.discriminator(fake.detach() if detach else fake).mean(), -gan.discriminator(fake).mean()
+
+
+@pytest.mark.parametrize("way", ["joined", "not detached", "frozen meanwhile", "cleared", "one wrapper"])
+def test_gradients_that_another_loss_left_are_told_of_once(way: str, log_lines: list[str]) -> None:
+    gan = Gan()
+    each = {name: OptimWrapper(torch.optim.SGD(getattr(gan, name).parameters(), lr=0.1)) for name in ("generator",)}
+    if way != "one wrapper":
+        each["discriminator"] = OptimWrapper(torch.optim.SGD(gan.discriminator.parameters(), lr=0.1))
+    wrappers = OptimWrapperDict(**each)
+    for _ in range(4):
+        noise = torch.randn(4, 2)
+        if way != "one wrapper":
+            loss = losses_of(gan, noise, detach=way != "not detached")[0]
+            wrappers["discriminator"].update_params(loss)
+        gan.discriminator.requires_grad_(way not in ("frozen meanwhile", "not detached"))
+        wrappers["generator"].update_params(losses_of(gan, noise)[1])
+        gan.discriminator.requires_grad_(True)
+        if way == "cleared":
+            wrappers["discriminator"].zero_grad()
+    told = [line for line in log_lines if "gradients of another loss" in line]
+    names = {"joined": ["discriminator"], "not detached": ["generator"]}.get(way, [])
+    assert [line.split("'")[1] for line in told] == names
+    assert all("4 of its parameters" in line and "requires_grad_(False)" in line for line in told)
+
+
+@pytest.mark.parametrize("way", ["detached", "no_grad", "frozen"])
+def test_a_loss_without_a_gradient_says_where_to_look(way: str) -> None:
+    model = nn.Linear(2, 1).requires_grad_(way != "frozen")
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    with torch.set_grad_enabled(way != "no_grad"):
+        loss = model(torch.ones(1, 2)).mean()
+    with pytest.raises(
+        RuntimeError, match=rf"no gradient \({0 if way == 'frozen' else 2} of the optimizer's 2.*detach"
+    ):
+        wrapper.update_params(loss.detach() if way == "detached" else loss)

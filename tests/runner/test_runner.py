@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 import pytest
 import torch
 
 from lazyengine.checkpoint import CheckpointError, mark_latest_checkpoint, read_checkpoint, save_checkpoint
+from lazyengine.dataset import DataLoader
 from lazyengine.hooks import CheckpointHook, Hook
+from lazyengine.optim import OptimWrapper
 from lazyengine.runner import EpochBasedTrainLoop, LoadFrom, Runner
 
-from .toy import StopAt, ToyData, toy_runner
+from .toy import StopAt, ToyData, ToyModel, toy_runner
 
 
 class SaveAfterValidation(Hook):
@@ -296,3 +299,22 @@ def test_bad_arguments_of_loops_echo_the_value():
         EpochBasedTrainLoop([], 1)
     with pytest.raises(TypeError, match="use IterBasedTrainLoop"):
         EpochBasedTrainLoop(iter([1]), 1)
+
+
+@pytest.mark.parametrize(
+    ("held", "named"),
+    [
+        (("net.0", "net.1", "net.3"), ""),
+        (("net.3",), "; in no optimizer, and left as they are: net.0.weight, net.0.bias, net.1.weight, net.1.bias\n"),
+        (("net.0", "net.3"), "; in no optimizer, and left as they are: net.1.weight, net.1.bias\n"),
+    ],
+)
+def test_parameters_that_no_optimizer_holds_are_named_at_the_start(tmp_path, held, named):
+    model = ToyModel()
+    params = [parameter for name in held for parameter in model.get_submodule(name).parameters()]
+    loop, wrapper = EpochBasedTrainLoop(DataLoader(ToyData(), 4), 1), OptimWrapper(torch.optim.SGD(params, lr=0.1))
+    runner = Runner(model, train_loop=loop, optim_wrapper=wrapper, work_dir=str(tmp_path))
+    runner.train()
+    (log,) = tmp_path.glob("*/*.log")
+    (line,) = re.findall("\n  model  .*\n", log.read_text())
+    assert line.partition("frozen")[2] == (named or "\n")
