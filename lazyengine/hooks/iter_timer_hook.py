@@ -19,7 +19,7 @@ class IterTimerHook(Hook):
     window's mean is right. The ETA is the mean time of this start's training iterations times the iterations left, or
     that of the last batch times the batches left of an evaluation.
 
-    One training iteration of 17, later of 135, is timed by phase (data, forward, backward, optimizer step, hooks) and
+    One training iteration of 17, later of 137, is timed by phase (data, forward, backward, optimizer step, hooks) and
     stands for the others; what hooks spend on logging and saving is known. The final table has the phases, and the
     samples, tokens and, where the peak of the device is known, the MFU of all iterations.
 

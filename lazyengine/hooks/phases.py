@@ -16,9 +16,9 @@ from ..dist import get_data_world_size
 from .devices import find_device
 
 EVERY = 17
-"""One iteration of so many is measured; the first only says how much a batch holds. Odd, as is
-`SELDOM`: of an accumulation of 2, 4 or 8 no place is always met, such as one without a step."""
-SELDOM = 8 * EVERY - 1
+"""One iteration of so many is measured; the first only says how much a batch holds. A prime, as is
+`SELDOM`: of an accumulation no place is always met, such as one without a step."""
+SELDOM = 137
 """The same, once it is known well: after as many iterations."""
 _CALLS = {"backward": "backward", "step": "step", "zero_grad": "step"}
 
