@@ -45,8 +45,10 @@ def wrap_message(message: str, columns: int, begin: int) -> str:
         if before + len(line) > columns:
             after = " " * (10 if number == 0 else len(line) - len(line.lstrip()) + 2)
             options: Any = {"break_long_words": False, "break_on_hyphens": False}
-            wrapped = textwrap.wrap(line, columns, initial_indent=" " * before, subsequent_indent=after, **options)
-            lines[number] = "\n".join(wrapped)[before:]
+            is_long = before > len(after) and before + len(line.partition(" ")[0]) > columns  # a path: in a line below
+            indent = after if is_long else " " * before
+            wrapped = textwrap.wrap(line, columns, initial_indent=indent, subsequent_indent=after, **options)
+            lines[number] = "\n".join(["", *wrapped]) if is_long else "\n".join(wrapped)[before:]
     return "\n".join(lines)
 
 

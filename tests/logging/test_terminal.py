@@ -136,6 +136,7 @@ def test_a_message_is_broken_between_words_and_a_long_word_stays_whole():
     path = "/data/" + "x" * 40
     assert wrap_message("short", 20, 10) == "short"
     assert wrap_message(f"saved in {path} now", 30, 10) == f"saved in\n          {path}\n          now"
+    assert wrap_message(f"{path} is new", 30, 20) == f"\n          {path}\n          is new"
     assert wrap_message("head\n  a b c d e", 8, 10) == "head\n  a b c\n    d e"
 
 
