@@ -57,14 +57,14 @@ def main(args: argparse.Namespace) -> object:
 
     names = ("objective", "direction", "trials", "sampler", "pruner", "seed")
     search = read_search(args.config, args.overrides, **{name: getattr(args, name) for name in names})
+    name = default_experiment_name(args.config)
+    folder = args.work_dir or os.path.join("work_dirs", name if name.endswith("sweep") else f"{name}_sweep")
     if args.dry_run:
         search.check()
-        trials = planned(search)
+        trials = planned(search, folder=folder, storage=args.storage)
         rows = [("trial", "changes"), *((f"{n:04d}", " ".join(each)) for n, each in enumerate(trials))]
         more = search.num_trials - len(trials)
         return table(rows, columns=columns_of(sys.stdout)) + (f"\n... and {more} more" if more else "")
-    name = default_experiment_name(args.config)
-    folder = args.work_dir or os.path.join("work_dirs", name if name.endswith("sweep") else f"{name}_sweep")
     launcher = launcher_of(args, folder, capacity=args.jobs, report=say)
     found = sweep(search, folder, launcher, storage=args.storage, num_ranks=args.ranks, report=say)
     trials = [{"folder": each.folder, **asdict(each)} for each in found.ranked()]

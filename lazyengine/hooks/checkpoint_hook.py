@@ -21,6 +21,8 @@ from .param_scheduler_hook import ParamSchedulerHook
 from .runtime_info_hook import RuntimeInfoHook
 from .sync_buffers_hook import SyncBuffersHook
 
+PREEMPTED = "preempted.pth"
+"""What a signal leaves; a start that goes on from it saves the end under its own name."""
 _WITHIN = "iter_{}.pth"
 now = time.monotonic
 
@@ -164,15 +166,20 @@ class CheckpointHook(Hook):
                 type(runner.train_dataloader).__name__,
             )
         self.spent_s = {"saving": 0.0}
-        self._saved_iter, self._saved_s = runner.iter or -1, now()
-        due = [[name for metric, name in self.best_names.items() if name == self._best_name(runner, metric)]]
+        left: list[Any] = [[], False]
+        due = [name for metric, name in self.best_names.items() if name == self._best_name(runner, metric)]
         if dist.is_main_process():
             folder = self.folder(runner)
             check_writable(folder, f"checkpoints could not be written to {folder}; set work_dir to a writable folder")
             self._prune(runner, None)
-            due[0] = [name for name in due[0] if not os.path.exists(os.path.join(folder, name))]
-        dist.broadcast_object_list(due)
-        for name in due[0]:  # a kill came between the best ones of a validation
+            latest = ckpt.or_none(ckpt.find_latest_checkpoint, folder) or ""
+            left = [
+                [n for n in due if not os.path.exists(os.path.join(folder, n))],
+                os.path.basename(latest) == PREEMPTED,
+            ]
+        dist.broadcast_object_list(left)
+        self._saved_iter, self._saved_s = -1 if left[1] else runner.iter or -1, now()
+        for name in left[0]:  # a kill came between the best ones of a validation
             self._write(runner, name, is_latest=False)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:

@@ -7,7 +7,7 @@ import functools
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -20,6 +20,7 @@ from ..dataset import OwnGenerators, merge_loader_states
 from ..errors import UsageError, UsageRuntimeError
 from ..fileio.remote import sha256_of
 from ..hooks import CheckpointHook
+from ..hooks.checkpoint_hook import PREEMPTED
 from ..model import external_tensors
 from ..optim import OptimWrapper, param_schedulers_state_dict, resume_param_schedulers
 from ..text import counted, listed
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 SEED_SCHEME = 2
 """How random streams are derived from the seed, see `Runner`; version 0.1 had scheme 1."""
-PREEMPTED = "preempted.pth"
-"""The checkpoint of a run that a signal stopped; gone as soon as the resumed run has saved a regular one."""
 _OWN = tuple(map(os.path.dirname, (os.path.dirname(os.path.abspath(__file__)), os.path.abspath(torch.__file__))))
 
 
@@ -259,6 +258,7 @@ class RunState:
                 "cfg": self._config_text,  # a reader's, which is never run
                 "experiment": self._experiment,
                 "data": self._recorder.data if self._recorder is not None else {},
+                "left_out": runner.folder.left_out,
             },
             "state_dict": self._weights(),
             "train_loop": loop,
@@ -602,6 +602,7 @@ class RunState:
         runner.message_hub.load_state_dict(checkpoint["message_hub"])
         for name in runner.hooks.load_state_dict(checkpoint.get("hooks", {})):
             runner.logger.warning("the checkpoint holds the state of a hook %r that is not there any more", name)
+        leave_out(runner, checkpoint["meta"].get("left_out", []), is_former=True)
         self._resume_position(checkpoint)
         self._resume_rank(checkpoint.get("ranks", []))
         self._resume_meta(checkpoint["meta"])
@@ -673,6 +674,35 @@ class RunState:
                 meta.get("seed"),
                 runner.seed,
             )
+
+
+def leave_out(runner: Runner, indices: Iterable[int], *, is_former: bool = False) -> None:
+    """Leave out training samples that cannot be read, besides those that are, and note them with the start.
+
+    Args:
+        runner: The runner.
+        indices: The samples.
+        is_former: Whether the run that this start goes on from did so; a loader that cannot is warned of, then.
+
+    Raises:
+        UsageRuntimeError: The loader cannot do so.
+    """
+    left_out = sorted({*runner.folder.left_out, *indices})
+    if left_out == runner.folder.left_out:
+        return
+    try:
+        if not hasattr(runner.train_dataloader, "leave_out"):
+            name = type(runner.train_dataloader).__name__
+            raise UsageRuntimeError(f"no sample can be left out of a {name}: set supervision.bad_sample='stop'.")
+        runner.train_dataloader.leave_out(left_out)
+    except UsageRuntimeError as error:
+        if not is_former:
+            raise
+        runner.logger.warning("the samples %s, which were left out before, are read again: %s", listed(left_out), error)
+        return
+    runner.folder.left_out = left_out
+    if is_former:
+        runner.logger.info("left out as before, their neighbours are read instead: samples %s", listed(left_out, 10))
 
 
 def _origin_of(path: str, meta: dict[str, Any]) -> dict[str, Any]:

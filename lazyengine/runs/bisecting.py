@@ -37,9 +37,9 @@ class Bisection:
     Attributes:
         iteration: The first iteration, counted from 0, in which something differs; None where nothing does. Of runs
             that are laid out otherwise, it is the number of the optimizer step.
-        kind: What differs first, one of `ORDER`; ``"records"`` where what was recorded differs, and the iterations
-            do not when they are made again.
-        name: Which of them, with the rank where there are several.
+        kind: What differs first, one of `ORDER`; ``"records"`` where what was recorded or saved differs, and the
+            iterations do not when they are made again.
+        name: Which of them, with the rank where there are several; of records, the first with both of its values.
         interval: The iterations that records and checkpoints left to be made again, from and before.
         num_replays: How often a part of each of the runs was made again.
         differences: What differs in their configs, code and environments.
@@ -112,7 +112,7 @@ def bisect(
 
 
 def _compare_iterations(runs: tuple[Run, Run], found: Bisection, whole: bool, report: Callable[[str], object]) -> None:
-    begin, end, is_parted = _interval(runs, whole)
+    begin, end, sign = _interval(runs, whole)
     found.interval = (begin, end)
     if begin >= end:
         return
@@ -124,10 +124,10 @@ def _compare_iterations(runs: tuple[Run, Run], found: Bisection, whole: bool, re
     is_short = end - begin <= _SHORT
     pairs = make(range(begin, end), is_short)
     parted = next((one.iteration for one, other in pairs if first_difference(one, other) is not None), None)
-    if parted is None and not is_parted:
+    if parted is None and not sign:
         return
     found.iteration = end - 1 if parted is None else parted
-    found.kind, found.name = "records", "differ, but not when both are made again here"
+    found.kind, found.name = "records", f"{sign}; when both are made again here, they do not differ"
     if parted is None:
         return
     hidden = max(map(accumulation_of, runs))  # so long, gradients alone may differ
@@ -192,8 +192,8 @@ def first_difference(one: Replay, other: Replay) -> tuple[str, str] | None:
     return min(found)[2:] if found else None
 
 
-def _interval(runs: tuple[Run, Run], whole: bool) -> tuple[int, int, bool]:
-    """Return the iterations among which two runs may part, from and before, and whether what was recorded says so."""
+def _interval(runs: tuple[Run, Run], whole: bool) -> tuple[int, int, str]:
+    """Return the iterations among which two runs may part, from and before, and what that was recorded says so."""
     start, last = max(origin_iter(chain_of(run)[0]) for run in runs), min(map(_last_of, runs))
     signs = [sign for sign in (_by_records(runs), _by_fingerprints(runs)) if sign is not None]
     saved = [{at: path for path, at in reversed(checkpoints_of(folders_of(run)))} for run in runs]
@@ -202,16 +202,16 @@ def _interval(runs: tuple[Run, Run], whole: bool) -> tuple[int, int, bool]:
         if signs and at >= min(signs)[0]:
             break
         if hash_of_state(saved[0][at]) != hash_of_state(saved[1][at]):
-            signs.append((at, at - 1))
+            signs.append((at, at - 1, f"the states of {saved[0][at]} and {saved[1][at]}"))
             break
         equal.append(at)
-    end, latest = min(signs, default=(last, last))
+    end, latest, sign = min(signs, default=(last, last, ""))
     begin = start if whole else max([at for at in equal if at <= latest], default=start)
-    return begin, max(end, begin + 1) if signs else end, bool(signs)
+    return begin, max(end, begin + 1) if signs else end, sign
 
 
-def _by_records(runs: tuple[Run, Run]) -> tuple[int, int] | None:
-    """Return before which iteration two runs part by their first records that differ, and before or in which at latest.
+def _by_records(runs: tuple[Run, Run]) -> tuple[int, int, str] | None:
+    """Return before which iteration two runs part by their records, before or in which at latest, and what differs.
 
     A mean tells of the iterations since the last equal one, and of no more than its window: what it shows may have
     faded when the next checkpoint was saved. All else tells of the state.
@@ -221,22 +221,25 @@ def _by_records(runs: tuple[Run, Run]) -> tuple[int, int] | None:
     for step, mode in sorted(by_position[0].keys() & by_position[1].keys()):
         one, other = (records[step, mode] for records in by_position)
         names = [name for name in one.keys() & other.keys() if name.rpartition("/")[2] not in MEASURED]
-        if any(not is_same(one[name], other[name]) for name in names):
-            return step, max(equal, step - window) if mode == "train" else step - 1
+        for name in names:
+            if not is_same(one[name], other[name]):
+                what = f"{mode}/{name.removeprefix(f'{mode}/')} at step {step}: {one[name]!r} | {other[name]!r}"
+                return step, max(equal, step - window) if mode == "train" else step - 1, what
         if mode == "train":
             equal = step
     return None
 
 
-def _by_fingerprints(runs: tuple[Run, Run]) -> tuple[int, int] | None:
+def _by_fingerprints(runs: tuple[Run, Run]) -> tuple[int, int, str] | None:
     """Return the same by what a `FingerprintHook` recorded."""
     mine, theirs = map(_fingerprints, runs)
     for key in sorted(mine.keys() & theirs.keys()):
         iteration = key[0]
         if mine[key]["weights"] != theirs[key]["weights"]:
-            return iteration, iteration - 1
-        if any(mine[key][name] != theirs[key][name] for name in ("batch", "update")):
-            return iteration + 1, iteration
+            return iteration, iteration - 1, f"the fingerprint of the weights before iteration {iteration}"
+        for name in ("batch", "update"):
+            if mine[key][name] != theirs[key][name]:
+                return iteration + 1, iteration, f"the fingerprint of the {name} of iteration {iteration}"
     return None
 
 

@@ -14,7 +14,7 @@ with interpreter.paused():
     from ..checkpoint import list_checkpoints, summary_of
     from ..config import LazyConfig
     from ..runner import BaseTrainLoop, Runner
-    from ..runner.state import PREEMPTED
+    from ..runner.state import PREEMPTED, leave_out
     from .probing import Probe, look_up
 
 
@@ -40,9 +40,7 @@ def main() -> None:
     if args.stop is not None or args.keep is not None:
         stop_at(args.stop, args.keep)
     runner = Runner.from_cfg(cfg, resume=args.resume or False)
-    if args.leave_out is not None:
-        runner.train_dataloader.leave_out(args.leave_out)
-        runner.folder.left_out = args.leave_out
+    leave_out(runner, args.leave_out or ())
     if args.known_as is not None:
         runner.folder.run_id, _, start = args.known_as.partition("@")
         runner.folder.start = int(start) - 1  # the next one begins here

@@ -49,6 +49,7 @@ def fork(
         RuntimeError: The state cannot be computed; says what is missing.
     """
     from ..runner import Runner
+    from ..runner.state import leave_out
 
     if os.path.lexists(work_dir):
         raise UsageValueError(f"{os.fspath(work_dir)} is there already; name a new folder.")
@@ -62,7 +63,9 @@ def fork(
     cfg: Any = LazyConfig.load(str(config))
     LazyConfig.apply_overrides(cfg, list(overrides))
     set_argument(cfg.runner, "work_dir", os.fspath(work_dir), source="fork")
-    return Runner.from_cfg(cfg, resume=path)
+    runner = Runner.from_cfg(cfg, resume=path)
+    leave_out(runner, chain[-1].about.get("left_out", ()), is_former=True)
+    return runner
 
 
 def prepare_fork(run: Run, iteration: int | None = None, *, report: Callable[[str], object] = lambda line: None) -> str:

@@ -331,7 +331,8 @@ def _samples_of(loader: Any, epoch: int, batch: int) -> dict[str, Any]:
     loader._set_epoch_of_order(former)
     if key is None:
         return {"unknown": f"epoch {epoch} has no batch {batch}"}
-    indices = key[-1] if isinstance(key[-1], list) else [key[-1]]
+    instead = loader._reader.instead
+    indices = [instead.get(i, i) if instead else i for i in (key[-1] if isinstance(key[-1], list) else [key[-1]])]
     shown = indices[:_SHOWN_SAMPLES]
     return {"indices": [_plain_index(each) for each in shown], "from": [source_of(loader.dataset, i) for i in shown]}
 

@@ -79,6 +79,8 @@ def query(root: str | os.PathLike[str], sql: str, *, engine: str | None = None) 
         raise UsageValueError(f"engine={engine!r}: expected {' or '.join(map(repr, ENGINES))}.")
     if engine is None:
         engine = "duckdb" if find_spec("duckdb") is not None else "sqlite"
+    if changing := re.match(r"\s*(?:delete|insert|update|drop|alter|truncate|create)\b", sql, re.IGNORECASE):
+        raise UsageValueError(f"{sql!r}: {changing[0].strip()} changes nothing in a run; write a statement that reads.")
     index = Index(root)
     try:
         outlines = index.read()

@@ -88,8 +88,8 @@ class Replay:
         return "\n".join(lines)
 
     def _comparison(self) -> list[str]:
-        if self.step is None:
-            return ["recorded: not recorded"]
+        if not self.compared:
+            return ["recorded: " + ("not recorded" if self.step is None else f"nothing but times at step {self.step}")]
         window = f", means over the {self.window} iterations up to it" if self.window > 1 else ""
         rows = [
             (name, f"{was!r} recorded", "equal" if equal else f"differs: {short(now, 40)} now")

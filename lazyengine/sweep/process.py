@@ -16,11 +16,12 @@ from .. import dist
 from ..config import LazyConfig, arguments_of, set_argument
 from ..config.grammar import parse_path
 from ..config.graph import follow
-from ..errors import UsageError, UsageRuntimeError, UsageValueError
+from ..errors import UsageError, UsageValueError
 from ..evaluator import score_of
 from ..fileio import atomic_write
 from ..hooks import Hook, Priority
 from ..runner import Runner
+from ..runner.state import leave_out
 from .faults import fault_of
 from .job import Job
 from .search import overrides_of
@@ -139,12 +140,7 @@ def build(job: Job, beat: BeatHook) -> Runner:
     runner.register_hook(beat)
     if job.pruning is not None:
         runner.register_hook(PruningHook(job))
-    if job.skipped:
-        if not hasattr(runner.train_dataloader, "leave_out"):
-            name = type(runner.train_dataloader).__name__
-            raise UsageRuntimeError(f"no sample can be left out of a {name}: set supervision.bad_sample='stop'.")
-        runner.train_dataloader.leave_out(job.skipped)
-        runner.folder.left_out = job.skipped
+    leave_out(runner, job.skipped)
     return runner
 
 

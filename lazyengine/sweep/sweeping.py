@@ -98,8 +98,7 @@ def sweep(
     """
     cfg = search.check()
     policy = supervision_of(cfg)
-    if os.path.isfile(os.path.join(folder, RUN_FILE)):
-        raise UsageValueError(f"{folder} is the folder of a run: name another one for the sweep by --work-dir.")
+    _refuse_run(folder)
     os.makedirs(folder, exist_ok=True)
     lock = FolderLock(folder)
     lock.acquire()
@@ -334,7 +333,12 @@ def supervision_of(cfg: Any) -> dict[str, Any]:
     return dict(vars(policy))
 
 
-def _check_same(search: Search, folder: str, study: Study) -> None:
+def _refuse_run(folder: str) -> None:
+    if folder and os.path.isfile(os.path.join(folder, RUN_FILE)):
+        raise UsageValueError(f"{folder} is the folder of a run: name another one for the sweep by --work-dir.")
+
+
+def _check_same(search: Search, folder: str, study: Study, writes: bool = True) -> None:
     """Write down what the folder's search is, or see that it is this one.
 
     Another objective of the same direction is accepted as long as no trial has a value, so that a wrong name can be
@@ -354,8 +358,9 @@ def _check_same(search: Search, folder: str, study: Study) -> None:
         if changed != ["objective"] or any(trial.value is not None for trial in study.trials()):
             lines = "; ".join(f"{name} was {was.get(name)}, is {now[name]}" for name in changed)
             raise UsageValueError(f"{folder} has another search: {lines}. Name a new folder by --work-dir.")
-    with atomic_write(path, "w", encoding="utf-8") as file:
-        json.dump(now, file, indent=1)
+    if writes:
+        with atomic_write(path, "w", encoding="utf-8") as file:
+            json.dump(now, file, indent=1)
 
 
 def _changes_since(search: Search, folder: str, study: Study) -> str:
@@ -385,11 +390,17 @@ def _changes_since(search: Search, folder: str, study: Study) -> str:
     )
 
 
-def planned(search: Search, limit: int = 20) -> list[list[str]]:
+def planned(search: Search, limit: int = 20, folder: str = "", storage: str | None = None) -> list[list[str]]:
     """Return the overrides of the first trials of a search, as a sweep would run them, without running any.
 
     What a sampler draws of the results of earlier trials is drawn here as if there were none.
+
+    Raises:
+        UsageValueError: The folder, where one is named, has another search, or a run.
     """
+    _refuse_run(folder)
+    if os.path.isfile(os.path.join(folder, SWEEP_FILE)):
+        _check_same(search, folder, Study(folder, search, storage), writes=False)
     study = Study("", search, IN_MEMORY)
     found = []
     while len(found) < limit and (trial := study.next_trial()) is not None:

@@ -130,8 +130,9 @@ class Visualizer(Canvas, ManagerMixin):
 
         Adding more is still possible.
         """
-        for writer in (*self._active(), *self._files.values()):
-            writer.close()
+        with contextlib.ExitStack() as stack:  # also where one of them raises
+            for writer in reversed((*self._active(), *self._files.values())):
+                stack.callback(writer.close)
         self._is_started = False
         super().close()
 

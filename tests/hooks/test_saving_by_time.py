@@ -60,6 +60,25 @@ def test_by_iteration_it_is_a_save_like_the_others(tmp_path, clock):
     assert names(tmp_path) == ["iter_10.pth", "iter_3.pth", "iter_6.pth", "iter_9.pth"]
 
 
+@pytest.mark.parametrize(("options", "last"), [({}, "epoch_2.pth"), ({"save_last": False}, "preempted.pth")])
+def test_a_run_that_is_stopped_at_its_very_end_ends_with_a_regular_checkpoint(tmp_path, options, last):
+    class AtEnd(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if runner.train_loop.position.iter == 10:
+                runner.folder.on_request("stop")
+
+    def made(**more):
+        checkpoint = CheckpointHook(interval=-1 if options else 1, **options)
+        return toy_runner(str(tmp_path), max_epochs=2, hooks={"checkpoint": checkpoint, "end": AtEnd()}, **more)
+
+    with pytest.raises(SystemExit):
+        made().train()
+    assert "preempted.pth" in names(tmp_path)
+    made(resume=True).train()
+    assert (tmp_path / "last_checkpoint").read_text().strip() == last
+    assert ("preempted.pth" in names(tmp_path)) == (last == "preempted.pth")
+
+
 def test_a_run_saves_and_exits_when_its_time_is_over_and_goes_on(tmp_path, clock):
     with pytest.raises(SystemExit) as stopped:
         toy_runner(str(tmp_path), max_epochs=2, hooks={"clock": clock}, stop_after="1m10s").train()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -244,6 +246,22 @@ def other(folder: Path, way: Callable[[Path], list[str]]) -> Path:
 def test_a_run_and_itself_are_equal(run, capsys):
     assert command.main([str(run), str(run)]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "equal"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "what"),
+    [("train", "loss", "train/loss"), ("train", "lr", "train/lr"), ("val", "error", "val/error")],
+)
+def test_a_record_that_differs_alone_is_named(run, tmp_path, kind, name, what):
+    shutil.copytree(run, tmp_path / "run")
+    (file,) = (tmp_path / "run").glob("*/metrics.jsonl")
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    (first, *_) = [each for each in records if each["mode"] == kind and each["step"] > 6]
+    was, first[name] = first[name], first[name] + 1
+    file.write_text("".join(json.dumps(each) + "\n" for each in records))
+    found = bisect(run, tmp_path / "run")
+    assert found.kind == "records"
+    assert found.name.startswith(f"{what} at step {first['step']}: {was!r} | {was + 1!r}; when both are made again")
 
 
 def test_a_flipped_bit_is_found(run, tmp_path, capsys):

@@ -85,6 +85,9 @@ def test_a_folder_without_runs_has_empty_views(tmp_path, engine):
         ("select iteration from runs", "Did you mean 'iterations'?"),
         ("select 1 from rums", "The views are runs, metrics and events."),
         ("selec", "'selec': "),
+        ("delete from runs where 'selec' = ''", "delete changes nothing in a run"),
+        ("DROP table runs -- selec", "DROP changes nothing in a run"),
+        ("update runs set iterations = 1", "update changes nothing in a run"),
         ("-- select", "'-- select' answers nothing; write a statement such as 'select run, state from runs'."),
     ],
 )

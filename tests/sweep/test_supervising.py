@@ -149,7 +149,12 @@ def test_a_bad_sample_is_named_and_left_out(lab):
     assert "equal: " in told
     assert [each.get("left_out") for each in starts(lab / "bad_rerun")] == [[3]]
     run("replay", "bad", "--iter", "4", cwd=lab)
-    run("replay", "bad", "--iter", "4", "--batch", cwd=lab)
+    listed = run("replay", "bad", "--iter", "0:5", "--batch", cwd=lab).replace(":", ",").split()
+    assert "3," not in listed
+    assert "4," in listed
+    for number, source in enumerate(("bad@2", "bad")):  # before the sample was read, and from the end
+        run("fork", source, "--work-dir", f"forked{number}", "train_loop.max_epochs=4", cwd=lab)
+        assert [each.get("left_out") for each in starts(lab / f"forked{number}")] == [[3]]
 
 
 @pytest.mark.suite

@@ -20,7 +20,7 @@ from lazyengine.errors import UsageError
 from lazyengine.runs import read_run
 from lazyengine.runs.verifying import hash_of_state
 from lazyengine.runs.watching import owner_of
-from lazyengine.sweep import LocalLauncher, Search, choice, grid, read_search, sweep
+from lazyengine.sweep import LocalLauncher, Search, choice, grid, planned, read_search, sweep
 
 from .lab import decisions, make_project, plan, rows, run, start, starts, wait_until
 
@@ -63,6 +63,10 @@ def test_the_same_command_runs_nothing_again(lab, config, undisturbed):
 
 def test_another_search_is_refused_in_the_folder(lab, config, undisturbed):
     search = read_search(config, ["optimizer.lr=grid(0.5)"], objective="val/error")
+    for folder in ("undisturbed", "undisturbed/0000"):
+        with pytest.raises(UsageError, match=r"has another search|is the folder of a run"):
+            planned(search, folder=str(lab / folder))
+    assert len(planned(search, folder=str(lab / "nowhere"))) == 1
     with pytest.raises(UsageError, match=r"has another search: space was .*grid\(0, 1\).* is .*grid\(0.5\)"):
         sweep(search, str(lab / "undisturbed"))
 

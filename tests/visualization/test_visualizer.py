@@ -317,3 +317,21 @@ def test_events_are_kept_while_they_cannot_be_written(tmp_path, capsys):
     backend.add_scalars({"loss": 0.5}, 3, "train", None, None)
     backend.close()
     assert [event.step for event in read_events(blocked).Scalars("train/loss")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_backend_that_fails_while_closing_leaves_the_others_closed(tmp_path, place):
+    closed = []
+
+    class Backend(VisBackend):
+        def close(self):
+            closed.append(self)
+            if self is backends[place]:
+                raise OSError("no network")
+
+    backends = [Backend() for _ in range(3)]
+    visualizer = Visualizer(vis_backends=backends, save_dir=tmp_path)
+    visualizer.start()
+    with pytest.raises(OSError, match="no network"):
+        visualizer.close()
+    assert closed == backends
