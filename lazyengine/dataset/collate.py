@@ -82,7 +82,9 @@ def _collate(batch: Sequence[Any], leaf: Callable[[Sequence[Any], str], Any], pa
         except TypeError:  # a sequence that cannot be built from its elements, such as range
             return columns
     if isinstance(first, Mapping):
-        keys = first if all(len(each) == len(first) for each in batch) else dict.fromkeys(key for s in batch for key in s)
+        keys = (
+            first if all(len(each) == len(first) for each in batch) else dict.fromkeys(key for s in batch for key in s)
+        )
         collated = {key: _collate(_values_of(batch, key, path), leaf, f"{path}[{key!r}]") for key in keys}
         try:
             return kind(collated) if kind is not dict else collated  # type: ignore[call-arg]
