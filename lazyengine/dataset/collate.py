@@ -113,6 +113,6 @@ def _values_of(batch: Sequence[Mapping[Any, Any]], key: Any, path: str) -> list[
     except KeyError:
         lacking = [i for i, sample in enumerate(batch) if key not in sample]
         raise RuntimeError(
-            f"sample 0 of the batch has {path}[{key!r}], but samples {lacking[:5]} have not; "
+            f"a sample of the batch has {path}[{key!r}], but samples {lacking[:5]} have not; "
             "all samples need the same keys"
         ) from None

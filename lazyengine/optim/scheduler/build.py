@@ -13,7 +13,7 @@ from ...config import Lazy, instantiate
 from ...errors import UsageTypeError, UsageValueError
 from ...logging import print_log
 from ...text import did_you_mean
-from .base import OptimizerLike, _ParamScheduler
+from .base import INF, OptimizerLike, _ParamScheduler
 
 SchedulerList: TypeAlias = list[_ParamScheduler]
 _OneOrMore: TypeAlias = _ParamScheduler | Lazy[_ParamScheduler] | Sequence[_ParamScheduler | Lazy[_ParamScheduler]]
@@ -114,7 +114,7 @@ class _Run:
         if end is None or scheduler.begin >= end:
             return
         numbers = {name: getattr(scheduler, name) for name in ("end", *scheduler._epoch_arguments) if name != "periods"}
-        late = {k: v for k, v in numbers.items() if v and end < (max(v) if isinstance(v, list) else v) < math.inf}
+        late = {k: v for k, v in numbers.items() if v and end < (max(v) if isinstance(v, list) else v) < INF}
         if late:
             what = ", ".join(f"{name}={value}" for name, value in late.items())
             unit = "epochs" if scheduler.by_epoch else "steps"
