@@ -63,7 +63,8 @@ def _stack(values: Sequence[Any], path: str) -> Any:
             + "; make them equal in the pipeline (resize, crop, pad), or pass collate_fn=pseudo_collate"
         ) from error
     except TypeError as error:
-        error.add_note(f"at {path or 'the samples'} of the batch; pass a collate_fn that knows {type(first).__name__}")
+        kinds = " beside ".join(dict.fromkeys(type(value).__name__ for value in values))
+        error.add_note(f"at {path or 'the samples'} of the batch; pass a collate_fn that knows {kinds}")
         raise
 
 
@@ -81,7 +82,10 @@ def _collate(batch: Sequence[Any], leaf: Callable[[Sequence[Any], str], Any], pa
         except TypeError:  # a sequence that cannot be built from its elements, such as range
             return columns
     if isinstance(first, Mapping):
-        collated = {key: _collate(_values_of(batch, key, path), leaf, f"{path}[{key!r}]") for key in first}
+        keys = (
+            first if all(len(each) == len(first) for each in batch) else dict.fromkeys(key for s in batch for key in s)
+        )
+        collated = {key: _collate(_values_of(batch, key, path), leaf, f"{path}[{key!r}]") for key in keys}
         try:
             return kind(collated) if kind is not dict else collated  # type: ignore[call-arg]
         except TypeError:  # a mapping that cannot be built from another, such as defaultdict
@@ -109,6 +113,6 @@ def _values_of(batch: Sequence[Mapping[Any, Any]], key: Any, path: str) -> list[
     except KeyError:
         lacking = [i for i, sample in enumerate(batch) if key not in sample]
         raise RuntimeError(
-            f"sample 0 of the batch has {path}[{key!r}], but samples {lacking[:5]} have not; "
+            f"a sample of the batch has {path}[{key!r}], but samples {lacking[:5]} have not; "
             "all samples need the same keys"
         ) from None

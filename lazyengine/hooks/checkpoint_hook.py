@@ -252,7 +252,8 @@ class CheckpointHook(Hook):
     def must_follow(self, other: Hook) -> bool:
         """Return whether `other` changes what is saved here."""
         changes = isinstance(other, RuntimeInfoHook | ParamSchedulerHook | SyncBuffersHook | EMAHook)
-        return changes or type(other).state_dict is not Hook.state_dict
+        has_state = type(other).state_dict is not Hook.state_dict
+        return changes or (has_state and not isinstance(other, CheckpointHook))
 
     def describe_interval(self) -> str:
         """Return the interval as text for the hook timeline."""

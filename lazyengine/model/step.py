@@ -168,6 +168,15 @@ def _log_dropped(model: str, why: str, names: tuple[str, ...]) -> None:
     _LOGGER.info("%s %s %s: left out", model, why, listed(names))
 
 
+@functools.cache
+def _warn_of_constants(names: tuple[str, ...]) -> None:
+    _LOGGER.warning(
+        "%s of the losses came without a gradient: what is constant counts in the total and trains nothing. Look for "
+        "detach(), or name what is only shown without 'loss'",
+        listed(names),
+    )
+
+
 def parse_losses(losses: Any) -> tuple[Any, dict[str, Any]]:
     """Add up the losses of a model and prepare what is logged.
 
@@ -223,6 +232,11 @@ def parse_losses(losses: Any) -> tuple[Any, dict[str, Any]]:
             f"no loss to go backward from: the model returned {sorted(entries)} · the total is the sum of the tensors "
             "whose key contains 'loss' · name at least one of them so"
         )
+    if len(parts) > 1 and torch.is_grad_enabled():
+        values = {name: value for name, value in entries.items() if "loss" in name and isinstance(value, Tensor)}
+        constant = tuple(name for name, value in values.items() if not value.requires_grad)
+        if constant and len(constant) < len(parts):
+            _warn_of_constants(constant)
     total: Any = parts[0] if len(parts) == 1 else add_up(parts)
     if "loss" in entries and len(parts) == 1:  # the entry is the total
         log_vars["loss"] = log_vars.pop("loss_part")

@@ -339,7 +339,7 @@ def _is_as_imported(module: ModuleType, path: str, content: bytes) -> bool:
         return False
     codes = set(_codes_in(code))
     defined = {const.co_name for const in code.co_consts if isinstance(const, CodeType) and const.co_name[0] != "<"}
-    if not defined <= vars(module).keys():
+    if module.__name__ != "__main__" and not defined <= vars(module).keys():  # which may not have run to its end
         return False
     values = vars(module).values()
     classes = (v for v in values if isinstance(v, type) and v.__module__ == module.__name__)

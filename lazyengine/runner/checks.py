@@ -8,7 +8,7 @@ from torch import nn
 
 from ..dataset import settle_generators
 from ..errors import UsageRuntimeError, UsageTypeError, UsageValueError
-from ..hooks import CheckpointHook
+from ..hooks import CheckpointHook, ParamSchedulerHook
 from ..model import unwrap
 from ..nesting import iter_leaves
 from ..text import listed
@@ -33,6 +33,15 @@ def check_training(runner: Runner) -> None:
         raise UsageValueError(
             f"param_schedulers: nothing steps {names}: no hook among {', '.join(runner.hooks.keys()) or 'none'} does. "
             "Add ParamSchedulerHook(), or set steps_schedulers = True on the class of the hook that does it."
+        )
+    stepping = [name for name, hook in runner.hooks.items() if isinstance(hook, ParamSchedulerHook)]
+    if schedulers and len(stepping) > 1:
+        raise UsageValueError(f"hooks: {listed(stepping)} each step all schedulers, {len(stepping)} times: keep one.")
+    accumulation = max(wrapper.accumulative_counts for wrapper in runner.optim_wrapper.named().values())
+    if accumulation > runner.train_loop.max_iters:
+        runner.logger.warning(
+            "accumulative_counts=%d, and training has %d iterations: the optimizer steps once, at the end",
+            *(accumulation, runner.train_loop.max_iters),
         )
     validates = runner.has("val_loop") and runner.train_loop.validates()
     if not validates and not any(hook.evaluates for hook in hooks):

@@ -617,6 +617,7 @@ class ValLoop:
         self.dataloader = dataloader
         self.precision = precision
         self.limit = limit
+        self._told = set[str]()  # the loaders of which it was said that they leave samples out
         loaders = loaders_of(dataloader)
         given = evaluator if isinstance(evaluator, Mapping) else {"": evaluator}
         if given.keys() != loaders.keys() or not loaders:
@@ -644,8 +645,10 @@ class ValLoop:
                 self.loader_name = name
                 done = self._run_loader(runner, loader, done)
                 values = self.evaluators[name].evaluate(_num_samples(loader))
-                prefix = f"{name}/" if name else ""
-                metrics.update({prefix + key: value for key, value in values.items()})
+                named = {f"{name}/{key}" if name else key: value for key, value in values.items()}
+                if taken := sorted(named.keys() & metrics.keys()):
+                    raise UsageValueError(f"{taken} of the loader {name!r} are another's too: rename it, or a prefix.")
+                metrics |= named
             if runner.is_training:
                 runner.train_loop.position.val_due = False  # what hooks save from here on has this validation behind it
             runner.call_point(f"after_{mode}_epoch", 0, metrics=metrics)
@@ -713,6 +716,12 @@ class ValLoop:
                 "part: a hook began a pass over the same torch DataLoader within this one, and its workers stay. Use "
                 "lazyengine.dataset.DataLoader, or persistent_workers=False."
             )
+        size = length_of(loader.sampler) if is_map and loader.drop_last and self.limit is None else None
+        if size and loader.batch_size and size % loader.batch_size and self.loader_name not in self._told:
+            self._told.add(self.loader_name)
+            text = "the %s loader%s leaves %d of %d samples out of the metrics: drop_last=True"
+            where = f" {self.loader_name!r}" if self.loader_name else ""
+            runner.logger.warning(text, self.mode, where, size % loader.batch_size, size)
         return done
 
     def run_iter(self, runner: Runner, batch_idx: int, data_batch: Any) -> None:

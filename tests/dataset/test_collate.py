@@ -55,3 +55,17 @@ def test_mappings_keep_their_class_where_they_can():
 def test_dtypes_are_those_of_torch():
     batch = default_collate([(1, 1.0, True), (2, 2.0, False)])
     assert [part.dtype for part in batch] == [torch.int64, torch.float64, torch.bool]
+
+
+def test_a_field_that_only_later_samples_have_is_named():
+    for collate in (default_collate, pseudo_collate):
+        with pytest.raises(RuntimeError, match=r"has \['k'\], but samples \[0\] have not"):
+            collate([{"x": 1}, {"x": 2, "k": 3}])
+    with pytest.raises(RuntimeError, match=r"\['a'\]\['z'\]"):
+        default_collate([{"a": {"y": 1}}, {"a": {"y": 1, "z": 1}}])
+
+
+def test_none_beside_tensors_is_named():
+    with pytest.raises(TypeError) as caught:
+        default_collate([{"m": torch.zeros(2)}, {"m": None}])
+    assert "['m'] of the batch; pass a collate_fn that knows Tensor beside NoneType" in caught.value.__notes__[0]

@@ -159,3 +159,8 @@ def test_an_error_of_a_function_set_on_a_hook_object_is_that_error(tmp_path):
     hook.after_train_iter = fails
     with pytest.raises(ZeroDivisionError, match="mine"):
         toy_runner(str(tmp_path), hooks={"own": hook}).train()
+
+
+def test_two_hooks_that_save_have_no_order():
+    (warning,) = HookSchedule({**default_hooks(), "best": type(default_hooks()["checkpoint"])()}).warnings()
+    assert warning == "CheckpointHook is there 2 times: checkpoint, best"

@@ -222,3 +222,15 @@ def test_a_model_without_a_forward_or_with_a_wrong_preprocessor_is_refused_when_
 
 def test_the_preprocessor_is_visible_in_the_printed_model():
     assert "(data_preprocessor): BaseDataPreprocessor(device=cpu" in repr(Model())
+
+
+def test_a_part_of_the_loss_without_a_gradient_is_named(caplog):
+    x = torch.ones(2, requires_grad=True)
+    for _ in range(2):
+        parse_losses({"loss_fit": x.sum(), "loss_shown": x.detach().sum(), "acc": x.detach().mean()})
+    assert caplog.text.count("loss_shown of the losses came without a gradient") == 1
+    parse_losses({"loss_fit": x.sum(), "loss_other": x.mean()})
+    with torch.no_grad():
+        parse_losses({"loss_fit": x.sum(), "loss_none": x.sum()})
+    assert "loss_none" not in caplog.text
+    assert "loss_other" not in caplog.text

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from lazyengine.dataset import DataLoader
 from lazyengine.errors import UsageError
 from lazyengine.hooks import CheckpointHook, EarlyStoppingHook, Hook, ParamSchedulerHook
-from lazyengine.optim import LinearLR, OptimWrapperDict, ReduceOnPlateauLR
+from lazyengine.optim import CosineAnnealingLR, LinearLR, MultiStepLR, OptimWrapperDict, ReduceOnPlateauLR
+from lazyengine.runner import ValLoop
 
-from ..runner.toy import toy_runner
+from ..runner.toy import MeanError, ToyData, toy_runner
 
 LOOPS = [pytest.param({}, id="epoch"), pytest.param({"max_iters": 10, "val_interval": 5}, id="iteration")]
 
@@ -113,3 +115,65 @@ def test_the_automatic_best_is_one_line_and_a_run_that_saves_nothing_is_warned_o
     runner = with_hooks(other, {"step": ParamSchedulerHook()}, max_epochs=1)
     runner.train()
     assert "no hook saves a checkpoint" in next(other.glob("*/*.log")).read_text()
+
+
+@pytest.mark.seam(2, "epoch", "iteration", "single")
+@pytest.mark.parametrize("loop", LOOPS)
+def test_schedules_that_two_hooks_step_are_refused(tmp_path, loop):
+    runner = with_hooks(tmp_path, {"first": ParamSchedulerHook(), "second": ParamSchedulerHook()}, **loop)
+    with pytest.raises(UsageError, match="first, second each step all schedulers, 2 times"):
+        runner.train()
+    runner = with_hooks(tmp_path / "none", {"first": ParamSchedulerHook(), "second": ParamSchedulerHook()}, **loop)
+    runner._parts["param_schedulers"] = None
+    runner.train()
+
+
+def log_of(runner):
+    with open(runner.folder.log_file) as file:
+        return file.read()
+
+
+@pytest.mark.seam(2, "epoch", "single")
+def test_an_accumulation_beyond_the_run_is_said(tmp_path):
+    for counts, is_said in ((3, False), (5, False), (6, True)):
+        runner = toy_runner(str(tmp_path / str(counts)), max_epochs=1, accumulative_counts=counts)
+        runner.train()
+        assert ("the optimizer steps once, at the end" in log_of(runner)) == is_said
+
+
+@pytest.mark.seam(2, "epoch", "single")
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda o: CosineAnnealingLR(o, T_max=500, by_epoch=False), "after 5 steps: T_max=500"),
+        (lambda o: MultiStepLR(o, milestones=[1, 80]), "after 1 epochs: milestones=[1, 80]"),
+        (lambda o: LinearLR(o, end=500), "after 1 epochs: end=500"),
+        (lambda o: CosineAnnealingLR(o, T_max=5, begin=2, by_epoch=False), ""),
+        (lambda o: LinearLR(o, end=5, by_epoch=False), ""),
+    ],
+)
+def test_a_schedule_that_the_run_cuts_off_is_said(tmp_path, make, said):
+    runner = toy_runner(str(tmp_path), max_epochs=1)
+    runner._parts["param_schedulers"] = [make(runner.optim_wrapper.optimizer)]
+    runner.train()
+    text = log_of(runner)
+    assert said in text
+    assert ("has not come to its end" in text) == bool(said)
+
+
+@pytest.mark.seam(2, "epoch", "single")
+def test_samples_that_a_validation_leaves_out_are_said_once(tmp_path):
+    for n, is_said in ((10, 1), (8, 0)):
+        runner = toy_runner(str(tmp_path / str(n)), max_epochs=2)
+        runner._parts["val_loop"] = ValLoop(DataLoader(ToyData(n), 4, drop_last=True), MeanError())
+        runner.train()
+        assert log_of(runner).count("the val loader leaves 2 of 10 samples out of the metrics") == is_said
+
+
+@pytest.mark.seam(2, "single")
+def test_metrics_of_two_loaders_by_one_name_are_refused(tmp_path):
+    runner = toy_runner(str(tmp_path))
+    loaders = {name: DataLoader(ToyData(8), 4) for name in ("a", "a/b")}
+    runner._parts["val_loop"] = ValLoop(loaders, {"a": MeanError(prefix="b"), "a/b": MeanError()})
+    with pytest.raises(UsageError, match=r"\['a/b/error'\] of the loader 'a/b'"):
+        runner.val()

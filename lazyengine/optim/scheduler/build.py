@@ -13,7 +13,7 @@ from ...config import Lazy, instantiate
 from ...errors import UsageTypeError, UsageValueError
 from ...logging import print_log
 from ...text import did_you_mean
-from .base import OptimizerLike, _ParamScheduler
+from .base import INF, OptimizerLike, _ParamScheduler
 
 SchedulerList: TypeAlias = list[_ParamScheduler]
 _OneOrMore: TypeAlias = _ParamScheduler | Lazy[_ParamScheduler] | Sequence[_ParamScheduler | Lazy[_ParamScheduler]]
@@ -86,7 +86,8 @@ class _Run:
             if hasattr(recipe, "step"):
                 raise UsageTypeError(_refusal("param_schedulers", type(recipe)))
             if not hasattr(recipe, "arguments"):
-                raise UsageTypeError(f"param_schedulers: expected a recipe or a scheduler, got {recipe!r}")
+                advice = "nodes are built with a whole config, instantiate(L(Runner)(...)); by hand, give schedulers"
+                raise UsageTypeError(f"param_schedulers: expected a recipe or a scheduler, got {recipe!r} · {advice}")
             path = getattr(recipe, "path", "param_schedulers")
             try:
                 filled = self._fill(recipe.target, recipe.arguments, optimizer)
@@ -103,7 +104,22 @@ class _Run:
             raise UsageValueError(f"{name} schedules an optimizer that is not this run's · leave its optimizer out")
         if scheduler is recipe and scheduler.by_epoch and self.max_epochs is None and not scheduler.need_val_args:
             raise self._refuse_epochs(type(scheduler))
+        self._warn_if_cut_off(scheduler, optimizer)
         return scheduler
+
+    def _warn_if_cut_off(self, scheduler: _ParamScheduler, optimizer: OptimizerLike) -> None:
+        """Log which numbers of a curve lie beyond the end of the run."""
+        steps_per_iter = 1.0 if getattr(scheduler, "count_iters", False) else 1.0 / accumulative_counts(optimizer)
+        end = None if scheduler.need_val_args else self._end(scheduler, scheduler.by_epoch, False, steps_per_iter)
+        if end is None or scheduler.begin >= end:
+            return
+        numbers = {name: getattr(scheduler, name) for name in ("end", *scheduler._epoch_arguments) if name != "periods"}
+        late = {k: v for k, v in numbers.items() if v and end < (max(v) if isinstance(v, list) else v) < INF}
+        if late:
+            what = ", ".join(f"{name}={value}" for name, value in late.items())
+            unit = "epochs" if scheduler.by_epoch else "steps"
+            text = f"{type(scheduler).__name__} has not come to its end when the run ends after {end} {unit}: {what}"
+            print_log(text, "current", logging.WARNING)
 
     def _fill(self, target: Any, given: Mapping[Any, Any], optimizer: OptimizerLike) -> dict[str, Any]:
         if fills_in := getattr(target, "fills_in", ()):
