@@ -141,8 +141,8 @@ class BaseTrainLoop:
         max_iters: Iterations to train.
         epoch_length: Batches of one pass over the loader; None where it does not end.
         position: Where training stands.
-        stop_training: Set it to True to end training at the next boundary, as `EarlyStoppingHook` does. Of several ranks
-            one is enough, at the end of an epoch or of a validation; between two iterations each has to.
+        stop_training: Set it to True to end training at the next boundary, as `EarlyStoppingHook` does. Of several
+            ranks one is enough at the end of an epoch or of a validation; between two iterations each has to.
     """
 
     max_epochs: Any
