@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from .. import _torch
 from ..checkpoint import shard_optimizer_state
 from ..dist import get_world_size
-from ..errors import UsageTypeError
+from ..errors import UsageRuntimeError, UsageTypeError
 from ..logging import print_log
 from ..model import Weighted
 from ..text import listed
@@ -128,6 +128,7 @@ class OptimWrapper:
         self.inner_count = self._first_count = self._num_accumulated = 0
         self._has_loaded_count = self._is_cleared = False
         self._at_begin: tuple[int, bool] | None = None  # the counts before the backward passes of this iteration
+        self._is_cut = False  # a backward pass did not end, or FSDP2 holds gradients of an accumulation that did not
         self._divisor = 1
         self._max_counts = self._remainder_counts = -1
 
@@ -229,6 +230,7 @@ class OptimWrapper:
             loss = self.loss_scaler.scale(loss)
         self._note_begin()
         loss.backward(**kwargs)
+        self._is_cut = False
         self.inner_count += 1
         self._num_accumulated += 1
 
@@ -312,6 +314,7 @@ class OptimWrapper:
         if self._at_begin is None:
             return
         (count, is_within), self._at_begin = self._at_begin, None
+        self._is_cut |= self._num_accumulated > 0 and hasattr(self._model, "set_requires_gradient_sync")
         self._discard()
         self.inner_count = count
         if is_within:
@@ -350,6 +353,7 @@ class OptimWrapper:
         if gradients:
             self.step()
         else:
+            self._is_cut = True
             _warn("The last accumulation is incomplete and left out: FSDP2 has not reduced its gradients yet")
         self.zero_grad()
         self._first_count = self.inner_count
@@ -363,7 +367,15 @@ class OptimWrapper:
 
         Args:
             model: What is called in the forward pass: the model, or DDP around it.
+
+        Raises:
+            UsageRuntimeError: With several ranks, behind a backward pass that an exception has ended.
         """
+        if self._is_cut and get_world_size() > 1:
+            raise UsageRuntimeError(
+                "gradients of an iteration before this one, which an exception or an early stop has ended, are still "
+                f"within {type(model).__name__} and would be added to the next: start the ranks again, and resume"
+            )
         if self._guard.policy == "skip" and (self._model is None or not self._is_driven):
             self._keep_buffers(model)
         if self.accumulative_counts == 1:
@@ -601,6 +613,7 @@ class OptimWrapper:
 
     def _note_begin(self) -> None:
         """Note, before the first backward pass of an iteration, what `abandon_iteration` goes back to."""
+        self._is_cut = True
         if self._at_begin is None:
             self._at_begin = self.inner_count, self._num_accumulated > 0
         if self._shares_with and self._is_cleared and not self._num_accumulated and (others := self._gradients()):

@@ -89,6 +89,7 @@ class SAMOptimWrapper(OptimWrapper):
         """Move the weights along the gradient of ``loss`` and return them as they were."""
         self._note_begin()
         (loss.sum.sum() if isinstance(loss, Weighted) else loss).backward()
+        self._is_cut = False
         gradients = self._gradients()
         before = [(p, p.detach().clone()) for p in self._parameters() if p.grad is not None]
         scale = self.rho / (total_norm(gradients) + 1e-12)

@@ -141,7 +141,8 @@ class BaseTrainLoop:
         max_iters: Iterations to train.
         epoch_length: Batches of one pass over the loader; None where it does not end.
         position: Where training stands.
-        stop_training: Set it to True to end training at the next boundary, as `EarlyStoppingHook` does.
+        stop_training: Set it to True to end training at the next boundary, as `EarlyStoppingHook` does. Of several
+            ranks one is enough at the end of an epoch or of a validation; between two iterations each has to.
     """
 
     max_epochs: Any
@@ -221,6 +222,12 @@ class BaseTrainLoop:
                 runner.is_own_validation = True
                 runner.val_loop.run(runner)
             self.position.val_due = False
+            self._agree_to_stop()
+
+    def _agree_to_stop(self) -> None:
+        """Let what one rank's hook says of `stop_training` hold for all. Collective: every rank must call."""
+        if dist.get_world_size() > 1:
+            self.stop_training = any(says for (says,) in exchange_numbers([int(self.stop_training)]))
 
     # ------------------------------------------------------------------ one iteration, one pass
     def run_iter(self, runner: Runner, batch_idx: int, data_batch: Any) -> None:
@@ -482,6 +489,7 @@ class EpochBasedTrainLoop(BaseTrainLoop):
         position.val_due = runner.has("val_loop") and self.is_val_due(position.epoch, self.max_epochs)
         runner.call_point("after_train_epoch", position.epoch)
         position.settle()
+        self._agree_to_stop()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a position; with another length of an epoch, at the same fraction of it."""

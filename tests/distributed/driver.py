@@ -33,6 +33,7 @@ from lazyengine.runner.sharing import check_sampler_is_distributed
 from tests.distributed.experiment import (
     SEVERAL_THINGS,
     MetaNet,
+    Net,
     NormNet,
     Points,
     assert_close,
@@ -349,7 +350,76 @@ def what_cannot_be_right_is_refused(folder: Path, alone: dict[str, Any]) -> None
     assert f"on rank {dist.get_rank()} of 2" in caught.value.__notes__
 
 
+class StopOnOneRank(Hook):
+    """Sets `stop_training` on rank 1 alone, at a point."""
+
+    def __init__(self, point: str) -> None:
+        setattr(self, point, self._stop)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None): ...
+
+    def after_train_epoch(self, runner): ...
+
+    def after_val_epoch(self, runner, metrics=None): ...
+
+    def _stop(self, runner: Any, **_: Any) -> None:
+        runner.train_loop.stop_training |= dist.get_rank() == 1
+
+
+def one_rank_that_stops_stops_all(folder: Path, alone: dict[str, Any]) -> None:
+    """At the end of the epoch, or of the validation."""
+    for point in ("after_train_iter", "after_train_epoch", "after_val_epoch"):
+        runner = experiment(folder / f"stop_{point}", hooks={"stop": StopOnOneRank(point)})
+        runner.train()
+        assert runner.iter == 6, point
+
+
+class Fails(Net):
+    """Its eighth training step raises: in the backward pass, or behind the update."""
+
+    num_calls, place = 0, "backward"
+
+    def train_step(self, data, optim_wrapper):
+        with optim_wrapper.optim_context(self):
+            loss = self(**data, mode="loss")["loss"]
+        self.num_calls += 1
+        if self.num_calls == 8 and self.place == "backward":
+            loss.register_hook(self.fail)
+        optim_wrapper.update_params(loss)
+        if self.num_calls == 8:
+            self.fail()
+        return {"loss": loss.detach()}
+
+    def fail(self, *_: Any) -> None:
+        raise InterruptedError("failed")
+
+
+def gradients_of_a_cut_iteration_are_refused(folder: Path, alone: dict[str, Any]) -> None:
+    """What DDP or FSDP2 holds of it would come into the next step; behind a whole update training goes on."""
+    fsdp = ModelSetup(wrapper=FSDP2(modules=["net.*"]))
+    for name, setup, place, counts in [
+        ("cut_ddp", None, "backward", 1),
+        ("cut_fsdp", fsdp, "backward", 1),
+        ("waiting_fsdp", fsdp, "behind", 3),
+        ("whole_ddp", None, "behind", 1),
+        ("whole_fsdp", fsdp, "behind", 1),
+    ]:
+        options = {"accumulative_counts": counts}
+        runner = experiment(folder / name, net=Fails, setup=setup, wrapper_options=options)
+        runner.model.place = place
+        with pytest.raises(InterruptedError):
+            runner.train()
+        if name.startswith("whole"):
+            runner.train()
+            assert runner.iter == 18, name
+            continue
+        with pytest.raises(RuntimeError, match="start the ranks again, and resume"):
+            runner.train()
+
+
 CHECKS = [
+    one_rank_that_stops_stops_all,
+    gradients_of_a_cut_iteration_are_refused,
     as_one_process,
     resumed_after_a_kill,
     several_things_at_once,

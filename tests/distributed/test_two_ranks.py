@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert killed.returncode == 1, killed.stderr[-3000:]
     assert "SIGKILL" in killed.stderr
     assert (folder / "killed" / "last_checkpoint").read_text().strip().endswith("iter_8.pth")
-    done = torchrun(str(DRIVER), "checks", str(folder), num_steps=14)
+    done = torchrun(str(DRIVER), "checks", str(folder), num_steps=16)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return folder
 
@@ -62,7 +62,7 @@ def test_every_check_of_the_two_ranks(folder):
         results = json.loads((folder / f"results{rank}.json").read_text())
         failed = {name: text for name, text in results.items() if text != "ok"}
         assert not failed, f"rank {rank}: " + "\n".join(f"{name}: {text}" for name, text in failed.items())
-        assert len(results) == 14
+        assert len(results) == 16
 
 
 @pytest.mark.parametrize(("begun_by", "name", "done"), [("ddp", "epoch_1.pth", 6), ("fsdp2", "iter_8.pth", 8)])
