@@ -105,9 +105,8 @@ class Plan:
                 is_unlimited |= by_time and not hook.by_epoch and hook.max_keep_ckpts < 0
         constant, each = _FILE_BYTES
         size = self.cost.checkpoint_bytes + constant + each * len(self.cost.weights) * 3
-        number = (
-            kept + best + published + (saved > kept or by_time > 0)
-        )  # what a new one replaces goes when that is whole
+        is_replaced = saved > kept or by_time  # what a new one replaces goes when that is whole
+        number = kept + best + published + is_replaced
         counts = {"saved": saved, "kept": kept, "best": best, "published": published, "by_time": by_time}
         return {"bytes": size, **counts, "disk_bytes": number * size, "is_unlimited": is_unlimited}
 

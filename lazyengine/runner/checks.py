@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ..checkpoint import is_sharded_tensor
 from ..dataset import settle_generators
 from ..errors import UsageRuntimeError, UsageTypeError, UsageValueError
 from ..hooks import CheckpointHook, ParamSchedulerHook
@@ -146,10 +147,12 @@ def check_parameters(runner: Runner) -> None:
     groups = [group for wrapper in runner.optim_wrapper.named().values() for group in wrapper.param_groups]
     foreign = sum(id(p) not in own for group in groups for p in group["params"])
     if foreign:
+        split = any(map(is_sharded_tensor, runner.model.parameters()))  # into others, which it knows from then on
         raise UsageRuntimeError(
             f"{foreign} of the optimizer's parameters are not the model's: it was built over a second model. In a "
             "config, let the optimizer refer to the very node that the runner has (params=L(param_groups)(model="
-            "model)); by hand, build the optimizer over the model object that you pass."
+            "model)); by hand, build the optimizer over the model object that you pass"
+            + ("; over one that FSDP2 splits, only nodes can: instantiate(L(Runner)(...))." if split else ".")
         )
 
 

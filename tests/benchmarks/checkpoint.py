@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from .ddp import TWO_RANKS
 from .table import Options, Row, Sample, Samples, in_process, rows_over, take_turns
 
 WIDTH = 2048  # of the layers: 16 MB of weights each, 48 MB with the state of AdamW
@@ -19,10 +20,13 @@ def run(options: Options) -> list[Row]:
     """Return the rows of a checkpoint of 576 MB (192 MB with --quick)."""
     mb = options.checkpoint_mb or (192 if options.quick else 576)
     found = in_process("checkpoint:measure", mb=mb, rounds=options.rounds, peers=options.find_peers(["mmengine"]))
+    with tempfile.TemporaryDirectory() as folder:  # that both ranks know
+        split = in_process("checkpoint:measure_split", TWO_RANKS, mb=mb, rounds=options.rounds, folder=folder)
     ms: dict[str, Any] = {"unit": "ms", "scale": 1e3}
     work = f"checkpoint {mb} MB: "
     return [
         *rows_over("copy into kept memory", found["blocked"], work + "loop stands", {OURS: "<= 1.15"}, **ms),
+        *rows_over("copy into kept memory", split, work + "split over 2 ranks, loop stands", {OURS: "<= 1.2"}, **ms),
         *rows_over("write + fsync", found["whole"], work + "whole save", {"lazyengine": "<= 1.5"}, **ms),
         *rows_over("nothing written", found["beside"], work + "iteration meanwhile", {OURS: "<= 1.15"}),
     ]
@@ -85,6 +89,63 @@ def measure(mb: int, rounds: int, peers: list[str]) -> dict[str, Samples]:
         step = _small_step()
         saves = {"nothing written": None, OURS: in_background, "torch.save in a thread": in_thread}
         samples["beside"] = take_turns({n: lambda s=s: _time_steps(step, s) for n, s in saves.items()}, rounds)
+    return samples
+
+
+def measure_split(mb: int, rounds: int, folder: str) -> Samples:
+    """On each of two ranks: saves in the background of a model that FSDP2 splits, in a run; beside copies by hand."""
+    import torch
+    from torch import nn
+
+    from lazyengine.config import LazyCall as L
+    from lazyengine.config import instantiate
+    from lazyengine.dataset import DataLoader
+    from lazyengine.dist import init_dist
+    from lazyengine.hooks import Hook
+    from lazyengine.model import FSDP2, ModelSetup
+    from lazyengine.optim import OptimWrapper, param_groups
+    from lazyengine.runner import IterBasedTrainLoop, Runner
+
+    from .training import BATCH_SIZE, WithLoss
+
+    samples: Samples = {"copy into kept memory": [], OURS: []}
+    kept: list[torch.Tensor] = []
+
+    class Saves(Hook):
+        @torch.no_grad()
+        def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+            states = runner.optim_wrapper.optimizer.state.values()
+            tensors = [*runner.model.parameters(), *(v for each in states for v in each.values() if v.ndim)]
+            parts: list[torch.Tensor] = [tensor.to_local() for tensor in tensors]  # type: ignore[operator]
+            kept.extend(part.clone() for part in parts[len(kept) :])
+            torch.distributed.barrier()
+            begin = time.perf_counter()
+            for target, source in zip(kept, parts):
+                target.copy_(source)
+            copied = time.perf_counter() - begin
+            torch.distributed.barrier()
+            begin = time.perf_counter()
+            runner.save_checkpoint("last.pth", async_save=True)
+            stood = time.perf_counter() - begin
+            runner.wait_for_checkpoints()
+            if runner.iter:  # not the first, which takes the memory
+                samples["copy into kept memory"].append({"wall": copied})
+                samples[OURS].append({"wall": stood})
+
+    torch.set_num_threads(1)
+    init_dist("pytorch")
+    data = [(torch.randn(WIDTH), number % 10) for number in range(2 * BATCH_SIZE)]
+    layers = [L(nn.Linear)(WIDTH, WIDTH, bias=False) for _ in range(max(1, round(mb / 48)))]
+    model = L(WithLoss)(net=L(nn.Sequential)(*layers))
+    node = L(Runner)(
+        model=model,
+        train_loop=L(IterBasedTrainLoop)(dataloader=DataLoader(data, BATCH_SIZE), max_iters=rounds + 1),
+        optim_wrapper=L(OptimWrapper)(optimizer=L(torch.optim.AdamW)(params=L(param_groups)(model=model))),
+        model_setup=ModelSetup(wrapper=FSDP2("net")),
+        hooks=[Saves()],
+        work_dir=folder,
+    )
+    instantiate(node).train()
     return samples
 
 

@@ -28,6 +28,7 @@ from lazyengine.dataset import DataLoader, DefaultSampler
 from lazyengine.hooks import Hook, LoggerHook
 from lazyengine.logging import MessageHub
 from lazyengine.model import FSDP2, ModelSetup
+from lazyengine.optim import OptimWrapper
 from lazyengine.runner import EpochBasedTrainLoop
 from lazyengine.runner.sharing import check_sampler_is_distributed
 from tests.distributed.experiment import (
@@ -348,6 +349,10 @@ def what_cannot_be_right_is_refused(folder: Path, alone: dict[str, Any]) -> None
     with pytest.raises(ValueError, match=r"number of batches on each rank \(rank 0: 6, rank 1: 3\)") as caught:
         uneven.train()
     assert f"on rank {dist.get_rank()} of 2" in caught.value.__notes__
+    by_hand = experiment(folder / "by_hand", setup=ModelSetup(wrapper=FSDP2("net")))
+    by_hand.optim_wrapper = OptimWrapper(torch.optim.SGD(by_hand.model.parameters(), lr=0.1))
+    with pytest.raises(RuntimeError, match="over one that FSDP2 splits, only nodes can"):
+        by_hand.train()
 
 
 class StopOnOneRank(Hook):
