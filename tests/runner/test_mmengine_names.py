@@ -98,7 +98,7 @@ def test_schedulers_that_a_hook_gives_the_runner_are_stepped(tmp_path):
                 given = ConstantLR(optimizer, factor=0.5, begin=0, end=2, by_epoch=False)
                 runner.param_schedulers = [given]
 
-    runner = toy_runner(str(tmp_path), hooks={"gives": Gives(), "schedule": ParamSchedulerHook()})
+    runner = toy_runner(str(tmp_path), hooks={"gives": Gives(), "param_scheduler": ParamSchedulerHook()})
     runner.train()
     assert runner.param_schedulers[0].last_step >= 1
 
@@ -106,7 +106,7 @@ def test_schedulers_that_a_hook_gives_the_runner_are_stepped(tmp_path):
 def test_checkpoints_are_named_in_the_hub(tmp_path):
     out = tmp_path / "out"
     hook = CheckpointHook(interval=1, by_epoch=True, save_best="error", max_keep_ckpts=2, out_dir=str(out))
-    runner = toy_runner(str(tmp_path / "run"), hooks={"checkpoint": hook, "schedule": ParamSchedulerHook()})
+    runner = toy_runner(str(tmp_path / "run"), hooks={"checkpoint": hook, "param_scheduler": ParamSchedulerHook()})
     runner.train()
     hub, epochs = runner.message_hub, runner.max_epochs
     assert hub.get_info("last_ckpt") == str(out / "run" / f"epoch_{epochs}.pth")
@@ -155,7 +155,7 @@ def test_the_visualizer_knows_the_dataset(tmp_path, action):
 
 def test_published_files_lie_beside_their_checkpoints(tmp_path):
     hook = CheckpointHook(published_keys=["meta", "state_dict"], out_dir=str(tmp_path / "out"))
-    runner = toy_runner(str(tmp_path / "run"), hooks={"checkpoint": hook, "schedule": ParamSchedulerHook()})
+    runner = toy_runner(str(tmp_path / "run"), hooks={"checkpoint": hook, "param_scheduler": ParamSchedulerHook()})
     runner.train()
     names = sorted(path.name for path in (tmp_path / "out" / "run").glob("epoch_*.pth"))
     assert any("-" in name for name in names)

@@ -110,7 +110,8 @@ class _Run:
     def _warn_if_cut_off(self, scheduler: _ParamScheduler, optimizer: OptimizerLike) -> None:
         """Log which numbers of a curve lie beyond the end of the run."""
         steps_per_iter = 1.0 if getattr(scheduler, "count_iters", False) else 1.0 / accumulative_counts(optimizer)
-        end = None if scheduler.need_val_args else self._end(scheduler, scheduler.by_epoch, False, steps_per_iter)
+        is_open = scheduler.need_val_args or not hasattr(scheduler, "begin")  # as a scheduler of torch
+        end = None if is_open else self._end(scheduler, scheduler.by_epoch, False, steps_per_iter)
         if end is None or scheduler.begin >= end:
             return
         numbers = {name: getattr(scheduler, name) for name in ("end", *scheduler._epoch_arguments) if name != "periods"}
