@@ -55,7 +55,7 @@ class Cost:
         parameters_of: Numbers in the parameters of each module itself.
         checkpoint_bytes: Bytes of the tensors in a checkpoint.
         gradient_bytes: Bytes of the gradients of all trained parameters.
-        counted_in: ``"fake tensors"``, or why real steps had to be taken
+        counted_in: ``"fake tensors"``, or why real steps had to be taken.
         guesses: Where values were asked for that fake tensors do not have.
         later: What will change these numbers while training.
     """

@@ -82,9 +82,8 @@ def _collate(batch: Sequence[Any], leaf: Callable[[Sequence[Any], str], Any], pa
         except TypeError:  # a sequence that cannot be built from its elements, such as range
             return columns
     if isinstance(first, Mapping):
-        keys = (
-            first if all(len(each) == len(first) for each in batch) else dict.fromkeys(key for s in batch for key in s)
-        )
+        has_same = all(len(each) == len(first) for each in batch)
+        keys = first if has_same else dict.fromkeys(key for each in batch for key in each)
         collated = {key: _collate(_values_of(batch, key, path), leaf, f"{path}[{key!r}]") for key in keys}
         try:
             return kind(collated) if kind is not dict else collated  # type: ignore[call-arg]

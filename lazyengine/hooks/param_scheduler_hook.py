@@ -39,18 +39,18 @@ class ParamSchedulerHook(Hook):
         """Step by iteration, when the optimizer has stepped."""
         if runner.param_schedulers is not self._sorted:
             self._sort(runner)
-        for optim_wrapper, schedulers in self._by_iter:
-            stepped = optim_wrapper.stepped
-            for scheduler in schedulers:
-                if stepped or scheduler.count_iters:
-                    scheduler.step()
+        self._step_by_iter(is_iter=True)
 
     def after_train(self, runner: Runner) -> None:
         """Follow the step with the gradients that were left, where training was stopped within an accumulation."""
         self._sort(runner)
+        self._step_by_iter(is_iter=False)
+
+    def _step_by_iter(self, is_iter: bool) -> None:
         for optim_wrapper, schedulers in self._by_iter:
-            for scheduler in schedulers if optim_wrapper.stepped else ():
-                if not scheduler.count_iters:
+            stepped = optim_wrapper.stepped
+            for scheduler in schedulers:
+                if is_iter if scheduler.count_iters else stepped:
                     scheduler.step()
 
     def after_train_epoch(self, runner: Runner) -> None:

@@ -38,8 +38,7 @@ def check_training(runner: Runner) -> None:
     stepping = [name for name, hook in runner.hooks.items() if isinstance(hook, ParamSchedulerHook)]
     if schedulers and len(stepping) > 1:
         raise UsageValueError(f"hooks: {listed(stepping)} each step all schedulers, {len(stepping)} times: keep one.")
-    accumulation = max(wrapper.accumulative_counts for wrapper in runner.optim_wrapper.named().values())
-    if accumulation > runner.train_loop.max_iters:
+    if (accumulation := runner._state.accumulation()) > runner.train_loop.max_iters:
         runner.logger.warning(
             "accumulative_counts=%d, and training has %d iterations: the optimizer steps once, at the end",
             *(accumulation, runner.train_loop.max_iters),

@@ -615,9 +615,12 @@ class Runner:
         """
         hooks = self.hooks
         methods = hooks.points[point]
-        for name in list(methods)[list(methods).index(behind) + 1 :] if behind else methods:
+        if behind:
+            names = list(methods)
+            methods = {name: methods[name] for name in names[names.index(behind) + 1 :]}
+        for name, method in methods.items():
             try:
-                methods[name](self, **kwargs)
+                method(self, **kwargs)
             except BaseException as error:
                 if self.is_training:
                     self._cut_off = point, name, kwargs
