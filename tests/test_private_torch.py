@@ -1,7 +1,6 @@
 """The public ways beside torch's private parts do the same; see `lazyengine._torch`."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,12 +13,8 @@ from lazyengine.optim import AmpOptimWrapper, NonFiniteError, OptimWrapper, Opti
 
 
 @pytest.fixture(autouse=True)
-def own_hub(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = dict(MessageHub._instances)
-    MessageHub.get_instance(f"test {request.node.nodeid}")
-    yield
-    MessageHub._instances.clear()
-    MessageHub._instances.update(before)
+def own_hub(own_instances: None) -> None:
+    MessageHub.get_instance("test")
 
 
 def train(factory: Any, optimizer: Any, bad: tuple[int, ...], **options: Any) -> tuple[list[torch.Tensor], Any]:

@@ -9,6 +9,7 @@ import ast
 import io
 import tokenize
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,7 @@ def part_of(path: Path) -> str:
     return parts[0] if len(parts) > 1 else "(top)"
 
 
+@cache
 def sizes() -> Counter[str]:
     """Return the lines of code of each package."""
     counts: Counter[str] = Counter()

@@ -14,12 +14,6 @@ from lazyengine.visualization import LocalVisBackend, TensorboardVisBackend, Vis
 MANAGED = [MMLogger, MessageHub, Visualizer]
 
 
-@pytest.fixture(autouse=True)
-def own_instances(monkeypatch):
-    for cls in MANAGED:
-        monkeypatch.setattr(cls, "_instances", {})
-
-
 @pytest.mark.parametrize("cls", MANAGED)
 def test_the_entered_instance_is_current_and_gives_the_former_one_back(cls):
     a, b = cls("a"), cls.get_instance("b")

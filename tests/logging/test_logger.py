@@ -17,11 +17,6 @@ from lazyengine.visualization import ProgressBar
 HERE = os.path.relpath(__file__)
 
 
-@pytest.fixture(autouse=True)
-def own_instances(monkeypatch):
-    monkeypatch.setattr(MMLogger, "_instances", {})
-
-
 def line_number():
     return inspect.currentframe().f_back.f_lineno
 

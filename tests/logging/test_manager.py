@@ -69,7 +69,6 @@ def test_a_failing_constructor_leaves_nothing_behind():
     assert not Shared.check_instance_created("a")
 
 
-def test_hub_and_logger_have_a_default_instance(monkeypatch):
+def test_hub_and_logger_have_a_default_instance():
     for cls in (MessageHub, MMLogger):
-        monkeypatch.setattr(cls, "_instances", {})
         assert cls.get_current_instance().instance_name == "lazyengine"

@@ -73,9 +73,7 @@ def test_only_the_main_process_shows_anything(visualizer, recorder, monkeypatch)
     assert recorder.calls == []
 
 
-def test_it_is_found_by_name_however_it_was_made(monkeypatch):
-    monkeypatch.setattr(Visualizer, "_instances", {})
-
+def test_it_is_found_by_name_however_it_was_made():
     class Mine(Visualizer):
         pass
 
