@@ -1,12 +1,21 @@
-"""Each test has loggers, message hubs and visualizers of its own: none is current that another test has left."""
+"""Each test has loggers, message hubs and visualizers of its own: none is current that another test has left.
+
+Temporary folders are in memory where there is room: a suite that saves thousands of checkpoints waits for a disk.
+"""
 
 import logging
+import os
+import shutil
 from collections.abc import Iterator
 
 import pytest
 
 from lazyengine.logging import MessageHub, MMLogger
 from lazyengine.visualization import Visualizer
+
+IN_MEMORY, NEEDS_BYTES = "/dev/shm", 4 << 30
+if os.access(IN_MEMORY, os.W_OK) and shutil.disk_usage(IN_MEMORY).free > NEEDS_BYTES:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", IN_MEMORY)
 
 
 @pytest.fixture(autouse=True)

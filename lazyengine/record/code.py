@@ -141,11 +141,6 @@ def collect_code(configs: Mapping[str, bytes] | None = None, globs: Iterable[str
     return record
 
 
-def is_of_a_project(path: str) -> bool:
-    """Whether the file with an absolute path is not one of Python's, of an installed package's or of lazyengine's."""
-    return not (path.startswith(_foreign_folders()) or any(mark in path for mark in _INSTALLED))
-
-
 def save_code(record: CodeRecord, folder: str | os.PathLike[str]) -> str:
     """Write a record into a folder as ``<hash>.zip``, unless it is there, and return the path.
 
@@ -192,8 +187,7 @@ def _project_modules() -> Iterator[tuple[str, str | None, ModuleType]]:
     """Yield the file of each module of a project, the folder on the import path that leads to it, and the module."""
     for name, module in sorted(sys.modules.items()):
         path = str(getattr(module, "__file__", None))
-        is_file = os.path.isabs(path) and path.endswith((".py", *_COMPILED))
-        if not is_file or name == "__mp_main__" or not is_of_a_project(path):
+        if name == "__mp_main__" or not _is_of_a_project(path):
             continue
         path = os.path.normpath(path)
         spec = getattr(module, "__spec__", None)
@@ -204,6 +198,14 @@ def _project_modules() -> Iterator[tuple[str, str | None, ModuleType]]:
         is_script = name == "__main__" and spec is None
         root = stem.removesuffix(inside) if stem.endswith(inside) else os.path.dirname(path) if is_script else None
         yield path, root, module
+
+
+@functools.cache  # thousands of modules, which every start and many saves look through
+def _is_of_a_project(path: str) -> bool:
+    """Whether a file holds code that is not Python's, an installed package's or lazyengine's."""
+    if not os.path.isabs(path) or not path.endswith((".py", *_COMPILED)):
+        return False
+    return not (path.startswith(_foreign_folders()) or any(mark in path for mark in _INSTALLED))
 
 
 def _top_of(folder: str) -> str:

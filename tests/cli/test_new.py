@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from lazyengine.cli import new
 from lazyengine.config import LazyConfig, check_config
+from tests import forks
 
 REPO = Path(__file__).resolve().parents[2]
 FULL = "plain"  # the quickest one
@@ -22,9 +21,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.suite) for name in new.TEMPLATES if
 def run(folder: Path, *command: str, code: int = 0) -> str:
     """Run a command in a project, with the engine but not the repository's folder to import from; return its output."""
     env = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=250
-    )
+    done = forks.run(["-m", *command], cwd=folder, env=env)
     assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 

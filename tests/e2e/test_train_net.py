@@ -12,21 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import forks
+
 REPO = Path(__file__).resolve().parents[2]
 SMALL = ("model.width=4", "train_loop.max_epochs=2", "default_hooks.logger.interval=20")
 
 
 def train_net(*args: str, check: int | None = 0, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run ``tools/train_net.py`` from the repository's root and compare its exit code."""
-    done = subprocess.run(
-        [sys.executable, "tools/train_net.py", *args],
-        cwd=REPO,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
-        check=False,
-    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+    done = forks.run(["tools/train_net.py", *args], cwd=REPO, env=environment)
     assert check is None or done.returncode == check, done.stdout[-3000:] + done.stderr[-3000:]
     return done
 

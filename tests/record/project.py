@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
+
+from tests import forks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = """
@@ -54,9 +55,7 @@ def run_python(args: list[str], cwd: Path, **env: str) -> subprocess.CompletedPr
     """Run Python in a folder, with this lazyengine."""
     paths = os.pathsep.join(filter(None, [str(REPOSITORY), env.pop("PYTHONPATH", "")]))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **env}
-    return subprocess.run(
-        [sys.executable, *args], cwd=cwd, capture_output=True, text=True, timeout=280, env=environment, check=False
-    )
+    return forks.run(args, cwd=cwd, env=environment)
 
 
 def record_in(folder: Path, body: str, late: str = "pass", *, script: str = "main.py", **env: str) -> dict[str, Any]:

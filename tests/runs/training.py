@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests import forks
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = "from tests.runs.training import main; main()"
 
@@ -40,18 +42,14 @@ def start(
         program: What calls `main`.
         env: Further environment variables.
     """
-    command = [sys.executable, "-c", textwrap.dedent(program)]
+    command = ["-c", textwrap.dedent(program)]
     if ranks > 1:
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", "--no-python"]
-        command = [sys.executable, *launcher, *command]
-    done = subprocess.run(
+        command = [*launcher, sys.executable, *command]
+    done = forks.run(
         [*command, str(config), str(run), *args],
         cwd=cwd or config.parent,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{paths}", **(env or {})},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
     )
     assert code in (None, done.returncode), done.stdout[-3000:] + done.stderr[-3000:]
     return done

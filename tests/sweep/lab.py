@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .. import forks
 from ..record.project import write
 from ..runs.toy import FILES
 
@@ -136,10 +137,9 @@ def start(*args: str, cwd: Path, **kwargs: Any) -> subprocess.Popen[str]:
 
 def run(*args: str, cwd: Path, code: int = 0) -> str:
     """Run a command of lazyengine to its end, and return what it printed."""
-    process = start(*args, cwd=cwd)
-    out, err = process.communicate(timeout=280)
-    assert process.returncode == code, f"{args}: exit code {process.returncode}\n{out}\n{err}"
-    return out
+    done = forks.run(["-m", "lazyengine", *args], cwd=cwd, env=environment())
+    assert done.returncode == code, f"{args}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
 def rows(folder: Path, *args: str, cwd: Path) -> list[tuple[Any, ...]]:
