@@ -19,10 +19,13 @@ if os.access(IN_MEMORY, os.W_OK) and shutil.disk_usage(IN_MEMORY).free > NEEDS_B
 
 
 @pytest.fixture(autouse=True)
-def own_instances(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Begin with none by a name."""
+def own_instances(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Begin with none by a name; a logger that a runner has not closed is closed."""
     for managed in (MMLogger, MessageHub, Visualizer):
         monkeypatch.setattr(managed, "_instances", {})
+    yield
+    for logger in list(MMLogger._instances.values()):
+        logger.close()
 
 
 @pytest.fixture
