@@ -301,17 +301,16 @@ def _like(value: Any, text: str | None, old: Any) -> Any:
     if numpy is not None and isinstance(old, numpy.ndarray) and not isinstance(value, str):
         with contextlib.suppress(ValueError, TypeError):
             return numpy.array(plain(value), dtype=old.dtype)
-    as_before: list[Any] = [kind]
-    if kind is int and type(value) is float:
-        as_before.append(float)  # without an annotation, 1 may widen to 1.5
     if kind in (list, tuple) and len(kinds := {type(item) for item in old}) == 1 and kinds <= set(_SIMPLE[1:]):
         item: Any = kinds.pop()
         item = int | float | None if item is int else item | None
         return convert(list[item] if kind is list else tuple[item, ...], value, text)
-    for annotation in as_before:
-        with contextlib.suppress(Mismatch):
-            return convert(annotation, value, text)
-    return convert(kind, value, text)
+    try:
+        return convert(kind, value, text)
+    except Mismatch:
+        if kind is int and type(value) is float:  # without an annotation, 1 may widen to 1.5
+            return value
+        raise
 
 
 def describe(annotation: Any) -> str:

@@ -12,6 +12,7 @@ import re
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, spec_from_file_location
+from pathlib import Path, PurePath
 from types import FunctionType, ModuleType
 
 from .errors import ConfigImportError
@@ -22,6 +23,12 @@ _DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _ENGINE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _STANDARD = os.path.dirname(os.__file__) + os.sep
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}", _STANDARD, _ENGINE)
+
+
+def marked_folder(folder: str, marks: tuple[str, ...] = ("pyproject.toml", ".git")) -> str | None:
+    """Return the nearest folder, from one on upwards, that holds a file or folder of one of some names."""
+    folders = [folder, *map(str, PurePath(folder).parents)]
+    return next((each for each in folders if any(os.path.exists(os.path.join(each, mark)) for mark in marks)), None)
 
 
 def project_root(file: str) -> str | None:
@@ -35,11 +42,7 @@ def project_root(file: str) -> str | None:
         above = os.path.dirname(above)
     if above != folder:
         return above
-    while not any(os.path.exists(os.path.join(above, mark)) for mark in ("pyproject.toml", ".git")):
-        above, below = os.path.dirname(above), above
-        if above == below:
-            above = ""
-            break
+    above = marked_folder(folder) or ""
     entries = [os.path.abspath(entry) for entry in sys.path if entry and os.path.abspath(entry) != os.getcwd()]
     near = [entry for entry in entries if f"{folder}{os.sep}".startswith(f"{entry}{os.sep}")]
     is_submodule = above and os.path.isfile(os.path.join(above, ".git")) and "pyproject.toml" not in os.listdir(above)
@@ -213,7 +216,6 @@ def kept_code(config_file: str, name: str, root: str) -> str | None:
 def _own_code(folder: str) -> str:
     """Return the hash of the code of the start that a folder belongs to: the start's own, or a run's."""
     import json
-    from pathlib import Path
 
     start = Path(folder)
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):

@@ -1,8 +1,7 @@
 """The node: a target, its arguments, where it was written and what changed it; and the loaded config that holds nodes.
 
 Both have dunder members only, and the one that notebooks ask for, so that every ordinary name is an argument's
-(`node.keys`); everything that can be done
-with them is a function of this module or of `graph`.
+(`node.keys`); everything that can be done with them is a function of this module or of `graph`.
 """
 
 from __future__ import annotations

@@ -381,9 +381,9 @@ def _value(text: str, path: list[Step], trail: Trail) -> Any:
         now = "" if old is ABSENT else f" (now {_kind(old)})"
         accepted = str(error).replace("{path}", _shown(path))
         accepted = "a node, as the others are (write pkg.mod:Cls)" if old is ABSENT and type(like) is Node else accepted
-        accepted += ", as pkg.mod:Name" if is_given_by_name(annotation) and not getattr(error, "place", "") else ""
-        place, got = getattr(error, "place", ""), getattr(error, "got", None)
-        raise OverrideError(f"{_shown(path)}{place}{now} accepts {accepted}, got {got if place else text!r}.") from None
+        accepted += ", as pkg.mod:Name" if is_given_by_name(annotation) and not error.place else ""
+        got = error.got if error.place else text
+        raise OverrideError(f"{_shown(path)}{error.place}{now} accepts {accepted}, got {got!r}.") from None
 
 
 def _kind(value: Any) -> str:

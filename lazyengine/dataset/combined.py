@@ -37,9 +37,9 @@ class CombinedLoader:
         self.loaders, self.mode = dict(loaders), mode
         self.seed: int | None = None
         self._epoch = 0
-        self._loaded: dict[str, list[int]] = {}
-        self._begin: dict[str, list[int]] = {}
-        self._places = {name: [0, 0] for name in loaders}  # passes that have ended, batches of the present one
+        self._loaded: dict[str, tuple[int, int]] = {}
+        self._begin: dict[str, tuple[int, int]] = {}
+        self._places = dict.fromkeys(loaders, (0, 0))  # passes that have ended, batches of the present one
         lengths = {name: len(loader) for name, loader in self.loaders.items()} if mode == "in_step" else {}
         if len(set(lengths.values())) > 1:
             raise UsageValueError(
@@ -76,11 +76,9 @@ class CombinedLoader:
         begin, self._loaded = self._loaded, {}
         if {batches for passes, batches in begin.values() if not passes} == {num_batches_to_skip}:
             self._begin = begin
-            return
-        for name, loader in self.loaders.items() if num_batches_to_skip else ():
-            passes, batches = divmod(num_batches_to_skip - 1, len(loader))  # after its last batch a pass is not over
-            is_over = self.mode != "cycle" and passes > 0
-            self._begin[name] = [1, 0] if is_over else [passes, batches + 1]
+        elif num_batches_to_skip:
+            last = {name: divmod(num_batches_to_skip - 1, len(loader)) for name, loader in self.loaders.items()}
+            self._begin = {name: (passes, i + 1) for name, (passes, i) in last.items()}  # a pass is over with the next
 
     def why_no_exact_resume(self) -> str | None:
         """Return why a run cannot be resumed exactly in mid-epoch, by the first loader of which it cannot."""
@@ -107,33 +105,32 @@ class CombinedLoader:
         if state_dict["places"].keys() != self.loaders.keys():
             saved = list(state_dict["places"])
             raise UsageValueError(f"the state is of loaders {saved}, these are {list(self.loaders)}.")
-        self._loaded = {name: list(place) for name, place in state_dict["places"].items()}
-        self._places = {name: list(place) for name, place in state_dict["places"].items()}
+        self._loaded = self._places = {name: (passes, n) for name, (passes, n) in state_dict["places"].items()}
         for name, state in state_dict["loaders"].items():
             self.loaders[name].load_state_dict(state)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Start an iteration. What is set now holds for it, also where no batch of it is ever asked for."""
         begin, self._begin, self._loaded = self._begin, {}, {}
-        self._places = places = {name: list(begin.get(name, (0, 0))) for name in self.loaders}
+        self._places = places = {name: begin.get(name, (0, 0)) for name in self.loaders}
         epoch = self._epoch
         iterators = {name: self._iterator(name, epoch, *places[name]) for name in self.loaders}
         return self._batches(epoch, places, iterators)
 
-    def _batches(self, epoch: int, places: dict[str, list[int]], iterators: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _batches(self, epoch: int, places: dict[str, tuple[int, int]], iterators: Any) -> Iterator[dict[str, Any]]:
         while True:
-            batch, told = {}, {name: list(place) for name, place in places.items()}
+            batch, told = {}, dict(places)
             for name, iterator in iterators.items():
                 read = next(iterator, self)
                 if read is self:
-                    told[name] = [told[name][0] + 1, 0]
+                    told[name] = (told[name][0] + 1, 0)
                     if self.mode in ("in_step", "shortest") or all(passes for passes, _ in told.values()):
                         return
                     if self.mode == "longest":
                         continue
                     iterators[name] = self._iterator(name, epoch, *told[name])
                     read = next(iterators[name])
-                told[name][1] += 1
+                told[name] = (told[name][0], told[name][1] + 1)
                 batch[name] = read
             places.update(told)
             yield batch

@@ -31,19 +31,17 @@ class IterTimerHook(Hook):
         self._last_end = 0.0
         self._updaters: dict[str, tuple[Callable[..., None], Callable[..., None]]] = {}
         self.phase_interval = EVERY
-        self._phases = PhaseTimer()
-        self._train_seconds, self._num_train_iters = 0.0, 0
         self._begin_counting()
 
     def _begin_counting(self) -> None:
+        self._train_seconds, self._num_train_iters, self._phases = 0.0, 0, PhaseTimer()
+        self._spent: dict[str, float] = {}
+        self._interval = self.phase_interval
         self._between_s = 0.0  # what hooks have spent in no iteration's time
         self._spent_at_end: float | None = 0.0  # what they had spent when the last epoch ended; None inside one
 
     def before_train(self, runner: Runner) -> None:
         """Remove the times of an earlier start: the machine may be another one."""
-        self._train_seconds, self._num_train_iters, self._phases = 0.0, 0, PhaseTimer()
-        self._spent: dict[str, float] = {}
-        self._interval = self.phase_interval
         self._begin_counting()
 
     def _count_between(self, runner: Runner) -> None:

@@ -27,6 +27,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+from ..config.finding import marked_folder
 from ..errors import UsageFileNotFoundError, UsageValueError
 from ..fileio import atomic_write
 from ..fileio.remote import sha256_of
@@ -210,20 +211,11 @@ def _is_of_a_project(path: str) -> bool:
 
 def _top_of(folder: str) -> str:
     """Return the folder of the project that a folder belongs to: the next one with a mark, else itself."""
-    above = folder
-    while not _is_marked(above):
-        above, below = os.path.dirname(above), above
-        if above == below:
-            break
-    else:
-        return above
+    if (marked := marked_folder(folder)) is not None:
+        return marked
     while os.path.isfile(os.path.join(folder, "__init__.py")):
         folder = os.path.dirname(folder)
     return folder
-
-
-def _is_marked(folder: str) -> bool:
-    return any(os.path.exists(os.path.join(folder, mark)) for mark in (".git", "pyproject.toml"))
 
 
 def _import_rank(root: str) -> tuple[int, str]:
@@ -291,7 +283,7 @@ def _add_beside(record: CodeRecord, folders: Iterable[str]) -> None:
         if len(entries) > _MAX_ENTRIES:
             record.not_contained[_name_of(folder, record.tops) + "/*"] = f"{len(entries):,} files"
             continue
-        is_loose = not _is_marked(_top_of(folder)) and folder == _top_of(folder)  # of no project and no package
+        is_loose = marked_folder(folder) is None and folder == _top_of(folder)  # of no project and no package
         for entry in entries:
             name, ending = entry.name.lower(), os.path.splitext(entry.name)[1].lower()
             if name.startswith(".") or ending in (".py", *_COMPILED) or ending in _NO_DATA:

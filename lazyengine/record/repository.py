@@ -9,17 +9,14 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+from ..config.finding import marked_folder
+
 TIMEOUT_S = 5.0
 
 
 def repository_of(path: str) -> str | None:
     """Return the top folder of the repository that a file or folder lies in; git is not asked."""
-    folder = os.path.abspath(path)
-    while not os.path.exists(os.path.join(folder, ".git")):
-        folder, below = os.path.dirname(folder), folder
-        if folder == below:
-            return None
-    return folder
+    return marked_folder(os.path.abspath(path), (".git",))
 
 
 def describe_repository(top: str, files: Sequence[str]) -> dict[str, Any]:
