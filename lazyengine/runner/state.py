@@ -163,8 +163,9 @@ class RunState:
         path = runner.load_from.path if runner.load_from is not None else None
         if dist.is_main_process():
             runner.folder.record_evaluation(None if path is None else _origin_of(path, runner.loaded_meta))
-        what = "the weights that the model has" if path is None else f"{path}, iteration {runner.num_iters_completed}"
-        runner.logger.info("evaluating %s", what)
+        known = "iter" in runner.loaded_meta or runner._own_loop is not None
+        at = f"iteration {runner.num_iters_completed}" if known else "which does not say of which iteration it is"
+        runner.logger.info("evaluating %s", "the weights that the model has" if path is None else f"{path}, {at}")
         return runner.folder.evaluation_dir
 
     def _begin_record(self, source: dict[str, Any] | None) -> list[dict[str, Any]]:
