@@ -192,7 +192,7 @@ def test_confusion_matrix_takes_the_number_of_classes_from_the_dataset():
     assert metric.matrix is not None
     assert metric.matrix.shape == (4, 4)
     assert values["confusion_matrix/mean_recall"] == 1.0  # a class that never occurs does not count
-    with pytest.raises(ValueError, match="1 times a label is none of the 2 classes, .* got 0 to 2"):
+    with pytest.raises(ValueError, match=r"1 times a label is none of the 2 classes, .* got 0 to 2"):
         evaluate(ConfusionMatrix(num_classes=2), (torch.eye(3), torch.tensor([0, 1, 2])))
     with pytest.raises(ValueError, match="num_classes must be at least 1"):
         ConfusionMatrix(num_classes=0)
