@@ -75,9 +75,7 @@ def test_batch_norm_on_a_batch_of_one(tmp_path, number, where):
     notes = " ".join(getattr(got.value, "__notes__", ()))
     assert f"in training {where} " in notes
     assert "{x: float32[1, 4]" in notes
-    assert (
-        "BatchNorm cannot train on a batch of 1: raise batch_size, or leave an incomplete last batch out by " in notes
-    )
+    assert "BatchNorm cannot train on a batch of 1: raise batch_size, or leave an incomplete last batch" in notes
 
 
 def test_a_norm_without_statistics_of_the_batch_trains_on_a_batch_of_one(tmp_path):
