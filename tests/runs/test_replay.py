@@ -112,6 +112,14 @@ def test_the_debugger_stands_before_the_step_or_in_a_module(run):
     assert "nothing that a module makes, and no gradient, is other than finite" in debug(f"{command} --at nonfinite")
 
 
+@pytest.mark.parametrize("at", ["net.9", "nett", "not_finite"])
+def test_a_module_that_is_not_there_is_refused_before_the_way_to_the_iteration(run, at, capfd):
+    assert command.main([str(run), "--iter", "8", "--pdb", "--at", at]) == 2
+    err = capfd.readouterr().err
+    assert f"--at: the model has no module '{at}'." in err
+    assert "start 2 failed with code 1, as is said above" in err
+
+
 def test_a_value_that_was_not_recorded_is_not_compared(tmp_path):
     config = make_project(tmp_path / "home")
     start(config, tmp_path / "run", "runner.hooks.logger.interval=12", "--kill", "8", code=-9)
