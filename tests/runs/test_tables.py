@@ -109,7 +109,7 @@ def test_a_folder_that_only_evaluated_is_no_run_of_a_cell(root, changes):
     """`lazyengine test` of another config beside the runs refused the cell of the runs."""
     evaluated = make_trained_run(root, 8, 0.1, 1, name="evaluated", **changes)
     finish(evaluated, kind="evaluate")
-    assert fill(make_table(root)).refusals == []
+    assert fill(make_table(root)).refused == []
 
 
 def test_a_sound_table_in_every_form(root):
