@@ -235,7 +235,11 @@ def test_predictions_that_do_not_say_of_what_they_are(config, results, capsys):
         ("ConfusionMatrix", [{"label": 0}], "ConfusionMatrix: no 'scores' in the predictions"),
         ("ConfusionMatrix", [{"scores": torch.ones(2), "label": -1}], "1 times a label is none of the"),
         ("MeanIoU", [{"label": 0}], "MeanIoU: no 'scores' in the predictions"),
-        ("MeanIoU", [{"scores": torch.ones(2, dtype=int), "label": torch.ones(2, dtype=int)}], "needs num_classes"),
+        (
+            "MeanIoU",
+            [{"scores": torch.ones(2, dtype=torch.long), "label": torch.ones(2, dtype=torch.long)}],
+            "needs num_classes",
+        ),
         ("MeanLoss", [{"label": 0}], "MeanLoss: no 'loss' in the predictions"),
         ("Perplexity(weight_key='tokens')", [{"loss": 1.0}], "Perplexity: no 'tokens' in the predictions"),
         ("MeanLoss", [{"loss": torch.ones(2, 2)}], "'loss' must be (N,) or a scalar, got (1, 2, 2)"),

@@ -44,8 +44,8 @@ def test_what_is_no_loop(tmp_path, name, given, got):
 @pytest.mark.parametrize(
     ("given", "got"),
     [
-        (L(LinearLR)(start_factor=0.1), r"LazyCall\(LinearLR\)\(start_factor=0.1\)"),
-        ([L(LinearLR)(start_factor=0.1)], r"LazyCall\(LinearLR\)\(start_factor=0.1\)"),
+        (L(LinearLR)(start_factor=0.1), r"LazyCall\(LinearLR\)\(start_factor=0.1\)"),  # pyright: ignore
+        ([L(LinearLR)(start_factor=0.1)], r"LazyCall\(LinearLR\)\(start_factor=0.1\)"),  # pyright: ignore
         ([LinearLR], "<class 'lazyengine.optim.scheduler.decay.LinearLR'>"),
         ("linear", "'linear'"),
     ],
