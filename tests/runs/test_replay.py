@@ -117,7 +117,7 @@ def test_a_module_that_is_not_there_is_refused_before_the_way_to_the_iteration(r
     assert command.main([str(run), "--iter", "8", "--pdb", "--at", at]) == 2
     err = capfd.readouterr().err
     assert f"--at: the model has no module '{at}'." in err
-    assert "start 2 failed with code 1, as is said above" in err
+    assert "failed with code 1, as is said above" in err
 
 
 def test_a_value_that_was_not_recorded_is_not_compared(tmp_path):
