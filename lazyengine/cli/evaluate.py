@@ -26,7 +26,7 @@ from ..config import instantiate
 from ..config.node import arguments_of, is_node
 from ..config.signature import import_object
 from ..errors import UsageValueError
-from .command import CommandParser, add_overrides, as_json, command, load_config, make_parser
+from .command import CommandParser, add_overrides, as_json, command, load_config, make_parser, say
 
 
 def build_parser() -> CommandParser:
@@ -38,6 +38,7 @@ def build_parser() -> CommandParser:
     parser.add_argument("--loop", choices=["val_loop", "test_loop"], default="val_loop", help="of which loop")
     parser.add_argument("--loader", metavar="NAME", help="of which loader, where that loop has several by name")
     parser.add_argument("--with-data", action="store_true", help="also hand over the dataset's samples and metainfo")
+    parser.add_argument("--other-data", action="store_true", help="take data that differs from what was predicted")
     parser.add_argument("--chunk-size", type=int, default=256, metavar="N", help="samples processed at once (256)")
     parser.add_argument("--trusted", action="store_true", help="allow a .pkl file, which can run code when read")
     parser.add_argument("--json", action="store_true", help="print the values as JSON, for other programs")
@@ -57,22 +58,42 @@ def main(args: argparse.Namespace) -> object:
 def _compute(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
     """Build the metrics, read the predictions, and return the values and the number of samples."""
     from .. import evaluator
+    from ..evaluator.dump import read_results
+    from ..record import fingerprint
 
+    if args.with_data and not args.config:
+        raise UsageValueError("--with-data: the data are those of a config: name it with --config FILE.")
     metrics, loader = _from_config(args) if args.config else ([], None)
     metrics = [metric for metric in metrics if not isinstance(metric, evaluator.DumpResults)]
     metrics += [parse_metric(text) for text in args.metric]
     if not metrics:
         raise UsageValueError("there is no metric to compute: give --metric NAME or --config FILE.")
-    samples = evaluator.load_results(args.results, trusted=args.trusted)
+    samples, data = read_results(args.results, args.trusted)
     computing = evaluator.Evaluator(metrics)
     options: dict[str, Any] = {"chunk_size": args.chunk_size}
     if loader is not None:
         dataset = loader.dataset
+        _check_data(data, fingerprint(dataset), args)
         computing.dataset_meta = getattr(dataset, "metainfo", None)
         options["data"] = (dataset[index] for index in _indices(loader, args))
         if getattr(loader, "collate_fn", None) is not None:
             options["collate"] = loader.collate_fn  # metrics see the batches that they saw in the run
     return computing.offline_evaluate(samples, **options), len(samples)
+
+
+def _check_data(former: Any, present: Any, args: argparse.Namespace) -> None:
+    """Refuse a dataset that is another one than was predicted."""
+    from ..record import changed_data
+
+    if former is None:
+        say(f"{args.results} does not say of which data its predictions are; it is trusted that they are of these")
+    elif not args.other_data and (differs := changed_data({"data": former}, {"data": present})):
+        where = "/".join(filter(None, (args.loop, args.loader)))
+        raise UsageValueError(
+            f"--with-data: the predictions in {args.results} are of other data than {args.config} has ({where}): "
+            f"{'; '.join(differs)} · name the config, --loop and --loader that they were made with; where the samples "
+            "are the same ones all the same (files copied, labels mended), add --other-data"
+        )
 
 
 def _indices(loader: Any, args: argparse.Namespace) -> Sequence[int]:

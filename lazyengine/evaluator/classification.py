@@ -41,9 +41,9 @@ class _ClassMetric(TensorMetric):
         if not (fits and (labels.dim() == 1 or (self.maps and labels.dim() > 1))):
             shapes = f"{self.pred_key}={tuple(scores.shape)} and {self.label_key}={tuple(labels.shape)}"
             maps = ", or maps (N, C, H, W) or (N, H, W) and labels (N, H, W)" if self.maps else ""
-            raise ValueError(f"{name}: needs scores (N, C) or classes (N,) and labels (N,){maps}, got {shapes}")
+            raise UsageValueError(f"{name}: needs scores (N, C) or classes (N,) and labels (N,){maps}, got {shapes}")
         if scores.shape[1] == 1 if scores.dim() > labels.dim() else scores.is_floating_point():
-            raise ValueError(
+            raise UsageValueError(
                 f"{name}: {self.pred_key}={tuple(scores.shape)} of {scores.dtype} tells no class · return a score for "
                 "each class, or the classes as integers, such as (probability > 0.5).long()"
             )
@@ -93,7 +93,7 @@ class Accuracy(_ClassMetric):
         largest = max(self.topk)
         if scores.dim() == 1 or scores.shape[1] < largest:
             shape = tuple(scores.shape)
-            raise ValueError(f"Accuracy: topk={self.topk} needs scores (N, C) with C >= {largest}, got {shape}")
+            raise UsageValueError(f"Accuracy: topk={self.topk} needs scores (N, C) with C >= {largest}, got {shape}")
         best = scores.topk(largest, dim=1)
         hits = _hits(best.values[:, :1], best.indices, labels[:, None])
         self.results.append(torch.stack([hits[:, :k].any(1) for k in self.topk], dim=1))
@@ -137,32 +137,36 @@ class _CountingMetric(_ClassMetric):
         is_scores = scores.dim() > labels.dim()
         size = self.num_classes or len(self.class_names()) or (scores.shape[1] if is_scores else 0)
         if not size:
-            raise ValueError(
+            raise UsageValueError(
                 f"{type(self).__name__}: needs num_classes (or the dataset's classes) for maps of classes."
             )
         counted = torch.ones_like(labels) if self.ignore_index is None else labels != self.ignore_index
         return size, _cells(labels, size), _cells(_predicted(scores, labels), size), _cells(counted, 2)
 
-    def refuse_unknown(self, number: Tensor) -> None:
-        """Refuse labels and predictions that are no class."""
-        if int(number):
-            raise ValueError(
-                f"{type(self).__name__}: {int(number)} times a label or a predicted class is none of the classes, as "
-                "where a score is NaN; name the label of pixels that do not count with ignore_index."
+    def check_unknown(self, labels: Tensor, predicted: Tensor, size: int, seen: str = "") -> None:
+        """Refuse labels that are no class, and warn of predictions that are none; given are their numbers."""
+        if int(labels):
+            raise UsageValueError(
+                f"{type(self).__name__}: {int(labels)} times a label is none of the {size} classes, which are counted "
+                f"from 0{seen}; name the label of what does not count with ignore_index, or give num_classes."
             )
+        if int(predicted):
+            what = f"{int(predicted)} times a prediction is none of the {size} classes, as where a score is NaN"
+            print_log(f"{type(self).__name__}: {what}: it counts as wrong", "current", logging.WARNING)
 
 
 class ConfusionMatrix(_CountingMetric):
     """Count how often class `i` (row) was predicted as class `j` (column).
 
     Computes ``confusion_matrix/mean_recall`` and ``confusion_matrix/mean_precision``, each the mean over the classes
-    that occur (in the labels, or in the predictions). The matrix itself is in `matrix` on the main process after
-    `evaluate`, and in a picture if asked for.
+    that occur (in the labels, or in the predictions). What is predicted from scores with a NaN is no class: it is in no
+    column, and counts as wrong. The matrix itself is in `matrix` on the main process after `evaluate`, and in a picture
+    if asked for.
 
     Args:
         num_classes: Number of classes `C`; None for the dataset's ``classes``, or else the largest class seen.
         pred_key: Name of the scores ``(N, C)``, float, or predicted classes ``(N,)``, int; or of maps
-            ``(N, C, H, W)`` or ``(N, H, W)``, where each pixel counts (and ``C x C`` numbers are kept for a sample).
+            ``(N, C, H, W)`` or ``(N, H, W)``, where each pixel counts (and ``C x (C + 1)`` numbers are kept of each).
         label_key: Name of the labels ``(N,)`` or ``(N, H, W)``, int; also looked up in the data batch.
         ignore_index: Label of pixels and samples that do not count; None for none.
         picture: Path of a PNG written at every evaluation (needs matplotlib), a relative one in the folder of the
@@ -193,7 +197,7 @@ class ConfusionMatrix(_CountingMetric):
         self.names = [self.with_prefix("mean_recall"), self.with_prefix("mean_precision")]
 
     def process(self, data_batch: Any, data_samples: Any) -> None:
-        """Keep labels and predicted classes ``(N, 2)``, or of maps counts ``(N, 1, C * C + 1)``, int64, on the device.
+        """Keep labels and predicted classes ``(N, 2)``, or of maps counts ``(N, 1, C * (C + 1) + 1)``, int64.
 
         Raises:
             ValueError: Of maps of classes, nobody says how many classes there are.
@@ -203,37 +207,35 @@ class ConfusionMatrix(_CountingMetric):
             self.results.append(torch.stack((labels, _predicted(scores, labels)), dim=1).long())
             return
         size, labels, predicted, counted = self.cells(scores, labels)
-        cells = torch.where((labels < size) & (predicted < size), labels * size + predicted, size**2)
-        self.results.append(_count(cells, counted, size**2 + 1)[:, None])
+        cells = torch.where(labels < size, labels * (size + 1) + predicted, size * (size + 1))
+        self.results.append(_count(cells, counted, size * (size + 1) + 1)[:, None])
 
     def compute_metrics(self, results: Tensor) -> dict[str, float]:
         """Count, keep the matrix, write the picture, and return mean recall and mean precision.
 
         Raises:
-            ValueError: A class is outside ``[0, C)``.
+            ValueError: A label is outside ``[0, C)``.
         """
         if results.dim() == 3:
             counts = results.sum((0, 1))
-            self.refuse_unknown(counts[-1])
-            size = math.isqrt(len(counts))
-            return self._finish(counts[:-1].reshape(size, size).cpu())
+            return self._finish(counts, math.isqrt(len(counts)))
         if self.ignore_index is not None:
             results = results[results[:, 0] != self.ignore_index]
         size = self.num_classes or len(self.class_names()) or (int(results.max()) + 1 if len(results) else 1)
-        for name, values in zip(("label", "predicted class"), results.unbind(1) if len(results) else ()):
-            low, high = int(values.min()), int(values.max())
-            if low < 0 or high >= size:
-                hint = " (-1: of scores with a NaN)" if low == -1 and name != "label" else ""
-                raise ValueError(f"ConfusionMatrix: every {name} must lie in [0, {size}), got {low} to {high}{hint}")
-        pairs = results[:, 0] * size + results[:, 1]
-        return self._finish(torch.bincount(pairs, minlength=size**2).reshape(size, size).cpu())
+        seen = ", got {} to {}".format(*map(int, results[:, 0].aminmax())) if len(results) else ""
+        labels, predicted = (_cells(column, size)[:, 0] for column in results.unbind(1))
+        cells = (labels * (size + 1) + predicted).clamp(max=size * (size + 1))
+        return self._finish(torch.bincount(cells, minlength=size * (size + 1) + 1), size, seen)
 
-    def _finish(self, matrix: Tensor) -> dict[str, float]:
-        self.matrix = matrix
+    def _finish(self, counts: Tensor, size: int, seen: str = "") -> dict[str, float]:
+        """Compute from counts of labels and, one class more, predictions; the last count is of what has no label."""
+        rows = counts[:-1].reshape(size, size + 1).cpu()
+        self.check_unknown(counts[-1], rows[:, -1].sum(), size, seen)
+        self.matrix = matrix = rows[:, :-1]
         if self.picture is not None:
             self.plot(self.picture)
         right = matrix.diag().double()
-        recall, precision = (right / matrix.sum(1)).nanmean(), (right / matrix.sum(0)).nanmean()
+        recall, precision = (right / rows.sum(1)).nanmean(), (right / matrix.sum(0)).nanmean()
         return {"mean_recall": recall.item(), "mean_precision": precision.item()}
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
@@ -275,8 +277,9 @@ class MeanIoU(_CountingMetric):
     """Intersection over union of each class, averaged over the classes that occur; for semantic segmentation.
 
     Computes ``segmentation/mean_iou``, ``segmentation/mean_accuracy`` (of the classes' recalls) and
-    ``segmentation/pixel_accuracy``, each in [0, 1], over all pixels of the dataset. Three numbers are kept for each
-    class and sample, and nothing is synchronized while batches are processed.
+    ``segmentation/pixel_accuracy``, each in [0, 1], over all pixels of the dataset. A pixel with a NaN among its
+    scores is wrong. Three numbers are kept for each class and sample, and nothing is synchronized while batches are
+    processed.
 
     Args:
         num_classes: Number of classes `C`; None for the dataset's ``classes``, or else that of the scores.
@@ -317,7 +320,7 @@ class MeanIoU(_CountingMetric):
     def compute_metrics(self, results: Tensor) -> dict[str, float]:
         """Return the means over classes, and the fraction of right pixels."""
         right, labels, predicted = results.sum(0).cpu()
-        self.refuse_unknown(labels[-1] + predicted[-1])
+        self.check_unknown(labels[-1], predicted[-1], len(labels) - 1)
         right, labels, predicted = right[:-1].double(), labels[:-1], predicted[:-1]
         self.per_class = right / (labels + predicted - right)
         return {

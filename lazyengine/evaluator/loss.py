@@ -7,8 +7,10 @@ from typing import Any, ClassVar, Unpack
 
 import torch
 
+from lazyengine.errors import UsageValueError
+
 from .metric import Options, TensorMetric
-from .samples import find, num_samples, require
+from .samples import BATCH, find, num_samples, require
 
 
 class MeanLoss(TensorMetric):
@@ -16,7 +18,8 @@ class MeanLoss(TensorMetric):
 
     `sum_i w_i * l_i / sum_i w_i`, with weights 1 unless ``weight_key`` names others, such as the number of tokens. The
     loss is ``(N,)``, one for each sample, or a scalar, the mean of its batch; a scalar cannot be cut exactly when
-    samplers have repeated samples. A scalar weight is the whole batch's.
+    samplers have repeated samples. A scalar weight is the whole batch's. Of saved predictions, which have both as
+    ``batch_<name>``, the same mean is computed.
 
     Args:
         loss_key: Name of the loss in the predictions.
@@ -38,18 +41,23 @@ class MeanLoss(TensorMetric):
     def process(self, data_batch: Any, data_samples: Any) -> None:
         """Keep the losses and their weights: a tensor ``(N, 2)``, float32 or float64."""
         owner = type(self).__name__
-        loss = require(data_samples, self.loss_key, None, owner).detach()
+        names = (self.loss_key, self.weight_key or "num")
+        saved = {n: BATCH + n for n in names if find(data_samples, n) is None}
+        saved = {n: key for n, key in saved.items() if find(data_samples, key) is not None}
+        loss = require(data_samples, saved.get(self.loss_key, self.loss_key), None, owner).detach()
         if loss.dim() > 1:
-            raise ValueError(f"{owner}: {self.loss_key!r} must be (N,) or a scalar, got {tuple(loss.shape)}")
+            raise UsageValueError(f"{owner}: {self.loss_key!r} must be (N,) or a scalar, got {tuple(loss.shape)}")
         loss = loss if loss.dtype == torch.float64 else loss.float()
         count = len(loss) if loss.dim() else num_samples(data_samples, data_batch) or 1
         weight = loss.new_ones(count)
         weight_key = self.weight_key
-        if weight_key is None and not loss.dim() and find(data_samples, "num", None) is not None:
-            weight_key = "num"
+        if weight_key is None and (not loss.dim() or self.loss_key in saved):
+            weight_key = "num" if "num" in saved or find(data_samples, "num") is not None else None
         if weight_key is not None:
-            given = require(data_samples, weight_key, None, owner, data_batch).to(loss, non_blocking=loss.is_cuda)
-            weight = (given if given.dim() else given / count).expand(count)
+            name = saved.get(weight_key, weight_key)
+            given = require(data_samples, name, None, owner, data_batch).to(loss, non_blocking=loss.is_cuda)
+            of = require(data_samples, f"{BATCH}size", None, owner).to(loss) if weight_key in saved else count
+            weight = (given / of if weight_key in saved or not given.dim() else given).expand(count)
         self.results.append(torch.stack((loss.expand(count), weight), dim=1))
 
     def compute_metrics(self, results: torch.Tensor) -> dict[str, float]:

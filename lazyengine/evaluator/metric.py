@@ -146,7 +146,7 @@ class BaseMetric(ABC):
         everyone = dist.all_gather_object(len(part) if dist.is_first_of_data_rank() else None)
         lengths = [length for length in everyone if length is not None]
         if self._needs_results and not any(lengths):
-            raise ValueError(f"{type(self).__name__} has no samples to compute from, on any rank")
+            raise UsageValueError(f"{type(self).__name__} has no samples to compute from, on any rank")
         self._check_lengths(lengths, size)
         if len(lengths) == 1:
             return part

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from ..errors import UsageKeyError, UsageTypeError
 from ..nesting import map_leaves
 
+BATCH = "batch_"
 _NAMED_BY = ("__dataclass_fields__", "_fields", "__dict__")  # dataclasses, named tuples, other objects
 
 
@@ -31,7 +33,7 @@ class SampleList(list[Any]):
             return super().__getitem__(key)
         value = find(self, key)
         if value is None:
-            raise KeyError(f"no {key!r} in {describe(self)}")
+            raise UsageKeyError(f"no {key!r} in {describe(self)}")
         return value
 
 
@@ -69,7 +71,7 @@ def require(data: Any, key: str, position: int | None, owner: str, data_batch: A
     if value is None:
         value = find(data_batch, key, position)
     if value is None:
-        raise KeyError(
+        raise UsageKeyError(
             f"{owner}: no {key!r} in the predictions ({describe(data)}), nor in the batch ({describe(data_batch)}) · "
             "return it from the model's predict mode, or name the right key"
         )
@@ -78,7 +80,7 @@ def require(data: Any, key: str, position: int | None, owner: str, data_batch: A
     try:
         return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{owner}: {key!r} must be a tensor or numbers, got {type(value).__name__}") from error
+        raise UsageTypeError(f"{owner}: {key!r} must be a tensor or numbers, got {type(value).__name__}") from error
 
 
 def describe(data: Any) -> str:
@@ -131,11 +133,24 @@ def iter_samples(data: Any) -> Iterator[Any]:
         return
     count = num_samples(data)
     if count is None:
-        raise TypeError(f"cannot tell the samples apart: no batched tensor in {describe(data)}")
+        raise UsageTypeError(f"cannot tell the samples apart: no batched tensor in {describe(data)}")
     fields = fields_of(data)
     columns = [value if _length(value) == count else repeat(value, count) for value in fields.values()]
     for values in zip(*columns):
         yield values if is_positional(data) else dict(zip(fields, values))
+
+
+def mark_of_batch(data: Any) -> Any:
+    """Return a batch at once whose values are told apart: those of all samples together are ``batch_<name>``.
+
+    Where there are such, it has a ``batch_size``, too. Other arrangements, which have no names or no batch, stay.
+    """
+    count = None if is_sample_list(data) or is_positional(data) or isinstance(data, Tensor) else num_samples(data)
+    if count is None:
+        return data
+    fields = fields_of(data)
+    marked = {name if _length(value) == count else f"{BATCH}{name}": value for name, value in fields.items()}
+    return marked if marked.keys() == fields.keys() else {**marked, f"{BATCH}size": count}
 
 
 def collate(samples: Sequence[Any]) -> Any:

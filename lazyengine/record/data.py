@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -27,7 +28,8 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
     these name the size and time. ``__getitem__`` is never called. Datasets inside of wrappers count.
 
     Returns:
-        ``class``, ``length`` (None where there is none), ``hash`` and ``of``, which says what was hashed.
+        ``class``, ``length`` (None where there is none), ``hash``, ``of``, which says what was hashed, and
+        ``arguments``: the numbers among its attributes that the constructor has a parameter for, as ``seed``.
     """
     found: dict[str, Any] = {"class": f"{type(dataset).__module__}.{type(dataset).__qualname__}", "length": None}
     try:
@@ -36,6 +38,7 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
         hashing = _Hashing()
         found["of"] = _add_dataset(hashing, dataset, 0)
         found["hash"] = hashing.sha.hexdigest()[:16]
+        found["arguments"] = {} if found["of"] == "fingerprint()" else _arguments_of(dataset)
     except Exception as error:  # a class of somebody else; the run does not depend on it
         found["error"] = f"{type(error).__name__}: {error}"
     return found
@@ -50,7 +53,10 @@ def changed_data(former: Mapping[str, Any], present: Mapping[str, Any]) -> list[
             if old.get(key) != new.get(key):
                 lines.append(f"{name}: {word} was {old.get(key)} and is {new.get(key)}")
         is_same_shape = all(old.get(key) == new.get(key) for key in ("class", "length"))
-        if is_same_shape and old.get("hash") != new.get("hash"):
+        was, has = old.get("arguments") or {}, new.get("arguments") or {}
+        if is_same_shape and (other := [n for n in was if n in has and was[n] != has[n]]):
+            lines.append(f"{name}: {', '.join(f'{n} was {was[n]} and is {has[n]}' for n in other)}")
+        elif is_same_shape and old.get("hash") != new.get("hash"):
             lines.append(f"{name}: the data are other ones ({new.get('of')})")
     return lines
 
@@ -113,8 +119,7 @@ def _add_dataset(hashing: _Hashing, dataset: Any, depth: int) -> str:
     if isinstance(inner := getattr(dataset, "_fingerprint", None), str):  # of the datasets library
         hashing.text(inner)
         return "its own fingerprint"
-    inside = getattr(dataset, "datasets", None) or getattr(dataset, "dataset", None)
-    inner_ones = inside if isinstance(inside, list | tuple) else [] if inside is None else [inside]
+    inner_ones = _inside(dataset)
     if inner_ones and depth < _MAX_DEPTH:
         hashing.add(getattr(dataset, "indices", None))
         kinds = [_add_dataset(hashing, one, depth + 1) for one in inner_ones]
@@ -128,6 +133,21 @@ def _add_dataset(hashing: _Hashing, dataset: Any, depth: int) -> str:
         hashing.text(name)
         hashing.add(value)
     return ", ".join(name for name, _ in attributes) or "class and length alone"
+
+
+def _inside(dataset: Any) -> Sequence[Any]:
+    """Return the datasets that one wraps."""
+    inside = getattr(dataset, "datasets", None) or getattr(dataset, "dataset", None)
+    return inside if isinstance(inside, list | tuple) else [] if inside is None else [inside]
+
+
+def _arguments_of(dataset: Any, prefix: str = "", depth: int = 0) -> dict[str, str]:
+    """Return the numbers that a dataset, and those inside of it, were built with, as far as attributes keep them."""
+    kept, names = getattr(dataset, "__dict__", {}), inspect.signature(type(dataset)).parameters
+    found = {prefix + name: repr(kept[name]) for name in names if isinstance(kept.get(name), bool | int | float)}
+    for number, one in enumerate(_inside(dataset) if depth < _MAX_DEPTH else ()):
+        found |= _arguments_of(one, f"{prefix}[{number}].", depth + 1)
+    return found
 
 
 def _data_of(dataset: Any) -> list[tuple[str, Any]]:

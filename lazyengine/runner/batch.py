@@ -24,7 +24,8 @@ def note_batch(error: Exception, where: str, batch: Any) -> None:
                 "also says from where each block was asked for"
             )
     if "Expected more than 1 value per channel" in str(error):
-        error.add_note("BatchNorm cannot train on a batch of 1: drop_last=True leaves out an incomplete last batch")
+        instead = "raise batch_size, or leave an incomplete last batch out by drop_last=True"
+        error.add_note(f"BatchNorm cannot train on a batch of 1: {instead}")
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         error.add_note(
             "out of memory: lower batch_size and raise accumulative_counts by the same factor, compute in bfloat16 "

@@ -36,9 +36,10 @@ from .. import dist
 from ..dataset import CombinedLoader, check_stream, seed_order, set_epoch, set_seed
 from ..dist import exchange_numbers
 from ..errors import UsageRuntimeError, UsageTypeError, UsageValueError
-from ..evaluator import Evaluator
+from ..evaluator import DumpResults, Evaluator
 from ..model import test_step, train_step, val_step
 from ..optim import NonFiniteError
+from ..record import fingerprint
 from .batch import note_batch
 from .sharing import check_global_batch_size, check_sampler_is_distributed, global_batch_size, synchronize_buffers
 from .triage import note_nonfinite
@@ -697,6 +698,9 @@ class ValLoop:
         evaluator = self.evaluators[self.loader_name]
         evaluator.reset()
         self._put_meta(loader)
+        for metric in evaluator.metrics:
+            if isinstance(metric, DumpResults) and metric.data is None:
+                metric.data = fingerprint(getattr(loader, "dataset", loader))
         set_epoch(loader, 0, samplers_only=True)
         return evaluator
 

@@ -485,7 +485,7 @@ class Runner:
         if name == "train_loop" and loop is not None:
             check_loop(loop)
         if loop is not None and not hasattr(loop, "dataloader"):
-            raise UsageTypeError(f"{name}: got a {type(loop).__name__}; expected a loop, as ValLoop(loader, metrics).")
+            raise UsageTypeError(f"{name}: got {short(loop)}; expected a loop, as ValLoop(loader, metrics).")
         if loop is not None:
             seed_loaders(loop.dataloader, self.seed)
         return loop

@@ -160,11 +160,13 @@ class RunState:
     def record_evaluation(self) -> str:
         """Write that an evaluation begins, and of which weights; return its folder. The record of training stays."""
         runner = self._runner
-        path = runner.load_from.path if runner.load_from is not None else None
+        has_trained = runner._own_loop is not None and runner.num_iters_completed > 0  # since they were loaded
+        path = None if runner.load_from is None or has_trained else runner.load_from.path
         if dist.is_main_process():
             runner.folder.record_evaluation(None if path is None else _origin_of(path, runner.loaded_meta))
-        what = "the weights that the model has" if path is None else f"{path}, iteration {runner.num_iters_completed}"
-        runner.logger.info("evaluating %s", what)
+        is_known = runner.loaded_meta.get("iter") is not None
+        at = f"iteration {runner.loaded_meta['iter']}" if is_known else "which does not say of which iteration it is"
+        runner.logger.info("evaluating %s", "the weights that the model has" if path is None else f"{path}, {at}")
         return runner.folder.evaluation_dir
 
     def _begin_record(self, source: dict[str, Any] | None) -> list[dict[str, Any]]:

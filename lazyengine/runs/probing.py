@@ -82,6 +82,8 @@ class Probe:
 
     def _looking(self, run_iter: Any) -> Any:
         def run_and_look(loop: Any, runner: Runner, batch_idx: int, data_batch: Any) -> None:
+            if self._runner is None:
+                self._check_module(runner.model)  # before the way to the iteration, which may be long
             position, self._runner = loop.position, runner
             number = position.iter
             if number in self.iterations:
@@ -227,7 +229,7 @@ class Probe:
                 yield debugger
             if watch.found is None:
                 print("nothing that a module makes, and no gradient, is other than finite in this iteration")
-        elif self.at in modules:
+        else:
             module, calls = modules[self.at], []
             forward = module.forward
             module.forward = lambda *args, **kwargs: calls.append(1) or debugger.runcall(forward, *args, **kwargs)
@@ -237,10 +239,12 @@ class Probe:
                 module.__dict__.pop("forward", None)
             if not calls:
                 print(f"the forward of {self.at} is not called in this iteration")
-        else:
-            names = [name for name in modules if name]
+
+    def _check_module(self, model: nn.Module) -> None:
+        names = [name for name, _ in model.named_modules() if name]
+        if self.at is not None and self.at not in (NOT_FINITE, *names):
             hint = did_you_mean(self.at, names) or f" There are: {listed(names, 30)}."
-            raise UsageValueError(f"the model has no module {self.at!r}.{hint}")
+            raise UsageValueError(f"--at: the model has no module {self.at!r}.{hint}")
 
     def write(self) -> None:
         """Write what was found, with the samples of the batches."""

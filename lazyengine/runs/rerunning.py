@@ -363,6 +363,8 @@ class Step:
             code = _run(args, ranks, cwd, self._environment(), None if is_interactive else log)
         if code == 0:
             return None
+        if is_interactive:
+            return f"start {self.start.number} failed with code {code}, as is said above"
         tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_MAX_TAIL:] if log.exists() else []
         not_kept = [name for name in self.about_code.get("not_contained", {}) if not (self.tree / name).exists()]
         hint = f"\n  not kept with the code: {listed(not_kept)}" if not_kept else ""

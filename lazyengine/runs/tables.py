@@ -196,7 +196,7 @@ def fill(table: Table) -> FilledTable:
     for root in roots:
         if not os.path.isdir(root):
             raise UsageFileNotFoundError(f"Table.root={root!r} is no folder; it is relative to the current one.")
-    outlines = [outline for root in roots for outline in _read(root)]
+    outlines = [outline for root in roots for outline in _read(root) if outline.state != "evaluated"]
     cells = {name: _filled(name, cell, outlines) for name, cell in table.named()}
     _compare_cells(table, [cell for cell in cells.values() if cell.runs])
     for cell in cells.values():

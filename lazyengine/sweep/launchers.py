@@ -357,7 +357,9 @@ def make_launcher(on: str, folder: str, **options: Any) -> Launcher:
     given = {name: value for name, value in options.items() if value is not None}
     known = inspect.signature(LAUNCHERS[on]).parameters
     if wrong := [name for name in given if name not in known and name != "report"]:
-        raise UsageValueError(f"{wrong[0]}={given[wrong[0]]!r} has no meaning with --on {on}.")
+        others = [f"--on {each}" for each, made in LAUNCHERS.items() if wrong[0] in inspect.signature(made).parameters]
+        hint = f"; leave it out, or choose {' or '.join(others)}" if others else ""
+        raise UsageValueError(f"{wrong[0]}={given[wrong[0]]!r} has no meaning with --on {on}{hint}.")
     if on == "slurm":
         given["folder"] = os.path.join(folder, "slurm")
     return LAUNCHERS[on](**{name: value for name, value in given.items() if name in known})

@@ -79,6 +79,12 @@ def curve_names(scalars: Mapping[str, float], mode: str | None) -> dict[str, flo
     return {prefix + name.removeprefix(prefix): value for name, value in scalars.items()}
 
 
+def file_of(name: str) -> str:
+    """Return the name of an image with the signs that file names have; slashes make folders."""
+    parts = [re.sub(r"[^\w.=+-]", "_", part) for part in name.split("/") if part not in ("", ".", "..")]
+    return "/".join(parts) or "image"
+
+
 class ForeignBackend(VisBackend):
     """An object with methods of the names of mmengine's backends; those that it has are called.
 
@@ -177,8 +183,7 @@ class LocalVisBackend(QueuedBackend):
 
     def add_image(self, name: str, image: np.ndarray, step: int) -> None:
         """Write ``images/<name>_<step>.png``; slashes in the name make folders."""
-        parts = [re.sub(r"[^\w.=+-]", "_", part) for part in name.split("/") if part not in ("", ".", "..")]
-        self._write(f"images/{'/'.join(parts) or 'image'}_{step}.png", encode_png(image))
+        self._write(f"images/{file_of(name)}_{step}.png", encode_png(image))
 
     def add_scalars(
         self, scalars: Mapping[str, float], step: int, mode: str | None, epoch: int | None, iter: int | None

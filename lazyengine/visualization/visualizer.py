@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ..config.saving import to_json
 from ..errors import UsageKeyError, UsageRuntimeError, UsageTypeError
 from ..logging import ManagerMixin, MetricsWriter, print_log, require_number
 from ..text import listed, short
-from .backend import ForeignBackend, LocalVisBackend, VisBackend
+from .backend import ForeignBackend, LocalVisBackend, VisBackend, file_of
 from .canvas import Canvas
 from .images import add_caption, as_image, labels_of
 
@@ -64,6 +65,7 @@ class Visualizer(Canvas, ManagerMixin):
         self._is_started = self._is_evaluation = False
         self._save_dir = self._run_dir = None if save_dir is None else Path(save_dir)
         self._files: dict[Path, MetricsWriter] = {}
+        self._shown: dict[tuple[Path | None, str, int], int] = {}  # how many images of a name
         self._register()
 
     def _register(self) -> None:
@@ -176,7 +178,7 @@ class Visualizer(Canvas, ManagerMixin):
         """Show an image.
 
         Args:
-            name: Its name; ``/`` groups names.
+            name: Its name; ``/`` groups names. A second one of this name at this step is ``<name>_2`` in all backends.
             image: ``(H, W)`` or ``(H, W, C)`` with 1 to 4 channels, uint8 in [0, 255], an array or a tensor; or a
                 matplotlib figure.
             step: Training iterations completed.
@@ -186,8 +188,23 @@ class Visualizer(Canvas, ManagerMixin):
         except (TypeError, ValueError) as error:
             error.add_note(f"image {name!r} given to the visualizer")
             raise
-        for backend in self._ready():
+        backends, name = self._ready(), self._free_name(name, int(step))
+        for backend in backends:
             backend.add_image(name, pixels, int(step))
+
+    def _free_name(self, name: str, step: int) -> str:
+        """Return the name of an image, with a number where there is one already, in this folder and at this step."""
+
+        def place(name: str) -> tuple[Path | None, str, int]:
+            return self._save_dir, re.sub(r"[=+]", "_", file_of(name)), step  # some backends have fewer signs
+
+        number = self._shown.get(place(name), 0) + 1
+        while number > 1 and place(f"{name}_{number}") in self._shown:
+            number += 1
+        self._shown[place(name)] = number
+        free = f"{name}_{number}" if number > 1 else name
+        self._shown.setdefault(place(free), 1)
+        return free
 
     def add_scalar(self, name: str, value: Any, step: int = 0) -> None:
         """Add a point to the curve ``name``; see `add_scalars`."""

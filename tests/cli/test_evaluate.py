@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from lazyengine.cli.evaluate import main, parse_metric
+from lazyengine.config import LazyConfig
 from lazyengine.errors import UsageError
 from lazyengine.evaluator import Accuracy, save_results
+from lazyengine.runner import Runner
 
 CONFIG = """
 from lazyengine.config import LazyCall as L
@@ -144,6 +146,114 @@ def test_the_data_belongs_to_the_predictions(tmp_path, config, capsys, loader, i
     out, err = capsys.readouterr()
     assert (code, "accuracy/top1: 1.0" in out) == ((0, True) if is_known else (2, False))
     assert is_known or "is shuffled, or a stream · save predictions with the labels" in err
+
+
+DATA = """
+import torch
+from lazyengine.model import BaseModel
+
+class Data(torch.utils.data.Dataset):
+    def __init__(self, labels, path="none"):
+        self.labels, self.path = torch.tensor(labels), path
+    def __len__(self):
+        return len(self.labels)
+    def __getitem__(self, index):
+        return {"label": self.labels[index]}
+
+class Others(Data):
+    pass
+
+class Zeros(BaseModel):
+    def forward(self, label, mode="tensor"):
+        return {"scores": torch.eye(2)[torch.zeros_like(label)]}
+"""
+LOOPS = """
+from lazyengine.config import LazyCall as L
+from lazyengine.dataset import DataLoader
+from lazyengine.evaluator import Accuracy, DumpResults
+from lazyengine.runner import Runner, ValLoop
+from {module} import Data, Others, Zeros
+
+def loop(data):
+    metrics = [L(Accuracy)(), L(DumpResults)(out_file_path={dump!r})]
+    return L(ValLoop)(dataloader=L(DataLoader)(dataset=data, batch_size=2), evaluator=metrics)
+
+val_loop = loop(L(Data)(labels=[0, 1, 0, 0]))
+test_loop = loop({other})
+runner = L(Runner)(model=L(Zeros)(), val_loop=val_loop, test_loop=test_loop)
+"""
+
+
+@pytest.mark.parametrize(
+    ("other", "differs"),
+    [
+        ("L(Data)(labels=[1, 1, 1, 0])", "data: the data are other ones (labels, path)"),
+        ("L(Data)(labels=[0, 1, 0, 0], path='cropped')", "data: the data are other ones (labels, path)"),
+        ("L(Others)(labels=[0, 1, 0, 0])", "data: the class of the data was "),
+        ("L(Data)(labels=[0, 1, 0, 0, 1])", "data: the number of samples was 4 and is 5"),
+        ("L(Data)(labels=[0, 1, 0, 0])", None),
+    ],
+    ids=["labels", "argument", "class", "length", "the same"],
+)
+def test_predictions_are_compared_with_the_samples_that_they_are_of(tmp_path, monkeypatch, capsys, other, differs):
+    """Those of another dataset of as many samples were taken for them."""
+    module = f"data_of_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{module}.py").write_text(DATA)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    dump = str(tmp_path / "results.pt")
+    config = tmp_path / "config.py"
+    config.write_text(LOOPS.format(module=module, dump=dump, other=other))
+    Runner.from_cfg(LazyConfig.load(str(config)), work_dir=str(tmp_path / "run")).val()
+    capsys.readouterr()
+    arguments = [dump, "--config", str(config), "--with-data"]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["accuracy/top1: 0.75"]
+    assert main([*arguments, "--loop", "test_loop"]) == (0 if differs is None else 2)
+    err = capsys.readouterr().err
+    if differs is not None:
+        assert f"results.pt are of other data than {config} has (test_loop): {differs}" in " ".join(err.split())
+        assert "add --other-data" in err
+        code = 2 if "number" in differs else 0  # they cannot be paired
+        assert main([*arguments, "--loop", "test_loop", "--other-data"]) == code
+
+
+def test_predictions_that_do_not_say_of_what_they_are(config, results, capsys):
+    assert main([results, "--config", config, "--with-data"]) == 0
+    assert "does not say of which data its predictions are" in " ".join(capsys.readouterr().err.split())
+    assert main([results, "--metric", "Accuracy", "--with-data"]) == 2
+    assert "--with-data: the data are those of a config: name it with --config FILE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("metric", "samples", "message"),
+    [
+        ("Accuracy", [{"label": 0}], "Accuracy: no 'scores' in the predictions"),
+        ("Accuracy", [{"scores": torch.ones(2)}], "Accuracy: no 'label' in the predictions"),
+        ("Accuracy(topk=5)", [{"scores": torch.ones(2), "label": 0}], "needs scores (N, C) with C >= 5, got (1, 2)"),
+        ("Accuracy(pred_key='name')", [{"name": "a", "label": 0}], "Accuracy: 'name' must be a tensor or numbers"),
+        ("Accuracy", [{"scores": 0.5, "label": 0}], "tells no class"),
+        ("ConfusionMatrix", [{"label": 0}], "ConfusionMatrix: no 'scores' in the predictions"),
+        ("ConfusionMatrix", [{"scores": torch.ones(2), "label": -1}], "1 times a label is none of the"),
+        ("MeanIoU", [{"label": 0}], "MeanIoU: no 'scores' in the predictions"),
+        (
+            "MeanIoU",
+            [{"scores": torch.ones(2, dtype=torch.long), "label": torch.ones(2, dtype=torch.long)}],
+            "needs num_classes",
+        ),
+        ("MeanLoss", [{"label": 0}], "MeanLoss: no 'loss' in the predictions"),
+        ("Perplexity(weight_key='tokens')", [{"loss": 1.0}], "Perplexity: no 'tokens' in the predictions"),
+        ("MeanLoss", [{"loss": torch.ones(2, 2)}], "'loss' must be (N,) or a scalar, got (1, 2, 2)"),
+        ("DumpResults('x.pt', keys=['boxes'])", [{"label": 0}], "no 'boxes' in the predictions"),
+        ("Accuracy", [], "Accuracy has no samples to compute from"),
+        ("Accuracy", [1, 2], "Accuracy: no 'scores' in the predictions"),
+    ],
+)
+def test_predictions_without_what_a_metric_reads(tmp_path, monkeypatch, capsys, metric, samples, message):
+    """A missing field was a traceback."""
+    monkeypatch.chdir(tmp_path)
+    save_results(samples, "lacking.pt")
+    assert main(["lacking.pt", "--metric", metric]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_metric_for_batches_of_a_project_that_is_not_installed(tmp_path, results, config, capsys, monkeypatch):

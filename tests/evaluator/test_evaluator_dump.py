@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from lazyengine.evaluator import Accuracy, DumpResults, Evaluator, iter_samples, load_results, save_results
+from lazyengine.errors import UsageError
+from lazyengine.evaluator import (
+    Accuracy,
+    DumpResults,
+    Evaluator,
+    MeanLoss,
+    iter_samples,
+    load_results,
+    save_results,
+)
 
 
 def _dump(path, size=5, **kwargs):
@@ -30,7 +39,7 @@ def test_predictions_come_back_and_evaluate_the_same(tmp_path, ending):
     assert len(samples) == 5
     for sample, row in zip(samples, scores):
         assert torch.equal(torch.as_tensor(sample["scores"]), row)
-        assert (int(sample["label"]), float(sample["loss"])) == (2, 0.5)
+        assert (int(sample["label"]), float(sample["batch_loss"])) == (2, 0.5)
     assert Evaluator([Accuracy()]).offline_evaluate(samples, chunk_size=2) == {"accuracy/top1": 1.0}
 
 
@@ -102,6 +111,51 @@ def test_iter_samples_splits_what_is_batched_and_repeats_what_is_not():
     ]
     with pytest.raises(TypeError, match=r"no batched tensor in dict with \['loss'\]"):
         list(iter_samples({"loss": torch.tensor(3.0)}))
+
+
+@pytest.mark.parametrize("ending", ["pt", "jsonl"])
+@pytest.mark.parametrize(
+    ("losses", "names"),
+    [
+        ({"loss": [1.0, 4.0]}, {"batch_loss", "batch_size"}),
+        ({"loss": [1.0, 4.0], "num": [30, 10]}, {"batch_loss", "batch_num", "batch_size"}),
+        ({"loss": [[1.0, 2.0, 3.0, 4.0], [5.0]]}, {"loss"}),
+    ],
+)
+def test_what_a_batch_has_one_of_says_so_and_has_the_same_mean_afterwards(tmp_path, ending, losses, names):
+    """The loss of its batch stood in each sample as if it were the sample's own."""
+    evaluator = Evaluator([DumpResults(path := tmp_path / f"results.{ending}"), MeanLoss()])
+    for number, size in enumerate((4, 1)):
+        values = {name: torch.tensor(each[number]) for name, each in losses.items()}
+        evaluator.process({"scores": torch.eye(size, 3), **values})
+    expected = evaluator.evaluate(5)
+    samples = load_results(path)
+    assert set(samples[0]) == {"scores", *names}
+    assert samples[-1].get("batch_size", 1) == 1
+    found = Evaluator(MeanLoss()).offline_evaluate(samples, chunk_size=3)
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_keys_name_what_the_model_returned(tmp_path):
+    _dump(tmp_path / "results.pt", keys=["loss", "label"])
+    assert load_results(tmp_path / "results.pt")[0] == {"batch_loss": 0.5, "label": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("results.pt", lambda path: torch.save({"state_dict": {"w": torch.ones(1)}}, path)),
+        ("results.pt", lambda path: torch.save([1, 2], path)),
+        ("results.jsonl", lambda path: path.write_text('{"scores": [1, 2]}\n{"scor')),
+        ("results.pkl", lambda path: path.write_bytes(b"")),
+        ("results.pkl", lambda path: path.write_bytes(pickle.dumps(3))),
+    ],
+)
+def test_a_file_of_something_else_is_refused(tmp_path, name, write):
+    write(tmp_path / name)
+    message = rf"{name} (holds no predictions|cannot be read as predictions).*; name a file of DumpResults"
+    with pytest.raises(UsageError, match=message):
+        load_results(tmp_path / name, trusted=True)
 
 
 def test_errors(tmp_path):

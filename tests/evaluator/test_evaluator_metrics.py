@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lazyengine.errors import UsageError
 from lazyengine.evaluator import Accuracy, ConfusionMatrix, Evaluator, MeanIoU, MeanLoss, Perplexity
 
 
@@ -67,16 +68,45 @@ def test_scores_with_nan_predict_no_class():
         for metric, number in ((Accuracy(), 1), (Accuracy(topk=(1, 3)), 2)):
             metric.process(None, samples)
             assert list(metric.evaluate(4).values()) == [right] * number
-    samples["label"] = torch.zeros(4, dtype=torch.long)
-    maps = {key: value[..., None, None] for key, value in samples.items()}
-    for metric, data, message in (
-        (ConfusionMatrix(), samples, r"got -1 to 2 \(-1: of scores with a NaN"),
-        (ConfusionMatrix(), maps, "1 times a label or a predicted class is none"),
-        (MeanIoU(), maps, "1 times a label or a predicted class is none"),
+
+
+MATRIX = {"mean_recall": 0.75, "mean_precision": 1.0}
+COUNTING = pytest.mark.parametrize(
+    ("make", "shape", "expected"),
+    [
+        (ConfusionMatrix, (), MATRIX),
+        (ConfusionMatrix, (1, 1), MATRIX),
+        (MeanIoU, (1, 1), {"mean_iou": 0.75, "mean_accuracy": 0.75, "pixel_accuracy": 2 / 3}),
+    ],
+    ids=["matrix of samples", "matrix of maps", "iou of maps"],
+)
+
+
+@COUNTING
+def test_a_prediction_of_no_class_counts_as_wrong_in_every_metric(make, shape, expected, capsys):
+    """One NaN ended a validation, and with it a run of days, which goes on by accuracy."""
+    scores = torch.eye(2)[[0, 1, 0, 1, 0, 0]]
+    scores[4, 0] = scores[5, 1] = torch.nan  # both of class 0
+    samples = {"scores": scores.reshape(6, 2, *shape), "label": torch.tensor([0, 1, 0, 1, 0, 0]).reshape(6, *shape)}
+    found = evaluate(metric := make(num_classes=2), samples, size=6)
+    assert {name.partition("/")[2]: value for name, value in found.items()} == pytest.approx(expected)
+    text = (
+        f"{make.__name__}: 2 times a prediction is none of the 2 classes, as where a score is NaN: it counts as wrong"
+    )
+    assert text in capsys.readouterr().out
+    assert make is MeanIoU or metric.matrix.tolist() == [[2, 0], [0, 2]]
+
+
+@COUNTING
+@pytest.mark.parametrize("label", [-1, 3, 255])
+def test_labels_that_are_no_class_are_refused(make, shape, expected, label):
+    labels = torch.tensor([0, 1, label])
+    samples = {"scores": torch.eye(3).reshape(3, 3, *shape), "label": labels.reshape(3, *shape)}
+    seen = "" if shape else f", got {int(labels.min())} to {int(labels.max())}"
+    with pytest.raises(
+        UsageError, match=f"1 times a label is none of the 3 classes, which are counted from 0{seen}; name"
     ):
-        metric.process(None, data)
-        with pytest.raises(ValueError, match=message):
-            metric.evaluate(4)
+        evaluate(make(3, ignore_index=None), samples, size=3)
 
 
 def test_a_confusion_matrix_of_ignored_labels_alone_has_no_means():
@@ -162,7 +192,7 @@ def test_confusion_matrix_takes_the_number_of_classes_from_the_dataset():
     assert metric.matrix is not None
     assert metric.matrix.shape == (4, 4)
     assert values["confusion_matrix/mean_recall"] == 1.0  # a class that never occurs does not count
-    with pytest.raises(ValueError, match=r"every label must lie in \[0, 2\), got 0 to 2"):
+    with pytest.raises(ValueError, match=r"1 times a label is none of the 2 classes, .* got 0 to 2"):
         evaluate(ConfusionMatrix(num_classes=2), (torch.eye(3), torch.tensor([0, 1, 2])))
     with pytest.raises(ValueError, match="num_classes must be at least 1"):
         ConfusionMatrix(num_classes=0)

@@ -100,6 +100,44 @@ def test_counters_and_objects_are_no_data():
     assert changed(Unread(x=[1], epoch=1, lock=object()), Unread(x=[1], epoch=2, lock=object())) == []
 
 
+class Made(torch.utils.data.Dataset):
+    """Makes its samples of numbers."""
+
+    def __init__(self, length=10, seed=0, train=True, scale=1.0) -> None:
+        self.length, self.seed, self.train, self.scale = length, seed, train, scale
+        self.num_read = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"seed": 5}, "train: seed was 0 and is 5"),
+        ({"train": False}, "train: train was True and is False"),
+        ({"scale": 0.5, "seed": 1}, "train: seed was 0 and is 1, scale was 1.0 and is 0.5"),
+        ({"length": 11, "seed": 1}, "train: the number of samples was 10 and is 11"),
+    ],
+)
+def test_numbers_that_data_are_made_of_are_compared(arguments, line):
+    """A set of another seed, or the other split, was taken for the same one."""
+    one, other = Made(), Made(**arguments)
+    one.num_read = 7
+    assert changed(one, Made()) == []
+    assert changed(one, other) == [line]
+    wrapped = ConcatDataset([one, one]), ConcatDataset([one, other])
+    assert len(changed(*wrapped)) == 1
+    assert "length" in arguments or changed(*wrapped) == [
+        line.replace("train: ", "train: [1].").replace(", ", ", [1].")
+    ]
+
+
+def test_a_record_of_before_has_no_numbers_to_compare():
+    former = {"train": {k: v for k, v in fingerprint(Made()).items() if k != "arguments"}}
+    assert changed_data(former, {"train": fingerprint(Made(seed=5))}) == []
+
+
 def test_of_large_data_a_spread_part_is_hashed():
     large = np.zeros(8_000_000, np.uint8)
     other = large.copy()

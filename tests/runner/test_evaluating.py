@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -59,6 +60,42 @@ def test_an_evaluation_writes_into_its_own_folder_and_leaves_the_record(tmp_path
     after = read_run(tmp_path)
     assert (after.curves, after.records) == (run.curves, run.records)
     assert compare_runs(read_outlines([tmp_path]), ["val/error"]).as_text() == compared
+
+
+def log_of(runner) -> str:
+    return Path(runner.logger.log_file).read_text()
+
+
+@pytest.mark.parametrize(
+    ("strip", "says"),
+    [
+        (lambda whole: {"state_dict": whole["state_dict"]}, "which does not say of which iteration it is"),
+        (lambda whole: dict(whole["state_dict"]), "which does not say of which iteration it is"),
+        (lambda whole: {**whole, "meta": {"classes": ["a"]}}, "which does not say of which iteration it is"),
+        (lambda whole: whole, "iteration 15"),
+    ],
+    ids=["weights alone", "a state dict", "a foreign meta", "a checkpoint"],
+)
+def test_a_file_without_an_iteration_is_not_said_to_be_of_the_first(tmp_path, strip, says):
+    runner = trained(tmp_path / "run")
+    path = str(tmp_path / "published.pth")
+    torch.save(strip(torch.load(find_checkpoint(tmp_path / "run"), weights_only=True)), path)
+    for evaluating in (runner, toy_runner(str(tmp_path / "other"))):  # behind a training, too
+        evaluating.test(checkpoint=path)
+        assert f"evaluating {path}, {says}\n" in log_of(evaluating)
+    said = json.loads((tmp_path / "other" / evaluating.timestamp / "start.json").read_text())
+    assert said["from"]["iter"] == (15 if says == "iteration 15" else None)
+    runner.test()
+    assert "evaluating the weights that the model has\n" in log_of(runner)
+
+
+def test_weights_that_were_trained_on_are_not_said_to_be_those_of_the_file(tmp_path):
+    torch.save(toy_runner(str(tmp_path / "first")).model.state_dict(), path := str(tmp_path / "pretrained.pth"))
+    runner = toy_runner(str(tmp_path / "run"), max_epochs=1, load_from=path)
+    runner.train()
+    runner.test()
+    assert "evaluating the weights that the model has\n" in log_of(runner)
+    assert json.loads((Path(runner.folder.evaluation_dir) / "start.json").read_text())["from"] is None
 
 
 def test_a_damaged_run_record_is_refused_and_kept(tmp_path):

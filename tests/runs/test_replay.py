@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,9 @@ import pytest
 import torch
 
 from lazyengine.cli import replay as command
+from lazyengine.logging import METRICS_FILE
 from lazyengine.runs import read_run, replay, replay_range
+from lazyengine.runs.reading import PLACE
 from lazyengine.runs.replaying import nearest_checkpoint
 from lazyengine.runs.verifying import hash_of
 
@@ -108,12 +112,42 @@ def test_the_debugger_stands_before_the_step_or_in_a_module(run):
     assert "nothing that a module makes, and no gradient, is other than finite" in debug(f"{command} --at nonfinite")
 
 
+@pytest.mark.parametrize("at", ["net.9", "nett", "not_finite"])
+def test_a_module_that_is_not_there_is_refused_before_the_way_to_the_iteration(run, at, capfd):
+    assert command.main([str(run), "--iter", "8", "--pdb", "--at", at]) == 2
+    err = capfd.readouterr().err
+    assert f"--at: the model has no module '{at}'." in err
+    assert "failed with code 1, as is said above" in err
+
+
 def test_a_value_that_was_not_recorded_is_not_compared(tmp_path):
     config = make_project(tmp_path / "home")
     start(config, tmp_path / "run", "runner.hooks.logger.interval=12", "--kill", "8", code=-9)
     found = replay(tmp_path / "run", 6)
     assert found.is_equal is None
     assert "not recorded" in found.as_text()
+
+
+@pytest.mark.parametrize(
+    ("kept", "is_equal", "says"),
+    [
+        ({"time", "data_time"}, None, "nothing but times at step 8"),
+        (set(), None, "nothing but times at step 8"),
+        ({"time", "lr"}, True, "recorded at step 8"),
+    ],
+    ids=["times", "positions", "a value beside times"],
+)
+def test_a_record_that_has_only_times_says_so(run, tmp_path, capsys, kept, is_equal, says):
+    shutil.copytree(run, copied := tmp_path / "run")
+    for file in copied.glob(f"*/{METRICS_FILE}"):
+        records = [json.loads(line) for line in file.read_text().splitlines()]
+        records = [{k: v for k, v in each.items() if k in {*PLACE, "event", *kept}} for each in records]
+        file.write_text("".join(json.dumps(each) + "\n" for each in records))
+    found = replay(copied, 7)
+    assert (found.is_equal, found.step) == (is_equal, 8)
+    assert says in found.as_text()
+    assert command.main([str(copied), "--iter", "7"]) == 0
+    assert says in capsys.readouterr().out
 
 
 def test_two_ranks(tmp_path):

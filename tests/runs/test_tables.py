@@ -104,6 +104,14 @@ def test_twelve_planted_errors_are_refused_by_name_and_no_other_cell(root):
     assert all(found.cells[name].value is None for name in expected)
 
 
+@pytest.mark.parametrize("changes", [{}, {"runner__seed": 7}, {"val_loop__limit": 3}])
+def test_a_folder_that_only_evaluated_is_no_run_of_a_cell(root, changes):
+    """`lazyengine test` of another config beside the runs refused the cell of the runs."""
+    evaluated = make_trained_run(root, 8, 0.1, 1, name="evaluated", **changes)
+    finish(evaluated, kind="evaluate")
+    assert fill(make_table(root)).refused == []
+
+
 def test_a_sound_table_in_every_form(root):
     found = fill(make_table(root, caption="A 90 % table", digits=3))
     assert not found.refused

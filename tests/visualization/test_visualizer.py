@@ -333,3 +333,57 @@ def test_a_backend_that_fails_while_closing_leaves_the_others_closed(tmp_path, p
     with pytest.raises(OSError, match="no network"):
         visualizer.close()
     assert closed == backends
+
+
+# ---------------------------------------------------------------- several of one name at one step
+
+
+def one_and_one(visualizer: Visualizer, kind: str, name: str, other: str | None = None) -> None:
+    """Show two different pictures at step 3."""
+    from matplotlib.figure import Figure
+
+    for value, called in ((1, name), (2, other or name)):
+        image = np.full((2, 2), value, np.uint8)
+        if kind == "sample":
+            visualizer.add_datasample(called, image, {"label": value}, step=3)
+        else:
+            visualizer.add_image(called, Figure(figsize=(value, 1)) if kind == "figure" else image, step=3)
+
+
+@pytest.mark.parametrize("kind", ["image", "figure", "sample"])
+def test_two_pictures_of_one_name_and_step_are_both_kept_in_every_backend(tmp_path, kind, recorder):
+    """The second one took the place of the first, in silence."""
+
+    class Foreign:
+        names: list[str] = []  # noqa: RUF012
+
+        def add_image(self, name, image, step=0):
+            self.names.append(name)
+
+    visualizer = Visualizer("x", [LocalVisBackend(), TensorboardVisBackend(), Foreign(), recorder], tmp_path)
+    one_and_one(visualizer, kind, "val/a")
+    visualizer.close()
+    files = sorted((tmp_path / "images/val").iterdir())
+    assert [path.name for path in files] == ["a_2_3.png", "a_3.png"]
+    assert files[0].read_bytes() != files[1].read_bytes()
+    assert sorted(read_events(tmp_path / "tensorboard").Tags()["images"]) == ["val/a", "val/a_2"]
+    assert Foreign.names == [call[1] for call in recorder.calls if call[0] == "add_image"] == ["val/a", "val/a_2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "kept"),
+    [("a b", "a_b", ["a b", "a_b_2"]), ("/a", "a", ["/a", "a_2"]), ("lr=1", "lr+1", ["lr=1", "lr+1_2"])],
+)
+def test_names_that_are_the_same_file_are_told_apart(visualizer, recorder, name, other, kept):
+    one_and_one(visualizer, "image", name, other)
+    assert [call[1] for call in recorder.calls if call[0] == "add_image"] == kept
+
+
+def test_the_number_passes_over_names_that_are_taken(visualizer, recorder, tmp_path):
+    picture = np.zeros((2, 2), np.uint8)
+    for name, step in (("a_2", 0), ("a", 0), ("a", 0), ("a", 0), ("a", 1), ("a_2", 0)):
+        visualizer.add_image(name, picture, step)
+    visualizer.set_save_dir(tmp_path / "elsewhere")
+    visualizer.add_image("a", picture, 0)
+    names = [call[1] for call in recorder.calls if call[0] == "add_image"]
+    assert names == ["a_2", "a", "a_3", "a_4", "a", "a_2_2", "a"]

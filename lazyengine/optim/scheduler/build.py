@@ -83,10 +83,11 @@ class _Run:
     def _build(self, recipe: Any, optimizer: OptimizerLike, shared: bool) -> _ParamScheduler:
         scheduler = recipe
         if not isinstance(recipe, _ParamScheduler):
-            if hasattr(recipe, "step"):
+            if hasattr(recipe, "step") and not isinstance(recipe, type):
                 raise UsageTypeError(_refusal("param_schedulers", type(recipe)))
             if not hasattr(recipe, "arguments"):
                 advice = "nodes are built with a whole config, instantiate(L(Runner)(...)); by hand, give schedulers"
+                advice = f"{advice}, as LinearLR(optimizer, ...)"
                 raise UsageTypeError(f"param_schedulers: expected a recipe or a scheduler, got {recipe!r} · {advice}")
             path = getattr(recipe, "path", "param_schedulers")
             try:
