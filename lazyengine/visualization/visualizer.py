@@ -65,7 +65,7 @@ class Visualizer(Canvas, ManagerMixin):
         self._is_started = self._is_evaluation = False
         self._save_dir = self._run_dir = None if save_dir is None else Path(save_dir)
         self._files: dict[Path, MetricsWriter] = {}
-        self._shown: dict[tuple[Path | None, str, int], int] = {}  # how many images of a name
+        self._shown: tuple[Any, dict[str, int]] = (None, {})  # a folder and step, and how many images of a name it has
         self._register()
 
     def _register(self) -> None:
@@ -193,17 +193,20 @@ class Visualizer(Canvas, ManagerMixin):
             backend.add_image(name, pixels, int(step))
 
     def _free_name(self, name: str, step: int) -> str:
-        """Return the name of an image, with a number where there is one already, in this folder and at this step."""
+        """Return the name of an image, with a number where there is one already in this folder and at this step."""
 
-        def place(name: str) -> tuple[Path | None, str, int]:
-            return self._save_dir, re.sub(r"[=+]", "_", file_of(name)), step  # some backends have fewer signs
+        def place(name: str) -> str:
+            return re.sub(r"[=+]", "_", file_of(name))  # some backends have fewer signs
 
-        number = self._shown.get(place(name), 0) + 1
-        while number > 1 and place(f"{name}_{number}") in self._shown:
+        where, shown = self._shown
+        if where != (self._save_dir, step):
+            self._shown = (self._save_dir, step), (shown := {})
+        number = shown.get(place(name), 0) + 1
+        while number > 1 and place(f"{name}_{number}") in shown:
             number += 1
-        self._shown[place(name)] = number
+        shown[place(name)] = number
         free = f"{name}_{number}" if number > 1 else name
-        self._shown.setdefault(place(free), 1)
+        shown.setdefault(place(free), 1)
         return free
 
     def add_scalar(self, name: str, value: Any, step: int = 0) -> None:
