@@ -16,7 +16,7 @@ from ..config.saving import to_json
 from ..dataset import settle_generators
 from ..errors import UsageValueError
 from ..hooks import CheckpointHook
-from ..hooks.devices import DEVICES, find_device
+from ..hooks.devices import DEVICES, Device, find_device
 from ..model import FSDP2
 from ..model.patterns import match_modules
 from ..record import changed_values, flat_config
@@ -421,11 +421,21 @@ def _sharded(cost: Cost, wrapper: FSDP2, number: int) -> tuple[list[tuple[str, s
     ], memory  # fmt: skip
 
 
-def _on_device(plan: Plan, gpu: str, memory: int, val_memory: int, iters: int) -> list[tuple[str, str]]:
+def named_device(gpu: str) -> Device:
+    """Return the kind of accelerator of a name.
+
+    Raises:
+        UsageValueError: The kind is not known.
+    """
     device = find_device(gpu)
     if device is None:
         names = [each.name for each in DEVICES]
         raise UsageValueError(f"--gpu {gpu}: not known.{did_you_mean(gpu, names)} There are {listed(names, 30)}.")
+    return device
+
+
+def _on_device(plan: Plan, gpu: str, memory: int, val_memory: int, iters: int) -> list[tuple[str, str]]:
+    device = named_device(gpu)
     cost = plan.cost
     wrappers = cost.runner.optim_wrapper.named().values()
     given = next((w.precision["dtype"] for w in wrappers if w.precision), "float32")

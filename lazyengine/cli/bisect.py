@@ -11,12 +11,11 @@ from __future__ import annotations
 import argparse
 
 from ..runs import bisect
-from .command import CommandParser, command, make_parser, say_running
+from .command import CommandParser, command, say_running
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__, with_json=True)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("first", metavar="A", help="the folder of a run")
     parser.add_argument("second", metavar="B", help="the folder of another one")
     parser.add_argument(
@@ -31,10 +30,9 @@ def build_parser() -> CommandParser:
         action="store_true",
         help="make all iterations again, for a difference that fades before anything of it is recorded",
     )
-    return parser
 
 
-@command(build_parser)
+@command(__doc__, add_arguments, with_json=True)
 def main(args: argparse.Namespace) -> object:
     """Find where two runs part."""
     found = bisect(args.first, args.second, tolerance=args.tolerance, whole=args.whole, report=say_running)

@@ -43,14 +43,13 @@ from ..fileio import atomic_write, get_local_path
 from ..fileio.remote import sha256_of
 from ..nesting import iter_leaves
 from ..text import listed, printable, short
-from .command import CommandParser, command, make_parser, say
+from .command import CommandParser, command, say
 
 _BASE = "the frozen weights that a checkpoint of Runner(save='trained') leaves out"
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("show", help="list what a checkpoint holds")
     show.add_argument("file")
@@ -72,10 +71,9 @@ def build_parser() -> CommandParser:
     average.add_argument("files", nargs="+", metavar="file")
     average.add_argument("-o", "--output", required=True)
     average.add_argument("--base", metavar="FILE", help=_BASE)
-    return parser
 
 
-@command(build_parser)
+@command(__doc__, add_arguments)
 def main(args: argparse.Namespace) -> object:
     """Do what the first word says."""
     try:

@@ -12,8 +12,8 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import Any, NoReturn, Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, NoReturn
 
 from .. import interpreter
 from ..config import ConfigError, ConfigFileError, LazyConfig, arguments_of, is_node
@@ -53,25 +53,18 @@ class _Page(argparse.HelpFormatter):
         return "\n\n".join(filled)
 
 
-def make_parser(page: str | None, *, with_json: bool = False) -> CommandParser:
-    """Return a parser whose ``--help`` is a page: what the command does, its arguments, examples and exit codes.
-
-    Args:
-        page: The docstring of the command's module.
-        with_json: Add ``--json``.
-    """
-    description, *epilog = _EPILOG.split(page or "", maxsplit=1)
-    parser = CommandParser(description=description, epilog="".join(epilog), formatter_class=_Page)
-    if with_json:
-        parser.add_argument("--json", action="store_true", help="print the result as JSON, for other programs")
-    return parser
-
-
 def add_config(parser: CommandParser) -> None:
     """Add the config of an experiment, as the first argument or as ``--config``, and its overrides."""
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="the experiment: a Python config file")
     parser.add_argument("--config", dest="config_option", metavar="FILE", help="the same, as an option")
     add_overrides(parser)
+
+
+def add_keys(parser: CommandParser) -> None:
+    """Add the names of curves, as `choose_keys` takes them."""
+    parser.add_argument(
+        "--keys", nargs="+", metavar="KEY", help="train/loss, loss, top1 or a pattern such as 'val/*' (losses, metrics)"
+    )
 
 
 def add_overrides(parser: CommandParser, values: str = "value", what: str = "changes to the config") -> None:
@@ -80,14 +73,51 @@ def add_overrides(parser: CommandParser, values: str = "value", what: str = "cha
     parser.add_argument("overrides", nargs="*", metavar=f"key.sub={values}", help=what)
 
 
-class Main(Protocol):
-    """The ``main`` of a command: runs it with a command line (None: that of the process) and returns its exit code."""
+@dataclass(frozen=True)
+class Main:
+    """The ``main`` of a command: see `command`, whose arguments the first four are.
 
-    def __call__(self, argv: Sequence[str] | None = None) -> int: ...
+    Attributes:
+        answer: Answers the parsed arguments.
+    """
+
+    page: str | None
+    add_arguments: Callable[[CommandParser], object]
+    with_json: bool
+    prepare: Callable[[Sequence[str]], Sequence[str]]
+    answer: Callable[[argparse.Namespace], Any]
+
+    def build_parser(self) -> CommandParser:
+        """Return the parser of the command."""
+        description, *epilog = _EPILOG.split(self.page or "", maxsplit=1)
+        parser = CommandParser(description=description, epilog="".join(epilog), formatter_class=_Page)
+        if self.with_json:
+            parser.add_argument("--json", action="store_true", help="print the result as JSON, for other programs")
+        self.add_arguments(parser)
+        return parser
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int:
+        """Run the command with a command line (None: that of the process), and return its exit code."""
+        if argv is None:
+            interpreter.keep()
+        try:
+            with ignore_broken_pipe():
+                args = parse_arguments(self.build_parser(), self.prepare(sys.argv[1:] if argv is None else argv))
+                return _print(self.answer(args), args)
+            return 0
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+        except Exception as error:
+            return refuse(error)
 
 
 def command(
-    build_parser: Callable[[], CommandParser], prepare: Callable[[Sequence[str]], Sequence[str]] = list
+    page: str | None,
+    add_arguments: Callable[[CommandParser], object],
+    *,
+    with_json: bool = False,
+    prepare: Callable[[Sequence[str]], Sequence[str]] = list,
 ) -> Callable[[Callable[[argparse.Namespace], Any]], Main]:
     """Return a decorator that makes the ``main`` of a command of a function that answers its parsed arguments.
 
@@ -96,29 +126,12 @@ def command(
     message, Ctrl-C with 130; another error is raised.
 
     Args:
-        build_parser: Returns the parser of the command.
+        page: What ``--help`` shows: the docstring of the command's module, with examples and exit codes.
+        add_arguments: Adds the arguments to the parser of the command.
+        with_json: Whether ``--json`` is one of them.
         prepare: Changes the words of the command line before they are parsed.
     """
-
-    def decorate(answer: Callable[[argparse.Namespace], Any]) -> Main:
-        @functools.wraps(answer)
-        def main(argv: Sequence[str] | None = None) -> int:
-            if argv is None:
-                interpreter.keep()
-            try:
-                with ignore_broken_pipe():
-                    args = parse_arguments(build_parser(), prepare(sys.argv[1:] if argv is None else argv))
-                    return _print(answer(args), args)
-                return 0
-            except KeyboardInterrupt:
-                print("interrupted", file=sys.stderr)
-                return 130
-            except Exception as error:
-                return refuse(error)
-
-        return main
-
-    return decorate
+    return functools.partial(Main, page, add_arguments, with_json, prepare)
 
 
 def parse_arguments(parser: CommandParser, argv: Sequence[str]) -> argparse.Namespace:

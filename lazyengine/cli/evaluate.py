@@ -26,12 +26,11 @@ from ..config import instantiate
 from ..config.node import arguments_of, is_node
 from ..config.signature import import_object
 from ..errors import UsageValueError
-from .command import CommandParser, add_overrides, as_json, command, load_config, make_parser
+from .command import CommandParser, add_overrides, as_json, command, load_config
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("results", metavar="RESULTS", help="a file of DumpResults (.pt, .jsonl or .pkl)")
     parser.add_argument("--metric", action="append", default=[], metavar="CALL", help="a metric, with its arguments")
     parser.add_argument("--config", metavar="FILE", help="take the metrics from this experiment")
@@ -40,12 +39,10 @@ def build_parser() -> CommandParser:
     parser.add_argument("--with-data", action="store_true", help="also hand over the dataset's samples and metainfo")
     parser.add_argument("--chunk-size", type=int, default=256, metavar="N", help="samples processed at once (256)")
     parser.add_argument("--trusted", action="store_true", help="allow a .pkl file, which can run code when read")
-    parser.add_argument("--json", action="store_true", help="print the values as JSON, for other programs")
     add_overrides(parser)
-    return parser
 
 
-@command(build_parser)
+@command(__doc__, add_arguments, with_json=True)
 def main(args: argparse.Namespace) -> object:
     """Compute metrics."""
     values, number = _compute(args)

@@ -22,12 +22,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..config import ConfigError
-from .command import CommandParser, add_config, as_json, command, config_in, load_config, make_parser
+from .command import CommandParser, add_config, as_json, command, config_in, load_config
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__, with_json=True)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     add_config(parser)
     parser.add_argument("--against", metavar="BASE|RUN", help="a config, or a run folder, to compare with")
     parser.add_argument("--ranks", type=int, default=1, metavar="N", help="what each of N ranks holds and sends")
@@ -35,10 +34,9 @@ def build_parser() -> CommandParser:
     parser.add_argument("--steps", type=int, default=3, metavar="N", help="real steps to measure (3); 0 for none")
     parser.add_argument("--depth", type=int, metavar="N", help="also print the modules, down to this depth")
     parser.add_argument("--summary", action="store_true", help=argparse.SUPPRESS)  # `lazyengine summary`
-    return parser
 
 
-@command(build_parser)
+@command(__doc__, add_arguments, with_json=True)
 def main(args: argparse.Namespace) -> object:
     """Say what an experiment costs."""
     if args.ranks < 1 or args.steps < 0 or (args.depth or 0) < 0:

@@ -14,17 +14,15 @@ from dataclasses import asdict
 from ..runs import find_runs
 from ..runs.watching import HEADER
 from ..text import columns_of, table
-from .command import CommandParser, as_json, command, make_parser
+from .command import CommandParser, as_json, command
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__, with_json=True)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("root", nargs="?", default="work_dirs", metavar="ROOT", help="default: work_dirs")
-    return parser
 
 
-@command(build_parser)
+@command(__doc__, add_arguments, with_json=True)
 def main(args: argparse.Namespace) -> object:
     """Show runs."""
     found = find_runs(args.root)

@@ -27,21 +27,19 @@ from typing import Any
 
 from ..runs import query
 from ..text import columns_of, csv_table, table
-from .command import CommandParser, as_json, command, make_parser
+from .command import CommandParser, as_json, command
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("root", metavar="ROOT", help="the folder in which runs are")
     parser.add_argument("sql", metavar="SQL", help="the statement")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print the rows as JSON, for other programs")
     form.add_argument("--csv", action="store_true", help="print the rows as CSV")
-    return parser
 
 
-@command(build_parser)
+@command(__doc__, add_arguments)
 def main(args: argparse.Namespace) -> object:
     """Answer a statement."""
     found = query(args.root, args.sql)

@@ -12,19 +12,17 @@ from __future__ import annotations
 import argparse
 
 from ..runs import report
-from .command import CommandParser, command, make_parser
+from .command import CommandParser, add_keys, command
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("run", metavar="RUN", help="the folder of a run, or one with runs below it")
     parser.add_argument("--output", metavar="HTML", help="the file (default: report.html in that folder)")
-    parser.add_argument("--keys", nargs="+", metavar="KEY", help="curves, as for lazyengine compare (losses, metrics)")
-    return parser
+    add_keys(parser)
 
 
-@command(build_parser)
+@command(__doc__, add_arguments)
 def main(args: argparse.Namespace) -> object:
     """Write the page."""
     path = report(args.run, args.output, keys=args.keys)

@@ -42,16 +42,15 @@ from ..config import ConfigError, arguments_of, check_config, format_tree, set_a
 from ..config.saving import check_saving
 from ..errors import UsageFileNotFoundError
 from ..text import columns_of, fit
-from .command import CommandParser, add_config, as_json, command, load_config, make_parser
+from .command import CommandParser, add_config, as_json, command, load_config
 from .trying import fast_dev_run, limit_batches, parse_limits
 
 if TYPE_CHECKING:
     from ..runner import Runner
 
 
-def build_parser(page: str | None = __doc__) -> CommandParser:
-    """Return the parser of the command, or of one with another page."""
-    parser = make_parser(page)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     add_config(parser)
     parser.add_argument(
         "--with", dest="mixins", nargs="+", default=[], metavar="FILE", help="configs that change it, applied in order"
@@ -101,7 +100,6 @@ def build_parser(page: str | None = __doc__) -> CommandParser:
     parser.add_argument(
         "--launcher", choices=["none", "pytorch", "slurm", "mpi"], help="how ranks were started (default: found out)"
     )
-    return parser
 
 
 def tell_overrides_apart(argv: Sequence[str]) -> list[str]:
@@ -124,15 +122,13 @@ def tell_overrides_apart(argv: Sequence[str]) -> list[str]:
     return told
 
 
-def train_or_evaluate(args: argparse.Namespace) -> int:
+@command(__doc__, add_arguments, prepare=tell_overrides_apart)
+def main(args: argparse.Namespace) -> int:
     """Train or evaluate."""
     if args.fast_dev_run is not None:
         return fast_dev_run(args, load_experiment, build_runner)
     cfg = load_experiment(args)
     return _report_to_launcher(run)(build_runner(cfg, args), cfg, args)
-
-
-main = command(build_parser, tell_overrides_apart)(train_or_evaluate)
 
 
 def load_experiment(args: argparse.Namespace) -> Any:
