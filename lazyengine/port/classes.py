@@ -99,6 +99,21 @@ def package_of(file: Path) -> tuple[Path, str]:
     return folder, ".".join(parts)
 
 
+def parsed(text: str) -> ast.Module | None:
+    """Return the syntax tree of a file; None for what is no Python of today."""
+    try:
+        return ast.parse(text)
+    except SyntaxError:
+        return None
+
+
+def relative_module(file: Path, folder: Path) -> str:
+    """Return how a module in a folder imports a file, relatively."""
+    parts = os.path.relpath(file.with_suffix(""), folder).split(os.sep)
+    up = parts.count("..")
+    return "." * (up + 1) + ".".join(parts[up:])
+
+
 class ClassTable:
     """What the registries of some source trees hold, and which types their classes choose by themselves.
 
@@ -154,9 +169,7 @@ class ClassTable:
 
     # ---------------------------------------------------------------------------------------------- scanning
     def _scan(self, file: Path, module: str, text: str) -> None:
-        try:
-            tree = ast.parse(text)
-        except SyntaxError:
+        if (tree := parsed(text)) is None:
             return
         places = imports_in(tree, module, file)
         for node in ast.walk(tree):
@@ -298,9 +311,7 @@ class ClassTable:
         if file is None or depth > 8:
             return None
         if symbol.module not in self._modules:
-            try:
-                tree = ast.parse(file.read_text(encoding="utf-8", errors="replace"))
-            except SyntaxError:
+            if (tree := parsed(file.read_text(encoding="utf-8", errors="replace"))) is None:
                 return None
             self._modules[symbol.module] = tree, imports_in(tree, symbol.module, file)
         tree, places = self._modules[symbol.module]

@@ -110,16 +110,8 @@ def _add_runs(proof: Proof, configs: dict[Path, Path], path: Path) -> None:
 def _measured(kind: str, config: Path, root: Path, folder: str) -> dict[str, Any] | str:
     """Return the measures of an experiment, or the last line of the error that prevented it."""
     out = Path(folder, f"{kind}.json")
-    command = [
-        sys.executable,
-        "-m",
-        "lazyengine.port.measure",
-        kind,
-        str(config),
-        str(root),
-        f"{folder}/w.pth",
-        str(out),
-    ]
+    given = (kind, str(config), str(root), f"{folder}/w.pth", str(out))
+    command = [sys.executable, "-m", "lazyengine.port.measure", *given]
     path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
     if done.returncode:
