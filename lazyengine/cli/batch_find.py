@@ -6,13 +6,12 @@ exit codes: 0 done; 2 a mistake in the config or the command line
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from typing import Any
 
 from ..config import ConfigError
 from ..text import format_bytes, table
-from .command import CommandParser, add_config, as_json, command
+from .command import Arguments, CommandParser, add_config, as_json, command
 from .plan import maker_of
 
 _KEY = "train_loop.dataloader.batch_size"
@@ -28,7 +27,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments, with_json=True)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Find the largest batch."""
     from ..analysis.cost import cost_of
     from ..analysis.finding import largest_batch
@@ -53,7 +52,7 @@ def main(args: argparse.Namespace) -> object:
     return f"{table(rows)}\n{args.key}={largest} fits into {format_bytes(memory)}{more}"
 
 
-def _memory(args: argparse.Namespace) -> float:
+def _memory(args: Arguments) -> float:
     """Return the bytes of the memory that was named.
 
     Raises:

@@ -8,10 +8,8 @@ exit codes: 0 equal; 1 they part; 2 a mistake in the command line, or missing
 
 from __future__ import annotations
 
-import argparse
-
 from ..runs import bisect
-from .command import CommandParser, command, say_running
+from .command import Arguments, CommandParser, command, say_running
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -33,7 +31,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments, with_json=True)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Find where two runs part."""
     found = bisect(args.first, args.second, tolerance=args.tolerance, whole=args.whole, report=say_running)
     return found, 0 if found.is_equal else 1

@@ -6,13 +6,12 @@ exit codes: 0 nothing differed; 1 something did, it is named; 2 a mistake in the
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from .command import CommandParser, add_overrides, command, load_config
+from .command import Arguments, CommandParser, add_overrides, command, load_config
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -24,7 +23,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Try whether an experiment is exact."""
     found = check_exact(lambda: load_config(args.config, args.overrides), args.position)
     print(*(found or ["nothing differed"]), sep="\n", file=sys.stderr if found else sys.stdout)

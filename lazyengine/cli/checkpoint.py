@@ -17,7 +17,6 @@ exit codes: 0 done; 1 a checkpoint is damaged or cannot be used; 2 a mistake in 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections import OrderedDict
@@ -43,7 +42,7 @@ from ..fileio import atomic_write, get_local_path
 from ..fileio.remote import sha256_of
 from ..nesting import iter_leaves
 from ..text import listed, printable, short
-from .command import CommandParser, command, say
+from .command import Arguments, CommandParser, command, say
 
 _BASE = "the frozen weights that a checkpoint of Runner(save='trained') leaves out"
 
@@ -74,7 +73,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Do what the first word says."""
     try:
         return _COMMANDS[args.command](args)
@@ -92,7 +91,7 @@ def _resolve(path: str) -> str:
     return latest
 
 
-def _show(args: argparse.Namespace) -> str:
+def _show(args: Arguments) -> str:
     path = _resolve(args.file)
     checkpoint = read_checkpoint(path, trusted=args.trusted, skip_objects=True)
     local = get_local_path(path)
@@ -132,7 +131,7 @@ def _summary(value: Any) -> str:
     return short(value, 100)
 
 
-def _verify(args: argparse.Namespace) -> int:
+def _verify(args: Arguments) -> int:
     faults: dict[str, str | None] = {}
     for path in args.files:
         faults[path] = None
@@ -147,7 +146,7 @@ def _verify(args: argparse.Namespace) -> int:
     return 1 if any(faults.values()) else 0
 
 
-def _export(args: argparse.Namespace) -> int:
+def _export(args: Arguments) -> int:
     path = _resolve(args.file)
     checkpoint = read_checkpoint(path, skip_objects=True)
     _make_whole(checkpoint, path, args.base, args.prefix)
@@ -161,13 +160,13 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
-def _merge(args: argparse.Namespace) -> int:
+def _merge(args: Arguments) -> int:
     save_checkpoint(read_checkpoint(_resolve(args.file)), args.output)
     print(f"{args.output}: {os.path.getsize(args.output):,} bytes, sha256 {sha256_of(args.output)}")
     return 0
 
 
-def _average(args: argparse.Namespace) -> int:
+def _average(args: Arguments) -> int:
     _write_model(average_checkpoints([_resolve(path) for path in args.files], args.base), args.output)
     return 0
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from ..runs import Cleaned, clean
 from ..text import columns_of, listed, table
-from .command import CommandParser, as_json, command
+from .command import Arguments, CommandParser, as_json, command
 
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
@@ -39,7 +39,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments, with_json=True)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Delete checkpoints, or say which."""
     cleaned = clean(args.root, keep=args.keep.split(","), older_s=args.older, dry_run=args.dry_run)
     return as_json([each.as_json() for each in cleaned]) if args.json else _describe(cleaned, args.dry_run)

@@ -24,6 +24,10 @@ from .mistakes import ignore_broken_pipe, refuse
 _EPILOG = re.compile(r"^(?=overrides:|examples:|templates:|exit codes:)", re.MULTILINE)  # where it begins in a page
 
 
+Arguments = argparse.Namespace
+"""What a command line says, parsed."""
+
+
 class CommandParser(argparse.ArgumentParser):
     """A parser that knows whether its command takes overrides, which may stand between the options."""
 
@@ -85,7 +89,7 @@ class Main:
     add_arguments: Callable[[CommandParser], object]
     with_json: bool
     prepare: Callable[[Sequence[str]], Sequence[str]]
-    answer: Callable[[argparse.Namespace], Any]
+    answer: Callable[[Arguments], Any]
 
     def build_parser(self) -> CommandParser:
         """Return the parser of the command."""
@@ -118,7 +122,7 @@ def command(
     *,
     with_json: bool = False,
     prepare: Callable[[Sequence[str]], Sequence[str]] = list,
-) -> Callable[[Callable[[argparse.Namespace], Any]], Main]:
+) -> Callable[[Callable[[Arguments], Any]], Main]:
     """Return a decorator that makes the ``main`` of a command of a function that answers its parsed arguments.
 
     The function returns text to print, or a result with ``as_text()`` (with ``--json`` its ``as_json()``, else its
@@ -134,7 +138,7 @@ def command(
     return functools.partial(Main, page, add_arguments, with_json, prepare)
 
 
-def parse_arguments(parser: CommandParser, argv: Sequence[str]) -> argparse.Namespace:
+def parse_arguments(parser: CommandParser, argv: Sequence[str]) -> Arguments:
     """Parse a command line; ``args.config`` is the config that was named in either way.
 
     Raises:
@@ -154,7 +158,7 @@ def parse_arguments(parser: CommandParser, argv: Sequence[str]) -> argparse.Name
     return args
 
 
-def _print(answer: Any, args: argparse.Namespace) -> int:
+def _print(answer: Any, args: Arguments) -> int:
     """Print what a command answered, and return its exit code."""
     found, code = answer if isinstance(answer, tuple) else (answer, 0)
     if isinstance(found, int):

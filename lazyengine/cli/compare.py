@@ -16,10 +16,8 @@ exit codes: 0 done; 2 a folder holds no run, or a key, a column or a condition i
 
 from __future__ import annotations
 
-import argparse
-
 from ..runs import choose_keys, compare_runs, parse_conditions, read_outlines
-from .command import CommandParser, add_keys, command, say
+from .command import Arguments, CommandParser, add_keys, command, say
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -38,7 +36,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Put runs side by side."""
     runs = read_outlines(args.runs)
     for run in runs:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from ..config import LazyConfig
-from .command import CommandParser, command
+from .command import Arguments, CommandParser, command
 from .keys import format_keys
 
 _ASK = "lazyengine completion words --"
@@ -59,7 +59,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Print the script of a shell, or what the last word can become."""
     if args.shell != "words":
         return _SCRIPTS[args.shell].rstrip()

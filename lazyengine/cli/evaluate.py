@@ -13,7 +13,6 @@ exit codes: 0 done; 2 a mistake in the config or the command line.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import itertools
 import operator
@@ -26,7 +25,7 @@ from ..config import instantiate
 from ..config.node import arguments_of, is_node
 from ..config.signature import import_object
 from ..errors import UsageValueError
-from .command import CommandParser, add_overrides, as_json, command, load_config
+from .command import Arguments, CommandParser, add_overrides, as_json, command, load_config
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -43,7 +42,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments, with_json=True)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Compute metrics."""
     values, number = _compute(args)
     if args.json:
@@ -51,7 +50,7 @@ def main(args: argparse.Namespace) -> object:
     return "\n".join([f"{number} samples of {args.results}", *(f"{name}: {value}" for name, value in values.items())])
 
 
-def _compute(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
+def _compute(args: Arguments) -> tuple[dict[str, Any], int]:
     """Build the metrics, read the predictions, and return the values and the number of samples."""
     from .. import evaluator
 
@@ -72,7 +71,7 @@ def _compute(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
     return computing.offline_evaluate(samples, **options), len(samples)
 
 
-def _indices(loader: Any, args: argparse.Namespace) -> Sequence[int]:
+def _indices(loader: Any, args: Arguments) -> Sequence[int]:
     """Return which samples a loader takes, in their order, which is that of the predictions.
 
     Raises:
@@ -125,7 +124,7 @@ def _metric_class(path: str) -> Any:
     return found
 
 
-def _of_loader(part: Any, args: argparse.Namespace) -> Any:
+def _of_loader(part: Any, args: Arguments) -> Any:
     """Return, of a loop with several loaders, the part that belongs to the one that ``--loader`` names."""
     if not isinstance(part, dict):
         return part
@@ -135,7 +134,7 @@ def _of_loader(part: Any, args: argparse.Namespace) -> Any:
     return part[args.loader]
 
 
-def _from_config(args: argparse.Namespace) -> tuple[list[Any], Any]:
+def _from_config(args: Arguments) -> tuple[list[Any], Any]:
     """Build the metrics of a config's loop and, if asked for, its loader."""
     loop: Any = arguments_of(load_config(args.config, args.overrides).runner).get(args.loop)
     if loop is None or not is_node(loop) or "evaluator" not in arguments_of(loop):

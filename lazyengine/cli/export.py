@@ -12,7 +12,6 @@ exit codes: 0 written, and the outputs are equal; 1 the outputs differ; 2 a mist
 
 from __future__ import annotations
 
-import argparse
 import copy
 import importlib.util
 import inspect
@@ -34,7 +33,7 @@ from ..runner.loops import loaders_of
 from ..runs import Loaded, load
 from ..text import listed
 from .checkpoint import export_safetensors
-from .command import CommandParser, command
+from .command import Arguments, CommandParser, command
 
 _FILES = {"safetensors": "model.safetensors", "torch-export": "model.pt2", "onnx": "model.onnx", "hub-folder": "hub"}
 
@@ -50,7 +49,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Write the model of a run, read it again and compare."""
     loaded = load(args.folder, args.checkpoint)
     path = args.output or os.path.join(args.folder, "export", _FILES[args.format])

@@ -11,10 +11,8 @@ exit codes: 0 done; others as those of lazyengine train.
 
 from __future__ import annotations
 
-import argparse
-
 from ..errors import UsageValueError
-from .command import CommandParser, add_overrides, command, say_running
+from .command import Arguments, CommandParser, add_overrides, command, say_running
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -26,7 +24,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Train the fork, or compute the state that it begins with."""
     from ..runs import fork, prepare_fork, read_run, split_name
 

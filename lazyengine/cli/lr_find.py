@@ -6,11 +6,10 @@ exit codes: 0 done; 2 a mistake in the config or the command line
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 
-from .command import CommandParser, add_overrides, command, say_running
+from .command import Arguments, CommandParser, add_overrides, command, say_running
 from .plan import maker_of
 
 
@@ -24,7 +23,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments, with_json=True)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Try learning rates."""
     from ..analysis.finding import find_lr
     from ..runs import prepare_fork, read_run, split_name

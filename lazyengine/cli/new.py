@@ -9,7 +9,6 @@ exit codes: 0 made; 2 the name cannot be used, or there is something of that nam
 
 from __future__ import annotations
 
-import argparse
 import keyword
 import os
 from importlib.util import find_spec
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from ..errors import UsageValueError
 from ..text import listed
-from .command import CommandParser, command
+from .command import Arguments, CommandParser, command
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _COMMON = "common"  # what every project gets
@@ -49,7 +48,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(f"{__doc__}\n\ntemplates:\n{_LISTING}", add_arguments)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Make a project."""
     files = make_project(args.name, args.template)
     made = "\n".join(f"  {os.path.join(args.name, name)}" for name in files)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..config import ConfigError
-from .command import CommandParser, add_config, as_json, command, config_in, load_config
+from .command import Arguments, CommandParser, add_config, as_json, command, config_in, load_config
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -37,7 +37,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments, with_json=True)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Say what an experiment costs."""
     if args.ranks < 1 or args.steps < 0 or (args.depth or 0) < 0:
         given = f"--ranks {args.ranks} --steps {args.steps} --depth {args.depth or 0}"
@@ -62,7 +62,7 @@ def maker_of(config: str, overrides: Sequence[str], folder: str) -> Callable[[],
     return make
 
 
-def _answer(args: argparse.Namespace, folder: str) -> str:
+def _answer(args: Arguments, folder: str) -> str:
     from ..analysis import planning
     from ..analysis.cost import cost_of
 

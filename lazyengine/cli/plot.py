@@ -24,7 +24,7 @@ from ..analysis.curves import draw_curves, smooth, write_curves
 from ..errors import UsageValueError
 from ..runs import Run, choose_keys, from_branch_point, read_runs
 from ..text import listed
-from .command import CommandParser, add_keys, as_json, command
+from .command import Arguments, CommandParser, add_keys, as_json, command
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -42,7 +42,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments, with_json=True)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Draw curves."""
     runs = read_runs(args.runs)
     keys = choose_keys(runs, args.keys)

@@ -16,13 +16,12 @@ exit codes: 0 done; 1 something needs a hand, or a proof found a difference; 2 t
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from pathlib import Path
 
 from ..port import Ported, PortError, port_path, prove
 from ..text import table
-from .command import CommandParser, command
+from .command import Arguments, CommandParser, command
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -38,7 +37,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Port a project."""
     target = args.to or args.path.with_name(f"{args.path.stem}_lazy")
     if not args.path.exists():

@@ -6,12 +6,11 @@ exit codes: 0 done; 2 a mistake in the config or the command line
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 
 from ..config import ConfigError
-from .command import CommandParser, add_config, command
+from .command import Arguments, CommandParser, add_config, command
 from .plan import maker_of
 
 
@@ -24,7 +23,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments, with_json=True)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Say where the time goes."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler writes into the status line that it begins
     from ..analysis.profiling import profile

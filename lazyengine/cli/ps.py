@@ -6,7 +6,6 @@ exit codes: 0 shown; 2 a mistake in the command line
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from dataclasses import asdict
@@ -14,7 +13,7 @@ from dataclasses import asdict
 from ..runs import find_runs
 from ..runs.watching import HEADER
 from ..text import columns_of, table
-from .command import CommandParser, as_json, command
+from .command import Arguments, CommandParser, as_json, command
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -23,7 +22,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments, with_json=True)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Show runs."""
     found = find_runs(args.root)
     if args.json:

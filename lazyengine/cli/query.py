@@ -21,13 +21,12 @@ exit codes: 0 done; 2 there is no such folder, or the statement is wrong.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import Any
 
 from ..runs import query
 from ..text import columns_of, csv_table, table
-from .command import CommandParser, as_json, command
+from .command import Arguments, CommandParser, as_json, command
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -40,7 +39,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Answer a statement."""
     found = query(args.root, args.sql)
     if args.json:

@@ -18,11 +18,9 @@ line.
 
 from __future__ import annotations
 
-import argparse
-
 from ..errors import UsageValueError
 from ..runs import replay, replay_range
-from .command import CommandParser, command, say_running
+from .command import Arguments, CommandParser, command, say_running
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -42,7 +40,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Make iterations again."""
     iterations = _iterations(args.iter)
     if args.at is not None and not args.pdb:

@@ -9,10 +9,8 @@ exit codes: 0 written; 2 the folder holds no run, or a key is not there
 
 from __future__ import annotations
 
-import argparse
-
 from ..runs import report
-from .command import CommandParser, add_keys, command
+from .command import Arguments, CommandParser, add_keys, command
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -23,7 +21,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Write the page."""
     path = report(args.run, args.output, keys=args.keys)
     return f"written: {path} ({path.stat().st_size / 1000:.0f} kB)"

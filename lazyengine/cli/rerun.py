@@ -12,11 +12,10 @@ the command line.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict
 
 from ..runs import rerun
-from .command import CommandParser, as_json, command, say_running
+from .command import Arguments, CommandParser, as_json, command, say_running
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -28,7 +27,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments, with_json=True)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Make a run again."""
     done = rerun(args.folder, to=args.to, start=args.start, verify=args.verify, report=say_running)
     found = as_json({**asdict(done), "folder": str(done.folder)}) if args.json else done

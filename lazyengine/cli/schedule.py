@@ -8,14 +8,13 @@ exit codes: 0 drawn; 2 a mistake in the config or the command line.
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 from ..analysis import ScheduleCurves, simulate_schedule
 from ..config import ConfigError, Lazy, LazyCall, instantiate
 from ..config.node import arguments_of
 from ..optim import SchedulerRecipes, build_param_schedulers
-from .command import CommandParser, add_config, command, load_config
+from .command import Arguments, CommandParser, add_config, command, load_config
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -28,7 +27,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Draw the schedule."""
     curves = simulate(load_config(args.config, args.overrides), epoch_length=args.epoch_length)
     print(curves.as_text())

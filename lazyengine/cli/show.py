@@ -16,14 +16,13 @@ line, is wrong.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import Any
 
 from ..config import check_config, diff, format_tree
 from ..config.saving import check_saving
 from ..text import columns_of
-from .command import CommandParser, add_overrides, as_json, command, config_in, load_config
+from .command import Arguments, CommandParser, add_overrides, as_json, command, config_in, load_config
 from .keys import format_keys
 
 
@@ -43,7 +42,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Show a config."""
     cfg = load_config(config_in(args.file), args.overrides, needs_runner=args.hooks)
     if args.diff is not None:

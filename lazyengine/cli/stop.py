@@ -5,11 +5,9 @@ train --resume goes on with a stopped one. exit codes: 0 asked; 2 nothing trains
 
 from __future__ import annotations
 
-import argparse
-
 from ..runs import stop
 from ..runs.watching import ASKED
-from .command import CommandParser, command
+from .command import Arguments, CommandParser, command
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -19,7 +17,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Ask a run."""
     pid = stop(args.folder, args.request)
     what = "save and stop; lazyengine ps shows when it has" if args.request == "stop" else args.request

@@ -19,7 +19,7 @@ import os
 from typing import Any
 
 from ..errors import UsageValueError
-from .command import CommandParser, add_overrides, command, load_config, say
+from .command import Arguments, CommandParser, add_overrides, command, load_config, say
 from .train import default_experiment_name
 
 
@@ -43,7 +43,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_launcher_arguments(parser)
 
 
-def launcher_of(args: argparse.Namespace, folder: str, **options: Any) -> Any:
+def launcher_of(args: Arguments, folder: str, **options: Any) -> Any:
     """Return the launcher that a command line asks for.
 
     Raises:
@@ -63,7 +63,7 @@ def launcher_of(args: argparse.Namespace, folder: str, **options: Any) -> Any:
 
 
 @command(__doc__, add_arguments)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Train under a supervisor."""
     from ..config import arguments_of
     from ..runner.lock import FolderBusyError

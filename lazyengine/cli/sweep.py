@@ -18,13 +18,12 @@ on.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from dataclasses import asdict
 
 from ..text import columns_of, table
-from .command import CommandParser, add_overrides, as_json, command, say
+from .command import Arguments, CommandParser, add_overrides, as_json, command, say
 from .submit import add_launcher_arguments, launcher_of
 from .train import default_experiment_name
 
@@ -49,7 +48,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments, with_json=True)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Search."""
     from ..sweep import planned, read_search, sweep
 

@@ -20,12 +20,11 @@ exit codes: 0 every cell has its value; 1 a cell is refused, or a run failed; 2 
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 
 from ..runs import commands_for, fill, load_table
-from .command import CommandParser, command, say, say_running
+from .command import Arguments, CommandParser, command, say, say_running
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -39,7 +38,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments)
-def main(args: argparse.Namespace) -> object:
+def main(args: Arguments) -> object:
     """Make a table, after training what it lacks where that is asked for."""
     table = load_table(args.table)
     found = fill(table)

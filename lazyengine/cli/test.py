@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 
 from . import train
-from .command import CommandParser, command
+from .command import Arguments, CommandParser, command
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -26,6 +26,6 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 @command(__doc__, add_arguments, prepare=lambda argv: ["--eval-only", *train.tell_overrides_apart(argv)])
-def main(args: argparse.Namespace) -> int:
+def main(args: Arguments) -> int:
     """Evaluate."""
     return train.main.answer(args)

@@ -29,7 +29,6 @@ second Ctrl-C stops at once.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import re
@@ -42,7 +41,7 @@ from ..config import ConfigError, arguments_of, check_config, format_tree, set_a
 from ..config.saving import check_saving
 from ..errors import UsageFileNotFoundError
 from ..text import columns_of, fit
-from .command import CommandParser, add_config, as_json, command, load_config
+from .command import Arguments, CommandParser, add_config, as_json, command, load_config
 from .trying import fast_dev_run, limit_batches, parse_limits
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ def tell_overrides_apart(argv: Sequence[str]) -> list[str]:
 
 
 @command(__doc__, add_arguments, prepare=tell_overrides_apart)
-def main(args: argparse.Namespace) -> int:
+def main(args: Arguments) -> int:
     """Train or evaluate."""
     if args.fast_dev_run is not None:
         return fast_dev_run(args, load_experiment, build_runner)
@@ -131,7 +130,7 @@ def main(args: argparse.Namespace) -> int:
     return _report_to_launcher(run)(build_runner(cfg, args), cfg, args)
 
 
-def load_experiment(args: argparse.Namespace) -> Any:
+def load_experiment(args: Arguments) -> Any:
     """Load the config, apply the overrides, and check that it describes an experiment.
 
     Raises:
@@ -151,7 +150,7 @@ def load_experiment(args: argparse.Namespace) -> Any:
     return cfg
 
 
-def build_runner(cfg: Any, args: argparse.Namespace) -> Runner:
+def build_runner(cfg: Any, args: Arguments) -> Runner:
     """Build the runner of a config; what the command line says wins.
 
     What belongs to the experiment (seed, folder, name) goes into the config, so that the saved one repeats the run;
@@ -208,7 +207,7 @@ def _report_to_launcher(function: Callable[..., int]) -> Callable[..., Any]:
     return record(function)
 
 
-def run(runner: Runner, cfg: Any, args: argparse.Namespace) -> int:
+def run(runner: Runner, cfg: Any, args: Arguments) -> int:
     """Do what was asked for with a built runner."""
     from .. import dist
 

@@ -54,7 +54,7 @@ _CHANGED_DEFAULTS = {
     "CheckpointHook": {"interval": -1},
 }
 _LOADER_ARGUMENTS = {
-    *("batch_size", "num_workers", "persistent_workers", "pin_memory", "drop_last", "prefetch_factor", "timeout"),
+    *("batch_size", "num_workers", "persistent_workers", "pin_memory", "drop_last", "prefetch_factor", "timeout")
 }
 _BUILT = {*REGISTRY_KEYS, "optimizer", "optim_wrapper", "param_scheduler", "sampler", "batch_sampler", "collate_fn"}
 PARAMWISE = {

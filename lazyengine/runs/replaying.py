@@ -311,11 +311,7 @@ def _iter_of(path: str | None) -> int:
 
 
 def reach(
-    run: Run,
-    iteration: int,
-    to: Path,
-    report: Callable[[str], object] = lambda line: None,
-    is_verified: bool = True,
+    run: Run, iteration: int, to: Path, report: Callable[[str], object] = lambda line: None, is_verified: bool = True
 ) -> tuple[str | None, list[Step]]:
     """Make every start before the one that an iteration belongs to again, as far as no checkpoint spares it.
 

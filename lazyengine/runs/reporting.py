@@ -37,10 +37,7 @@ _HOOKS = re.compile(r"^hooks, point by point:\n(.*?)(?=\n\nmodel:|\n\d{4}-\d\d-\
 
 
 def report(
-    folder: str | os.PathLike[str],
-    output: str | os.PathLike[str] | None = None,
-    *,
-    keys: Sequence[str] | None = None,
+    folder: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, *, keys: Sequence[str] | None = None
 ) -> Path:
     """Write the report of a run, or of all runs below a folder.
 
