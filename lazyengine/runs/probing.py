@@ -74,7 +74,7 @@ class Probe:
         """Let the train loops of this process, which does nothing else, be looked at."""
         if self.debug:
             torch.compiler.set_stance("force_eager")
-            signal.signal(signal.SIGINT, _interrupt)  # Ctrl-C belongs to the debugger, not to the run
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C belongs to the debugger, not to the run
         for loop in (EpochBasedTrainLoop, IterBasedTrainLoop):
             loop.run_iter = self._looking(loop.run_iter)
         step = loops.train_step
@@ -242,10 +242,6 @@ class Probe:
         torch.save(self.captures, os.path.join(self.folder, f"probe_{dist.get_rank()}.pt"))
 
 
-def _interrupt(number: int, frame: Any) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def _stop_at(debugger: pdb.Pdb, found: NotFinite) -> None:
     """Enter the debugger with the module, its inputs and what is not finite."""
     name, module, _, inputs, values = found
@@ -326,11 +322,8 @@ def _samples_of(loader: Any, epoch: int, batch: int) -> dict[str, Any]:
     instead = loader._reader.instead
     indices = [instead.get(i, i) if instead else i for i in (key[-1] if isinstance(key[-1], list) else [key[-1]])]
     shown = indices[:_SHOWN_SAMPLES]
-    return {"indices": [_plain_index(each) for each in shown], "from": [source_of(loader.dataset, i) for i in shown]}
-
-
-def _plain_index(index: Any) -> Any:
-    return index if isinstance(index, int | str) else repr(index)
+    plain = [index if isinstance(index, int | str) else repr(index) for index in shown]
+    return {"indices": plain, "from": [source_of(loader.dataset, index) for index in shown]}
 
 
 def source_of(dataset: Any, index: Any) -> str:

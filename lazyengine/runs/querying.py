@@ -164,10 +164,8 @@ def _columns_of(rows: Sequence[dict[str, Any]], first: Sequence[str]) -> dict[st
         kinds = {type(value) for value in values if value is not None}
         if str in kinds and len(kinds) > 1:
             values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
-        elif kinds - {str}:
-            values = [value if value is None or kinds == {int} else float(value) for value in values]
-            if kinds == {bool}:
-                values = [value if value is None else bool(value) for value in values]
+        elif len(kinds) > 1:
+            values = [value if value is None else float(value) for value in values]
         found[name if count == 1 else f"{name} ({count})"] = values
     return found
 
