@@ -42,7 +42,7 @@ def add_arguments(parser: CommandParser) -> None:
 def main(args: Arguments) -> object:
     """Delete checkpoints, or say which."""
     cleaned = clean(args.root, keep=args.keep.split(","), older_s=args.older, dry_run=args.dry_run)
-    return as_json([each.as_json() for each in cleaned]) if args.json else _describe(cleaned, args.dry_run)
+    return as_json(cleaned) if args.json else _describe(cleaned, args.dry_run)
 
 
 def _describe(cleaned: Sequence[Cleaned], is_dry_run: bool) -> str:

@@ -12,7 +12,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any, NoReturn
 
 from .. import interpreter
@@ -165,8 +165,8 @@ def _print(answer: Any, args: Arguments) -> int:
         return found
     is_data = any(getattr(args, form, False) for form in ("json", "csv", "latex"))
     if not isinstance(found, str):
-        fields = (found.as_json() if hasattr(found, "as_json") else asdict(found)) if is_data else None
-        found = as_json(fields) if is_data else found.as_text()
+        data = getattr(found, "as_json", lambda: found)
+        found = as_json(data()) if is_data else found.as_text()
     print(found if is_data else fit(found, sys.stdout), flush=True)
     return code
 
@@ -218,6 +218,6 @@ def say_running(line: str) -> None:
 
 
 def as_json(value: Any) -> str:
-    """Return plain data as JSON text; what is not finite, which JSON has not, is null."""
+    """Return data, also with dataclasses and paths in it, as JSON text; what is not finite is null there."""
     finite = map_leaves(lambda leaf: None if isinstance(leaf, float) and not math.isfinite(leaf) else leaf, value)
-    return json.dumps(finite, indent=1)
+    return json.dumps(finite, indent=1, default=lambda each: vars(each) if is_dataclass(each) else os.fspath(each))

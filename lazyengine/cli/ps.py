@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import asdict
 
 from ..runs import find_runs
 from ..runs.watching import HEADER
@@ -26,7 +25,7 @@ def main(args: Arguments) -> object:
     """Show runs."""
     found = find_runs(args.root)
     if args.json:
-        return as_json([asdict(each) for each in found])
+        return as_json(found)
     if not found:
         return f"no run in {args.root}"
     return _table([HEADER, *(each.row() for each in found)], columns_of(sys.stdout))

@@ -12,10 +12,8 @@ the command line.
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from ..runs import rerun
-from .command import Arguments, CommandParser, as_json, command, say_running
+from .command import Arguments, CommandParser, command, say_running
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -30,5 +28,4 @@ def add_arguments(parser: CommandParser) -> None:
 def main(args: Arguments) -> object:
     """Make a run again."""
     done = rerun(args.folder, to=args.to, start=args.start, verify=args.verify, report=say_running)
-    found = as_json({**asdict(done), "folder": str(done.folder)}) if args.json else done
-    return found, 1 if done.missing or done.is_equal is False else 0
+    return done, 1 if done.missing or done.is_equal is False else 0

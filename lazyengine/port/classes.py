@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib
 import importlib.util
 import os
 import re
@@ -77,17 +78,8 @@ def own_names() -> dict[str, str]:
 
 
 @functools.lru_cache
-def _optimizers() -> frozenset[str]:
-    import torch.optim
-
-    return frozenset(torch.optim.__all__)
-
-
-@functools.lru_cache
-def _layers() -> frozenset[str]:
-    import torch.nn
-
-    return frozenset(torch.nn.modules.__all__)
+def _names_in(module: str) -> frozenset[str]:
+    return frozenset(importlib.import_module(module).__all__)
 
 
 def package_of(file: Path) -> tuple[Path, str]:
@@ -247,16 +239,18 @@ class ClassTable:
             return Symbol(self.own[own], own)
         if name.startswith("torchvision/"):
             return Symbol("torchvision.transforms", name.partition("/")[2])
-        if name in _optimizers():
+        if name in _names_in("torch.optim"):
             return Symbol("torch.optim", name)
-        return _KNOWN_ELSEWHERE.get(name) or (Symbol("torch.nn", name) if name in _layers() else None)
+        return _KNOWN_ELSEWHERE.get(name) or (
+            Symbol("torch.nn", name) if name in _names_in("torch.nn.modules") else None
+        )
 
     def moved(self, symbol: Symbol) -> Symbol:
         """Return the place of a class in the ported project: lazyengine's for mmengine's classes."""
         name = RENAMED.get(symbol.name, symbol.name)
         if symbol.module.partition(".")[0] == "mmengine" and name in self.own:
             return Symbol(self.own[name], name)
-        if symbol.module.startswith("torch.optim.") and symbol.name in _optimizers():
+        if symbol.module.startswith("torch.optim.") and symbol.name in _names_in("torch.optim"):
             return Symbol("torch.optim", symbol.name)
         return symbol
 

@@ -135,11 +135,8 @@ def _compare_init(old: dict[str, list[float]], new: dict[str, list[float]]) -> s
         if number == 1:
             continue
         allowed = 1e-6 * max(abs(mean), 1) + 8 * max(spread, other_spread) / number**0.5
-        if (
-            abs(mean - other_mean) > allowed
-            or abs(spread - other_spread) > allowed
-            or (spread == 0) != (other_spread == 0)
-        ):
+        is_far = abs(mean - other_mean) > allowed or abs(spread - other_spread) > allowed
+        if is_far or (spread == 0) != (other_spread == 0):
             odd.append(name)
     return f"{len(odd)} differ, such as {min(odd)}" if odd else "equal"
 

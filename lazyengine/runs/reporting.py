@@ -173,9 +173,8 @@ def _faults(training: Sequence[Start], logs: Sequence[str]) -> str:
     for start in training:
         ended = start.ended or {}
         if ended.get("how", "finished") != "finished":
-            rows.append(
-                [f"start {start.number}", ended.get("how"), f"iteration {ended.get('iter')}", ended.get("reason")]
-            )
+            where = f"iteration {ended.get('iter')}"
+            rows.append([f"start {start.number}", ended.get("how"), where, ended.get("reason")])
         for kind, entries in start.about.items():  # such as a supervisor's decisions
             for entry in entries if isinstance(entries, list) and kind != "command" else ():
                 rows.append([f"start {start.number}", kind, "", entry])
