@@ -187,12 +187,11 @@ def cost_rows(cost: Cost) -> list[tuple[str, str]]:
     by_kind = ((kind, cost.bytes_of(kind)) for kind in KINDS)
     kinds = [f"{kind} {format_bytes(number)}" for kind, number in by_kind if number]
     val = f"; of a validation batch {format_bytes(cost.val_peak_bytes)}" if cost.val_peak_bytes is not None else ""
-    samples = [f"{cost.samples:,} samples" for _ in [0] if cost.samples is not None]
-    samples += [f"{cost.tokens:,} tokens" for _ in [0] if cost.tokens is not None]
+    sizes = {"samples": cost.samples, "tokens": cost.tokens}
     rows = [
         ("model", f"{cost.model}: {cost.parameters:,} parameters, {cost.trained:,} trained"),
         ("batch", cost.batch),
-        ("", ", ".join(samples)),
+        ("", ", ".join(f"{number:,} {what}" for what, number in sizes.items() if number is not None)),
         ("iteration", f"{counted or 'no FLOP'} (a multiply-add is two)"),
         ("", f"not counted: {listed(cost.uncounted)}" if cost.uncounted else ""),
         ("memory", f"{format_bytes(cost.peak_bytes)} at the peak of training{val}"),

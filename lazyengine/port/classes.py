@@ -227,6 +227,11 @@ class ClassTable:
         symbol = self._of_libraries(last)
         return None if symbol is None else Registered(symbol, "", "")
 
+    def class_name(self, registered: str) -> str:
+        """Return the name of the class that a registered name stands for."""
+        found = self.find(registered)
+        return found.symbol.name if found is not None else registered.rpartition(".")[2]
+
     def defines(self, name: str) -> bool:
         """Return whether a source tree has a class of this name, registered or not."""
         if self._defined is None:

@@ -64,7 +64,7 @@ def prove(ported: Ported, path: Path, classes: Sequence[Path] = ()) -> Proof:
                     rows.append((old.name, "", "has TODOs"))  # or one that it inherits from has them
                     continue
                 cfg = LazyConfig.load(new)
-                count, found[old] = compare_configs(_resolved(old, reader), cfg, _names(class_table))
+                count, found[old] = compare_configs(_resolved(old, reader), cfg, class_table.class_name)
                 runs += [old] if hasattr(cfg, "runner") else []
                 rows.append((old.name, count, f"{len(found[old])} differ" if found[old] else "equal"))
             except PortError as error:
@@ -184,14 +184,6 @@ def _can_import(package: str) -> bool:
         return importlib.import_module(package).__file__ is not None  # a folder is no package
     except Exception:  # it is not installed, or what it needs is not, of which packages tell in many ways
         return False
-
-
-def _names(class_table: ClassTable) -> Any:
-    def name_of(registered: str) -> str:
-        found = class_table.find(registered)
-        return found.symbol.name if found is not None else registered.rpartition(".")[2]
-
-    return name_of
 
 
 def _resolved(file: Path, reader: Any) -> dict[str, Any]:

@@ -142,10 +142,9 @@ def chain_of(run: Run, number: int | None = None) -> list[Start]:
 
 def end_of(run: Run, start: Start) -> int | None:
     """Return the iteration at which a start ended; None where it went to its end, or nobody knows."""
-    later = [s for s in run.starts if s.number > start.number and s.kind == "train"]
     if start.ended is not None:
         return None if start.ended["how"] == "finished" else start.ended["iter"]
-    if later:
+    if any(later.number > start.number and later.kind == "train" for later in run.starts):
         return None
     saved = [iteration for _, iteration in checkpoints_of(folders_of(run), start.run_id)]
     recorded = [record["step"] for record in run.records if record["mode"] == "train"]
