@@ -46,7 +46,7 @@ def command_flags() -> dict[str, list[str]]:
     from lazyengine.cli.main import COMMANDS
 
     modules = sorted({module for module, _, _ in COMMANDS.values()})
-    found = {name: flags_of(importlib.import_module(f"lazyengine.cli.{name}").build_parser()) for name in modules}
+    found = {name: flags_of(importlib.import_module(f"lazyengine.cli.{name}").main.build_parser()) for name in modules}
     return {"lazyengine": sorted(COMMANDS), **found}
 
 

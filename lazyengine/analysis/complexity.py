@@ -13,25 +13,9 @@ from ..text import format_count
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # fvcore compiles a loss with the deprecated torch.jit.script when it is imported
-    from fvcore.nn import (
-        ActivationCountAnalysis,
-        FlopCountAnalysis,
-        flop_count_str,
-        flop_count_table,
-        parameter_count,
-        parameter_count_table,
-    )
+    from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis, flop_count_str, flop_count_table, parameter_count
+    from fvcore.nn import parameter_count_table as parameter_count_table  # which the package has too
     from fvcore.nn.jit_analysis import JitModelAnalysis
-
-__all__ = [
-    "ActivationAnalyzer",
-    "FlopAnalyzer",
-    "activation_count",
-    "flop_count",
-    "get_model_complexity_info",
-    "parameter_count",
-    "parameter_count_table",
-]
 
 
 class _Analyzer(JitModelAnalysis):

@@ -96,17 +96,17 @@ class Cost:
         return sum(number for (each, _), number in self.at_peak.items() if each == kind)
 
 
-def cost_of(make_runner: Callable[[], Any], *, fake: bool = True) -> Cost:
+def cost_of(make_runner: Callable[[], Any]) -> Cost:
     """Count what an iteration costs; nothing is written, of the data one batch is read, and no weights are loaded.
 
     Args:
         make_runner: Makes the runner of the experiment; called a second time where real steps are needed.
-        fake: Count by tensors without values; where the model asks for a value, real steps are taken instead.
 
     Raises:
         UsageValueError: The experiment cannot be trained, or its loop makes its batches itself.
     """
-    if fake and (mode := _torch.fake_tensors()) is not None:
+    how = "real steps"
+    if (mode := _torch.fake_tensors()) is not None:
         try:
             found = _count(make_runner(), mode)
             if not found.guesses:
@@ -114,15 +114,15 @@ def cost_of(make_runner: Callable[[], Any], *, fake: bool = True) -> Cost:
             other = _count(make_runner(), _torch.fake_tensors(), guess_otherwise=True)
             parts = ("flops", "uncounted", "peak_bytes", "val_peak_bytes", "checkpoint_bytes")
             if all(getattr(found, part) == getattr(other, part) for part in parts):
-                how = f"{found.counted_in}; values that {listed(found.guesses, 3)} asks for were guessed, in two ways"
-                return dataclasses.replace(found, counted_in=f"{how} with the same result")
+                guessed = f"values that {listed(found.guesses, 3)} asks for were guessed, in two ways"
+                how = f"{found.counted_in}; {guessed} with the same result"
+                return dataclasses.replace(found, counted_in=how)
             raise NeedsValuesError(f"it depends on the values that {listed(found.guesses, 3)} asks for")
         except UsageError:
             raise
         except Exception as error:  # whatever asks for a value
-            reason = f"real steps, since with fake tensors: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        return dataclasses.replace(_count(make_runner(), None), counted_in=reason)
-    return dataclasses.replace(_count(make_runner(), None), counted_in="real steps")
+            how += f", since with fake tensors: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return dataclasses.replace(_count(make_runner(), None), counted_in=how)
 
 
 def _read(loader: Any) -> tuple[Any, int]:
@@ -194,7 +194,9 @@ def _count(runner: Any, mode: Any, *, guess_otherwise: bool = False) -> Cost:
         if mode is not None:
             _build_without_values(runner, mode)
             stack.enter_context(mode)
-            batch, val_batch = (map_leaves(_without_values(mode), each) for each in (batch, val_batch))
+            batch, val_batch = map_leaves(
+                lambda leaf: mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf, (batch, val_batch)
+            )
         prepare(runner)
         model: nn.Module = runner.model
         meter = Meter(model, guess_otherwise=guess_otherwise)
@@ -208,7 +210,11 @@ def _count(runner: Any, mode: Any, *, guess_otherwise: bool = False) -> Cost:
         with meter.counting():
             _take_steps(runner, batch, meter)
             peak, at_peak, flops = meter.peak, meter.at_peak, dict(meter.flops)
-            val_peak = None if val_batch is None else _validate(runner, val_batch, meter)
+            if val_batch is not None:
+                meter.mark("data", val_batch)
+                meter.forget_peak()
+                _predict(runner, val_batch)
+            val_peak = None if val_batch is None else meter.peak
             checkpoint_bytes = _checkpoint_bytes(runner)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return Cost(
@@ -237,8 +243,7 @@ def _count(runner: Any, mode: Any, *, guess_otherwise: bool = False) -> Cost:
 
 def _take_steps(runner: Any, batch: Any, meter: Meter) -> None:
     """Take optimizer steps until the state of the optimizer is there and was used."""
-    wrappers = list(runner.optim_wrapper.named().values())
-    for _ in range(min(2 * max(wrapper.accumulative_counts for wrapper in wrappers), _MAX_MICRO_BATCHES)):
+    for _ in range(min(2 * runner._state.accumulation(), _MAX_MICRO_BATCHES)):
         meter.flops.clear()
         meter.uncounted.clear()
         take_step(runner, batch)
@@ -253,14 +258,6 @@ def _what_comes_later(runner: Any) -> str:
 def _val_batch(runner: Any) -> Any:
     loop = runner.val_loop
     return None if loop is None else next(begin_pass(next(iter(loaders_of(loop.dataloader).values()))))
-
-
-def _validate(runner: Any, batch: Any, meter: Meter) -> int:
-    """Return the peak of one batch of the validation."""
-    meter.mark("data", batch)
-    meter.forget_peak()
-    _predict(runner, batch)
-    return meter.peak
 
 
 def _predict(runner: Any, batch: Any) -> None:
@@ -288,10 +285,6 @@ def _build_without_values(runner: Any, mode: Any) -> None:
                 group["params"] = [places.get(id(each), (each, each))[1] for each in group["params"]]
 
 
-def _without_values(mode: Any) -> Callable[[Any], Any]:
-    return lambda leaf: mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf
-
-
 def _parameters_of(model: nn.Module) -> dict[str, int]:
     seen: set[int] = set()
     found: Counter[str] = Counter()
@@ -317,12 +310,8 @@ def _checkpoint_bytes(runner: Any) -> int:
         for part, state in checkpoint.items():
             if part != "optimizer" and isinstance(state, dict):
                 checkpoint[part] = {k: v for k, v in state.items() if k not in frozen}
-    storages = {id(s): s for _, leaf in iter_leaves(checkpoint) if isinstance(leaf, Tensor) for s in [_storage(leaf)]}
-    return sum(storage.nbytes() for storage in storages.values())
-
-
-def _storage(tensor: Tensor) -> Any:
-    return tensor.untyped_storage()
+    storages = [leaf.untyped_storage() for _, leaf in iter_leaves(checkpoint) if isinstance(leaf, Tensor)]
+    return sum({id(storage): storage.nbytes() for storage in storages}.values())
 
 
 @dataclass(frozen=True)
@@ -361,7 +350,7 @@ def measure_seconds(make_runner: Callable[[], Any], steps: int, budget_s: float 
     with quietly():
         prepare(runner)
         batches = iter(loader)
-        count = max(wrapper.accumulative_counts for wrapper in runner.optim_wrapper.named().values())
+        count = runner._state.accumulation()
         while not step_s or (
             len(step_s) <= steps * min(count, _MAX_MICRO_BATCHES) and time.perf_counter() - begin < budget_s
         ):

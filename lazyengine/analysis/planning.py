@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import logging
 import math
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from ..config.saving import to_json
 from ..dataset import settle_generators
 from ..errors import UsageValueError
 from ..hooks import CheckpointHook
-from ..hooks.devices import DEVICES, find_device
+from ..hooks.devices import DEVICES, Device, find_device
 from ..model import FSDP2
 from ..model.patterns import match_modules
 from ..record import changed_values, flat_config
@@ -38,7 +37,6 @@ class Plan:
     Args:
         make_runner: Makes the runner of the experiment; nothing of it is written.
         steps: Real steps to take for the speed, at most; 0 for none.
-        seconds: What an iteration takes, where that is known from a run; None measures it.
 
     Attributes:
         cost: What an iteration costs.
@@ -46,13 +44,14 @@ class Plan:
         unmeasured: Why it was not.
     """
 
-    def __init__(self, make_runner: Callable[[], Any], steps: int = 3, seconds: Seconds | None = None) -> None:
+    def __init__(self, make_runner: Callable[[], Any], steps: int = 3) -> None:
         self.cost = cost_of(make_runner)
-        self.seconds, self.unmeasured = seconds, "not measured: --steps 0"
-        if seconds is None and self.cost.total_flops > _MAX_MEASURED_FLOPS:
+        self.seconds: Seconds | None = None
+        self.unmeasured = "not measured: --steps 0"
+        if self.cost.total_flops > _MAX_MEASURED_FLOPS:
             what = f"an iteration has {_flop(self.cost.total_flops)}, too much to try on this CPU"
             self.unmeasured = f"not measured: {what}; --against RUN takes a run's"
-        elif seconds is None and steps:
+        elif steps:
             self.seconds = measure_seconds(make_runner, steps)
         self._runner = self.cost.runner
 
@@ -176,10 +175,9 @@ class Plan:
         return [*rows, ("checkpoints", text), ("disk", disk)] if saves["saved"] or saves["by_time"] else rows
 
 
-def as_lines(rows: Sequence[tuple[str, str]], width: int = 100) -> str:
-    """Return names and texts as lines of at most `width` columns, the texts one below the other."""
-    wrapped = [(name, textwrap.wrap(text, width - 14, break_on_hyphens=False) or [""]) for name, text in rows]
-    return table([(f"{name if i == 0 else '':<12}", line) for name, lines in wrapped for i, line in enumerate(lines)])
+def as_lines(rows: Sequence[tuple[str, str]]) -> str:
+    """Return names and texts as lines of at most 100 columns, the texts one below the other."""
+    return table([(f"{name:<12}", text) for name, text in rows], columns=100)
 
 
 def cost_rows(cost: Cost) -> list[tuple[str, str]]:
@@ -189,12 +187,11 @@ def cost_rows(cost: Cost) -> list[tuple[str, str]]:
     by_kind = ((kind, cost.bytes_of(kind)) for kind in KINDS)
     kinds = [f"{kind} {format_bytes(number)}" for kind, number in by_kind if number]
     val = f"; of a validation batch {format_bytes(cost.val_peak_bytes)}" if cost.val_peak_bytes is not None else ""
-    samples = [f"{cost.samples:,} samples" for _ in [0] if cost.samples is not None]
-    samples += [f"{cost.tokens:,} tokens" for _ in [0] if cost.tokens is not None]
+    sizes = {"samples": cost.samples, "tokens": cost.tokens}
     rows = [
         ("model", f"{cost.model}: {cost.parameters:,} parameters, {cost.trained:,} trained"),
         ("batch", cost.batch),
-        ("", ", ".join(samples)),
+        ("", ", ".join(f"{number:,} {what}" for what, number in sizes.items() if number is not None)),
         ("iteration", f"{counted or 'no FLOP'} (a multiply-add is two)"),
         ("", f"not counted: {listed(cost.uncounted)}" if cost.uncounted else ""),
         ("memory", f"{format_bytes(cost.peak_bytes)} at the peak of training{val}"),
@@ -234,17 +231,14 @@ def module_table(cost: Cost, depth: int = 2) -> str:
         ("module", "parameters", "FLOP forward", "backward", "weights & optimizer", "activations")
     ]
     found = modules_of(cost)
-    for name, counts in sorted(found.items(), key=lambda pair: _place(pair[0], names)):
+    for name in sorted(found, key=lambda name: (names.index(name) if name in names else len(names), name)):
+        counts = found[name]
         level = name.count(".") + 1 if name else 0
         if level <= depth:
             numbers = [f"{counts['parameters']:,}", *(format_count(counts[p]) for p in ("forward", "backward"))]
             label = "  " * level + (name.rpartition(".")[2] or cost.model)
             rows.append((label, *numbers, *(format_bytes(counts[k]) for k in ("state", "activations"))))
     return table(rows)
-
-
-def _place(name: str, names: Sequence[str]) -> tuple[int, str]:
-    return (names.index(name) if name in names else len(names)), name
 
 
 def _greatest(cost: Cost) -> str:
@@ -421,11 +415,21 @@ def _sharded(cost: Cost, wrapper: FSDP2, number: int) -> tuple[list[tuple[str, s
     ], memory  # fmt: skip
 
 
-def _on_device(plan: Plan, gpu: str, memory: int, val_memory: int, iters: int) -> list[tuple[str, str]]:
+def named_device(gpu: str) -> Device:
+    """Return the kind of accelerator of a name.
+
+    Raises:
+        UsageValueError: The kind is not known.
+    """
     device = find_device(gpu)
     if device is None:
         names = [each.name for each in DEVICES]
         raise UsageValueError(f"--gpu {gpu}: not known.{did_you_mean(gpu, names)} There are {listed(names, 30)}.")
+    return device
+
+
+def _on_device(plan: Plan, gpu: str, memory: int, val_memory: int, iters: int) -> list[tuple[str, str]]:
+    device = named_device(gpu)
     cost = plan.cost
     wrappers = cost.runner.optim_wrapper.named().values()
     given = next((w.precision["dtype"] for w in wrappers if w.precision), "float32")

@@ -13,8 +13,6 @@ from ..optim import _ParamScheduler
 from ..text import listed
 from .curves import draw_curves, write_curves
 
-__all__ = ["ScheduleCurves", "plot_schedule", "simulate_schedule"]
-
 
 @dataclass(frozen=True)
 class ScheduleCurves:

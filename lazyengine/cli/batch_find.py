@@ -6,31 +6,28 @@ exit codes: 0 done; 2 a mistake in the config or the command line
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from typing import Any
 
 from ..config import ConfigError
 from ..text import format_bytes, table
-from .command import CommandParser, add_config, as_json, command, make_parser
+from .command import Arguments, CommandParser, add_config, as_json, command
 from .plan import maker_of
 
 _KEY = "train_loop.dataloader.batch_size"
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__, with_json=True)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     add_config(parser)
     parser.add_argument("--gpu", metavar="NAME", help="an accelerator, such as H100 (default: the one of this machine)")
     parser.add_argument("--memory", type=float, metavar="GIB", help="the memory, instead of an accelerator's")
     parser.add_argument("--start", type=int, default=1, metavar="N", help="the first size to try (1)")
     parser.add_argument("--key", default=_KEY, help=f"where the config has the size of a batch ({_KEY})")
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments, with_json=True)
+def main(args: Arguments) -> object:
     """Find the largest batch."""
     from ..analysis.cost import cost_of
     from ..analysis.finding import largest_batch
@@ -55,7 +52,7 @@ def main(args: argparse.Namespace) -> object:
     return f"{table(rows)}\n{args.key}={largest} fits into {format_bytes(memory)}{more}"
 
 
-def _memory(args: argparse.Namespace) -> float:
+def _memory(args: Arguments) -> float:
     """Return the bytes of the memory that was named.
 
     Raises:
@@ -63,15 +60,12 @@ def _memory(args: argparse.Namespace) -> float:
     """
     import torch
 
-    from ..hooks.devices import DEVICES, find_device
+    from ..analysis.planning import named_device
 
     if args.memory is not None:
         return args.memory * 2**30
     if args.gpu is not None:
-        device = find_device(args.gpu)
-        if device is None:
-            raise ConfigError(f"--gpu {args.gpu}: not known. There are {', '.join(each.name for each in DEVICES)}.")
-        return device.memory_gib * 2**30
+        return named_device(args.gpu).memory_gib * 2**30
     if not torch.cuda.is_available():
         raise ConfigError("this machine has no accelerator: name one by --gpu H100, or a memory by --memory 80.")
     return torch.cuda.mem_get_info()[1]

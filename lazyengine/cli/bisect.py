@@ -8,15 +8,12 @@ exit codes: 0 equal; 1 they part; 2 a mistake in the command line, or missing
 
 from __future__ import annotations
 
-import argparse
-
 from ..runs import bisect
-from .command import CommandParser, command, make_parser, say_running
+from .command import Arguments, CommandParser, command, say_running
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__, with_json=True)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("first", metavar="A", help="the folder of a run")
     parser.add_argument("second", metavar="B", help="the folder of another one")
     parser.add_argument(
@@ -31,11 +28,10 @@ def build_parser() -> CommandParser:
         action="store_true",
         help="make all iterations again, for a difference that fades before anything of it is recorded",
     )
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments, with_json=True)
+def main(args: Arguments) -> object:
     """Find where two runs part."""
     found = bisect(args.first, args.second, tolerance=args.tolerance, whole=args.whole, report=say_running)
     return found, 0 if found.is_equal else 1

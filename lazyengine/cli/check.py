@@ -6,27 +6,24 @@ exit codes: 0 nothing differed; 1 something did, it is named; 2 a mistake in the
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from .command import CommandParser, add_overrides, command, load_config, make_parser
+from .command import Arguments, CommandParser, add_overrides, command, load_config
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("config", help="the experiment: a Python config file")
     parser.add_argument("--exact", action="store_true", required=True, help="compare bit for bit")
     parser.add_argument("--position", type=int, default=1, metavar="N", help="the batch to read (default: 1)")
     add_overrides(parser)
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments)
+def main(args: Arguments) -> object:
     """Try whether an experiment is exact."""
     found = check_exact(lambda: load_config(args.config, args.overrides), args.position)
     print(*(found or ["nothing differed"]), sep="\n", file=sys.stderr if found else sys.stdout)

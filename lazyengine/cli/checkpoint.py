@@ -17,7 +17,6 @@ exit codes: 0 done; 1 a checkpoint is damaged or cannot be used; 2 a mistake in 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections import OrderedDict
@@ -43,14 +42,13 @@ from ..fileio import atomic_write, get_local_path
 from ..fileio.remote import sha256_of
 from ..nesting import iter_leaves
 from ..text import listed, printable, short
-from .command import CommandParser, command, make_parser, say
+from .command import Arguments, CommandParser, command, say
 
 _BASE = "the frozen weights that a checkpoint of Runner(save='trained') leaves out"
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("show", help="list what a checkpoint holds")
     show.add_argument("file")
@@ -72,11 +70,10 @@ def build_parser() -> CommandParser:
     average.add_argument("files", nargs="+", metavar="file")
     average.add_argument("-o", "--output", required=True)
     average.add_argument("--base", metavar="FILE", help=_BASE)
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments)
+def main(args: Arguments) -> object:
     """Do what the first word says."""
     try:
         return _COMMANDS[args.command](args)
@@ -94,7 +91,7 @@ def _resolve(path: str) -> str:
     return latest
 
 
-def _show(args: argparse.Namespace) -> str:
+def _show(args: Arguments) -> str:
     path = _resolve(args.file)
     checkpoint = read_checkpoint(path, trusted=args.trusted, skip_objects=True)
     local = get_local_path(path)
@@ -134,7 +131,7 @@ def _summary(value: Any) -> str:
     return short(value, 100)
 
 
-def _verify(args: argparse.Namespace) -> int:
+def _verify(args: Arguments) -> int:
     faults: dict[str, str | None] = {}
     for path in args.files:
         faults[path] = None
@@ -149,7 +146,7 @@ def _verify(args: argparse.Namespace) -> int:
     return 1 if any(faults.values()) else 0
 
 
-def _export(args: argparse.Namespace) -> int:
+def _export(args: Arguments) -> int:
     path = _resolve(args.file)
     checkpoint = read_checkpoint(path, skip_objects=True)
     _make_whole(checkpoint, path, args.base, args.prefix)
@@ -163,13 +160,13 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
-def _merge(args: argparse.Namespace) -> int:
+def _merge(args: Arguments) -> int:
     save_checkpoint(read_checkpoint(_resolve(args.file)), args.output)
     print(f"{args.output}: {os.path.getsize(args.output):,} bytes, sha256 {sha256_of(args.output)}")
     return 0
 
 
-def _average(args: argparse.Namespace) -> int:
+def _average(args: Arguments) -> int:
     _write_model(average_checkpoints([_resolve(path) for path in args.files], args.base), args.output)
     return 0
 

@@ -17,14 +17,13 @@ from collections.abc import Sequence
 
 from ..runs import Cleaned, clean
 from ..text import columns_of, listed, table
-from .command import CommandParser, as_json, command, make_parser
+from .command import Arguments, CommandParser, as_json, command
 
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__, with_json=True)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("root", metavar="ROOT", help="a run folder, or a folder of run folders at any depth")
     parser.add_argument(
         "--keep", default="best,last", metavar="WHAT", help="what stays of each run: best, last or best,last (default)"
@@ -37,14 +36,13 @@ def build_parser() -> CommandParser:
         help="leave folders alone in which something was written within this time: 12h, 30d, 8w (default 30d)",
     )
     parser.add_argument("--dry-run", action="store_true", help="delete nothing, print what would be deleted")
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments, with_json=True)
+def main(args: Arguments) -> object:
     """Delete checkpoints, or say which."""
     cleaned = clean(args.root, keep=args.keep.split(","), older_s=args.older, dry_run=args.dry_run)
-    return as_json([each.as_json() for each in cleaned]) if args.json else _describe(cleaned, args.dry_run)
+    return as_json(cleaned) if args.json else _describe(cleaned, args.dry_run)
 
 
 def _describe(cleaned: Sequence[Cleaned], is_dry_run: bool) -> str:

@@ -12,8 +12,8 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import Any, NoReturn, Protocol
+from dataclasses import dataclass, is_dataclass
+from typing import Any, NoReturn
 
 from .. import interpreter
 from ..config import ConfigError, ConfigFileError, LazyConfig, arguments_of, is_node
@@ -22,6 +22,10 @@ from ..text import did_you_mean, fill_line, fit
 from .mistakes import ignore_broken_pipe, refuse
 
 _EPILOG = re.compile(r"^(?=overrides:|examples:|templates:|exit codes:)", re.MULTILINE)  # where it begins in a page
+
+
+Arguments = argparse.Namespace
+"""What a command line says, parsed."""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -53,25 +57,18 @@ class _Page(argparse.HelpFormatter):
         return "\n\n".join(filled)
 
 
-def make_parser(page: str | None, *, with_json: bool = False) -> CommandParser:
-    """Return a parser whose ``--help`` is a page: what the command does, its arguments, examples and exit codes.
-
-    Args:
-        page: The docstring of the command's module.
-        with_json: Add ``--json``.
-    """
-    description, *epilog = _EPILOG.split(page or "", maxsplit=1)
-    parser = CommandParser(description=description, epilog="".join(epilog), formatter_class=_Page)
-    if with_json:
-        parser.add_argument("--json", action="store_true", help="print the result as JSON, for other programs")
-    return parser
-
-
 def add_config(parser: CommandParser) -> None:
     """Add the config of an experiment, as the first argument or as ``--config``, and its overrides."""
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="the experiment: a Python config file")
     parser.add_argument("--config", dest="config_option", metavar="FILE", help="the same, as an option")
     add_overrides(parser)
+
+
+def add_keys(parser: CommandParser) -> None:
+    """Add the names of curves, as `choose_keys` takes them."""
+    parser.add_argument(
+        "--keys", nargs="+", metavar="KEY", help="train/loss, loss, top1 or a pattern such as 'val/*' (losses, metrics)"
+    )
 
 
 def add_overrides(parser: CommandParser, values: str = "value", what: str = "changes to the config") -> None:
@@ -80,15 +77,52 @@ def add_overrides(parser: CommandParser, values: str = "value", what: str = "cha
     parser.add_argument("overrides", nargs="*", metavar=f"key.sub={values}", help=what)
 
 
-class Main(Protocol):
-    """The ``main`` of a command: runs it with a command line (None: that of the process) and returns its exit code."""
+@dataclass(frozen=True)
+class Main:
+    """The ``main`` of a command: see `command`, whose arguments the first four are.
 
-    def __call__(self, argv: Sequence[str] | None = None) -> int: ...
+    Attributes:
+        answer: Answers the parsed arguments.
+    """
+
+    page: str | None
+    add_arguments: Callable[[CommandParser], object]
+    with_json: bool
+    prepare: Callable[[Sequence[str]], Sequence[str]]
+    answer: Callable[[Arguments], Any]
+
+    def build_parser(self) -> CommandParser:
+        """Return the parser of the command."""
+        description, *epilog = _EPILOG.split(self.page or "", maxsplit=1)
+        parser = CommandParser(description=description, epilog="".join(epilog), formatter_class=_Page)
+        if self.with_json:
+            parser.add_argument("--json", action="store_true", help="print the result as JSON, for other programs")
+        self.add_arguments(parser)
+        return parser
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int:
+        """Run the command with a command line (None: that of the process), and return its exit code."""
+        if argv is None:
+            interpreter.keep()
+        try:
+            with ignore_broken_pipe():
+                args = parse_arguments(self.build_parser(), self.prepare(sys.argv[1:] if argv is None else argv))
+                return _print(self.answer(args), args)
+            return 0
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+        except Exception as error:
+            return refuse(error)
 
 
 def command(
-    build_parser: Callable[[], CommandParser], prepare: Callable[[Sequence[str]], Sequence[str]] = list
-) -> Callable[[Callable[[argparse.Namespace], Any]], Main]:
+    page: str | None,
+    add_arguments: Callable[[CommandParser], object],
+    *,
+    with_json: bool = False,
+    prepare: Callable[[Sequence[str]], Sequence[str]] = list,
+) -> Callable[[Callable[[Arguments], Any]], Main]:
     """Return a decorator that makes the ``main`` of a command of a function that answers its parsed arguments.
 
     The function returns text to print, or a result with ``as_text()`` (with ``--json`` its ``as_json()``, else its
@@ -96,32 +130,15 @@ def command(
     message, Ctrl-C with 130; another error is raised.
 
     Args:
-        build_parser: Returns the parser of the command.
+        page: What ``--help`` shows: the docstring of the command's module, with examples and exit codes.
+        add_arguments: Adds the arguments to the parser of the command.
+        with_json: Whether ``--json`` is one of them.
         prepare: Changes the words of the command line before they are parsed.
     """
-
-    def decorate(answer: Callable[[argparse.Namespace], Any]) -> Main:
-        @functools.wraps(answer)
-        def main(argv: Sequence[str] | None = None) -> int:
-            if argv is None:
-                interpreter.keep()
-            try:
-                with ignore_broken_pipe():
-                    args = parse_arguments(build_parser(), prepare(sys.argv[1:] if argv is None else argv))
-                    return _print(answer(args), args)
-                return 0
-            except KeyboardInterrupt:
-                print("interrupted", file=sys.stderr)
-                return 130
-            except Exception as error:
-                return refuse(error)
-
-        return main
-
-    return decorate
+    return functools.partial(Main, page, add_arguments, with_json, prepare)
 
 
-def parse_arguments(parser: CommandParser, argv: Sequence[str]) -> argparse.Namespace:
+def parse_arguments(parser: CommandParser, argv: Sequence[str]) -> Arguments:
     """Parse a command line; ``args.config`` is the config that was named in either way.
 
     Raises:
@@ -141,15 +158,15 @@ def parse_arguments(parser: CommandParser, argv: Sequence[str]) -> argparse.Name
     return args
 
 
-def _print(answer: Any, args: argparse.Namespace) -> int:
+def _print(answer: Any, args: Arguments) -> int:
     """Print what a command answered, and return its exit code."""
     found, code = answer if isinstance(answer, tuple) else (answer, 0)
     if isinstance(found, int):
         return found
     is_data = any(getattr(args, form, False) for form in ("json", "csv", "latex"))
     if not isinstance(found, str):
-        fields = (found.as_json() if hasattr(found, "as_json") else asdict(found)) if is_data else None
-        found = as_json(fields) if is_data else found.as_text()
+        data = getattr(found, "as_json", lambda: found)
+        found = as_json(data()) if is_data else found.as_text()
     print(found if is_data else fit(found, sys.stdout), flush=True)
     return code
 
@@ -201,6 +218,6 @@ def say_running(line: str) -> None:
 
 
 def as_json(value: Any) -> str:
-    """Return plain data as JSON text; what is not finite, which JSON has not, is null."""
+    """Return data, also with dataclasses and paths in it, as JSON text; what is not finite is null there."""
     finite = map_leaves(lambda leaf: None if isinstance(leaf, float) and not math.isfinite(leaf) else leaf, value)
-    return json.dumps(finite, indent=1)
+    return json.dumps(finite, indent=1, default=lambda each: vars(each) if is_dataclass(each) else os.fspath(each))

@@ -16,19 +16,14 @@ exit codes: 0 done; 2 a folder holds no run, or a key, a column or a condition i
 
 from __future__ import annotations
 
-import argparse
-
 from ..runs import choose_keys, compare_runs, parse_conditions, read_outlines
-from .command import CommandParser, command, make_parser, say
+from .command import Arguments, CommandParser, add_keys, command, say
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run, or one with runs below it")
-    parser.add_argument(
-        "--keys", nargs="+", metavar="KEY", help="train/loss, loss, top1 or a pattern such as 'val/*' (losses, metrics)"
-    )
+    add_keys(parser)
     parser.add_argument(
         "--where", action="append", default=[], metavar="CONDITION", help="only runs for which it holds: 'lr > 1e-3'"
     )
@@ -38,11 +33,10 @@ def build_parser() -> CommandParser:
     form.add_argument("--json", action="store_true", help="print the values as JSON, for other programs")
     form.add_argument("--csv", action="store_true", help="print the table as CSV, numbers in full")
     form.add_argument("--latex", action="store_true", help="print the table as LaTeX (booktabs)")
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments)
+def main(args: Arguments) -> object:
     """Put runs side by side."""
     runs = read_outlines(args.runs)
     for run in runs:

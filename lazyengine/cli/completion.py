@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from ..config import LazyConfig
-from .command import CommandParser, command, make_parser
+from .command import Arguments, CommandParser, command
 from .keys import format_keys
 
 _ASK = "lazyengine completion words --"
@@ -46,32 +46,20 @@ compdef _lazyengine lazyengine
 complete -c lazyengine -a '({_ASK} (commandline -opc)[2..] (commandline -ct) 2>/dev/null)'
 """,
 }
-_TAKE_CONFIGS = [
-    "train",
-    "test",
-    "show",
-    "plan",
-    "summary",
-    "profile",
-    "lr-find",
-    "batch-find",
-    "schedule",
-    "sweep",
-    "submit",
+_TAKE_CONFIGS = {
+    *("train", "test", "show", "plan", "summary", "profile", "lr-find", "batch-find", "schedule", "sweep", "submit"),
     "check",
-]
+}
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("shell", choices=[*_SCRIPTS, "words"], help="words: what the last of the words can become")
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments)
+def main(args: Arguments) -> object:
     """Print the script of a shell, or what the last word can become."""
     if args.shell != "words":
         return _SCRIPTS[args.shell].rstrip()
@@ -94,7 +82,7 @@ def complete(words: Sequence[str]) -> list[str]:
     elif before[0] not in COMMANDS:
         known = []
     elif typed.startswith("-"):
-        parser = import_module(f".{COMMANDS[before[0]][0]}", __package__).build_parser()
+        parser = import_module(f".{COMMANDS[before[0]][0]}", __package__).main.build_parser()
         known = sorted(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", parser.format_help())))
     elif before[0] in _TAKE_CONFIGS:
         known = _keys_or_configs(before, typed)

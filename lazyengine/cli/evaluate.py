@@ -13,7 +13,6 @@ exit codes: 0 done; 2 a mistake in the config or the command line.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import itertools
 import operator
@@ -26,12 +25,11 @@ from ..config import instantiate
 from ..config.node import arguments_of, is_node
 from ..config.signature import import_object
 from ..errors import UsageValueError
-from .command import CommandParser, add_overrides, as_json, command, load_config, make_parser, say
+from .command import Arguments, CommandParser, add_overrides, as_json, command, load_config, say
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("results", metavar="RESULTS", help="a file of DumpResults (.pt, .jsonl or .pkl)")
     parser.add_argument("--metric", action="append", default=[], metavar="CALL", help="a metric, with its arguments")
     parser.add_argument("--config", metavar="FILE", help="take the metrics from this experiment")
@@ -41,13 +39,11 @@ def build_parser() -> CommandParser:
     parser.add_argument("--other-data", action="store_true", help="take data that differs from what was predicted")
     parser.add_argument("--chunk-size", type=int, default=256, metavar="N", help="samples processed at once (256)")
     parser.add_argument("--trusted", action="store_true", help="allow a .pkl file, which can run code when read")
-    parser.add_argument("--json", action="store_true", help="print the values as JSON, for other programs")
     add_overrides(parser)
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments, with_json=True)
+def main(args: Arguments) -> object:
     """Compute metrics."""
     values, number = _compute(args)
     if args.json:
@@ -55,7 +51,7 @@ def main(args: argparse.Namespace) -> object:
     return "\n".join([f"{number} samples of {args.results}", *(f"{name}: {value}" for name, value in values.items())])
 
 
-def _compute(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
+def _compute(args: Arguments) -> tuple[dict[str, Any], int]:
     """Build the metrics, read the predictions, and return the values and the number of samples."""
     from .. import evaluator
     from ..evaluator.dump import read_results
@@ -81,7 +77,7 @@ def _compute(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
     return computing.offline_evaluate(samples, **options), len(samples)
 
 
-def _check_data(former: Any, present: Any, args: argparse.Namespace) -> None:
+def _check_data(former: Any, present: Any, args: Arguments) -> None:
     """Refuse a dataset that is another one than was predicted."""
     from ..record import changed_data
 
@@ -96,7 +92,7 @@ def _check_data(former: Any, present: Any, args: argparse.Namespace) -> None:
         )
 
 
-def _indices(loader: Any, args: argparse.Namespace) -> Sequence[int]:
+def _indices(loader: Any, args: Arguments) -> Sequence[int]:
     """Return which samples a loader takes, in their order, which is that of the predictions.
 
     Raises:
@@ -149,7 +145,7 @@ def _metric_class(path: str) -> Any:
     return found
 
 
-def _of_loader(part: Any, args: argparse.Namespace) -> Any:
+def _of_loader(part: Any, args: Arguments) -> Any:
     """Return, of a loop with several loaders, the part that belongs to the one that ``--loader`` names."""
     if not isinstance(part, dict):
         return part
@@ -159,7 +155,7 @@ def _of_loader(part: Any, args: argparse.Namespace) -> Any:
     return part[args.loader]
 
 
-def _from_config(args: argparse.Namespace) -> tuple[list[Any], Any]:
+def _from_config(args: Arguments) -> tuple[list[Any], Any]:
     """Build the metrics of a config's loop and, if asked for, its loader."""
     loop: Any = arguments_of(load_config(args.config, args.overrides).runner).get(args.loop)
     if loop is None or not is_node(loop) or "evaluator" not in arguments_of(loop):

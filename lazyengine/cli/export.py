@@ -12,7 +12,6 @@ exit codes: 0 written, and the outputs are equal; 1 the outputs differ; 2 a mist
 
 from __future__ import annotations
 
-import argparse
 import copy
 import importlib.util
 import inspect
@@ -34,25 +33,23 @@ from ..runner.loops import loaders_of
 from ..runs import Loaded, load
 from ..text import listed
 from .checkpoint import export_safetensors
-from .command import CommandParser, command, make_parser
+from .command import Arguments, CommandParser, command
 
 _FILES = {"safetensors": "model.safetensors", "torch-export": "model.pt2", "onnx": "model.onnx", "hub-folder": "hub"}
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("folder", metavar="RUN", help="the run folder")
     parser.add_argument("--format", choices=_FILES, default="safetensors", help="default: safetensors")
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), latest or a path")
     parser.add_argument("--fields", nargs="+", metavar="NAME", help="the inputs (default: all of a batch, labels too)")
     parser.add_argument("--output", metavar="FILE", help="where to write (default: in RUN/export)")
     parser.add_argument("--tolerance", type=float, default=1e-5, metavar="T", help="relative, of outputs (1e-5)")
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments)
+def main(args: Arguments) -> object:
     """Write the model of a run, read it again and compare."""
     loaded = load(args.folder, args.checkpoint)
     path = args.output or os.path.join(args.folder, "export", _FILES[args.format])

@@ -11,24 +11,20 @@ exit codes: 0 done; others as those of lazyengine train.
 
 from __future__ import annotations
 
-import argparse
-
 from ..errors import UsageValueError
-from .command import CommandParser, add_overrides, command, make_parser, say_running
+from .command import Arguments, CommandParser, add_overrides, command, say_running
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("run", metavar="RUN[@ITER]", help="the folder of a run, and how many iterations are done")
     parser.add_argument("--work-dir", metavar="DIR", help="the new run folder")
     parser.add_argument("--prepare", action="store_true", help="only compute the state; print its checkpoint")
     add_overrides(parser)
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments)
+def main(args: Arguments) -> object:
     """Train the fork, or compute the state that it begins with."""
     from ..runs import fork, prepare_fork, read_run, split_name
 

@@ -6,27 +6,24 @@ exit codes: 0 done; 2 a mistake in the config or the command line
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 
-from .command import CommandParser, add_overrides, command, make_parser, say_running
+from .command import Arguments, CommandParser, add_overrides, command, say_running
 from .plan import maker_of
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__, with_json=True)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("config", metavar="CONFIG|RUN[@ITER]", help="a config, or a run folder")
     add_overrides(parser)
     parser.add_argument("--low", type=float, default=1e-6, metavar="LR", help="the first rate (1e-6)")
     parser.add_argument("--high", type=float, default=1.0, metavar="LR", help="the last rate (1)")
     parser.add_argument("--steps", type=int, default=100, metavar="N", help="steps to take (100)")
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments, with_json=True)
+def main(args: Arguments) -> object:
     """Try learning rates."""
     from ..analysis.finding import find_lr
     from ..runs import prepare_fork, read_run, split_name

@@ -9,7 +9,6 @@ exit codes: 0 made; 2 the name cannot be used, or there is something of that nam
 
 from __future__ import annotations
 
-import argparse
 import keyword
 import os
 from importlib.util import find_spec
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from ..errors import UsageValueError
 from ..text import listed
-from .command import CommandParser, command, make_parser
+from .command import Arguments, CommandParser, command
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _COMMON = "common"  # what every project gets
@@ -39,18 +38,17 @@ OBJECTIVES = {
 """What a search in each template looks for."""
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    default = {DEFAULT: " (the default)"}
-    listing = "\n".join(f"  {name:<16}{what}{default.get(name, '')}" for name, what in TEMPLATES.items())
-    parser = make_parser(f"{__doc__}\n\ntemplates:\n{listing}")
+_LISTING = "\n".join(f"  {name:<16}{what}{' (the default)' * (name == DEFAULT)}" for name, what in TEMPLATES.items())
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("name", metavar="NAME", help="the folder to make; its last part names project and package")
     parser.add_argument("--template", choices=TEMPLATES, metavar="TEMPLATE", default=DEFAULT, help="see below")
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(f"{__doc__}\n\ntemplates:\n{_LISTING}", add_arguments)
+def main(args: Arguments) -> object:
     """Make a project."""
     files = make_project(args.name, args.template)
     made = "\n".join(f"  {os.path.join(args.name, name)}" for name in files)

@@ -22,12 +22,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..config import ConfigError
-from .command import CommandParser, add_config, as_json, command, config_in, load_config, make_parser
+from .command import Arguments, CommandParser, add_config, as_json, command, config_in, load_config
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__, with_json=True)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     add_config(parser)
     parser.add_argument("--against", metavar="BASE|RUN", help="a config, or a run folder, to compare with")
     parser.add_argument("--ranks", type=int, default=1, metavar="N", help="what each of N ranks holds and sends")
@@ -35,11 +34,10 @@ def build_parser() -> CommandParser:
     parser.add_argument("--steps", type=int, default=3, metavar="N", help="real steps to measure (3); 0 for none")
     parser.add_argument("--depth", type=int, metavar="N", help="also print the modules, down to this depth")
     parser.add_argument("--summary", action="store_true", help=argparse.SUPPRESS)  # `lazyengine summary`
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments, with_json=True)
+def main(args: Arguments) -> object:
     """Say what an experiment costs."""
     if args.ranks < 1 or args.steps < 0 or (args.depth or 0) < 0:
         given = f"--ranks {args.ranks} --steps {args.steps} --depth {args.depth or 0}"
@@ -64,7 +62,7 @@ def maker_of(config: str, overrides: Sequence[str], folder: str) -> Callable[[],
     return make
 
 
-def _answer(args: argparse.Namespace, folder: str) -> str:
+def _answer(args: Arguments, folder: str) -> str:
     from ..analysis import planning
     from ..analysis.cost import cost_of
 

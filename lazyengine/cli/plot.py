@@ -24,16 +24,13 @@ from ..analysis.curves import draw_curves, smooth, write_curves
 from ..errors import UsageValueError
 from ..runs import Run, choose_keys, from_branch_point, read_runs
 from ..text import listed
-from .command import CommandParser, as_json, command, make_parser
+from .command import Arguments, CommandParser, add_keys, as_json, command
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__, with_json=True)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run")
-    parser.add_argument(
-        "--keys", nargs="+", metavar="KEY", help="train/loss, loss, top1 or a pattern such as 'val/*' (losses, metrics)"
-    )
+    add_keys(parser)
     parser.add_argument(
         "--smooth",
         type=_weight,
@@ -42,11 +39,10 @@ def build_parser() -> CommandParser:
         help="weight of the past in training curves, from 0 (as logged) to below 1 (default 0.6)",
     )
     parser.add_argument("--output", metavar="PNG", help="also write a picture (needs matplotlib)")
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments, with_json=True)
+def main(args: Arguments) -> object:
     """Draw curves."""
     runs = read_runs(args.runs)
     keys = choose_keys(runs, args.keys)

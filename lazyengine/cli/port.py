@@ -16,18 +16,16 @@ exit codes: 0 done; 1 something needs a hand, or a proof found a difference; 2 t
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from pathlib import Path
 
 from ..port import Ported, PortError, port_path, prove
 from ..text import table
-from .command import CommandParser, command, make_parser
+from .command import Arguments, CommandParser, command
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("path", metavar="PATH", type=Path, help="the file or folder to port")
     parser.add_argument("--to", metavar="DIR", type=Path, help="folder for the ports (default: PATH with _lazy)")
     parser.add_argument("--flat", action="store_true", help="write each config as one file, without base configs")
@@ -36,11 +34,10 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument("--keep", action="store_true", help="keep the files of DIR as they are; write what is missing")
     parser.add_argument("--prove", action="store_true", help="compare what was ported with the original")
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments)
+def main(args: Arguments) -> object:
     """Port a project."""
     target = args.to or args.path.with_name(f"{args.path.stem}_lazy")
     if not args.path.exists():

@@ -6,27 +6,24 @@ exit codes: 0 done; 2 a mistake in the config or the command line
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 
 from ..config import ConfigError
-from .command import CommandParser, add_config, command, make_parser
+from .command import Arguments, CommandParser, add_config, command
 from .plan import maker_of
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__, with_json=True)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     add_config(parser)
     parser.add_argument("--steps", type=int, default=10, metavar="N", help="iterations to measure (10)")
     parser.add_argument("--items", type=int, default=10, metavar="N", help="operators to list (10)")
     parser.add_argument("--output", default="profile", metavar="DIR", help="folder of the trace (profile)")
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments, with_json=True)
+def main(args: Arguments) -> object:
     """Say where the time goes."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler writes into the status line that it begins
     from ..analysis.profiling import profile

@@ -6,30 +6,26 @@ exit codes: 0 shown; 2 a mistake in the command line
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
-from dataclasses import asdict
 
 from ..runs import find_runs
 from ..runs.watching import HEADER
 from ..text import columns_of, table
-from .command import CommandParser, as_json, command, make_parser
+from .command import Arguments, CommandParser, as_json, command
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__, with_json=True)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("root", nargs="?", default="work_dirs", metavar="ROOT", help="default: work_dirs")
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments, with_json=True)
+def main(args: Arguments) -> object:
     """Show runs."""
     found = find_runs(args.root)
     if args.json:
-        return as_json([asdict(each) for each in found])
+        return as_json(found)
     if not found:
         return f"no run in {args.root}"
     return _table([HEADER, *(each.row() for each in found)], columns_of(sys.stdout))

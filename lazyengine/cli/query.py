@@ -21,28 +21,25 @@ exit codes: 0 done; 2 there is no such folder, or the statement is wrong.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import Any
 
 from ..runs import query
 from ..text import columns_of, csv_table, table
-from .command import CommandParser, as_json, command, make_parser
+from .command import Arguments, CommandParser, as_json, command
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("root", metavar="ROOT", help="the folder in which runs are")
     parser.add_argument("sql", metavar="SQL", help="the statement")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print the rows as JSON, for other programs")
     form.add_argument("--csv", action="store_true", help="print the rows as CSV")
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments)
+def main(args: Arguments) -> object:
     """Answer a statement."""
     found = query(args.root, args.sql)
     if args.json:

@@ -18,16 +18,13 @@ line.
 
 from __future__ import annotations
 
-import argparse
-
 from ..errors import UsageValueError
 from ..runs import replay, replay_range
-from .command import CommandParser, command, make_parser, say_running
+from .command import Arguments, CommandParser, command, say_running
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("folder", metavar="RUN", help="the folder of the run")
     parser.add_argument("--iter", required=True, metavar="N|A:B", help="the iteration, or those from A to before B")
     parser.add_argument("--batch", action="store_true", help="only print the samples; nothing is run")
@@ -40,11 +37,10 @@ def build_parser() -> CommandParser:
         help="with --pdb: stop in this module's forward; nonfinite: in the one that makes the first NaN or inf",
     )
     parser.add_argument("--rank", type=int, default=0, metavar="R", help="with --pdb: the rank to debug (0)")
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments)
+def main(args: Arguments) -> object:
     """Make iterations again."""
     iterations = _iterations(args.iter)
     if args.at is not None and not args.pdb:

@@ -9,23 +9,19 @@ exit codes: 0 written; 2 the folder holds no run, or a key is not there
 
 from __future__ import annotations
 
-import argparse
-
 from ..runs import report
-from .command import CommandParser, command, make_parser
+from .command import Arguments, CommandParser, add_keys, command
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("run", metavar="RUN", help="the folder of a run, or one with runs below it")
     parser.add_argument("--output", metavar="HTML", help="the file (default: report.html in that folder)")
-    parser.add_argument("--keys", nargs="+", metavar="KEY", help="curves, as for lazyengine compare (losses, metrics)")
-    return parser
+    add_keys(parser)
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments)
+def main(args: Arguments) -> object:
     """Write the page."""
     path = report(args.run, args.output, keys=args.keys)
     return f"written: {path} ({path.stat().st_size / 1000:.0f} kB)"

@@ -12,26 +12,20 @@ the command line.
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import asdict
-
 from ..runs import rerun
-from .command import CommandParser, as_json, command, make_parser, say_running
+from .command import Arguments, CommandParser, command, say_running
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__, with_json=True)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("folder", metavar="FOLDER", help="the folder of the run")
     parser.add_argument("--verify", action="store_true", help="compare every record and the final state")
     parser.add_argument("--start", type=int, metavar="K", help="end with this start (default: the last that trained)")
     parser.add_argument("--to", metavar="DIR", help="the new run folder (default: FOLDER_rerun)")
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments, with_json=True)
+def main(args: Arguments) -> object:
     """Make a run again."""
     done = rerun(args.folder, to=args.to, start=args.start, verify=args.verify, report=say_running)
-    found = as_json({**asdict(done), "folder": str(done.folder)}) if args.json else done
-    return found, 1 if done.missing or done.is_equal is False else 0
+    return done, 1 if done.missing or done.is_equal is False else 0

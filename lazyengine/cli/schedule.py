@@ -8,29 +8,26 @@ exit codes: 0 drawn; 2 a mistake in the config or the command line.
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 from ..analysis import ScheduleCurves, simulate_schedule
 from ..config import ConfigError, Lazy, LazyCall, instantiate
 from ..config.node import arguments_of
 from ..optim import SchedulerRecipes, build_param_schedulers
-from .command import CommandParser, add_config, command, load_config, make_parser
+from .command import Arguments, CommandParser, add_config, command, load_config
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     add_config(parser)
     parser.add_argument("--output", metavar="PNG", help="also write the curves as a picture (needs matplotlib)")
     parser.add_argument(
         "--epoch-length", type=int, metavar="N", help="iterations in one epoch (no dataset is built then)"
     )
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments)
+def main(args: Arguments) -> object:
     """Draw the schedule."""
     curves = simulate(load_config(args.config, args.overrides), epoch_length=args.epoch_length)
     print(curves.as_text())

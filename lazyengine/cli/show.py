@@ -16,20 +16,18 @@ line, is wrong.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import Any
 
 from ..config import check_config, diff, format_tree
 from ..config.saving import check_saving
 from ..text import columns_of
-from .command import CommandParser, add_overrides, as_json, command, config_in, load_config, make_parser
+from .command import Arguments, CommandParser, add_overrides, as_json, command, config_in, load_config
 from .keys import format_keys
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("file", metavar="FILE", help="the config, or a run folder")
     add_overrides(parser)
     parser.add_argument("--blame", action="store_true", help="show which file:line or argument set each value")
@@ -41,11 +39,10 @@ def build_parser() -> CommandParser:
     parser.add_argument("--hooks", action="store_true", help="show which hook of the runner acts at which point")
     parser.add_argument("--json", action="store_true", help="with --diff: print the differences as JSON")
     parser.add_argument("--no-defaults", action="store_true", help="leave out arguments that are not set")
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments)
+def main(args: Arguments) -> object:
     """Show a config."""
     cfg = load_config(config_in(args.file), args.overrides, needs_runner=args.hooks)
     if args.diff is not None:

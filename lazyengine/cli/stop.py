@@ -5,23 +5,19 @@ train --resume goes on with a stopped one. exit codes: 0 asked; 2 nothing trains
 
 from __future__ import annotations
 
-import argparse
-
 from ..runs import stop
 from ..runs.watching import ASKED
-from .command import CommandParser, command, make_parser
+from .command import Arguments, CommandParser, command
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("folder", metavar="RUN", help="the folder of the run")
     parser.add_argument("request", nargs="?", choices=ASKED, default="stop", help="default: stop, with a checkpoint")
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments)
+def main(args: Arguments) -> object:
     """Ask a run."""
     pid = stop(args.folder, args.request)
     what = "save and stop; lazyengine ps shows when it has" if args.request == "stop" else args.request

@@ -19,7 +19,7 @@ import os
 from typing import Any
 
 from ..errors import UsageValueError
-from .command import CommandParser, add_overrides, command, load_config, make_parser, say
+from .command import Arguments, CommandParser, add_overrides, command, load_config, say
 from .train import default_experiment_name
 
 
@@ -33,19 +33,17 @@ def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", help="with ray: of the cluster (default: one on this machine)")
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("config", metavar="CONFIG", help="the experiment: a Python config file")
     add_overrides(parser)
     parser.add_argument("--work-dir", metavar="DIR", help="the run folder (default: work_dirs/<experiment_name>)")
     parser.add_argument("--resume", action="store_true", help="go on with what is in the run folder")
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="with slurm: machines")
     add_launcher_arguments(parser)
-    return parser
 
 
-def launcher_of(args: argparse.Namespace, folder: str, **options: Any) -> Any:
+def launcher_of(args: Arguments, folder: str, **options: Any) -> Any:
     """Return the launcher that a command line asks for.
 
     Raises:
@@ -64,8 +62,8 @@ def launcher_of(args: argparse.Namespace, folder: str, **options: Any) -> Any:
     return make_launcher(args.on, folder, num_ranks=args.ranks, **given, **options)
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments)
+def main(args: Arguments) -> object:
     """Train under a supervisor."""
     from ..config import arguments_of
     from ..runner.lock import FolderBusyError

@@ -18,20 +18,18 @@ on.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from dataclasses import asdict
 
 from ..text import columns_of, table
-from .command import CommandParser, add_overrides, as_json, command, make_parser, say
+from .command import Arguments, CommandParser, add_overrides, as_json, command, say
 from .submit import add_launcher_arguments, launcher_of
 from .train import default_experiment_name
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__, with_json=True)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("config", metavar="CONFIG", help="a config, or a file with a search")
     add_overrides(parser, "values", "what is varied, and overrides")
     parser.add_argument("--objective", metavar="METRIC", help="the metric that counts, such as val/accuracy/top1")
@@ -47,11 +45,10 @@ def build_parser() -> CommandParser:
     parser.add_argument("--jobs", type=int, metavar="N", help="trials at once (default: as many as fit)")
     parser.add_argument("--dry-run", action="store_true", help="check the search and print its first trials")
     add_launcher_arguments(parser)
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments, with_json=True)
+def main(args: Arguments) -> object:
     """Search."""
     from ..sweep import planned, read_search, sweep
 

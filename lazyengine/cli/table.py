@@ -20,28 +20,25 @@ exit codes: 0 every cell has its value; 1 a cell is refused, or a run failed; 2 
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 
 from ..runs import commands_for, fill, load_table
-from .command import CommandParser, command, make_parser, say, say_running
+from .command import Arguments, CommandParser, command, say, say_running
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command."""
-    parser = make_parser(__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("table", metavar="TABLE", help="the Python file")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--latex", action="store_true", help="print it as LaTeX (booktabs), with the runs of each cell")
     form.add_argument("--csv", action="store_true", help="print a row for each cell as CSV, with its runs")
     form.add_argument("--html", action="store_true", help="print it as an HTML table")
     form.add_argument("--redo", metavar="CELL", help="train what the cell ROW/COLUMN lacks, then print the table")
-    return parser
 
 
-@command(build_parser)
-def main(args: argparse.Namespace) -> object:
+@command(__doc__, add_arguments)
+def main(args: Arguments) -> object:
     """Make a table, after training what it lacks where that is asked for."""
     table = load_table(args.table)
     found = fill(table)

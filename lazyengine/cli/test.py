@@ -15,15 +15,17 @@ from __future__ import annotations
 import argparse
 
 from . import train
-from .command import CommandParser, command
+from .command import Arguments, CommandParser, command
 
 
-def build_parser() -> CommandParser:
-    """Return the parser of the command: that of `train`, whose page leaves out what is about training."""
-    parser = train.build_parser(__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of `train`; the page leaves out what is about training."""
+    train.add_arguments(parser)
     for option in ("--resume", "--eval-only", "--fast-dev-run", "--overfit"):
         parser._option_string_actions[option].help = argparse.SUPPRESS
-    return parser
 
 
-main = command(build_parser, lambda argv: ["--eval-only", *train.tell_overrides_apart(argv)])(train.train_or_evaluate)
+@command(__doc__, add_arguments, prepare=lambda argv: ["--eval-only", *train.tell_overrides_apart(argv)])
+def main(args: Arguments) -> int:
+    """Evaluate."""
+    return train.main.answer(args)

@@ -29,7 +29,6 @@ second Ctrl-C stops at once.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import re
@@ -42,16 +41,15 @@ from ..config import ConfigError, arguments_of, check_config, format_tree, set_a
 from ..config.saving import check_saving
 from ..errors import UsageFileNotFoundError
 from ..text import columns_of, fit
-from .command import CommandParser, add_config, as_json, command, load_config, make_parser
+from .command import Arguments, CommandParser, add_config, as_json, command, load_config
 from .trying import fast_dev_run, limit_batches, parse_limits
 
 if TYPE_CHECKING:
     from ..runner import Runner
 
 
-def build_parser(page: str | None = __doc__) -> CommandParser:
-    """Return the parser of the command, or of one with another page."""
-    parser = make_parser(page)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the command."""
     add_config(parser)
     parser.add_argument(
         "--with", dest="mixins", nargs="+", default=[], metavar="FILE", help="configs that change it, applied in order"
@@ -101,7 +99,6 @@ def build_parser(page: str | None = __doc__) -> CommandParser:
     parser.add_argument(
         "--launcher", choices=["none", "pytorch", "slurm", "mpi"], help="how ranks were started (default: found out)"
     )
-    return parser
 
 
 def tell_overrides_apart(argv: Sequence[str]) -> list[str]:
@@ -124,7 +121,8 @@ def tell_overrides_apart(argv: Sequence[str]) -> list[str]:
     return told
 
 
-def train_or_evaluate(args: argparse.Namespace) -> int:
+@command(__doc__, add_arguments, prepare=tell_overrides_apart)
+def main(args: Arguments) -> int:
     """Train or evaluate."""
     if args.fast_dev_run is not None:
         return fast_dev_run(args, load_experiment, build_runner)
@@ -132,10 +130,7 @@ def train_or_evaluate(args: argparse.Namespace) -> int:
     return _report_to_launcher(run)(build_runner(cfg, args), cfg, args)
 
 
-main = command(build_parser, tell_overrides_apart)(train_or_evaluate)
-
-
-def load_experiment(args: argparse.Namespace) -> Any:
+def load_experiment(args: Arguments) -> Any:
     """Load the config, apply the overrides, and check that it describes an experiment.
 
     Raises:
@@ -155,7 +150,7 @@ def load_experiment(args: argparse.Namespace) -> Any:
     return cfg
 
 
-def build_runner(cfg: Any, args: argparse.Namespace) -> Runner:
+def build_runner(cfg: Any, args: Arguments) -> Runner:
     """Build the runner of a config; what the command line says wins.
 
     What belongs to the experiment (seed, folder, name) goes into the config, so that the saved one repeats the run;
@@ -212,7 +207,7 @@ def _report_to_launcher(function: Callable[..., int]) -> Callable[..., Any]:
     return record(function)
 
 
-def run(runner: Runner, cfg: Any, args: argparse.Namespace) -> int:
+def run(runner: Runner, cfg: Any, args: Arguments) -> int:
     """Do what was asked for with a built runner."""
     from .. import dist
 

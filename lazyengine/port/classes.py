@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib
 import importlib.util
 import os
 import re
@@ -77,17 +78,8 @@ def own_names() -> dict[str, str]:
 
 
 @functools.lru_cache
-def _optimizers() -> frozenset[str]:
-    import torch.optim
-
-    return frozenset(torch.optim.__all__)
-
-
-@functools.lru_cache
-def _layers() -> frozenset[str]:
-    import torch.nn
-
-    return frozenset(torch.nn.modules.__all__)
+def _names_in(module: str) -> frozenset[str]:
+    return frozenset(importlib.import_module(module).__all__)
 
 
 def package_of(file: Path) -> tuple[Path, str]:
@@ -97,6 +89,21 @@ def package_of(file: Path) -> tuple[Path, str]:
         parts.insert(0, folder.name)
         folder = folder.parent
     return folder, ".".join(parts)
+
+
+def parsed(text: str) -> ast.Module | None:
+    """Return the syntax tree of a file; None for what is no Python of today."""
+    try:
+        return ast.parse(text)
+    except SyntaxError:
+        return None
+
+
+def relative_module(file: Path, folder: Path) -> str:
+    """Return how a module in a folder imports a file, relatively."""
+    parts = os.path.relpath(file.with_suffix(""), folder).split(os.sep)
+    up = parts.count("..")
+    return "." * (up + 1) + ".".join(parts[up:])
 
 
 class ClassTable:
@@ -154,9 +161,7 @@ class ClassTable:
 
     # ---------------------------------------------------------------------------------------------- scanning
     def _scan(self, file: Path, module: str, text: str) -> None:
-        try:
-            tree = ast.parse(text)
-        except SyntaxError:
+        if (tree := parsed(text)) is None:
             return
         places = imports_in(tree, module, file)
         for node in ast.walk(tree):
@@ -222,6 +227,11 @@ class ClassTable:
         symbol = self._of_libraries(last)
         return None if symbol is None else Registered(symbol, "", "")
 
+    def class_name(self, registered: str) -> str:
+        """Return the name of the class that a registered name stands for."""
+        found = self.find(registered)
+        return found.symbol.name if found is not None else registered.rpartition(".")[2]
+
     def defines(self, name: str) -> bool:
         """Return whether a source tree has a class of this name, registered or not."""
         if self._defined is None:
@@ -234,16 +244,18 @@ class ClassTable:
             return Symbol(self.own[own], own)
         if name.startswith("torchvision/"):
             return Symbol("torchvision.transforms", name.partition("/")[2])
-        if name in _optimizers():
+        if name in _names_in("torch.optim"):
             return Symbol("torch.optim", name)
-        return _KNOWN_ELSEWHERE.get(name) or (Symbol("torch.nn", name) if name in _layers() else None)
+        return _KNOWN_ELSEWHERE.get(name) or (
+            Symbol("torch.nn", name) if name in _names_in("torch.nn.modules") else None
+        )
 
     def moved(self, symbol: Symbol) -> Symbol:
         """Return the place of a class in the ported project: lazyengine's for mmengine's classes."""
         name = RENAMED.get(symbol.name, symbol.name)
         if symbol.module.partition(".")[0] == "mmengine" and name in self.own:
             return Symbol(self.own[name], name)
-        if symbol.module.startswith("torch.optim.") and symbol.name in _optimizers():
+        if symbol.module.startswith("torch.optim.") and symbol.name in _names_in("torch.optim"):
             return Symbol("torch.optim", symbol.name)
         return symbol
 
@@ -298,9 +310,7 @@ class ClassTable:
         if file is None or depth > 8:
             return None
         if symbol.module not in self._modules:
-            try:
-                tree = ast.parse(file.read_text(encoding="utf-8", errors="replace"))
-            except SyntaxError:
+            if (tree := parsed(file.read_text(encoding="utf-8", errors="replace"))) is None:
                 return None
             self._modules[symbol.module] = tree, imports_in(tree, symbol.module, file)
         tree, places = self._modules[symbol.module]

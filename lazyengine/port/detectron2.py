@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,13 @@ from typing import Any
 import libcst as cst
 import libcst.matchers as m
 
+from .classes import parsed, relative_module
 from .expressions import ref_text
 from .rewriting import Rewriter, code_of, dotted, keep_names
 
 _DICT_METHODS = {"pop", "update", "get", "keys", "items", "values"}
+_POP = m.Call(func=m.Attribute(attr=m.Name("pop")))
+_MANY_POPS = "pop of several arguments: delete each, `del node.name`"
 _READERS = {"get_config", "model_zoo.get_config", "LazyConfig.load_rel", "LazyConfig.load"}
 
 
@@ -26,10 +28,7 @@ def is_config(text: str) -> bool:
 
 def is_plain_data(text: str) -> bool:
     """Return whether a file only binds data, as the base configs do that detectron2's others change."""
-    try:
-        body = ast.parse(text).body
-    except SyntaxError:
-        return False
+    body = tree.body if (tree := parsed(text)) else []
     kinds = ast.Assign | ast.Import | ast.ImportFrom | ast.Expr
     imports_others = any(isinstance(node, ast.ImportFrom) and node.level for node in body)
     is_data = all(isinstance(node, kinds) for node in body) and ("dict(" in text or imports_others)
@@ -141,11 +140,7 @@ class _Port(Rewriter):
         if not is_relative:
             places = [above / more / path for above in self.file.parents for more in ("", "configs")]
         found = next((place for place in places if place.is_file()), None)
-        if found is None:
-            return None
-        parts = os.path.relpath(found.with_suffix(""), folder).split(os.sep)
-        up = parts.count("..")
-        return "." * (up + 1) + ".".join(parts[up:])
+        return None if found is None else relative_module(found, folder)
 
     def visit_Arg(self, node: cst.Arg) -> None:
         self._path.append(node.keyword.value if node.keyword is not None else "*")
@@ -243,13 +238,11 @@ class _Port(Rewriter):
             if target.endswith("._target_"):
                 value = code_of(node.value)
                 return self._retargeted(line, target.removesuffix("._target_"), [("_target_", value)])
-            if m.matches(node.value, m.ListComp()) and m.findall(
-                node.value, m.Call(func=m.Attribute(attr=m.Name("pop")))
-            ):
-                self.todo("pop of several arguments: delete each, `del node.name`")
+            if m.matches(node.value, m.ListComp()) and m.findall(node.value, _POP):
+                self.todo(_MANY_POPS)
             return line
         call = node.value if isinstance(node, cst.Expr) else None
-        if isinstance(call, cst.ListComp) and m.findall(call, m.Call(func=m.Attribute(attr=m.Name("pop")))):
+        if isinstance(call, cst.ListComp) and m.findall(call, _POP):
             return self._popped(call, line)
         if not isinstance(call, cst.Call) or not isinstance(call.func, cst.Attribute):
             return line
@@ -280,7 +273,7 @@ class _Port(Rewriter):
         keys = comp.for_in.iter
         call = comp.elt
         if not (isinstance(keys, cst.List | cst.Tuple) and isinstance(call, cst.Call)):
-            self.todo("pop of several arguments: delete each, `del node.name`")
+            self.todo(_MANY_POPS)
             return line
         owner = code_of(call.func.value)  # type: ignore[attr-defined]
         names = [e.value.evaluated_value for e in keys.elements if isinstance(e.value, cst.SimpleString)]

@@ -87,10 +87,14 @@ REQUIRED = Symbol("lazyengine.config", "REQUIRED")
 _BOUND_AS = {Symbol("lazyengine.config", "LazyCall"): "L", Symbol("os", "environ"): "_environ"}
 
 
+def bare(value: Any) -> Any:
+    """Return an expression without the note that somebody has to look at it."""
+    return value.value if isinstance(value, Missing) else value
+
+
 def same(a: Any, b: Any) -> bool:
     """Return whether two expressions are equal, types included: 1 is neither 1.0 nor True."""
-    if isinstance(a, Missing) or isinstance(b, Missing):
-        a, b = (x.value if isinstance(x, Missing) else x for x in (a, b))
+    a, b = bare(a), bare(b)
     if isinstance(a, dict) and isinstance(b, dict):
         return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
     if type(a) is not type(b):

@@ -34,11 +34,7 @@ def measure_new(path: str, weights: str) -> dict[str, Any]:
 
 
 def _measure_new(
-    model: Any,
-    weights: str,
-    optim_wrapper: Any,
-    train_loop: Any,
-    param_schedulers: SchedulerRecipes = None,
+    model: Any, weights: str, optim_wrapper: Any, train_loop: Any, param_schedulers: SchedulerRecipes = None
 ) -> dict[str, Any]:
     length, total = train_loop.epoch_length, train_loop.max_iters
     schedulers = build_param_schedulers(

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..config import LazyCall, UnknownNameError
 from .classes import GROUP_RULE, REGISTRY_KEYS, RENAMED, ClassTable
-from .expressions import REQUIRED, Call, Code, Joined, Missing, Name, Symbol, same
+from .expressions import REQUIRED, Call, Code, Joined, Missing, Name, Symbol, bare, same
 
 # Built by code that adds arguments of its own (mmcv's build_norm_layer and the like): these stay dicts.
 KEPT_DICTS = re.compile(
@@ -54,7 +54,7 @@ _CHANGED_DEFAULTS = {
     "CheckpointHook": {"interval": -1},
 }
 _LOADER_ARGUMENTS = {
-    *("batch_size", "num_workers", "persistent_workers", "pin_memory", "drop_last", "prefetch_factor", "timeout"),
+    *("batch_size", "num_workers", "persistent_workers", "pin_memory", "drop_last", "prefetch_factor", "timeout")
 }
 _BUILT = {*REGISTRY_KEYS, "optimizer", "optim_wrapper", "param_scheduler", "sampler", "batch_sampler", "collate_fn"}
 PARAMWISE = {
@@ -225,8 +225,7 @@ class Translator:
             names["model"] = self.value(model, "model" if isinstance(model, dict) and "type" in model else "")
         if preprocessor is None:
             return
-        node = names.get("model")
-        node = node.value if isinstance(node, Missing) else node
+        node = bare(names.get("model"))
         if isinstance(node, Call) and isinstance(preprocessor, dict) and "type" not in preprocessor:
             chosen = self.table.chosen(node.target).get("data_preprocessor", {})
             preprocessor = _completed(preprocessor, chosen, model or {})
@@ -373,7 +372,7 @@ class Translator:
         if not isinstance(given, dict):
             given = {"type": given}
         call = self.call(given, "collate_fn")
-        node = call.value if isinstance(call, Missing) else call
+        node = bare(call)
         if not isinstance(node, Call) or isinstance(node.target, str):
             return call
         if node.arguments:
@@ -410,7 +409,7 @@ class Translator:
         if not isinstance(given, dict) or "type" not in given:
             return self.value(given)
         call = self.call(given, "default_hooks")
-        node = call.value if isinstance(call, Missing) else call
+        node = bare(call)
         if not isinstance(node, Call) or not self._is_own(node.target):
             return call
         label, arguments = node.target.name, node.arguments  # type: ignore[union-attr]
@@ -479,7 +478,7 @@ class Translator:
 
     @staticmethod
     def _is_complete(loop: Any) -> bool:
-        loop = loop.value if isinstance(loop, Missing) else loop
+        loop = bare(loop)
         return isinstance(loop, Call) and all(value is not REQUIRED for value in loop.arguments.values())
 
     def _runner(self, names: dict[str, Any]) -> Call:
@@ -536,10 +535,9 @@ def _counted(given: dict[str, Any]) -> dict[str, Any]:
 
 def _part_of_model(names: dict[str, Any], part: str) -> Any:
     """Return the part of the model that an optimizer of several is for; the model without a part."""
-    node = names.get("model")
+    node = bare(names.get("model"))
     if node is None or not part:
         return REQUIRED if node is None else Name("model")
-    node = node.value if isinstance(node, Missing) else node
     if isinstance(node, Call) and isinstance(node.arguments.get(part), Call | Missing):
         return Name(f"model.{part}")
     return Call(Symbol("torch.nn", "Module.get_submodule"), {"self": Name("model"), "target": part})

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+from .classes import parsed
 from .errors import PortError
 from .expressions import Symbol
 
@@ -132,10 +133,9 @@ def is_config(path: Path, text: str) -> bool:
         return bool(re.search(r"^\W{0,3}(_base_|default_scope|train_cfg)\W?\s*:", text, re.M))
     if path.name == "__init__.py" or not re.search(r"dict\(|_base_|read_base|=", text):
         return False
-    try:
-        body = ast.parse(text).body
-    except SyntaxError:
+    if (tree := parsed(text)) is None:
         return False
+    body = tree.body
     if re.search(r"^_base_\s*=|^with read_base\(\)", text, re.M):
         return True
     if any(isinstance(node, ast.ClassDef | ast.FunctionDef | ast.Try) for node in body):

@@ -64,7 +64,7 @@ def prove(ported: Ported, path: Path, classes: Sequence[Path] = ()) -> Proof:
                     rows.append((old.name, "", "has TODOs"))  # or one that it inherits from has them
                     continue
                 cfg = LazyConfig.load(new)
-                count, found[old] = compare_configs(_resolved(old, reader), cfg, _names(class_table))
+                count, found[old] = compare_configs(_resolved(old, reader), cfg, class_table.class_name)
                 runs += [old] if hasattr(cfg, "runner") else []
                 rows.append((old.name, count, f"{len(found[old])} differ" if found[old] else "equal"))
             except PortError as error:
@@ -110,16 +110,8 @@ def _add_runs(proof: Proof, configs: dict[Path, Path], path: Path) -> None:
 def _measured(kind: str, config: Path, root: Path, folder: str) -> dict[str, Any] | str:
     """Return the measures of an experiment, or the last line of the error that prevented it."""
     out = Path(folder, f"{kind}.json")
-    command = [
-        sys.executable,
-        "-m",
-        "lazyengine.port.measure",
-        kind,
-        str(config),
-        str(root),
-        f"{folder}/w.pth",
-        str(out),
-    ]
+    given = (kind, str(config), str(root), f"{folder}/w.pth", str(out))
+    command = [sys.executable, "-m", "lazyengine.port.measure", *given]
     path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
     if done.returncode:
@@ -143,11 +135,8 @@ def _compare_init(old: dict[str, list[float]], new: dict[str, list[float]]) -> s
         if number == 1:
             continue
         allowed = 1e-6 * max(abs(mean), 1) + 8 * max(spread, other_spread) / number**0.5
-        if (
-            abs(mean - other_mean) > allowed
-            or abs(spread - other_spread) > allowed
-            or (spread == 0) != (other_spread == 0)
-        ):
+        is_far = abs(mean - other_mean) > allowed or abs(spread - other_spread) > allowed
+        if is_far or (spread == 0) != (other_spread == 0):
             odd.append(name)
     return f"{len(odd)} differ, such as {min(odd)}" if odd else "equal"
 
@@ -195,14 +184,6 @@ def _can_import(package: str) -> bool:
         return importlib.import_module(package).__file__ is not None  # a folder is no package
     except Exception:  # it is not installed, or what it needs is not, of which packages tell in many ways
         return False
-
-
-def _names(class_table: ClassTable) -> Any:
-    def name_of(registered: str) -> str:
-        found = class_table.find(registered)
-        return found.symbol.name if found is not None else registered.rpartition(".")[2]
-
-    return name_of
 
 
 def _resolved(file: Path, reader: Any) -> dict[str, Any]:

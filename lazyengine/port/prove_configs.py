@@ -232,11 +232,7 @@ def _plain(value: Any) -> Any:
         if (made := _name(target_of(value))).endswith(".from_pretrained"):
             own = {k: _plain(v) for k, v in arguments_of(value).items()}
             given = "from_pretrained" if _module(target_of(value)) == "diffusers" else "name_or_path"
-            return {
-                "type": made.partition(".")[0],
-                given: own.pop("pretrained_model_name_or_path", None),
-                **own,
-            }
+            return {"type": made.partition(".")[0], given: own.pop("pretrained_model_name_or_path", None), **own}
         plain = {"type": made, **{k: _plain(v) for k, v in arguments_of(value).items()}}
         if made.endswith("Init") and isinstance(plain.get("override"), dict):
             entries = [{**(init or {}), "name": name} for name, init in plain["override"].items()]

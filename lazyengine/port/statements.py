@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
-from .expressions import Call, Joined, Missing, Name, Symbol, Writer, import_lines, inside, same
+from .expressions import Call, Joined, Missing, Name, Symbol, Writer, bare, import_lines, inside, same
 
 _CLONE = 3  # a list of nodes is edited in place where at most so many of its items change
 
@@ -55,12 +55,12 @@ class _Difference:
 
     @staticmethod
     def _is_editable(old: Any, new: Any) -> bool:
-        old, new = _bare(old), _bare(new)
+        old, new = bare(old), bare(new)
         if isinstance(old, Call) and isinstance(new, Call):
             return old.target == new.target and old.partial == new.partial
         return (
-            isinstance(old, dict) and isinstance(new, dict) and list(old) == list(new) and _all_calls(old.values())
-            and all(_Difference._is_editable(old[key], new[key]) for key in old)
+            isinstance(old, dict) and isinstance(new, dict) and list(old) == list(new)
+            and all(isinstance(bare(old[key]), Call) and _Difference._is_editable(old[key], new[key]) for key in old)
         )  # fmt: skip
 
     def statements(self) -> Iterator[str]:
@@ -75,12 +75,12 @@ class _Difference:
                 yield from self._edit(name, old, new)
 
     def _rebind(self, name: str, old: Any, new: Any) -> Iterator[str]:
-        bare = _bare(new)
-        if isinstance(old, dict) and isinstance(bare, Call) and old:
-            kept = {key: value for key, value in bare.arguments.items() if key in old}
+        call = bare(new)
+        if isinstance(old, dict) and isinstance(call, Call) and old:
+            kept = {key: value for key, value in call.arguments.items() if key in old}
             if kept.keys() == old.keys() and all(same(old[key], kept[key]) for key in old):
-                rest = {key: value for key, value in bare.arguments.items() if key not in old}
-                new = Call(bare.target, rest, bare.partial, starred=name)
+                rest = {key: value for key, value in call.arguments.items() if key not in old}
+                new = Call(call.target, rest, call.partial, starred=name)
         yield from self._assign(name, new)
 
     def _assign(self, target: str, value: Any) -> Iterator[str]:
@@ -102,8 +102,8 @@ class _Difference:
             return
         if isinstance(new, Missing) and not isinstance(old, Missing):
             yield f"# TODO port: {path}: {new.reason}"
-        bare_old: Any = _bare(old)
-        bare_new: Any = _bare(new)
+        bare_old: Any = bare(old)
+        bare_new: Any = bare(new)
         if isinstance(bare_old, Call) and isinstance(bare_new, Call) and self._is_editable(bare_old, bare_new):
             for name in bare_old.arguments.keys() - bare_new.arguments.keys():
                 yield f"del {path}.{name}"
@@ -129,7 +129,7 @@ class _Difference:
         else:
             return False
         changed = [(a, b) for a, b in pairs if not same(a, b) or self._follows_rebound(b)]
-        is_node = [isinstance(_bare(a), Call) and self._is_editable(a, b) for a, b in changed]
+        is_node = [isinstance(bare(a), Call) and self._is_editable(a, b) for a, b in changed]
         return bool(changed) and len(changed) <= _CLONE and all(is_node)
 
     def _follows_rebound(self, value: Any) -> bool:
@@ -139,11 +139,3 @@ class _Difference:
             if isinstance(part, Joined) and self.rebound & set(part.names):
                 return True
         return False
-
-
-def _bare(value: Any) -> Any:
-    return value.value if isinstance(value, Missing) else value
-
-
-def _all_calls(values: Any) -> bool:
-    return all(isinstance(_bare(value), Call) for value in values)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .classes import ClassTable, package_of
+from .classes import ClassTable, package_of, relative_module
 from .errors import PortError, Todo
 from .mmengine_configs import Translator
 from .mmengine_files import ConfigFile, Reader, is_config, scopes_in, walk_bases
@@ -98,9 +98,7 @@ class Places:
 
     def module(self, file: Path, asking: Path) -> str:
         """Return how the port of one file imports the port of another, relatively."""
-        parts = os.path.relpath(self.of(file).with_suffix(""), self.of(asking).parent).split(os.sep)
-        up = parts.count("..")
-        return "." * (up + 1) + ".".join(parts[up:])
+        return relative_module(self.of(file), self.of(asking).parent)
 
 
 def port_path(

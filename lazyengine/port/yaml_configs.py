@@ -204,7 +204,7 @@ def _merge(old: dict[str, Any], new: dict[str, Any]) -> None:
 def translate(values: dict[str, Any], notes: Sequence[str] = ()) -> dict[str, Any]:
     """Return top-level names and their expressions for a composed config of Hydra."""
     shown = {key: value for key, value in values.items() if key != "hydra"}  # that is how the run is started
-    names = {_identifier(key): _expression(value, (str(key),)) for key, value in shown.items()}
+    names = {re.sub(r"\W", "_", str(key)): _expression(value, (str(key),)) for key, value in shown.items()}
     if notes and names:
         first = next(iter(names))
         names[first] = Missing(names[first], "; ".join(notes))
@@ -228,10 +228,6 @@ def translate_lightning(values: dict[str, Any], table: ClassTable) -> dict[str, 
         if isinstance(names.get(name), dict):
             names[name] = Missing(names[name], f"{name}: LightningCLI got the class in the script; write it here")
     return names
-
-
-def _identifier(key: Any) -> str:
-    return re.sub(r"\W", "_", str(key))
 
 
 def _expression(value: Any, path: tuple[str, ...]) -> Any:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +48,6 @@ class Cleaned:
     kept: list[str] = field(default_factory=list)
     num_bytes: int = 0
     reason: str = ""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as plain data."""
-        return asdict(self)
 
 
 def clean(
@@ -108,11 +103,10 @@ def _why_not(folder: Path, older_s: float) -> str:
     home = folder if (folder / RUN_FILE).is_file() else folder.parent if (folder.parent / RUN_FILE).is_file() else None
     if home is not None:
         try:
-            starts = json.loads((home / RUN_FILE).read_text(encoding="utf-8"))["starts"]
-            is_open = bool(starts) and starts[-1].get("ended") is None and _is_alive(starts[-1])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return f"{RUN_FILE} is damaged"
-        if is_open:
+            last = read_run_file(home, _ADVICE)["starts"][-1:]
+        except UsageValueError as error:
+            return str(error)
+        if any(start.get("ended") is None and _is_alive(start) for start in last):
             return "a start is at work in it"
     files = [os.path.join(inside, name) for inside, _, names in os.walk(folder) for name in names]
     age_s = time.time() - max((os.lstat(file).st_mtime for file in files), default=0.0)

@@ -124,7 +124,7 @@ class Comparison:
         def place(row: Row) -> tuple[bool, float, str]:
             if found[0] in self.paths:
                 text = row.config[found[0]]
-                number = _as_number(text)
+                number = as_number(text)
                 return number is None, number or 0.0, text
             value = row.best.get(found[0], row.last.get(found[0]))
             number = math.nan if value is None else value.mean
@@ -239,17 +239,13 @@ class Comparison:
         rows = []
         for row in self.rows:
             points = {
-                word: {key: _as_plain(value) for key, value in values.items()}
+                word: {key: {"mean": each.mean, "std": each.std, **vars(each)} for key, each in values.items()}
                 for word, values in (("best", row.best), ("last", row.last))
             }
             about = {"runs": row.names, "seeds": row.seeds, "config": row.config, "iterations": row.iterations}
             rows.append({**about, "states": row.states, **points})
         verdicts = {key: vars(verdict) for key, verdict in self.verdicts()}
         return {"paths": self.paths, "keys": self.keys, "rows": rows, "verdicts": verdicts}
-
-
-def _as_plain(value: Value) -> dict[str, Any]:
-    return {"mean": value.mean, "std": value.std, "values": value.values, "steps": value.steps}
 
 
 @interpreter.paused()
@@ -355,11 +351,13 @@ def rule_of_key(key: str) -> str | None:
         return None
 
 
-def _as_number(text: str) -> float | None:
+def as_number(text: str) -> float | None:
+    """Return the finite number that a text is; None for another text."""
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return None
+    return number if math.isfinite(number) else None
 
 
 def _span(numbers: Sequence[int]) -> str:
@@ -393,7 +391,7 @@ def _shortened(name: str, cells: Sequence[str]) -> Sequence[str]:
     if name.endswith("_target_"):
         short = [cell if " " in cell else cell.rpartition(".")[2] for cell in cells]
     else:
-        short = [cell if len(cell) < 9 or _as_number(cell) is None else f"{float(cell):.6g}" for cell in cells]
+        short = [cell if len(cell) < 9 or as_number(cell) is None else f"{float(cell):.6g}" for cell in cells]
     return short if len(set(short)) == len(set(cells)) else cells
 
 

@@ -53,7 +53,11 @@ def main() -> None:
         probe = Probe(**read_spec(args.probe))
         if probe.debug:
             runner.dist_timeout_s = 7 * 86400.0  # the other ranks wait for who debugs
-        train_and_look(runner, probe)
+        probe.install()
+        try:
+            runner.train()
+        finally:  # also where training fails
+            probe.write()
     else:
         runner.train()
         if args.stop == runner.num_iters_completed:  # the end, which no hook may have saved
@@ -63,15 +67,6 @@ def main() -> None:
 def read_spec(path: str) -> dict[str, Any]:
     """Return what a JSON file says."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
-
-
-def train_and_look(runner: Runner, probe: Probe) -> None:
-    """Train as far as a probe wants, and write what it saw, also where training fails."""
-    probe.install()
-    try:
-        runner.train()
-    finally:
-        probe.write()
 
 
 def stop_at(iteration: int | None, keep: int | None = None) -> None:

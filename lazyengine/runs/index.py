@@ -25,7 +25,7 @@ from ..errors import UsageFileNotFoundError, UsageValueError
 from ..logging import METRICS_FILE
 from ..record import ENV_FILE, RUN_FILE, START_FILE
 from .columns import Curve, Part, append, join, pack, parts_in, unpack
-from .lineage import Start, changes_of, files_before, how_ended, led_to_end, read_starts
+from .lineage import Start, changes_of, files_of, how_ended, led_to_end, metrics_of, read_starts
 from .reading import check_run, read_config
 
 INDEX_FILE = ".lazyengine_index.sqlite"
@@ -393,9 +393,8 @@ def read_outline(folder: str | os.PathLike[str], take: Callable[[Path], list[Par
     except ValueError as error:
         return Outline(path, mistake=str(error))
     outline.environment = _environment(led_to_end(outline.starts))
-    own = [start.metrics for start in led_to_end(outline.starts) if start.metrics.is_file()]
-    curves = curves_of(outline) if take is None else join([part for file in own for part in take(file)])
-    outline.extents = extents_of(curves)
+    own = metrics_of(led_to_end(outline.starts)) if take else ()
+    outline.extents = extents_of(join([part for file in own for part in take(file)]) if take else curves_of(outline))
     return outline
 
 
@@ -406,9 +405,8 @@ def curves_of(outline: Outline, take: Callable[[Path], list[Part]] | None = None
         outline: The run.
         take: Returns the parts of a file of records; None reads it.
     """
-    own = [start.metrics for start in led_to_end(outline.starts) if start.metrics.is_file()]
     take = take or (lambda file: parts_in(file.read_bytes()))
-    return join([part for file in [*files_before(outline.starts), *own] for part in take(file)])
+    return join([part for file in files_of(outline.starts) for part in take(file)])
 
 
 def _environment(starts: Sequence[Start]) -> dict[str, Any]:
@@ -499,6 +497,16 @@ def _signature(folder: str, files: set[str], inner: Sequence[str]) -> str:
     return "\n".join(found)
 
 
+def read_below(root: str | os.PathLike[str]) -> list[Outline]:
+    """Return the runs in a folder and below it, by their path.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+    """
+    with contextlib.closing(Index(root)) as index:
+        return index.read()
+
+
 def read_outlines(folders: Sequence[str | os.PathLike[str]]) -> list[Outline]:
     """Read runs and folders that hold runs.
 
@@ -515,9 +523,7 @@ def read_outlines(folders: Sequence[str | os.PathLike[str]]) -> list[Outline]:
         path = Path(os.path.abspath(folder))
         first, _ = next(find_run_folders(str(path)), ("", ""))
         if first and first != str(path):
-            index = Index(path)
-            found.update((outline.path, outline) for outline in index.read())
-            index.close()
+            found.update((outline.path, outline) for outline in read_below(path))
             continue
         check_run(path)
         found[path] = read_outline(path)

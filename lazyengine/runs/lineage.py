@@ -260,7 +260,17 @@ def files_before(starts: Sequence[Start]) -> list[Path]:
     starts = _starts_of_parent(first)
     writer = next((start for start in starts if start.number == (first.origin or {}).get("start")), None)
     before = starts if writer is None else led_to(writer, starts)
-    return [*files_before(before), *(start.metrics for start in before if start.metrics.is_file())]
+    return [*files_before(before), *metrics_of(before)]
+
+
+def files_of(starts: Sequence[Start]) -> list[Path]:
+    """Return the files of the records of a run in their order, for a fork those from which it went on before."""
+    return [*files_before(starts), *metrics_of(led_to_end(starts))]
+
+
+def metrics_of(starts: Iterable[Start]) -> list[Path]:
+    """Return the files of records that starts have written."""
+    return [start.metrics for start in starts if start.metrics.is_file()]
 
 
 def _starts_of_parent(fork: Start) -> list[Start]:

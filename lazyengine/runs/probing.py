@@ -74,7 +74,7 @@ class Probe:
         """Let the train loops of this process, which does nothing else, be looked at."""
         if self.debug:
             torch.compiler.set_stance("force_eager")
-            signal.signal(signal.SIGINT, _interrupt)  # Ctrl-C belongs to the debugger, not to the run
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C belongs to the debugger, not to the run
         for loop in (EpochBasedTrainLoop, IterBasedTrainLoop):
             loop.run_iter = self._looking(loop.run_iter)
         step = loops.train_step
@@ -111,10 +111,13 @@ class Probe:
         kept: dict[str, Any] = {"batch": map_leaves(_copied, data), "outputs": {}, "gradients": {}} if self.keep else {}
         steps = _steps(wrapper)
         with contextlib.ExitStack() as stack:
+            handles = []
             if self.sketch:
-                stack.enter_context(self._sketching(model, wrapper, entries))
+                handles = self._sketch_gradients(model, wrapper, entries)
             elif self.trace or self.keep:
-                stack.enter_context(self._watching(model, entries, kept))
+                handles = self._watch(model, entries, kept)
+            for handle in handles:
+                stack.callback(handle.remove)
             if self.anomaly:
                 stack.enter_context(torch.autograd.detect_anomaly())
             is_debugged = self.debug and dist.get_rank() == self.rank
@@ -157,19 +160,13 @@ class Probe:
     def _sketches(self, kind: str, named: Any) -> list[tuple[str, str, Any]]:
         return [(kind, *each) for each in sketch(named, self.trace)]
 
-    @contextlib.contextmanager
-    def _sketching(self, model: nn.Module, wrapper: Any, entries: list[Any]) -> Iterator[None]:
-        """Note the gradients that optimizers step with."""
+    def _sketch_gradients(self, model: nn.Module, wrapper: Any, entries: list[Any]) -> list[Any]:
+        """Note the gradients that optimizers step with; return the handles of what does."""
 
         def note(*_: Any) -> None:
             entries.extend(self._sketches("gradient", [(name, each.grad) for name, each in model.named_parameters()]))
 
-        handles = [each.optimizer.register_step_pre_hook(note) for each in wrapper.named().values()]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return [each.optimizer.register_step_pre_hook(note) for each in wrapper.named().values()]
 
     def _state(self, model: nn.Module, wrapper: Any) -> list[tuple[str, str, str]]:
         averages = [
@@ -186,9 +183,8 @@ class Probe:
         }
         return [(kind, *each) for kind, state in states.items() for each in _hashes(state, self.trace)]
 
-    @contextlib.contextmanager
-    def _watching(self, model: nn.Module, entries: list[Any], kept: dict[str, Any]) -> Iterator[None]:
-        """Note what modules make and what gradients arrive, in the order in which they do."""
+    def _watch(self, model: nn.Module, entries: list[Any], kept: dict[str, Any]) -> list[Any]:
+        """Note what modules make and what gradients arrive, in their order; return the handles of what does."""
         handles = []
 
         def made(name: str, output: Any) -> None:
@@ -212,11 +208,7 @@ class Probe:
             if parameter.requires_grad:
                 hook = parameter.register_post_accumulate_grad_hook
                 handles.append(hook(lambda each, name=name: arrived(name, each.grad)))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return handles
 
     @contextlib.contextmanager
     def _debugging(self, model: nn.Module) -> Iterator[pdb.Pdb]:
@@ -252,10 +244,6 @@ class Probe:
             samples = samples_of(self._runner.train_loop.dataloader, capture["epoch"], capture["batch"])
             capture["samples"] = samples
         torch.save(self.captures, os.path.join(self.folder, f"probe_{dist.get_rank()}.pt"))
-
-
-def _interrupt(number: int, frame: Any) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _stop_at(debugger: pdb.Pdb, found: NotFinite) -> None:
@@ -338,11 +326,8 @@ def _samples_of(loader: Any, epoch: int, batch: int) -> dict[str, Any]:
     instead = loader._reader.instead
     indices = [instead.get(i, i) if instead else i for i in (key[-1] if isinstance(key[-1], list) else [key[-1]])]
     shown = indices[:_SHOWN_SAMPLES]
-    return {"indices": [_plain_index(each) for each in shown], "from": [source_of(loader.dataset, i) for i in shown]}
-
-
-def _plain_index(index: Any) -> Any:
-    return index if isinstance(index, int | str) else repr(index)
+    plain = [index if isinstance(index, int | str) else repr(index) for index in shown]
+    return {"indices": plain, "from": [source_of(loader.dataset, index) for index in shown]}
 
 
 def source_of(dataset: Any, index: Any) -> str:

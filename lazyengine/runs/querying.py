@@ -7,6 +7,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -81,8 +82,7 @@ def query(root: str | os.PathLike[str], sql: str, *, engine: str | None = None) 
         engine = "duckdb" if find_spec("duckdb") is not None else "sqlite"
     if changing := re.match(r"\s*(?:delete|insert|update|drop|alter|truncate|create)\b", sql, re.IGNORECASE):
         raise UsageValueError(f"{sql!r}: {changing[0].strip()} changes nothing in a run; write a statement that reads.")
-    index = Index(root)
-    try:
+    with closing(Index(root)) as index:
         outlines = index.read()
         names = run_names([outline.path for outline in outlines]) if outlines else []
         views: dict[str, Callable[[], dict[str, Any]]] = {
@@ -92,8 +92,6 @@ def query(root: str | os.PathLike[str], sql: str, *, engine: str | None = None) 
         }
         asked = {name: views[name]() for name in views if re.search(rf"\b{name}\b", sql, re.IGNORECASE)}
         found = (_by_duckdb if engine == "duckdb" else _by_sqlite)(sql, asked)
-    finally:
-        index.close()
     if not found.columns:
         raise UsageValueError(f"{sql!r} answers nothing; write a statement such as 'select run, state from runs'.")
     return found
@@ -166,10 +164,8 @@ def _columns_of(rows: Sequence[dict[str, Any]], first: Sequence[str]) -> dict[st
         kinds = {type(value) for value in values if value is not None}
         if str in kinds and len(kinds) > 1:
             values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
-        elif kinds - {str}:
-            values = [value if value is None or kinds == {int} else float(value) for value in values]
-            if kinds == {bool}:
-                values = [value if value is None else bool(value) for value in values]
+        elif len(kinds) > 1:
+            values = [value if value is None else float(value) for value in values]
         found[name if count == 1 else f"{name} ({count})"] = values
     return found
 

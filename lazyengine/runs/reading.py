@@ -16,7 +16,7 @@ from ..record import RUN_FILE, flat_config
 from ..text import did_you_mean, listed, near
 from .columns import PLACE as PLACE  # of records, as what is below
 from .columns import join, parts_in
-from .lineage import Start, begun_anew, branch_of, changes_of, files_before, led_to_end, read_starts
+from .lineage import Start, begun_anew, branch_of, changes_of, files_of, led_to_end, metrics_of, read_starts
 
 _PHASES = ("data", "forward", "backward", "step", "hooks", "logging", "saving")
 MEASURED = ("time", "data_time", "memory", "eta", "samples_per_s", "tokens_per_s", "mfu", *(f"{p}_s" for p in _PHASES))
@@ -110,10 +110,9 @@ def read_runs(folders: Sequence[str | os.PathLike[str]]) -> list[Run]:
 def _read(name: str, path: Path) -> Run:
     starts = read_starts(path)
     training = [start for start in starts if start.kind == "train"] or starts
-    files = [start.metrics for start in led_to_end(starts) if start.metrics.is_file()]
-    parts = [part for file in (*files_before(starts), *files) for part in parts_in(file.read_bytes())]
+    parts = [part for file in files_of(starts) for part in parts_in(file.read_bytes())]
     curves = {c.name: ([*map(int, c.steps)], [*map(float, c.values)]) for c in join(parts) if c.label != "epoch"}
-    return Run(name, path, curves, read_config(path, training), starts, read_metrics(files))
+    return Run(name, path, curves, read_config(path, training), starts, read_metrics(metrics_of(led_to_end(starts))))
 
 
 def choose_keys(runs: Sequence[HasCurves], patterns: Sequence[str] | None) -> list[str]:

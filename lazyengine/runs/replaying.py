@@ -209,7 +209,7 @@ def _replay_in_one_start(
     if missing or (failure is not None and not has_ended_there):
         why = failure or "training ended before it"
         raise UsageRuntimeError(f"{run.path}: iteration {listed(missing or wanted)} was not reached again: {why}")
-    made = _records_of(to)
+    made = read_metrics(sorted(to.glob(f"*/{METRICS_FILE}"))[-1:])
     found = []
     for iteration in wanted:
         each = Replay(iteration, captures[iteration], path, until - _iter_of(path), None, {}, window)
@@ -217,11 +217,6 @@ def _replay_in_one_start(
             each.step, each.compared = steps[iteration], _compare(run, made, steps[iteration])
         found.append(each)
     return found
-
-
-def _records_of(to: Path) -> list[dict[str, Any]]:
-    files = sorted(to.glob(f"*/{METRICS_FILE}"))
-    return read_metrics(files[-1:]) if files else []
 
 
 def _compare(run: Run, made: list[dict[str, Any]], step: int | None) -> dict[str, tuple[Any, Any, bool]]:
@@ -316,11 +311,7 @@ def _iter_of(path: str | None) -> int:
 
 
 def reach(
-    run: Run,
-    iteration: int,
-    to: Path,
-    report: Callable[[str], object] = lambda line: None,
-    is_verified: bool = True,
+    run: Run, iteration: int, to: Path, report: Callable[[str], object] = lambda line: None, is_verified: bool = True
 ) -> tuple[str | None, list[Step]]:
     """Make every start before the one that an iteration belongs to again, as far as no checkpoint spares it.
 

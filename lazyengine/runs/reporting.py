@@ -11,13 +11,14 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from ..fileio import atomic_write
 from ..text import html_table
-from .comparing import Comparison, Row, compare_runs
+from .comparing import Comparison, Row, as_number, compare_runs
 from .importance import explained_variance
 from .index import Index, Outline, find_run_folders, read_outline
 from .lineage import Start
@@ -36,10 +37,7 @@ _HOOKS = re.compile(r"^hooks, point by point:\n(.*?)(?=\n\nmodel:|\n\d{4}-\d\d-\
 
 
 def report(
-    folder: str | os.PathLike[str],
-    output: str | os.PathLike[str] | None = None,
-    *,
-    keys: Sequence[str] | None = None,
+    folder: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, *, keys: Sequence[str] | None = None
 ) -> Path:
     """Write the report of a run, or of all runs below a folder.
 
@@ -154,7 +152,8 @@ def _environment(env: Mapping[str, Any]) -> str:
     git = env.get("git") or {}
     rows += [[f"git: {name}", git[name]] for name in ("commit", "branch", "dirty") if name in git]
     listed = _pre("\n".join(f"{name} {version}" for name, version in packages.items()))
-    return html_table([], rows) + _folded(f"{len(packages)} packages", listed) if rows else ""
+    folded = f"<details><summary>{len(packages)} packages</summary>{listed}</details>"
+    return html_table([], rows) + folded if rows else ""
 
 
 def _lineage(run: Run) -> str:
@@ -174,9 +173,8 @@ def _faults(training: Sequence[Start], logs: Sequence[str]) -> str:
     for start in training:
         ended = start.ended or {}
         if ended.get("how", "finished") != "finished":
-            rows.append(
-                [f"start {start.number}", ended.get("how"), f"iteration {ended.get('iter')}", ended.get("reason")]
-            )
+            where = f"iteration {ended.get('iter')}"
+            rows.append([f"start {start.number}", ended.get("how"), where, ended.get("reason")])
         for kind, entries in start.about.items():  # such as a supervisor's decisions
             for entry in entries if isinstance(entries, list) and kind != "command" else ():
                 rows.append([f"start {start.number}", kind, "", entry])
@@ -248,8 +246,7 @@ def _data_url(file: Path) -> str:
 # ------------------------------------------------------------------------------------------------------- many runs
 def _pages_of_root(path: Path, keys: Sequence[str] | None) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield title, body and data of the page, each time with less in it."""
-    index = Index(path)
-    try:
+    with closing(Index(path)) as index:
         outlines = index.read()
         chosen = choose_keys(outlines, keys)
         groups, each = compare_runs(outlines, chosen), compare_runs(outlines, chosen, each=True)
@@ -280,8 +277,6 @@ def _pages_of_root(path: Path, keys: Sequence[str] | None) -> Iterator[tuple[str
                 _section("Faults", _faults_of_runs(names, order)),
             ]
             yield path.name, "\n".join(parts), {"curves": _numbered(curves), **({"parallel": plan} if plan else {})}
-    finally:
-        index.close()
 
 
 def _main_curves(keys: Sequence[str], key: str | None) -> list[str]:
@@ -326,7 +321,7 @@ def _axis(texts: Sequence[str]) -> tuple[list[float | None], list[tuple[float, s
 
     An option that was changed in mid-run stands where it came to.
     """
-    numbers = [_number(text.rpartition("-> ")[2].partition(" @ ")[0]) for text in texts]
+    numbers = [as_number(text.rpartition("-> ")[2].partition(" @ ")[0]) for text in texts]
     known = sorted({number for number in numbers if number is not None})
     if len(known) < 2 or any(number is None and text != "-" for number, text in zip(numbers, texts)):
         names = sorted(set(texts))
@@ -408,11 +403,3 @@ def _pre(text: str) -> str:
 
 def _folded(title: str, body: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{body}</details>"
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None

@@ -25,7 +25,7 @@ from ..fileio.remote import sha256_of
 from ..logging import read_metrics
 from ..record import CODE_FOLDER, CodeRecord, changed_code, changed_data, collect_env, load_code
 from ..text import listed
-from .lineage import Start, led_to, led_to_end, parent_of
+from .lineage import Start, led_to, led_to_end, metrics_of, parent_of
 from .reading import Run, read_run
 from .verifying import checkpoints_of, find_difference, hash_of_state
 
@@ -108,20 +108,21 @@ def rerun(
         result.missing += [line for line in step.missing() if line not in result.missing]
         result.differs += [line for line in step.differs() if line not in result.differs]
     ends = [each.origin["iter"] for each in chain[1:] if each.origin is not None] + [end_of(run, chain[-1])]
-    saved = _last_saved(run, chain)
+    end, is_left = _end_of_chain(run, chain)
+    saved = next(iter(checkpoints_of(folders_of(run), chain[-1].run_id, end if is_left else None)), None)
     keep = ["--keep", str(saved[1])] if verify and saved else []  # it was saved by time, or when asked
-    for step, end in zip(steps, ends):
+    for step, until in zip(steps, ends):
         if result.missing:
             break
-        report(f"start {step.start.number}" + (f", up to iteration {end}" if end is not None else ""))
-        if (failure := step.make(end, *keep)) is not None:
+        report(f"start {step.start.number}" + (f", up to iteration {until}" if until is not None else ""))
+        if (failure := step.make(until, *keep)) is not None:
             result.missing.append(failure)
         else:
             result.starts.append(step.start.number)
     if verify:
         result.is_equal = False
         if not result.missing:
-            _verify(run, chain, saved, result)
+            _verify(run, chain, end, saved, result)
     return result
 
 
@@ -141,10 +142,9 @@ def chain_of(run: Run, number: int | None = None) -> list[Start]:
 
 def end_of(run: Run, start: Start) -> int | None:
     """Return the iteration at which a start ended; None where it went to its end, or nobody knows."""
-    later = [s for s in run.starts if s.number > start.number and s.kind == "train"]
     if start.ended is not None:
         return None if start.ended["how"] == "finished" else start.ended["iter"]
-    if later:
+    if any(later.number > start.number and later.kind == "train" for later in run.starts):
         return None
     saved = [iteration for _, iteration in checkpoints_of(folders_of(run), start.run_id)]
     recorded = [record["step"] for record in run.records if record["mode"] == "train"]
@@ -180,22 +180,14 @@ def _end_of_chain(run: Run, chain: list[Start]) -> tuple[int | None, bool]:
     return (origins[0], True) if origins else (end_of(run, chain[-1]), False)
 
 
-def _last_saved(run: Run, chain: list[Start]) -> tuple[str, int] | None:
-    """Return the last checkpoint that a run keeps of a chain of starts, and its iteration."""
-    end, is_left = _end_of_chain(run, chain)
-    saved = checkpoints_of(folders_of(run), chain[-1].run_id, end if is_left else None)
-    return saved[0] if saved else None
-
-
-def _verify(run: Run, chain: list[Start], saved: tuple[str, int] | None, result: Rerun) -> None:
+def _verify(run: Run, chain: list[Start], end: int | None, saved: tuple[str, int] | None, result: Rerun) -> None:
     """Compare the new run with the old one, record by record, and the last state that the old one kept."""
-    end, _ = _end_of_chain(run, chain)
     try:
         new = read_run(result.folder)
     except UsageFileNotFoundError:
         result.missing.append("records: the new run has none")
         return
-    old_records = read_metrics([start.metrics for start in chain if start.metrics.is_file()])
+    old_records = read_metrics(metrics_of(chain))
     kept, made = (
         [record for record in records if end is None or record["step"] <= end] for records in (old_records, new.records)
     )

@@ -17,7 +17,7 @@ from ..text import columns_of, csv_table, did_you_mean, html_table, latex_table,
 from ..text import table as text_table
 from .comparing import SEED, Value, codes_of, differences, rule_of_key
 from .filtering import parse_conditions
-from .index import Index, Outline
+from .index import Outline, read_below
 from .reading import choose_keys
 
 WORDS = ("best", "last")
@@ -196,21 +196,13 @@ def fill(table: Table) -> FilledTable:
     for root in roots:
         if not os.path.isdir(root):
             raise UsageFileNotFoundError(f"Table.root={root!r} is no folder; it is relative to the current one.")
-    outlines = [outline for root in roots for outline in _read(root) if outline.state != "evaluated"]
+    outlines = [outline for root in roots for outline in read_below(root) if outline.state != "evaluated"]
     cells = {name: _filled(name, cell, outlines) for name, cell in table.named()}
     _compare_cells(table, [cell for cell in cells.values() if cell.runs])
     for cell in cells.values():
         if not cell.refusals:
             cell.value = _value(cell)
     return FilledTable(table, cells)
-
-
-def _read(root: str) -> list[Outline]:
-    index = Index(root)
-    try:
-        return index.read()
-    finally:
-        index.close()
 
 
 def _filled(name: str, cell: Cell, outlines: Sequence[Outline]) -> Filled:

@@ -16,7 +16,7 @@ from ..fileio import atomic_write
 from ..logging import read_metrics
 from ..record import RUN_FILE
 from ..text import listed
-from .lineage import how_ended
+from .lineage import how_ended, metrics_of
 from .reading import MEASURED, PLACE, Run, read_run
 
 _PROGRESS = re.compile(r"((?:Epoch|Iter)\(train\)[^a-z]*\])")
@@ -96,7 +96,7 @@ def status_of(folder: str | os.PathLike[str]) -> Status:
     all_records = run.records
     if latest is not None and (passed_over := latest.about.get("passed_over")):
         if owner:
-            all_records = read_metrics([latest.metrics] if latest.metrics.is_file() else [])
+            all_records = read_metrics(metrics_of([latest]))
         else:
             begun, kept = (latest.origin or {}).get("iter"), os.path.basename(passed_over["path"])
             said = f"start {latest.number}, from iteration {begun}, saved nothing; the weights are those of {kept}"

@@ -19,7 +19,8 @@ from ..text import did_you_mean, listed
 from .job import Job, Outcome
 from .supervising import Supervised, is_own_checkpoint
 
-_POLL_S = 0.1
+POLL_S = 0.1
+"""Seconds between two looks at jobs that run."""
 _SLURM_ID = "slurm_id"
 _GONE = ("TIMEOUT", "PREEMPTED", "NODE_FAIL", "CANCELLED")
 _PREEMPTION_S = 120.0
@@ -195,7 +196,7 @@ class SlurmTask:
         if self._run is not None:
             self._run.stop()
             while self._run.is_at_work:
-                time.sleep(_POLL_S)
+                time.sleep(POLL_S)
         again = replace(self.job, resume=self.job.resume or is_own_checkpoint(self.job.work_dir))
         return importlib.import_module("submitit").helpers.DelayedSubmission(SlurmTask(again))
 
@@ -204,7 +205,7 @@ def _wait_for_preemption() -> None:
     """Let a signal come that queues the job again: the one that the run had was the first of two."""
     end = time.monotonic() + _PREEMPTION_S
     while time.monotonic() < end:
-        time.sleep(_POLL_S)
+        time.sleep(POLL_S)
 
 
 class SlurmJob:
@@ -337,7 +338,7 @@ def wait(run: Launched, num_asked: Callable[[], int] = lambda: 0) -> Outcome:
         if num_asked() > asked:
             asked += 1
             run.stop() if asked == 1 else run.kill()
-        time.sleep(_POLL_S)
+        time.sleep(POLL_S)
     return outcome
 
 

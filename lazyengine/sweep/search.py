@@ -82,7 +82,7 @@ class Search:
             raise UsageValueError(f"seed={self.seed}: expected at least 0.")
         self.grid = combinations(self.space)
         if not is_drawn and self.conditional is not None:
-            self.grid = [more for row in self.grid for more in self._with_conditional_grid(row)]
+            self.grid = [{**row, **each} for row in self.grid for each in combinations(self.more(row))]
         self.is_drawn = is_drawn or any(each.is_drawn for row in self.grid for each in self.more(row).values())
 
     @property
@@ -95,9 +95,6 @@ class Search:
     def more(self, values: dict[Paths, Any]) -> dict[Paths, Dimension]:
         """Return the conditional part of the space, given the values so far."""
         return {} if self.conditional is None else normal_space(self.conditional(dict(values)), "conditional()")
-
-    def _with_conditional_grid(self, row: dict[Paths, Any]) -> Iterator[dict[Paths, Any]]:
-        yield from ({**row, **each} for each in combinations(self.more(row)))
 
     # ------------------------------------------------------------------ checked against the config
     def load(self, overrides: Sequence[str] = ()) -> Any:

@@ -195,8 +195,7 @@ class Supervised:
 
     # ------------------------------------------------------------------ what becomes of it
     def _starts(self) -> list[dict[str, Any]]:
-        starts = read_run_file(self.job.work_dir, _ADVICE).get("starts", [])
-        return [start for start in starts if start.get("kind", "train") == "train"]
+        return _training_starts(read_run_file(self.job.work_dir, _ADVICE))
 
     def _judge(self, code: int) -> Outcome | None:
         """Return how the run ended; None where it is started again."""
@@ -284,8 +283,12 @@ class Supervised:
 def is_own_checkpoint(work_dir: str) -> bool:
     """Return whether the checkpoints in a folder are those of its last start, so that a retry goes on with them."""
     record = read_run_file(work_dir, _ADVICE)
-    starts = [start for start in record.get("starts", ()) if start.get("kind", "train") == "train"]
+    starts = _training_starts(record)
     return bool(starts) and starts[-1].get("run_id") == record.get("run_id")
+
+
+def _training_starts(record: dict[str, Any]) -> list[dict[str, Any]]:
+    return [start for start in record.get("starts", ()) if start.get("kind", "train") == "train"]
 
 
 def descendants(pid: int) -> list[int]:

@@ -21,12 +21,11 @@ from ..runs import Run, read_run
 from ..text import columns_of, listed, table
 from .faults import Supervision
 from .job import Job, Outcome
-from .launchers import Launched, Launcher, LocalLauncher, Stopping, wait
+from .launchers import POLL_S, Launched, Launcher, LocalLauncher, Stopping, wait
 from .search import NO_IDENTITY, Search, validates_as_engine
 from .study import IN_MEMORY, Study, Trial
 
 SWEEP_FILE = "sweep.json"
-_POLL_S = 0.1
 _MAX_LOST = 3
 
 
@@ -163,7 +162,7 @@ class _Trials:
                     return self._result(128 + stopping.number if stopping.number else None)
             else:
                 self._look_for_objective()
-                time.sleep(_POLL_S)
+                time.sleep(POLL_S)
 
     def stop(self, num_asked: Callable[[], int]) -> None:
         """Ask all trials at work to save and end, and wait until they have; `num_asked` as for `wait`."""

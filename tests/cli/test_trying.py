@@ -20,7 +20,7 @@ DIGITS = str(REPO / "projects/digits/config.py")
 
 def parsed(*argv):
     """Return the arguments as the command understands them."""
-    return parse_arguments(train.build_parser(), train.tell_overrides_apart(argv))
+    return parse_arguments(train.main.build_parser(), train.tell_overrides_apart(argv))
 
 
 @pytest.mark.parametrize(

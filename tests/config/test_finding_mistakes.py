@@ -265,7 +265,7 @@ def test_mixins_are_applied_in_order_and_blamed(project):
 
 def test_the_option_of_the_command_line(project, capsys):
     project.write(main=BASE, fast="from .main import opt\nopt.lr = 5\n")
-    parser = train.build_parser()
+    parser = train.main.build_parser()
     args = parser.parse_intermixed_args(["main.py", "--with", "fast.py", "opt.warm=2", "opt.net=null"])
     cfg = train.load_experiment(args)
     assert (cfg.opt.lr, cfg.opt.warm) == (5, 2)
@@ -371,7 +371,7 @@ def test_kwargs_are_followed_to_what_takes_them(target):
 
 def test_a_dry_run_checks_what_training_will_save(project):
     project.load("import threading\nlock = threading.Lock()\nrunner = L(Run)(lock=lock)\n")
-    args = train.build_parser().parse_intermixed_args(["main.py", "--dry-run"])
+    args = train.main.build_parser().parse_intermixed_args(["main.py", "--dry-run"])
     with pytest.raises(ConfigError, match=r"lock: .*cannot be saved"):
         train.load_experiment(args)
 

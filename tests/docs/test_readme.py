@@ -28,7 +28,7 @@ def test_the_table_names_every_command_of_the_first_hour():
 def test_each_command_has_its_options(call, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["lazyengine"])
     module = import_module(f"lazyengine.cli.{COMMANDS[call.split()[1]][0]}")
-    help_text = module.build_parser().format_help()
+    help_text = module.main.build_parser().format_help()
     words = re.sub(r"[\"')]+$", "", call)
     options = [word for word in shlex.split(words, comments=True) if word.startswith("--")]
     assert not [option for option in options if option not in help_text and option != "--help"]
