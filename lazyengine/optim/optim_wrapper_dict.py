@@ -103,10 +103,10 @@ class OptimWrapperDict(Mapping[str, OptimWrapper]):
         for wrapper in self._all():
             wrapper.begin_iteration()
 
-    def abandon_iteration(self) -> None:
+    def abandon_iteration(self) -> bool:
         """Take back the backward passes of an iteration for each, as `OptimWrapper.abandon_iteration`."""
-        for wrapper in self._all():
-            wrapper.abandon_iteration()
+        are_kept = [wrapper.abandon_iteration() for wrapper in self._all()]
+        return any(are_kept)
 
     @property
     def stepped(self) -> bool:
