@@ -398,7 +398,13 @@ class OptimWrapper:
 
         They are others than in training for optimizers with ``train()`` and ``eval()`` (schedule-free ones); the
         context says whether. Afterwards training goes on, to the bit, as if nothing had been evaluated.
+
+        A check of the last update that is not read yet is, so that no buffers of a skipped batch are evaluated.
+
+        Raises:
+            NonFiniteError: As `step`, for the update before.
         """
+        self._resolve()
         return self._modes.evaluating()
 
     @property

@@ -224,7 +224,8 @@ class BaseTrainLoop:
         if self.position.val_due:
             if runner.val_loop is not None:
                 runner.is_own_validation = True
-                runner.val_loop.run(runner)
+                with _triage(runner):
+                    runner.val_loop.run(runner)
             self.position.val_due = False
             self.agree_to_stop()
 
@@ -431,8 +432,15 @@ class BaseTrainLoop:
 
 def _flush(runner: Runner) -> None:
     """Step with the gradients that are left."""
-    try:
+    with _triage(runner):
         runner.optim_wrapper.flush()
+
+
+@contextlib.contextmanager
+def _triage(runner: Runner) -> Iterator[None]:
+    """Add to an error of an update that is found behind its iteration what is known of it."""
+    try:
+        yield
     except NonFiniteError as error:
         note_nonfinite(error, runner)
         raise

@@ -63,7 +63,7 @@ class Preemption:
         number: The signal that all ranks have agreed on, 0 before.
         has_begun: Whether an iteration has been trained; before, Ctrl-C stops at once.
         says: What Ctrl-C prints.
-        asked: What all ranks have agreed on to do at this boundary, see `ask`: the sum of `END` and values of `REQUESTS`.
+        asked: What all ranks have agreed on to do at this boundary, see `ask`: a sum of values of `REQUESTS` and `END`.
         wants_end: Says whether this rank wants training to end; of several, `asked` has `END` then on each.
         stop_at_s: When to stop without a signal, by `now`; infinite where nobody asked for that.
     """

@@ -282,6 +282,7 @@ class RunState:
         runner = self._runner
         runner.message_hub.average_over_ranks()
         self.note_switches()
+        weights = self._weights()
         self.check_buffers()
         if self._recorder is not None:
             self._recorder.wait()
@@ -309,7 +310,7 @@ class RunState:
                 "left_out": runner.folder.left_out,
                 "switches": {n: [self._built[n], v] for n, v in self._switches.items() if v != self._built.get(n, v)},
             },
-            "state_dict": self._weights(),
+            "state_dict": weights,
             "train_loop": loop,
             "message_hub": runner.message_hub.state_dict(),
             "hooks": runner.hooks.state_dict(),

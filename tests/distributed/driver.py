@@ -377,14 +377,19 @@ def one_rank_that_stops_stops_all(folder: Path, alone: dict[str, Any]) -> None:
         runner = experiment(folder / f"stop_{point}", hooks={"stop": StopOnOneRank(point)})
         runner.train()
         assert runner.iter == 6, point
-    for point, interval, counts in (("after_train_iter", 0, 1), ("after_train_iter", 0, 3), ("after_val_epoch", 4, 1)):
+    late = 50_000
+    for point, interval, counts in [
+        ("after_train_iter", late, 1),
+        ("after_train_iter", late, 3),
+        ("after_val_epoch", 4, 1),
+    ]:
         options = {"accumulative_counts": counts}
         name = f"stop_iterations_{point}_{counts}"
-        runner = experiment(folder / name, hooks={"stop": StopOnOneRank(point)}, wrapper_options=options)
-        loader = runner._parts["train_loop"].dataloader
-        runner._parts["train_loop"] = IterBasedTrainLoop(loader, max_iters=100_000, val_interval=interval)
+        hooks = {"stop": StopOnOneRank(point)}
+        runner = experiment(folder / name, hooks=hooks, wrapper_options=options, max_iters=100_000)
+        runner.train_loop.val_interval = interval
         runner.train()
-        assert runner.iter == 4 if interval else 0 < runner.iter < 100_000
+        assert runner.iter == 4 if interval == 4 else 0 < runner.iter < late
         assert {number for (number,) in dist.exchange_numbers([runner.iter])} == {runner.iter}
         assert runner.iter % counts == 0
 
