@@ -126,6 +126,8 @@ class OptimWrapperDict(Mapping[str, OptimWrapper]):
     @contextmanager
     def evaluation_weights(self) -> Iterator[bool]:
         """Put the weights to evaluate of each into the parameters inside, as `OptimWrapper.evaluation_weights`."""
+        if self._joint is not None:
+            self._joint._resolve()
         with ExitStack() as stack:
             others = [stack.enter_context(wrapper.evaluation_weights()) for wrapper in self.optim_wrappers.values()]
             yield any(others)

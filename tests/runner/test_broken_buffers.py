@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lazyengine.hooks import Hook
-from lazyengine.optim import NonFiniteError, OptimWrapper
+from lazyengine.optim import NonFiniteError, OptimWrapper, OptimWrapperDict
 
 from .toy import ToyModel, toy_runner
 
@@ -108,13 +108,19 @@ class Evaluates(Hook):
             runner.val() if self.how == "val" else runner.save_checkpoint("here.pth")
 
 
+@pytest.mark.parametrize("joint", [False, True])
 @pytest.mark.parametrize("how", ["val", "save"])
-def test_between_a_bad_batch_and_the_check(tmp_path, how):
+def test_between_a_bad_batch_and_the_check(tmp_path, how, joint, monkeypatch):
+    monkeypatch.setattr(OptimWrapper, "_is_as_on_accelerator", True)
     runner = spoiled(tmp_path, float("nan"), False, "skip", max_epochs=2, hooks={"hook": Evaluates(how)})
-    wrapper = OptimWrapper(torch.optim.SGD(runner.model.parameters(), lr=0.01, fused=True), nonfinite="skip")
-    wrapper._is_as_on_accelerator = True  # the check is read one update later
-    runner._parts["optim_wrapper"] = wrapper
+    parts = {"first": runner.model.net[:2], "last": runner.model.net[2:]} if joint else {"": runner.model}
+    wrappers = {
+        name: OptimWrapper(torch.optim.SGD(part.parameters(), lr=0.01, fused=True), nonfinite="skip")
+        for name, part in parts.items()
+    }
+    runner._parts["optim_wrapper"] = OptimWrapperDict(**wrappers) if joint else wrappers[""]
     runner.train()
+    assert text_of(tmp_path).count("Skipped the update") == 1
     saved = torch.load(tmp_path / "here.pth", weights_only=False)["state_dict"] if how == "save" else {}
     assert all(value.isfinite().all() for key, value in saved.items() if "running" in key)
     assert WARNING not in text_of(tmp_path)
