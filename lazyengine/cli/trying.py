@@ -103,6 +103,7 @@ def _half_way_hook(number: int) -> Any:
         def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
             if runner.max_epochs is None and batch_idx + 1 >= number:
                 runner.train_loop.stop_training = True
+                runner.train_loop.agree_to_stop()
 
         def after_train_epoch(self, runner: Any) -> None:
             runner.train_loop.stop_training = True

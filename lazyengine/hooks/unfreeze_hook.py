@@ -87,7 +87,8 @@ class UnfreezeHook(Hook):
         if self._is_done:
             return
         self._is_done = True
-        names = unfreeze_parameters(runner.model, self.patterns)
+        if not (names := unfreeze_parameters(runner.model, self.patterns)):
+            return  # they train already, as the checkpoint says that they did
         runner.logger.info("%d parameters train from here on: %s", len(names), listed(names, 6))
         if isinstance(runner.forward, nn.parallel.DistributedDataParallel):  # which knows those of its beginning
             runner.forward = runner.model_setup.wrap(runner.model, runner.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -115,6 +116,20 @@ class FiniteWatch:
 def all_finite(value: Any) -> bool:
     """Return whether all numbers in a nesting of tensors are finite (of sharded ones, those of this rank)."""
     return all(_is_finite(leaf) for _, leaf in iter_leaves(value))
+
+
+def broken_buffers(model: nn.Module) -> dict[str, str]:
+    """Return the buffers that hold ``"nan"`` or ``"inf"``, by name; waits once for each device.
+
+    Minus infinity, which masks are made of, is none.
+    """
+    largest: dict[torch.device, dict[str, Tensor]] = {}
+    for name, buffer in model.named_buffers():
+        if buffer.is_floating_point() and buffer.numel() and not buffer.is_meta:
+            local: Tensor = getattr(buffer, "to_local", lambda buffer=buffer: buffer)()
+            largest.setdefault(local.device, {})[name] = local.detach().float().amax()
+    values = {n: v for each in largest.values() for n, v in zip(each, torch.stack(list(each.values())).tolist())}
+    return {name: str(value) for name, value in values.items() if not value < math.inf}
 
 
 def _is_finite(leaf: Any) -> bool:

@@ -71,6 +71,32 @@ def set_training(model: nn.Module, setup: ModelSetup | None = None) -> None:
         print_log(f"in eval mode while the rest trains: {listed(names[module] for module in evaluated)}", "current")
 
 
+def switches_of(model: nn.Module) -> dict[str, bool | str]:
+    """Return what trains, by dotted name: of each parameter whether it requires a gradient, of each module its mode.
+
+    Of a module that is in eval mode for good it is the reason, as in `pin`.
+    """
+    modules = {
+        name: module.__dict__["train"].reason if _is_pinned(module) else module.training
+        for name, module in model.named_modules()
+    }
+    return {**modules, **{name: parameter.requires_grad for name, parameter in model.named_parameters()}}
+
+
+def set_switches(model: nn.Module, switches: Mapping[str, bool | str]) -> None:
+    """Set what `switches_of` returned, or a part of it; what it does not name stays."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(bool(switches.get(name, parameter.requires_grad)))
+    modules = {module: switches.get(name, module.training) for name, module in model.named_modules()}
+    named = [module for name, module in model.named_modules() if name in switches]
+    for module in filter(_is_pinned, named):
+        del module.__dict__["train"]
+    _set_modes({module: mode is True for module, mode in modules.items()})
+    for module in named:
+        if isinstance(reason := modules[module], str):
+            pin(module, reason)
+
+
 def pin(module: nn.Module, reason: str) -> None:
     """Put ``module`` into eval mode for good: ``train()`` of it or of a module around it leaves it there.
 

@@ -305,20 +305,26 @@ class OptimWrapper:
         if self._guard.policy == "skip":
             self._keep_buffers(self._model)
 
-    def abandon_iteration(self) -> None:
+    def abandon_iteration(self) -> bool:
         """Take back the backward passes of an iteration that an exception has ended, which may be run once more.
 
         Else what they have left would be added to the gradients of the next call. Those of an accumulation that had
         begun before are lost with them.
+
+        Returns:
+            Whether the model's floating buffers are those of before, too, as ``nonfinite="skip"`` keeps them.
         """
-        if self._at_begin is None:
-            return
+        if self._at_begin is None:  # the forward pass has failed
+            if self._kept is not None and self.at_step_boundary:
+                self._kept.restore()
+            return self._kept is not None and self.at_step_boundary
         (count, is_within), self._at_begin = self._at_begin, None
         self._is_cut |= self._num_accumulated > 0 and hasattr(self._model, "set_requires_gradient_sync")
         self._discard()
         self.inner_count = count
         if is_within:
             _warn("An exception ended an accumulation: its gradients so far are lost and the update is smaller")
+        return self._kept is not None
 
     @property
     def stepped(self) -> bool:
@@ -392,7 +398,13 @@ class OptimWrapper:
 
         They are others than in training for optimizers with ``train()`` and ``eval()`` (schedule-free ones); the
         context says whether. Afterwards training goes on, to the bit, as if nothing had been evaluated.
+
+        A check of the last update that is not read yet is, so that no buffers of a skipped batch are evaluated.
+
+        Raises:
+            NonFiniteError: As `step`, for the update before.
         """
+        self._resolve()
         return self._modes.evaluating()
 
     @property

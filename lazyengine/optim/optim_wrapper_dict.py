@@ -103,10 +103,10 @@ class OptimWrapperDict(Mapping[str, OptimWrapper]):
         for wrapper in self._all():
             wrapper.begin_iteration()
 
-    def abandon_iteration(self) -> None:
+    def abandon_iteration(self) -> bool:
         """Take back the backward passes of an iteration for each, as `OptimWrapper.abandon_iteration`."""
-        for wrapper in self._all():
-            wrapper.abandon_iteration()
+        are_kept = [wrapper.abandon_iteration() for wrapper in self._all()]
+        return any(are_kept)
 
     @property
     def stepped(self) -> bool:
@@ -126,6 +126,8 @@ class OptimWrapperDict(Mapping[str, OptimWrapper]):
     @contextmanager
     def evaluation_weights(self) -> Iterator[bool]:
         """Put the weights to evaluate of each into the parameters inside, as `OptimWrapper.evaluation_weights`."""
+        if self._joint is not None:
+            self._joint._resolve()
         with ExitStack() as stack:
             others = [stack.enter_context(wrapper.evaluation_weights()) for wrapper in self.optim_wrappers.values()]
             yield any(others)

@@ -42,7 +42,7 @@ from ..optim import NonFiniteError
 from ..record import fingerprint
 from .batch import note_batch
 from .sharing import check_global_batch_size, check_sampler_is_distributed, global_batch_size, synchronize_buffers
-from .triage import note_nonfinite
+from .triage import copied_buffers, note_nonfinite, warn_of_repetition
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -142,14 +142,18 @@ class BaseTrainLoop:
         max_iters: Iterations to train.
         epoch_length: Batches of one pass over the loader; None where it does not end.
         position: Where training stands.
-        stop_training: Set it to True to end training at the next boundary, as `EarlyStoppingHook` does. Of several
-            ranks one is enough at the end of an epoch or of a validation; between two iterations each has to.
+        stop_training: Set it to True, and leave it, to end training at the next boundary, as `EarlyStoppingHook` does.
+            Of several ranks one is enough: all end together at the end of the epoch or of the validation or, in a loop
+            that counts iterations, some optimizer steps later, when they have asked one another. A hook that every
+            rank has calls `agree_to_stop` behind it, to end at this very iteration.
     """
 
     max_epochs: Any
     max_iters: Any
     epoch_length: Any
     _kept: list[Any] | None = None  # the batches of `overfit`
+    _is_agreed = False  # whether all ranks know of `stop_training`
+    _failed: list[str] | None = None  # which optimizers have stepped in an iteration that is going to be repeated
 
     def __init__(
         self,
@@ -221,14 +225,24 @@ class BaseTrainLoop:
         if self.position.val_due:
             if runner.val_loop is not None:
                 runner.is_own_validation = True
-                runner.val_loop.run(runner)
+                with _triage(runner):
+                    runner.val_loop.run(runner)
             self.position.val_due = False
-            self._agree_to_stop()
+            self.agree_to_stop()
 
-    def _agree_to_stop(self) -> None:
+    def agree_to_stop(self) -> None:
         """Let what one rank's hook says of `stop_training` hold for all. Collective: every rank must call."""
         if dist.get_world_size() > 1:
-            self.stop_training = any(says for (says,) in exchange_numbers([int(self.stop_training)]))
+            self.note_agreement(any(says for (says,) in exchange_numbers([int(self.stop_training)])))
+
+    def note_agreement(self, stops: bool) -> None:
+        """Note what all ranks have agreed on."""
+        self.stop_training = self._is_agreed = stops
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether training ends between these two iterations: `stop_training`, of several ranks when all know."""
+        return self.stop_training and (self._is_agreed or dist.get_world_size() == 1)
 
     # ------------------------------------------------------------------ one iteration, one pass
     def run_iter(self, runner: Runner, batch_idx: int, data_batch: Any) -> None:
@@ -239,10 +253,12 @@ class BaseTrainLoop:
         runner.seed_model_stream(position.iter)
         runner.call_hook("before_train_iter", batch_idx=batch_idx, data_batch=data_batch)
         optim_wrapper.begin_iteration()
+        before = None if self._failed is None else copied_buffers(runner.model)
         try:
             outputs = train_step(runner.model, data_batch, optim_wrapper, forward=runner.forward)
         except BaseException as error:
-            optim_wrapper.abandon_iteration()
+            stepped = [name or "the optimizer" for name, each in optim_wrapper.named().items() if each.stepped]
+            self._failed = None if optim_wrapper.abandon_iteration() and not stepped else stepped
             if not isinstance(error, Exception):
                 raise
             where = f"training iteration {position.iter} (epoch {position.epoch}, batch {batch_idx})"
@@ -251,6 +267,9 @@ class BaseTrainLoop:
                 note_nonfinite(error, runner, data_batch)
             dist.note_lost_rank(error, "train_step")
             raise
+        if before is not None:
+            warn_of_repetition(runner, before, self._failed or [])
+            self._failed = None
         position.advance(self._samples_per_batch)
         if position.iter == self.max_iters:
             _flush(runner)
@@ -337,7 +356,7 @@ class BaseTrainLoop:
 
         Without epochs (`max_epochs` is None) all of training is one for hooks: it begins here, and `finish` ends it.
         """
-        position, self._kept = self.position, None
+        position, self._kept, self._is_agreed = self.position, None, False
         position.settle()
         seed_loaders(self.dataloader, runner.seed)
         self._samples_per_batch = global_batch_size(self.dataloader) or 0
@@ -414,8 +433,15 @@ class BaseTrainLoop:
 
 def _flush(runner: Runner) -> None:
     """Step with the gradients that are left."""
-    try:
+    with _triage(runner):
         runner.optim_wrapper.flush()
+
+
+@contextlib.contextmanager
+def _triage(runner: Runner) -> Iterator[None]:
+    """Add to an error of an update that is found behind its iteration what is known of it."""
+    try:
+        yield
     except NonFiniteError as error:
         note_nonfinite(error, runner)
         raise
@@ -490,7 +516,7 @@ class EpochBasedTrainLoop(BaseTrainLoop):
         position.val_due = runner.has("val_loop") and self.is_val_due(position.epoch, self.max_epochs)
         runner.call_point("after_train_epoch", position.epoch)
         position.settle()
-        self._agree_to_stop()
+        self.agree_to_stop()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a position; with another length of an epoch, at the same fraction of it."""
@@ -535,7 +561,7 @@ class IterBasedTrainLoop(BaseTrainLoop):
                 position.end_epoch()
         self.begin(runner)
         batches = self._batches(runner)
-        while position.iter < self.max_iters and not self.stop_training:
+        while position.iter < self.max_iters and not self.is_stopped:
             data_batch = next(batches)
             position.val_due = runner.has("val_loop") and self.is_val_due(position.iter + 1, self.max_iters)
             self.run_iter(runner, position.iter, data_batch)
@@ -648,6 +674,7 @@ class ValLoop:
             runner.call_point(f"before_{mode}", 0)
             runner.call_point(f"before_{mode}_epoch", 0)
             synchronize_buffers(runner.model)
+            runner._state.check_buffers()
             metrics: dict[str, Any] = {}
             done = 0
             for name, loader in loaders_of(self.dataloader).items():

@@ -26,9 +26,12 @@ ECHO_S = 0.5
 """Seconds in which a further signal is the same one: Slurm signals torchrun and its ranks; torchrun passes it on."""
 REQUESTS = {"save": 1, "validate": 2}
 """What a run can be asked for besides stopping."""
+END = 4
+"""What a rank asks the others for whose hook has set `stop_training`."""
 INTERRUPT_ECHO_S = 5.0
 """Seconds in which SIGTERM after SIGINT is the same request: torchrun ends its ranks so when Ctrl-C reached it too."""
 
+_BITS = (*REQUESTS.values(), END)
 now = time.monotonic
 
 
@@ -60,11 +63,13 @@ class Preemption:
         number: The signal that all ranks have agreed on, 0 before.
         has_begun: Whether an iteration has been trained; before, Ctrl-C stops at once.
         says: What Ctrl-C prints.
-        asked: What all ranks have agreed on to do at this boundary, see `ask`; the sum of values of `REQUESTS`.
+        asked: What all ranks have agreed on to do at this boundary, see `ask`: a sum of values of `REQUESTS` and `END`.
+        wants_end: Says whether this rank wants training to end; of several, `asked` has `END` then on each.
         stop_at_s: When to stop without a signal, by `now`; infinite where nobody asked for that.
     """
 
     stop_at_s = math.inf
+    wants_end: Callable[[], bool] = bool
 
     def __init__(self) -> None:
         self.says = "stopping after this iteration; Ctrl-C again stops now"
@@ -129,11 +134,13 @@ class Preemption:
             step_us = int((asked_s - self._asked_s) / self._interval * 1e6)
             self._asked_s = asked_s
             signalled = self._number * self._num_ranks + dist.get_rank() if self._number else 0
-            self._answer = start_max([signalled, step_us, self._asked])
+            asked = self._asked | (END if self.wants_end() else 0)
+            self._answer = start_max([signalled, step_us, *(asked & bit for bit in _BITS)])
             self._asked = 0
         if self._num_left or self._answer is None:
             return False
-        signalled, step_us, self.asked = self._answer()
+        signalled, step_us, *bits = self._answer()
+        self.asked = sum(bits)
         self._interval = self._num_left = max(2, int(ASK_S * 1e6 / max(step_us, 1)))
         self.number, rank = divmod(signalled, self._num_ranks)
         if self.number:

@@ -194,6 +194,7 @@ class Runner:
         self._cut_off: tuple[str, str, dict[str, Any]] | None = None  # the hook that failed: point, name, arguments
         self._state = RunState(self)
         self._preemption = Preemption()
+        self._preemption.wants_end = lambda: self.train_loop.stop_training
         self.folder.on_request = self._preemption.ask
         if stop_after is not None:
             self._preemption.stop_at_s = preemption.now() + seconds_of(stop_after)
@@ -388,9 +389,10 @@ class Runner:
             resume_from = self._state.resume(resume_from)
         self._state.record_start(resume_from)
         self.logger.info("training\n%s", describe_training(self, resume_from))
-        self.announce_length()
         self._start_visualizer(loop.position.iter if resume_from is not None else None)
         set_training(self.model, self.model_setup)
+        self._state.resume_switches()
+        self.announce_length()
         self._is_ready_to_train = True
 
     # ------------------------------------------------------------------ the parts, each built on first use
@@ -664,6 +666,7 @@ class Runner:
         leaves the random streams as they were, too.
         """
         was_training, is_own, was_evaluating = self.is_training, self.is_own_validation, self._is_evaluating
+        self._state.note_switches()
         self.is_training, self.is_own_validation, self._is_evaluating = was_training and is_own, False, True
         try:
             with contextlib.ExitStack() as stack:
@@ -822,6 +825,8 @@ class Runner:
 
     def _do_as_asked(self) -> None:
         asked, self._preemption.asked = self._preemption.asked, 0
+        if asked & preemption.END:
+            self.train_loop.note_agreement(True)
         if asked & preemption.REQUESTS["save"]:
             path = self.save_checkpoint(f"asked_iter_{self.num_iters_completed}.pth")
             self.logger.info("asked to save: %s", path)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch.nn import Parameter
+from torch.nn.parallel import DistributedDataParallel
 
 from .. import __version__, dist, record
 from .. import checkpoint as ckpt
@@ -22,6 +23,8 @@ from ..fileio.remote import sha256_of
 from ..hooks import CheckpointHook
 from ..hooks.checkpoint_hook import PREEMPTED
 from ..model import external_tensors
+from ..model.finite import broken_buffers
+from ..model.modes import set_switches, switches_of
 from ..optim import OptimWrapper, param_schedulers_state_dict, resume_param_schedulers
 from ..text import counted, listed
 from .folder import RunFolder
@@ -54,6 +57,9 @@ class RunState:
         self._shard_memory: dict[str, Any] = {}
         self._passed_over: dict[str, str] = {}  # checkpoints that were chosen and do not fit, and why
         self._rejected: set[str] = set()  # those of which the log says why they are no candidates
+        self._built: dict[str, bool | str] = {}  # what trains as training begins, see `switches_of`
+        self._switches: dict[str, bool | str] = {}  # what does, outside of evaluations
+        self._infinite: dict[str, str] = {}  # the buffers that begin so, or of which it was said
         self._former: dict[str, Any] | None = None  # meta of the checkpoint that this start goes on from
         self._compared: tuple[dict[str, str], dict[str, str]] = ({}, {})  # its values and those of this start, by path
         self.generators: dict[str, Any] = {}
@@ -232,11 +238,54 @@ class RunState:
         """Note with which frozen weights training begins. Collective: every rank must call."""
         model = self._runner.model
         self._frozen = ckpt.FrozenWeights(model, external_tensors(model), leaves_out=self._runner.save == "trained")
+        self._infinite = {name: what for name, what in broken_buffers(model).items() if what == "inf"}
+
+    def check_buffers(self) -> None:
+        """Log, once, which buffers of the model are not finite any more; for a validation or a checkpoint."""
+        if new := {n: what for n, what in broken_buffers(self._runner.model).items() if n not in self._infinite}:
+            self._infinite |= new
+            self._runner.logger.warning(
+                "%s of the model is not finite (%s): evaluations of it, and checkpoints, will not be, although the "
+                "weights may be. A batch that was not finite has passed through it, or one whose squares are not: look "
+                "for it in the data, and go on from an earlier checkpoint",
+                *(listed(new, 6), ", ".join(sorted(set(new.values())))),
+            )
+
+    def note_switches(self) -> None:
+        """Note what trains and what evaluates, before an evaluation sets that for a while."""
+        if not self._runner._is_evaluating:
+            self._switches = switches_of(self._runner.model)
+
+    def resume_switches(self) -> None:
+        """Let train and evaluate what did when the checkpoint was saved, where a hook had changed that by then.
+
+        As for the options of an optimizer, what is built otherwise now holds. DDP, which learns what trains when it is
+        made, is made anew.
+        """
+        runner, saved = self._runner, (self._former or {}).get("switches", {})
+        self._built = switches_of(runner.model)
+        now = {name: value for name, (built, value) in saved.items() if self._built.get(name) == built}
+        if not now:
+            return
+        trains = {name: value for name, value in now.items() if value is True}
+        set_switches(runner.model, trains)
+        if isinstance(runner.forward, DistributedDataParallel) and not trains.keys().isdisjoint(
+            name for name, _ in runner.model.named_parameters()
+        ):
+            runner.forward = runner.model_setup.wrap(runner.model, runner.device)
+        set_switches(runner.model, now)
+        others = [name for name in now if name not in trains]
+        for names, what in ((trains, "trains"), (others, "is frozen or evaluates")):
+            if names:
+                runner.logger.info("as in the checkpoint, after a change by a hook, %s: %s", what, listed(names, 6))
 
     def collect(self, *, save_optimizer: bool = True, save_param_scheduler: bool = True) -> dict[str, Any]:
         """Return the whole state of the run, what FSDP2 split as it is. Collective: every rank must call."""
         runner = self._runner
         runner.message_hub.average_over_ranks()
+        self.note_switches()
+        weights = self._weights()
+        self.check_buffers()
         if self._recorder is not None:
             self._recorder.wait()
         loop = {**runner.train_loop.state_dict(), "accumulative_counts": self.accumulation()}
@@ -261,8 +310,9 @@ class RunState:
                 "experiment": self._experiment,
                 "data": self._recorder.data if self._recorder is not None else {},
                 "left_out": runner.folder.left_out,
+                "switches": {n: [self._built[n], v] for n, v in self._switches.items() if v != self._built.get(n, v)},
             },
-            "state_dict": self._weights(),
+            "state_dict": weights,
             "train_loop": loop,
             "message_hub": runner.message_hub.state_dict(),
             "hooks": runner.hooks.state_dict(),

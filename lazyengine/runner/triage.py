@@ -11,7 +11,7 @@ import torch
 from .. import dist
 from ..fileio import atomic_write
 from ..model import Weighted, train_step
-from ..model.finite import FiniteWatch, all_finite
+from ..model.finite import FiniteWatch, all_finite, broken_buffers
 from ..optim import NonFiniteError
 from ..plain import plain_or_repr
 from ..text import listed
@@ -42,6 +42,8 @@ def note_nonfinite(error: NonFiniteError, runner: Runner, batch: Any = None) -> 
         error.add_note(_keep(runner, {**where, "reasons": error.reasons, "data": plain_or_repr(batch)}))
     if is_at_hand:
         error.add_note(_look_again(runner, batch))
+    if broken := broken_buffers(runner.model):
+        error.add_note(f"{listed(broken, 3)} of the model is not finite since: evaluations of it would not be, either")
     ranks = f" --rank {guilty}" if dist.is_distributed() else ""
     folder = shlex.quote(os.fspath(runner.work_dir))
     error.add_note(f"lazyengine replay {folder} --iter {iteration} --pdb --at nonfinite{ranks}")
@@ -56,6 +58,30 @@ def _keep(runner: Runner, content: dict[str, Any]) -> str:
     except OSError as error:
         return f"its batch was not kept: {error}"
     return f"its batch is kept in {path}"
+
+
+def copied_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return a copy of the model's buffers by name."""
+    return {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+
+
+def warn_of_repetition(runner: Runner, before: dict[str, torch.Tensor], stepped: list[str]) -> None:
+    """Log what moves twice in an iteration that was run again, since an exception had ended it.
+
+    Args:
+        runner: The runner, behind the step of the repetition.
+        before: The buffers before it.
+        stepped: The optimizers that had stepped when the exception came.
+    """
+    moved = [name for name, buffer in runner.model.named_buffers() if not torch.equal(buffer, before.get(name, buffer))]
+    weights = [f"the weights of {listed(stepped)}"] if stepped else []
+    if what := weights + ([f"the buffers {listed(moved, 6)}"] if moved else []):
+        runner.logger.warning(
+            "iteration %d was run again after an exception. The pass that failed had changed %s already, as far as it "
+            "came, and the new one has once more: this run is no longer that without the exception. A resume from a "
+            "checkpoint is exact%s",
+            *(runner.iter, " and ".join(what), "" if stepped else '; nonfinite="skip" puts buffers back at once'),
+        )
 
 
 class _NoUpdate:

@@ -19,6 +19,7 @@ from lazyengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper, OptimWra
 from lazyengine.runner import IterBasedTrainLoop
 from tests.ports import free_port
 
+from ..runner.toy import ToyModel
 from .test_optimizers import flat, killed_and_resumed, runner_of
 
 
@@ -168,3 +169,76 @@ def on_rank(rank: int, port: int) -> None:
 
 def test_two_ranks_synchronize_what_was_unfrozen():
     spawn(on_rank, (free_port(),), nprocs=2)
+
+
+class Once(Hook):
+    """Changes what trains or evaluates at the begin of one epoch alone, as one writes it who never resumes."""
+
+    def __init__(self, change: Any, epoch: int = 1) -> None:
+        self.change, self.epoch = change, epoch
+
+    def before_train_epoch(self, runner: Any) -> None:
+        if runner.epoch == self.epoch:
+            self.change(runner.model)
+
+
+class SavesWithin(Hook):
+    """Saves while the model evaluates, as a best checkpoint is saved."""
+
+    def after_val(self, runner: Any) -> None:
+        runner.save_checkpoint("within.pth" if runner.epoch == 2 else "other.pth", is_latest=False)
+
+
+CHANGES = {
+    "freezes": lambda model: model.net[0].requires_grad_(False),
+    "freezes with its modes": lambda model: freeze_parameters(model, ["net.0", "net.1"]),
+    "evaluates": lambda model: model.net[1:3].eval(),
+    "unfreezes": lambda model: model.net[3].requires_grad_(True),
+    "unfreezes with its modes": lambda model: unfreeze_parameters(model, "net.3"),
+}
+
+
+@pytest.mark.parametrize("file", ["epoch_2.pth", "within.pth"])
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_a_hook_changed_at_one_epoch_holds_after_a_resume_behind_it(name, file, tmp_path):
+    """Parameters and modes, also from a checkpoint that was saved while the model evaluated."""
+
+    def options(**hooks: Any) -> dict[str, Any]:
+        model = ToyModel()
+        if "unfreezes" in name:
+            freeze_parameters(model, "net.3")
+        return {"model": model, "hooks": {"once": Once(CHANGES[name]), **hooks}}
+
+    straight = runner_of(tmp_path / "a", adamw_of_all, **options(within=SavesWithin()))
+    straight.train()
+    path = tmp_path / "a" / file
+    resumed = runner_of(tmp_path / "b", adamw_of_all, resume=str(path), **options())
+    resumed.train()
+    assert torch.equal(flat(straight.model), flat(resumed.model))
+    assert all(torch.equal(a, b) for a, b in zip(straight.model.buffers(), resumed.model.buffers()))
+    assert [p.requires_grad for p in straight.model.parameters()] == [
+        p.requires_grad for p in resumed.model.parameters()
+    ]
+    for runner in (straight, resumed):  # and stays so
+        runner.model.train()
+    assert [m.training for m in straight.model.modules()] == [m.training for m in resumed.model.modules()]
+    assert "as in the checkpoint, after a change by a hook" in next((tmp_path / "b").glob("*/*.log")).read_text()
+
+
+def adamw_of_all(model: nn.Module) -> OptimWrapper:
+    return OptimWrapper(torch.optim.AdamW(model.parameters(), lr=0.1))
+
+
+def test_what_is_built_otherwise_now_holds(tmp_path):
+    runner = runner_of(tmp_path, adamw_of_all, hooks={"once": Once(CHANGES["freezes"])})
+    runner.train()
+    options: dict[str, Any] = {"model_setup": ModelSetup(freeze=["net.0.bias"]), "length": (5,)}
+    resumed = runner_of(tmp_path, adamw_of_all, resume=True, **options)
+    resumed.train()
+    trains = {name: p.requires_grad for name, p in resumed.model.named_parameters()}
+    assert [name for name, value in trains.items() if not value] == ["net.0.weight", "net.0.bias"]
+    options["model_setup"] = ModelSetup()
+    options["hooks"] = {"once": Once(lambda model: model.requires_grad_(True), 5)}
+    again = runner_of(tmp_path, adamw_of_all, resume=True, **{**options, "length": (6,)})
+    again.train()
+    assert all(p.requires_grad for p in again.model.parameters())

@@ -372,11 +372,26 @@ class StopOnOneRank(Hook):
 
 
 def one_rank_that_stops_stops_all(folder: Path, alone: dict[str, Any]) -> None:
-    """At the end of the epoch, or of the validation."""
+    """At the end of the epoch, or of the validation; in a loop that counts iterations, when the ranks have asked."""
     for point in ("after_train_iter", "after_train_epoch", "after_val_epoch"):
         runner = experiment(folder / f"stop_{point}", hooks={"stop": StopOnOneRank(point)})
         runner.train()
         assert runner.iter == 6, point
+    late = 50_000
+    for point, interval, counts in [
+        ("after_train_iter", late, 1),
+        ("after_train_iter", late, 3),
+        ("after_val_epoch", 4, 1),
+    ]:
+        options = {"accumulative_counts": counts}
+        name = f"stop_iterations_{point}_{counts}"
+        hooks = {"stop": StopOnOneRank(point)}
+        runner = experiment(folder / name, hooks=hooks, wrapper_options=options, max_iters=100_000)
+        runner.train_loop.val_interval = interval
+        runner.train()
+        assert runner.iter == 4 if interval == 4 else 0 < runner.iter < late
+        assert {number for (number,) in dist.exchange_numbers([runner.iter])} == {runner.iter}
+        assert runner.iter % counts == 0
 
 
 class Fails(Net):

@@ -150,6 +150,59 @@ def test_training_goes_on_after_an_exception(tmp_path, loop, place, error):
     assert whole.hooks["checkpoint"].best.scores == runner.hooks["checkpoint"].best.scores
 
 
+class FailsIn(ToyModel):
+    """Its third step fails once: in the forward pass behind BatchNorm, or behind the optimizer's step."""
+
+    num_steps, place = 0, ""
+
+    def train_step(self, data, optim_wrapper):
+        self.num_steps += 1
+        is_due = self.num_steps == 3
+        handle = self.net[3].register_forward_pre_hook(self.fail) if is_due and self.place == "forward" else None
+        try:
+            losses = super().train_step(data, optim_wrapper)
+        finally:
+            if handle is not None:
+                handle.remove()
+        if is_due and self.place == "behind":
+            self.fail()
+        return losses
+
+    def fail(self, *_):
+        raise ValueError("no memory")
+
+
+def runner_that_fails(folder, place, nonfinite):
+    model = FailsIn()
+    runner = toy_runner(str(folder), hooks={"fails": FailsOnce(place)})
+    model.load_state_dict(runner.model.state_dict())
+    model.place = place
+    runner.model = model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    runner._parts |= {"optim_wrapper": OptimWrapper(optimizer, nonfinite=nonfinite), "param_schedulers": None}
+    return runner
+
+
+@pytest.mark.seam(8, "exception", "BatchNorm", "nonfinite")
+@pytest.mark.parametrize("place", ["forward", "backward", "step", "behind"])
+@pytest.mark.parametrize("nonfinite", ["raise", "skip"])
+def test_what_moves_twice_in_a_repetition_is_said(tmp_path, place, nonfinite):
+    """Where the buffers are kept, the run is that without the exception, but behind a step."""
+    whole = runner_that_fails(tmp_path / "whole", "", nonfinite)
+    whole.train()
+    runner = runner_that_fails(tmp_path / "again", place, nonfinite)
+    with pytest.raises(ValueError, match="no memory"):
+        runner.train()
+    runner.train()
+    text = text_of(tmp_path / "again")
+    is_exact = nonfinite == "skip" and place != "behind"
+    assert equal(whole, runner) is is_exact
+    assert text.count("iteration 2 was run again after an exception") == (not is_exact)
+    assert ("the weights of the optimizer and " in text) is (place == "behind")
+    assert ("net.1.running_mean, net.1.running_var, net.1.num_batches_tracked" in text) is not is_exact
+    assert "run again" not in text_of(tmp_path / "whole")
+
+
 @pytest.mark.seam(8, "exception", "accumulation", "several optimizers")
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("place", ["backward", "step"])
