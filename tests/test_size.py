@@ -35,22 +35,22 @@ ENGINE_BUDGET = 13_500
 # issues on folders, configs, borders, time travel and the first hour land on top of the re-cut, whose budgets the table
 # goes on to show: cutting back to them (with their allowances) is still owed.
 STANDS = {
-    "config": 3850,
-    "optim": 2536,
-    "model": 1834,
-    "dataset": 2166,
-    "runner": 2763,
-    "hooks": 1662,
+    "config": 3848,
+    "optim": 2543,
+    "model": 1860,
+    "dataset": 2163,
+    "runner": 2853,
+    "hooks": 1661,
     "checkpoint": 1336,
     "logging": 931,
-    "evaluator": 823,
+    "evaluator": 853,
     "dist": 671,
-    "visualization": 835,
+    "visualization": 853,
 }
-ENGINE_STANDS = 21_376
+ENGINE_STANDS = 21_546
 BELOW_THE_ENGINE = {"analysis", "runs", "sweep", "port", "cli"}
 BELOW_BUDGET = 6_500
-BELOW_STANDS = 11_920
+BELOW_STANDS = 11_757
 MAX_FUNCTION_LINES = 60
 
 

@@ -200,11 +200,7 @@ def _count(runner: Any, mode: Any, *, guess_otherwise: bool = False) -> Cost:
         prepare(runner)
         model: nn.Module = runner.model
         meter = Meter(model, guess_otherwise=guess_otherwise)
-        for hook in runner.hooks:
-            if isinstance(hook, EMAHook):
-                hook.before_train(runner)
-                average: Any = hook.ema_model
-                meter.mark("averaged weights", [*average.parameters(), *average.buffers()])
+        _mark_averages(runner, meter)
         meter.mark("data", batch)
         meter.hold("data", held_by_loader)
         with meter.counting():
@@ -239,6 +235,14 @@ def _count(runner: Any, mode: Any, *, guess_otherwise: bool = False) -> Cost:
             later=_what_comes_later(runner),
             runner=runner,
         )
+
+
+def _mark_averages(runner: Any, meter: Meter) -> None:
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook):
+            hook.before_train(runner)
+            average: Any = hook.ema_model
+            meter.mark("averaged weights", [*average.parameters(), *average.buffers()])
 
 
 def _take_steps(runner: Any, batch: Any, meter: Meter) -> None:
