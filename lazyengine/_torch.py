@@ -292,6 +292,16 @@ def _until_compiler(method: Callable[..., Any], marked: Callable[..., Any]) -> C
     return call
 
 
+def spare_storage_warning() -> None:
+    """Let torch 2.9, which warns once in a process of typed storages, not do so of its own writing of shards.
+
+    The public way is to hear the warning.
+    """
+    warn: Any = getattr(torch.storage, "_warn_typed_storage_removal", None)
+    if PRIVATE and warn is not None:
+        warn.has_warned = True
+
+
 def fake_tensors() -> Any:
     """Return the mode in which tensors have shapes and no memory, or None without the private part.
 

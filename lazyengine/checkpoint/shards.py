@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from .. import dist
+from .. import _torch, dist
 from ..plain import rebuild, wait_for_copies
 from .errors import UsageCheckpointError, damage_explained
 
@@ -172,6 +172,7 @@ def save_shards(
     folder = f"{os.fspath(path)}.{token[0]}.shards"
     failure: BaseException | None = None
     written: dict[str, dict[str, int]] = {}
+    _torch.spare_storage_warning()
     try:
         save(dict(tensors), storage_writer=FileSystemWriter(folder, sync_files=True), process_group=group)
         rank = dist.get_rank()

@@ -13,6 +13,7 @@ exit codes: 0 written, and the outputs are equal; 1 the outputs differ; 2 a mist
 from __future__ import annotations
 
 import copy
+import functools
 import importlib.util
 import inspect
 import itertools
@@ -81,9 +82,12 @@ class Tensors(nn.Module):
         self.model = model
         self.names = list(names)
         self.options = {"mode": "tensor"} if "mode" in inspect.signature(model.forward).parameters else {}
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD  # of `*fields` torch 2.9 makes a program that cannot be run
+        call: Any = functools.partial(self._call)
+        call.__signature__ = inspect.Signature([inspect.Parameter(f"fields_{i}", kind) for i in range(len(names))])
+        self.forward = call
 
-    def forward(self, *fields: Tensor) -> Any:
-        """Return what the model returns."""
+    def _call(self, *fields: Tensor) -> Any:
         return self.model(**dict(zip(self.names, fields)), **self.options)
 
 
@@ -153,13 +157,15 @@ def _write_program(loaded: Loaded, inputs: dict[str, Tensor], path: str) -> nn.M
     if not path.endswith(".pt2"):
         raise ConfigError(f"--output {path}: a program of torch.export is a file that ends in .pt2")
     torch.export.save(torch.export.export(Tensors(loaded.model, list(inputs)), **_any_number(inputs)), path)
-    return torch.export.load(path).module()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given buffer is not writable")  # torch 2.9 about what it reads itself
+        return torch.export.load(path).module()
 
 
 def _any_number(inputs: dict[str, Tensor]) -> dict[str, Any]:
     """Return the arguments of an exporter for a batch of any number: two samples, as the comparison has three."""
     shapes = tuple({0: torch.export.Dim("batch")} for _ in inputs)
-    return {"args": tuple(value[:2] for value in inputs.values()), "dynamic_shapes": {"fields": shapes}}
+    return {"args": tuple(value[:2] for value in inputs.values()), "dynamic_shapes": shapes}
 
 
 class _OnnxProgram(nn.Module):

@@ -141,6 +141,31 @@ def test_a_program_is_for_any_number_whatever_the_validation_has(run, tmp_path, 
 
 
 @pytest.mark.parametrize(
+    "forward",
+    [
+        lambda image: image * 2,
+        lambda **fields: {"sum": fields["image"].sum((1, 2, 3)) + fields["label"]},
+        lambda image, label=None, mode="loss": image.sum((1, 2, 3)) + (label if mode == "tensor" else 0),
+    ],
+    ids=["one field", "any field", "two fields and a mode"],
+)
+def test_a_program_is_called_with_the_fields_in_order(run, tmp_path, capsys, monkeypatch, forward):
+    loaded = load(run)
+    loaded.model.forward = forward
+    monkeypatch.setattr(export, "load", lambda *unused: loaded)
+    path = tmp_path / "model.pt2"
+    assert export.main([str(run), "--format", "torch-export", "--output", str(path)]) == 0
+    assert "outputs equal" in capsys.readouterr().out
+    program = torch.export.load(path).module()
+    names = export.example_inputs(loaded, None)
+    values = {"image": torch.rand(5, 1, 8, 8), "label": torch.ones(5, dtype=torch.int64)}
+    fields = [values[name] for name in names]
+    torch.testing.assert_close(program(*fields), export.Tensors(loaded.model, list(names))(*fields))
+    with pytest.raises((AssertionError, RuntimeError), match="8"):
+        program(torch.rand(5, 1, 9, 9), *fields[1:])
+
+
+@pytest.mark.parametrize(
     ("options", "text"),
     [
         (["--fields", "imagee"], "--fields imagee: the model's inputs of a batch are image, label"),
