@@ -328,11 +328,9 @@ def _is_as_imported(module: ModuleType, path: str, content: bytes) -> bool:
         if header[4:8] == b"\0\0\0\0" and header[8:16] != written:
             return False
     try:
-        code = compile(content, path, "exec", dont_inherit=True)
+        codes, defined = _compiled(path, content)
     except (SyntaxError, ValueError):
         return False
-    codes = set(_codes_in(code))
-    defined = {const.co_name for const in code.co_consts if isinstance(const, CodeType) and const.co_name[0] != "<"}
     if module.__name__ != "__main__" and not defined <= vars(module).keys():  # which may not have run to its end
         return False
     values = vars(module).values()
@@ -340,6 +338,14 @@ def _is_as_imported(module: ModuleType, path: str, content: bytes) -> bool:
     holders = [vars(module), *map(vars, classes)]
     functions = [value for holder in holders for value in list(holder.values()) if isinstance(value, FunctionType)]
     return all(f.__code__ in codes for f in functions if f.__code__.co_filename == path)
+
+
+@functools.cache
+def _compiled(path: str, content: bytes) -> tuple[set[CodeType], set[str]]:
+    """Return the code of all functions of a file, and the names of those that a module of it has."""
+    code = compile(content, path, "exec", dont_inherit=True)
+    defined = {const.co_name for const in code.co_consts if isinstance(const, CodeType) and const.co_name[0] != "<"}
+    return set(_codes_in(code)), defined
 
 
 def _codes_in(code: CodeType) -> Iterator[CodeType]:
