@@ -22,6 +22,8 @@ from .backend import ForeignBackend, LocalVisBackend, VisBackend, file_of
 from .canvas import Canvas
 from .images import add_caption, as_image, labels_of
 
+_MAX_SHOWN = 10_000  # images whose names are remembered
+
 
 class Visualizer(Canvas, ManagerMixin):
     """Passes scalars, images, the config and the model's description to its backends, in the main process only.
@@ -65,7 +67,7 @@ class Visualizer(Canvas, ManagerMixin):
         self._is_started = self._is_evaluation = False
         self._save_dir = self._run_dir = None if save_dir is None else Path(save_dir)
         self._files: dict[Path, MetricsWriter] = {}
-        self._shown: tuple[Any, dict[str, int]] = (None, {})  # a folder and step, and how many images of a name it has
+        self._shown: dict[tuple[Path | None, str, int], int] = {}  # how many images of a name
         self._register()
 
     def _register(self) -> None:
@@ -193,20 +195,20 @@ class Visualizer(Canvas, ManagerMixin):
             backend.add_image(name, pixels, int(step))
 
     def _free_name(self, name: str, step: int) -> str:
-        """Return the name of an image, with a number where there is one already in this folder and at this step."""
+        """Return the name of an image, with a number where there is one already, in this folder and at this step."""
 
-        def place(name: str) -> str:
-            return re.sub(r"[=+]", "_", file_of(name))  # some backends have fewer signs
+        def place(name: str) -> tuple[Path | None, str, int]:
+            return self._save_dir, re.sub(r"[=+]", "_", file_of(name)), step  # some backends have fewer signs
 
-        where, shown = self._shown
-        if where != (self._save_dir, step):
-            self._shown = (self._save_dir, step), (shown := {})
+        shown = self._shown
         number = shown.get(place(name), 0) + 1
         while number > 1 and place(f"{name}_{number}") in shown:
             number += 1
         shown[place(name)] = number
         free = f"{name}_{number}" if number > 1 else name
         shown.setdefault(place(free), 1)
+        while len(shown) > _MAX_SHOWN:
+            del shown[next(iter(shown))]
         return free
 
     def add_scalar(self, name: str, value: Any, step: int = 0) -> None:
