@@ -39,15 +39,15 @@ STANDS = {
     "optim": 2543,
     "model": 1860,
     "dataset": 2163,
-    "runner": 2853,
+    "runner": 2854,
     "hooks": 1661,
-    "checkpoint": 1337,
+    "checkpoint": 1341,
     "logging": 931,
     "evaluator": 853,
     "dist": 671,
     "visualization": 854,
 }
-ENGINE_STANDS = 21_555
+ENGINE_STANDS = 21_561
 BELOW_THE_ENGINE = {"analysis", "runs", "sweep", "port", "cli"}
 BELOW_BUDGET = 6_500
 BELOW_STANDS = 11_764

@@ -94,7 +94,7 @@ class CheckpointWriter:
 
     def __init__(self, async_save: bool = False) -> None:
         self.async_save = async_save
-        self._thread = ThreadPoolExecutor(1, "checkpoint-writer")
+        self._thread: ThreadPoolExecutor | None = None
         self._is_writing = False
         self._error: BaseException | None = None  # of the write in the background
         self._memory: list[torch.Tensor] = []
@@ -151,6 +151,10 @@ class CheckpointWriter:
         if not self.async_save:
             write()
             return
+        if self._thread is None:
+            thread = ThreadPoolExecutor(1, "checkpoint-writer")
+            wait([thread.submit(lambda: None)])  # one whose start is interrupted would get a second thread beside it
+            self._thread = thread
         run = contextvars.copy_context().run  # what is logged there goes to the logger of this run
         self._is_writing = True  # before the write begins: an interrupt in between must not lose it
         self._thread.submit(run, self._run, write, path)
@@ -161,7 +165,7 @@ class CheckpointWriter:
         Raises:
             BaseException: What the write or its ``then`` raised, once.
         """
-        if self._is_writing:
+        if self._thread is not None and self._is_writing:
             wait([self._thread.submit(lambda: None)])  # comes after the write; interrupted, the next call waits again
             error, self._error, self._is_writing = self._error, None, False
             if error is not None:

@@ -231,8 +231,8 @@ def _name_of(path: str, tops: list[str]) -> str:
     """Return the name of a file or folder in a record."""
     for number, top in enumerate(tops):
         if path == top or _is_inside(path, top):
-            name = os.path.relpath(path, top).replace(os.sep, "/")
-            return name if number == 0 else f"@{number}" if name == "." else f"@{number}/{name}"
+            name = path[len(top) :].lstrip(os.sep).replace(os.sep, "/")
+            return (name or ".") if number == 0 else f"@{number}/{name}".rstrip("/")
     return "@files" + path.replace(os.sep, "/")
 
 
@@ -274,7 +274,7 @@ def _add_beside(record: CodeRecord, folders: Iterable[str]) -> None:
     Beside a script that belongs to no project and no package only files that the code names.
     """
     num_bytes, too_much = 0, f"more than {MAX_BESIDE_BYTES:,} bytes lie beside the code"
-    sources = b"\n".join(record.files.values())
+    code = list(record.files.values())
     for folder in filter(os.path.isdir, folders):
         with os.scandir(folder) as found:
             entries = sorted((entry for entry in found if entry.is_file()), key=lambda entry: entry.name)
@@ -293,7 +293,7 @@ def _add_beside(record: CodeRecord, folders: Iterable[str]) -> None:
                 "weights": ending in _WEIGHTS,
                 "may be a secret": _may_be_secret(name),
                 "written since the start": status.st_mtime > _STARTED,
-                "the code does not name it": is_loose and entry.name.encode() not in sources,
+                "the code does not name it": is_loose and not any(entry.name.encode() in each for each in code),
                 too_much: num_bytes + min(status.st_size, MAX_DATA_BYTES) > MAX_BESIDE_BYTES,
             }
             reason = next((reason for reason, holds in reasons.items() if holds), None)

@@ -85,8 +85,9 @@ class Recorder:
         self.data = {name: fingerprint(dataset) for name, dataset in (datasets or {}).items()}
         self._begun = code
         tempfile.gettempdir()  # a worker that is forked while a thread looks for it would wait for ever
-        self._thread = threading.Thread(target=self._keep, args=(code,), name="record", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._keep, args=(code,), name="record", daemon=True)
+        thread.start()
+        self._thread = thread  # one whose start is interrupted cannot be waited for
         return [f"{name} was changed after it had been imported: what is kept is not what runs" for name in code.edited]
 
     def wait(self) -> None:

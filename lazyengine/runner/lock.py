@@ -74,8 +74,9 @@ class FolderLock:
                         os.link(stale, self.path)
                 os.remove(stale)
         self._take_request()  # what the run before was asked for
-        self._thread = threading.Thread(target=self._beat, name="run-folder-lock", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._beat, name="run-folder-lock", daemon=True)
+        thread.start()
+        self._thread = thread  # one whose start is interrupted cannot be waited for
         return former
 
     def check(self, _: str = "") -> None:

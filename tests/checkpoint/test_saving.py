@@ -245,6 +245,30 @@ def test_a_wait_that_is_interrupted_loses_nothing(tmp_path, monkeypatch):
     assert read_checkpoint(tmp_path / "a.pth")["w"].tolist() == [1, 1, 1]
 
 
+def test_an_interrupt_while_the_writing_thread_starts_leaves_no_write_that_nobody_waits_for(tmp_path, monkeypatch):
+    start, released = threading.Thread.start, threading.Event()
+
+    def interrupted(thread):
+        start(thread)
+        monkeypatch.setattr(threading.Thread, "start", start)
+        raise KeyboardInterrupt
+
+    def held():
+        assert released.wait(60)
+        return {}
+
+    writer = CheckpointWriter(async_save=True)
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        writer.save({"w": torch.ones(3)}, tmp_path / "a.pth", before=held)
+    writer.wait()
+    names = os.listdir(tmp_path)
+    threading.Timer(0, released.set).start()
+    writer.save({"w": torch.ones(3)}, tmp_path / "b.pth", before=held)
+    writer.wait()
+    assert sorted(os.listdir(tmp_path)) == sorted([*names, "b.pth"])
+
+
 def test_an_interrupt_while_a_write_is_handed_over_loses_nothing(tmp_path, monkeypatch):
     """It may come before `save` has returned: the write was begun, and the next wait waits for it."""
     submit, released = ThreadPoolExecutor.submit, threading.Event()
@@ -255,6 +279,8 @@ def test_an_interrupt_while_a_write_is_handed_over_loses_nothing(tmp_path, monke
         raise KeyboardInterrupt
 
     writer = CheckpointWriter(async_save=True)
+    writer.save({}, tmp_path / "before.pth")
+    writer.wait()
     monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         writer.save({"w": torch.ones(3)}, tmp_path / "a.pth")
