@@ -143,6 +143,16 @@ def handle_dying_workers(advise: Callable[[Exception], None]) -> None:
     signal.signal(signal.SIGCHLD, handler)
 
 
+def forget_workers(iterator: Any) -> None:
+    """Let torch's handler say nothing more of a loader's workers, one of which dies and was told of.
+
+    It would raise once more as soon as the worker has ended, at whatever the main thread does then.
+    """
+    if PRIVATE and getattr(iterator, "_worker_pids_set", False):
+        torch._C._remove_worker_pids(id(iterator))
+        iterator._worker_pids_set = False
+
+
 def show_dataset(dataset: Any) -> None:
     """In a worker: let `get_worker_info().dataset` be this one; torch forbids the plain assignment."""
     object.__setattr__(get_worker_info(), "dataset", dataset)

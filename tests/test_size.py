@@ -38,7 +38,7 @@ STANDS = {
     "config": 3848,
     "optim": 2543,
     "model": 1860,
-    "dataset": 2163,
+    "dataset": 2164,
     "runner": 2854,
     "hooks": 1661,
     "checkpoint": 1341,
@@ -47,7 +47,7 @@ STANDS = {
     "dist": 671,
     "visualization": 854,
 }
-ENGINE_STANDS = 21_561
+ENGINE_STANDS = 21_566
 BELOW_THE_ENGINE = {"analysis", "runs", "sweep", "port", "cli"}
 BELOW_BUDGET = 6_500
 BELOW_STANDS = 11_764

@@ -82,6 +82,7 @@ class WorkersPass:
             if not isinstance(error, RuntimeError):  # it died while it was handing over a tensor
                 found = RuntimeError("a DataLoader worker exited unexpectedly")
             _advise(found, f"while waiting for batch {self._position} of this iteration")
+            _torch.forget_workers(getattr(self, "_iterator", None))
             if found is error:
                 raise
             raise found from error

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -106,6 +108,24 @@ def test_a_worker_that_dies_while_the_main_process_does_something_else_comes_wit
         do_something_else()
     assert len(caught.value.__notes__) == 1
     assert "run with num_workers=0" in caught.value.__notes__[0]
+
+
+def test_a_worker_that_dies_while_it_hands_over_a_batch_is_told_of_once(monkeypatch):
+    """The connection breaks first; torch's handler, which hears of the end of the process later, is quiet then."""
+
+    def broken(*_):
+        raise ConnectionResetError
+
+    loader = DataLoader(ReaderIds(4), 1, num_workers=1, multiprocessing_context="fork")
+    batches = iter(loader)
+    worker = next(batches).item()
+    monkeypatch.setattr("torch.multiprocessing.reductions.rebuild_storage_fd", broken)
+    with pytest.raises(RuntimeError, match="a DataLoader worker exited unexpectedly") as caught:
+        next(batches)
+    os.kill(worker, signal.SIGKILL)
+    for _ in range(3):
+        subprocess.run([sys.executable, "-S", "-c", ""], check=True)
+    assert "run with num_workers=0" in "\n".join(caught.value.__notes__)
 
 
 @pytest.mark.filterwarnings("ignore:Got pickle error")
