@@ -41,23 +41,22 @@ class MeanLoss(TensorMetric):
     def process(self, data_batch: Any, data_samples: Any) -> None:
         """Keep the losses and their weights: a tensor ``(N, 2)``, float32 or float64."""
         owner = type(self).__name__
-        names = (self.loss_key, self.weight_key or "num")
-        saved = {n: BATCH + n for n in names if find(data_samples, n) is None}
-        saved = {n: key for n, key in saved.items() if find(data_samples, key) is not None}
-        loss = require(data_samples, saved.get(self.loss_key, self.loss_key), None, owner).detach()
+        loss_key = _key_in(data_samples, self.loss_key)
+        loss = require(data_samples, loss_key, None, owner).detach()
         if loss.dim() > 1:
             raise UsageValueError(f"{owner}: {self.loss_key!r} must be (N,) or a scalar, got {tuple(loss.shape)}")
         loss = loss if loss.dtype == torch.float64 else loss.float()
         count = len(loss) if loss.dim() else num_samples(data_samples, data_batch) or 1
         weight = loss.new_ones(count)
-        weight_key = self.weight_key
-        if weight_key is None and (not loss.dim() or self.loss_key in saved):
-            weight_key = "num" if "num" in saved or find(data_samples, "num") is not None else None
-        if weight_key is not None:
-            name = saved.get(weight_key, weight_key)
-            given = require(data_samples, name, None, owner, data_batch).to(loss, non_blocking=loss.is_cuda)
-            of = require(data_samples, f"{BATCH}size", None, owner).to(loss) if weight_key in saved else count
-            weight = (given / of if weight_key in saved or not given.dim() else given).expand(count)
+        is_of_batch = not loss.dim() or loss_key != self.loss_key
+        weight_key = _key_in(data_samples, self.weight_key or "num")
+        if self.weight_key is not None or (is_of_batch and find(data_samples, weight_key) is not None):
+            given = require(data_samples, weight_key, None, owner, data_batch).to(loss, non_blocking=loss.is_cuda)
+            if weight_key != (self.weight_key or "num"):
+                weight = given / require(data_samples, f"{BATCH}size", None, owner).to(loss)
+            else:
+                weight = given if given.dim() else given / count
+            weight = weight.expand(count)
         self.results.append(torch.stack((loss.expand(count), weight), dim=1))
 
     def compute_metrics(self, results: torch.Tensor) -> dict[str, float]:
@@ -88,3 +87,9 @@ class Perplexity(MeanLoss):
         """Return the perplexity; infinity where it is too large for a float."""
         (mean,) = super().compute_metrics(results).values()
         return {self.name: torch.tensor(mean, dtype=torch.float64).exp().item()}
+
+
+def _key_in(data_samples: Any, name: str) -> str:
+    """Return the key of a value: its name, or where only that is there, as in saved predictions, ``batch_<name>``."""
+    is_of_batch = find(data_samples, name) is None and find(data_samples, BATCH + name) is not None
+    return BATCH + name if is_of_batch else name

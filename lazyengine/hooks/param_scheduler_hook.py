@@ -50,7 +50,8 @@ class ParamSchedulerHook(Hook):
         for optim_wrapper, schedulers in self._by_iter:
             stepped = optim_wrapper.stepped
             for scheduler in schedulers:
-                if is_iter if scheduler.count_iters else stepped:
+                is_due = is_iter if scheduler.count_iters else stepped
+                if is_due:
                     scheduler.step()
 
     def after_train_epoch(self, runner: Runner) -> None:

@@ -315,9 +315,10 @@ class OptimWrapper:
             Whether the model's floating buffers are those of before, too, as ``nonfinite="skip"`` keeps them.
         """
         if self._at_begin is None:  # the forward pass has failed
-            if self._kept is not None and self.at_step_boundary:
-                self._kept.restore()
-            return self._kept is not None and self.at_step_boundary
+            kept = self._kept if self.at_step_boundary else None
+            if kept is not None:
+                kept.restore()
+            return kept is not None
         (count, is_within), self._at_begin = self._at_begin, None
         self._is_cut |= self._num_accumulated > 0 and hasattr(self._model, "set_requires_gradient_sync")
         self._discard()

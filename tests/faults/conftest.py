@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 
 from lazyengine.checkpoint import verify_checkpoint
+from tests.forks import Server
 from tests.ports import free_port
 
 from .experiments import fingerprint
@@ -34,14 +33,7 @@ class Lab:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.driver"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=REPO,
-            env=environment(),
-        )
+        self._server = Server(["-m", "tests.faults.driver"], environment(), REPO)
         self._expected: dict[str, dict[str, str]] = {}
         self._num_logs = 0
         self.log = ""
@@ -64,11 +56,7 @@ class Lab:
             "timeout_s": timeout_s,
             "log": log,
         }
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        self._server.stdin.write(json.dumps(request) + "\n")
-        self._server.stdin.flush()
-        ended = json.loads(self._server.stdout.readline())
+        ended = self._server.ask(request)
         self.order = ended["order"]
         self.logs = [Path(f"{log}_{rank}").read_text() for rank in range(world)]
         self.log = "".join(self.logs)
@@ -96,12 +84,7 @@ class Lab:
 
     def close(self) -> None:
         """End the server."""
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        with self._server.stdin as requests, self._server.stdout:
-            requests.write("null\n")  # the pipe may have no end: a worker that was forked here holds it too
-            requests.flush()
-            self._server.wait(60)
+        self._server.close()
 
 
 def end_of(folder: Path) -> dict[str, str]:

@@ -7,23 +7,21 @@ which is what torchrun starts.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import importlib
 import io
 import json
 import os
-import signal
 import sys
 import tempfile
 import threading
-import time
 import traceback
 import warnings
 from typing import Any
 
 from lazyengine.runner import preemption
 from tests.faults import experiments, faults
+from tests.forks import lead_group, leave, serve, wait_for
 
 preemption.ASK_S = 0  # ranks ask one another at every second step, so that a test can tell where they stop
 
@@ -76,8 +74,7 @@ def run(request: dict[str, Any]) -> None:
 
 def _child(request: dict[str, Any], rank: int) -> None:
     """Run a request in a forked process, which ends as an interpreter would."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup, under which tests may run, ignores
-    os.setpgid(0, 0)
+    lead_group()
     log = os.open(f"{request['log']}_{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -94,32 +91,7 @@ def _child(request: dict[str, Any], rank: int) -> None:
         code = error.code if isinstance(error.code, int) else 1
     except BaseException:
         traceback.print_exc()
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    os._exit(code)
-
-
-def _wait(pids: list[int], timeout_s: float) -> dict[str, list[Any]]:
-    """Return the exit codes of all ranks, and the ranks in the order of their ends.
-
-    A code is negative for a signal; a rank that runs longer than the timeout is killed and has ``"timeout"``.
-    """
-    codes: dict[int, int | str] = {}
-    end = time.monotonic() + timeout_s
-    while len(codes) < len(pids):
-        for pid in pids:
-            if pid not in codes:
-                done, status = os.waitpid(pid, os.WNOHANG)
-                if done:
-                    codes[pid] = os.waitstatus_to_exitcode(status)
-        if time.monotonic() > end:
-            for pid in [pid for pid in pids if pid not in codes]:
-                os.killpg(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                codes[pid] = "timeout"
-        time.sleep(0.005)
-    return {"codes": [codes[pid] for pid in pids], "order": [pids.index(pid) for pid in codes]}
+    leave(code)
 
 
 def _warm_up() -> None:
@@ -130,18 +102,17 @@ def _warm_up() -> None:
     assert threading.active_count() == len(os.listdir("/proc/self/task")) == 1, "a process to fork has one thread"
 
 
-def serve() -> None:
-    """Answer requests, one JSON line each, until there is a null or no more."""
-    _warm_up()
-    while (request := json.loads(sys.stdin.readline() or "null")) is not None:
-        _module_of(dict(request["spec"]))  # imported before forking, once for all
-        pids = []
-        for rank in range(request["world"]):
-            pid = os.fork()
-            if pid == 0:
-                _child(request, rank)
-            pids.append(pid)
-        print(json.dumps(_wait(pids, request["timeout_s"])), flush=True)
+def answer(request: dict[str, Any]) -> dict[str, list[Any]]:
+    """Return the exit codes of all ranks of a request, and the ranks in the order of their ends."""
+    _module_of(dict(request["spec"]))  # imported before forking, once for all
+    pids = []
+    for rank in range(request["world"]):
+        pid = os.fork()
+        if pid == 0:
+            _child(request, rank)
+        pids.append(pid)
+    codes = wait_for(pids, request["timeout_s"])
+    return {"codes": [codes[pid] for pid in pids], "order": [pids.index(pid) for pid in codes]}
 
 
 if __name__ == "__main__":
@@ -149,4 +120,5 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         run(json.loads(sys.argv[1]))
     else:
-        serve()
+        _warm_up()
+        serve(answer)

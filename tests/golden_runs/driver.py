@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
+
+from tests.forks import Server, serve
 
 HERE = Path(__file__).resolve().parent
 REPO = HERE.parents[1]
@@ -43,14 +44,8 @@ class Driver:
         self._num_requests = 0
         kept = {k: v for k, v in os.environ.items() if k not in _OF_LAUNCHERS and not k.startswith(_PREFIXES)}
         path = os.pathsep.join(filter(None, [str(root), kept.get("PYTHONPATH")]))
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.golden_runs.driver"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=root,
-            env=kept | {"PYTHONPATH": path} | NUMERIC_ENVIRONMENT,
-        )
+        env = kept | {"PYTHONPATH": path} | NUMERIC_ENVIRONMENT
+        self._server = Server(["-m", "tests.golden_runs.driver"], env, root)
 
     def run(self, do: str, expect: int = 0, **request: Any) -> dict[str, Any]:
         """Run a request and return its report, which is empty for a process that was stopped.
@@ -63,14 +58,9 @@ class Driver:
         Raises:
             RuntimeError: When it ended otherwise; with what it printed.
         """
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
         self._num_requests += 1
         log, report = (self._folder / f"{kind}_{self._num_requests}" for kind in ("log", "report"))
-        line = json.dumps({"do": do, "log": str(log), "report": str(report), "arguments": request}, default=str)
-        self._server.stdin.write(line + "\n")
-        self._server.stdin.flush()
-        code = json.loads(self._server.stdout.readline() or '"the driver itself ended"')
+        code = self._server.ask({"do": do, "log": str(log), "report": str(report), "arguments": request})
         if code != expect:
             printed = log.read_text(encoding="utf-8") if log.exists() else ""
             raise RuntimeError(f"{do} {request} ended with {code}, not {expect}:\n{printed[-6000:]}")
@@ -78,12 +68,7 @@ class Driver:
 
     def close(self) -> None:
         """End the process."""
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        with self._server.stdin as requests, self._server.stdout:
-            requests.write("null\n")  # the pipe may have no end: a worker that was forked here holds it too
-            requests.flush()
-            self._server.wait(30)
+        self._server.close()
 
 
 # ---------------------------------------------------------------------- in the forked process
@@ -180,21 +165,24 @@ def _child(request: dict[str, Any]) -> None:
     os._exit(code)
 
 
-def serve() -> None:
-    """Answer requests until the input ends."""
+def answer(request: dict[str, Any]) -> int:
+    """Return the exit code of a process that does what a request says."""
+    pid = os.fork()
+    if pid == 0:
+        _child(request)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def main() -> None:
+    """Import what all forks have, and answer requests until the input ends."""
     import torch
 
-    import lazyengine.runner  # noqa: F401  (imported once, for all forks)
     import tests.golden_runs.parts  # noqa: F401
 
     torch.set_num_threads(1)
-    while (request := json.loads(sys.stdin.readline() or "null")) is not None:
-        pid = os.fork()
-        if pid == 0:
-            _child(request)
-        _, status = os.waitpid(pid, 0)
-        print(json.dumps(os.waitstatus_to_exitcode(status)), flush=True)
+    serve(answer)
 
 
 if __name__ == "__main__":
-    serve()
+    main()

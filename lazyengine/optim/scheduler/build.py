@@ -86,9 +86,10 @@ class _Run:
             if hasattr(recipe, "step") and not isinstance(recipe, type):
                 raise UsageTypeError(_refusal("param_schedulers", type(recipe)))
             if not hasattr(recipe, "arguments"):
-                advice = "nodes are built with a whole config, instantiate(L(Runner)(...)); by hand, give schedulers"
-                advice = f"{advice}, as LinearLR(optimizer, ...)"
-                raise UsageTypeError(f"param_schedulers: expected a recipe or a scheduler, got {recipe!r} · {advice}")
+                raise UsageTypeError(
+                    f"param_schedulers: expected a recipe or a scheduler, got {recipe!r} · nodes are built with a "
+                    "whole config, instantiate(L(Runner)(...)); by hand, give schedulers, as LinearLR(optimizer, ...)"
+                )
             path = getattr(recipe, "path", "param_schedulers")
             try:
                 filled = self._fill(recipe.target, recipe.arguments, optimizer)
