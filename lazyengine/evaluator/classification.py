@@ -193,6 +193,7 @@ class ConfusionMatrix(_CountingMetric):
     ) -> None:
         super().__init__(num_classes, pred_key, label_key, ignore_index, **options)
         self.picture = picture
+        self.files = [] if picture is None else [picture]
         self.matrix: Tensor | None = None
         self.names = [self.with_prefix("mean_recall"), self.with_prefix("mean_precision")]
 

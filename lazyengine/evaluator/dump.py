@@ -55,6 +55,7 @@ class DumpResults(BaseMetric):
     ) -> None:
         super().__init__(collect_device, None, collect_dir, results_per_sample)
         self.out_file_path = path = os.fspath(out_file_path)
+        self.files = [path]
         if not path.endswith(_ENDINGS):
             raise UsageValueError(f"DumpResults: out_file_path must end in {', '.join(_ENDINGS)}, got {path!r}")
         self.keys = None if keys is None else tuple(keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from itertools import islice, repeat, zip_longest
 from typing import Any
@@ -23,7 +24,7 @@ class Evaluator:
 
     Raises:
         UsageTypeError: Something is no metric.
-        UsageValueError: Two metrics say beforehand that they compute a value of the same name.
+        UsageValueError: Two metrics say beforehand that they compute a value of the same name, or write the same file.
     """
 
     def __init__(self, metrics: BaseMetric | Sequence[BaseMetric]) -> None:
@@ -34,6 +35,7 @@ class Evaluator:
                 hint = "wrap a torchmetrics metric in TorchMetric"
                 raise UsageTypeError(f"Evaluator: expected metrics derived from BaseMetric, got {metric!r} · {hint}")
             _claim(owners, metric, metric.names)
+        self.check_files(self.metrics)
 
     @property
     def dataset_meta(self) -> dict[str, Any] | None:
@@ -44,6 +46,21 @@ class Evaluator:
     def dataset_meta(self, dataset_meta: dict[str, Any] | None) -> None:
         for metric in self.metrics:
             metric.dataset_meta = dataset_meta
+
+    @staticmethod
+    def check_files(metrics: Iterable[BaseMetric]) -> None:
+        """Refuse metrics of one evaluation that write the same file, of which only the last one's would be left.
+
+        Raises:
+            UsageValueError: Two of them do.
+        """
+        owners: dict[str, BaseMetric] = {}
+        for metric in metrics:
+            for path in (os.path.normpath(os.fspath(each)) for each in metric.files):
+                if path in owners:
+                    both = f"{type(owners[path]).__name__} and {type(metric).__name__}"
+                    raise UsageValueError(f"{both} both write {path!r} · give each a file of its own")
+                owners[path] = metric
 
     def reset(self) -> None:
         """Forget the results of an evaluation that did not come to its end."""

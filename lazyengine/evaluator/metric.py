@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
@@ -50,6 +51,7 @@ class BaseMetric(ABC):
     Attributes:
         results: What `process` kept on this rank.
         dataset_meta: What the dataset says of itself (``classes`` …); None where it says nothing.
+        files: Paths of what it writes in each evaluation, of which two metrics must not have the same.
 
     Raises:
         UsageValueError: An argument is not accepted, or ``collect_dir`` is given where it has no use.
@@ -59,6 +61,7 @@ class BaseMetric(ABC):
     results_per_sample: Number = 1
     _needs_results: ClassVar[bool] = False
     names: Sequence[str] = ()  # of the values, with prefix, where known beforehand: lets duplicates be found early
+    files: Sequence[str | os.PathLike[str]] = ()
 
     def __init__(
         self,

@@ -627,7 +627,8 @@ class ValLoop:
         limit: Batches of each loader to evaluate, at most; None for all.
 
     Raises:
-        ValueError: When loaders and evaluators do not have the same names, or for another precision.
+        ValueError: When loaders and evaluators do not have the same names, when two metrics write the same file, or for
+            another precision.
 
     Attributes:
         loader_name: Name of the loader whose batches are evaluated now; empty where there is only one.
@@ -662,6 +663,7 @@ class ValLoop:
             )
         self.evaluators = {name: e if isinstance(e, Evaluator) else Evaluator(e) for name, e in given.items()}
         self.evaluator = self.evaluators if isinstance(evaluator, Mapping) else self.evaluators[""]
+        Evaluator.check_files(metric for each in self.evaluators.values() for metric in each.metrics)
         for self.loader_name, loader in loaders.items():  # hooks may ask for it before the first evaluation
             self._put_meta(loader)
         self.loader_name = ""
@@ -695,6 +697,8 @@ class ValLoop:
     def try_batches(self, runner: Runner, number: int) -> None:
         """Run the first batches of every loader and compute the metrics, which are thrown away; no hook is called.
 
+        Of metrics that write files, nothing is computed.
+
         The random streams, the modes of the model and what is recorded stay as they were. Collective: every rank must
         call.
         """
@@ -705,7 +709,9 @@ class ValLoop:
                 with runner.eval_context(self):
                     for index, data_batch in enumerate(itertools.islice(loader, limited(number, self.limit))):
                         self._evaluate_batch(runner, index, data_batch)
-                evaluator.evaluate(_num_samples(loader))
+                writing_none = copy.copy(evaluator)
+                writing_none.metrics = [metric for metric in evaluator.metrics if not metric.files]
+                writing_none.evaluate(_num_samples(loader))
                 evaluator.reset()
         runner.logger.info("sanity_val: %d batches of each validation loader ran", number)
 

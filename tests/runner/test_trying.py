@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lazyengine.dataset import DataLoader
-from lazyengine.evaluator import Evaluator
+from lazyengine.evaluator import DumpResults, Evaluator, load_results
 from lazyengine.hooks import CheckpointHook, Hook
 from lazyengine.logging import read_metrics
 from lazyengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop
@@ -139,6 +139,24 @@ def test_a_sanity_validation_finds_a_mistake_before_the_first_iteration(tmp_path
     with pytest.raises(ZeroDivisionError):
         runner.train()
     assert runner.iter == 0
+
+
+def test_a_sanity_validation_writes_no_file_of_a_metric(tmp_path):
+    """Predictions of two batches would stand in the place of a whole evaluation's, if training ended before one."""
+    path = tmp_path / "y.jsonl"
+    path.write_text("of another run\n")
+
+    class Look(Hook):
+        def before_train_epoch(self, runner):
+            seen.append(path.read_text())
+
+    seen = []
+    runner = toy_runner(str(tmp_path / "run"), max_epochs=1, hooks={"look": Look()})
+    runner._parts["val_loop"] = ValLoop(DataLoader(ToyData(), 4), [MeanError(), DumpResults(path)])
+    set_sanity(runner.train_loop)
+    runner.train()
+    assert seen == ["of another run\n"]
+    assert len(load_results(path)) == 20
 
 
 def test_a_resumed_run_does_not_try_its_validation_again(tmp_path):

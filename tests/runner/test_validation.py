@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lazyengine.dataset import DataLoader
-from lazyengine.evaluator import Evaluator, MeanLoss
+from lazyengine.evaluator import ConfusionMatrix, DumpResults, Evaluator, MeanLoss
 from lazyengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from lazyengine.logging import read_metrics
 from lazyengine.model import LossAdapter
@@ -97,6 +97,18 @@ def test_loaders_and_evaluators_must_have_the_same_names():
         two_loaders(clean=MeanError())
     with pytest.raises(ValueError, match=r"the loaders are called \[''\], the evaluators \['a'\]"):
         TestLoop(DataLoader(ToyData(), 4), {"a": MeanError()})
+
+
+def test_metrics_of_one_evaluation_must_not_write_the_same_file(tmp_path):
+    """Only the predictions of the last loader would be left."""
+    same = r"DumpResults and DumpResults both write '.*y.pt' · give each a file of its own"
+    with pytest.raises(ValueError, match=same):
+        two_loaders(clean=DumpResults("y.pt"), few=DumpResults("./y.pt"))
+    with pytest.raises(ValueError, match=same):
+        Evaluator([DumpResults(tmp_path / "y.pt", keys=["a"]), DumpResults(str(tmp_path / "y.pt"), keys=["b"])])
+    with pytest.raises(ValueError, match="ConfusionMatrix and ConfusionMatrix both"):
+        two_loaders(clean=ConfusionMatrix(2, picture="x.png"), few=ConfusionMatrix(2, picture="x.png"))
+    two_loaders(clean=[DumpResults("clean.pt"), MeanError()], few=[DumpResults("few.pt"), MeanError()])
 
 
 def test_an_error_names_the_loader_and_the_batch(tmp_path):
