@@ -13,7 +13,7 @@ import multiprocessing
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -143,14 +143,23 @@ def handle_dying_workers(advise: Callable[[Exception], None]) -> None:
     signal.signal(signal.SIGCHLD, handler)
 
 
-def forget_workers(iterator: Any) -> None:
+def forget_workers(iterator: Any, workers: Iterable[BaseProcess]) -> None:
     """Let torch's handler say nothing more of a loader's workers, one of which dies and was told of.
 
-    It would raise once more as soon as the worker has ended, at whatever the main thread does then.
+    It would raise once more as soon as the worker has ended, at whatever the main thread does then. The public way
+    ends them all and waits for that: of processes that were waited for the handler says nothing.
     """
-    if PRIVATE and getattr(iterator, "_worker_pids_set", False):
-        torch._C._remove_worker_pids(id(iterator))
-        iterator._worker_pids_set = False
+    if PRIVATE and hasattr(iterator, "_worker_pids_set"):
+        if iterator._worker_pids_set:
+            torch._C._remove_worker_pids(id(iterator))
+            iterator._worker_pids_set = False
+        return
+    left = list(workers)
+    while left:
+        with contextlib.suppress(RuntimeError):  # of the handler
+            left[-1].kill()
+            left[-1].join()
+            left.pop()
 
 
 def show_dataset(dataset: Any) -> None:

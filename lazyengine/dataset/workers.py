@@ -39,11 +39,13 @@ class WorkersPass:
     def __init__(self, loader: TorchDataLoader[Any]) -> None:
         self.is_open = True
         self._position = 0
+        self._iterator: Any = None
+        self._workers: list[Any] = []
         if (loader.multiprocessing_context or multiprocessing).get_start_method() != "fork":
             resource_tracker.ensure_running()  # starting it inside the block would unblock SIGTERM
         try:
             with _blocked(STOP_SIGNALS), self._advised():  # workers hold them back until they ignore them
-                self._iterator, workers = _torch.start_workers(loader)
+                self._iterator, self._workers = _torch.start_workers(loader)
                 _torch.handle_dying_workers(_advise)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             if "pickle" in str(error).lower():
@@ -52,9 +54,9 @@ class WorkersPass:
                     "define functions and classes at the top level of a module"
                 )
             raise
-        for worker in workers:
-            worker.terminate = worker.kill  # type: ignore[method-assign] - they ignore SIGTERM
-        _running[self._iterator] = workers
+        for worker in self._workers:
+            worker.terminate = worker.kill  # they ignore SIGTERM
+        _running[self._iterator] = self._workers
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -82,7 +84,7 @@ class WorkersPass:
             if not isinstance(error, RuntimeError):  # it died while it was handing over a tensor
                 found = RuntimeError("a DataLoader worker exited unexpectedly")
             _advise(found, f"while waiting for batch {self._position} of this iteration")
-            _torch.forget_workers(getattr(self, "_iterator", None))
+            _torch.forget_workers(self._iterator, self._workers)
             if found is error:
                 raise
             raise found from error

@@ -1,5 +1,6 @@
 """Batches read by worker processes: few tests, since every process that is not forked imports torch first."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import threading
 
 import pytest
 
+from lazyengine import _torch
 from lazyengine.dataset import BaseDataset, DataLoader, DefaultSampler, pseudo_collate
 
 from .samples import Augmented, Boxes, Broken, FileIds, ReaderIds, file_ids, jittered_collate
@@ -110,8 +112,10 @@ def test_a_worker_that_dies_while_the_main_process_does_something_else_comes_wit
     assert "run with num_workers=0" in caught.value.__notes__[0]
 
 
-def test_a_worker_that_dies_while_it_hands_over_a_batch_is_told_of_once(monkeypatch):
+@pytest.mark.parametrize("by_private_parts", [True, False])
+def test_a_worker_that_dies_while_it_hands_over_a_batch_is_told_of_once(monkeypatch, by_private_parts):
     """The connection breaks first; torch's handler, which hears of the end of the process later, is quiet then."""
+    monkeypatch.setattr(_torch, "PRIVATE", by_private_parts)
 
     def broken(*_):
         raise ConnectionResetError
@@ -122,7 +126,8 @@ def test_a_worker_that_dies_while_it_hands_over_a_batch_is_told_of_once(monkeypa
     monkeypatch.setattr("torch.multiprocessing.reductions.rebuild_storage_fd", broken)
     with pytest.raises(RuntimeError, match="a DataLoader worker exited unexpectedly") as caught:
         next(batches)
-    os.kill(worker, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(worker, signal.SIGKILL)
     for _ in range(3):
         subprocess.run([sys.executable, "-S", "-c", ""], check=True)
     assert "run with num_workers=0" in "\n".join(caught.value.__notes__)
