@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import enum
 import functools
+import hashlib
 import io
 import itertools
 import json
@@ -22,13 +23,13 @@ import tempfile
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from ..text import listed
 from .errors import ConfigWarning, SaveError, warn
 from .finding import is_by_path, is_project_file
-from .graph import ATOMIC, children, describe_source, is_equal, join_path, walk
+from .graph import ATOMIC, COMPARED, children, describe_source, is_equal, join_path, walk
 from .loader import load_file
 from .node import Config, Node, brief, target_of
 from .ref import REQUIRED, Ref, head_of
@@ -157,8 +158,39 @@ def _leaf(value: Any, document: Any) -> dict[str, Any]:
         return {"$ref": [*value.paths, *([document(value.function)] if value.function is not None else [])]}
     if isinstance(value, set | frozenset):
         return {"$set": sorted(map(document, value), key=json.dumps)}
-    name = importable_name(value)
-    return {"$object": name} if name else {"$text": brief(value, 1000).split(" at 0x")[0]}
+    if name := importable_name(value):
+        return {"$object": name}
+    text, call = brief(value, 1000), _call_of(value, importable_name(type(value)))
+    if call is not None and (type(value) is functools.partial or dataclasses.is_dataclass(value)):
+        named = {key: document(part) for key, part in call[2].items()}
+        parts = {"$call": call[0], "$args": [*map(document, call[1])], "$with": named}
+        return {key: part for key, part in parts.items() if part}
+    is_array, is_odd = hasattr(value, "tolist") and hasattr(value, "__len__"), hasattr(value, "__dict__") or "<" in text
+    if is_array or text[-3:] == "..." or (call is None and is_odd and not isinstance(value, enum.Enum)):
+        text = f"{text.split(' at 0x')[0]} #{hashlib.sha256(_content(value).encode()).hexdigest()[:8]}"
+    return {"$text": text}
+
+
+def _content(value: Any, above: tuple[Any, ...] = ()) -> str:
+    """Return text that differs where values do that the same line shows, and is the same in every process."""
+    kind, tell = type(value), functools.partial(_content, above=(*above, value))
+    if any(value is each for each in above):
+        return "itself"
+    if isinstance(value, set | frozenset):
+        return f"{kind}{sorted(map(tell, value))}"
+    if (inner := children(value)) is not None:
+        return f"{kind}{[(tell(key), tell(part)) for key, part in inner]}"
+    if kind in ATOMIC and kind is not FunctionType:
+        return hex(value) if kind is int else repr(value)  # decimal digits are limited
+    with contextlib.suppress(Exception):  # a class of somebody else
+        if kind in COMPARED:
+            return tell([getattr(value, name) for name in COMPARED[kind]])
+        if kind is CodeType:
+            return tell([value.co_code, value.co_names, value.co_varnames, value.co_consts])
+        if hasattr(value, "tolist"):
+            return f"{value.dtype}{value.tolist()}"
+        return importable_name(value) or tell(value.__reduce_ex__(2)[:3])
+    return f"{kind}"
 
 
 # --------------------------------------------------------------------------------------------------- Python
