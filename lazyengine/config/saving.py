@@ -149,8 +149,24 @@ def to_json(cfg: Config) -> str:
         items = [part for _, part in parts]
         return items if isinstance(value, list) else {"$tuple": items}
 
-    values = {name: document(value, join_path("", name)) for name, value in cfg.__arguments__.items()}
+    values = {name: document(cfg.__arguments__[name], join_path("", name)) for name in _in_order_of_use(cfg)}
     return json.dumps({"lazyengine_config": 2, "values": values}, indent=1, ensure_ascii=False) + "\n"
+
+
+def _in_order_of_use(cfg: Config) -> list[str]:
+    """Return the names of a config as the Python form has them, each behind those that it uses: a load keeps that."""
+    values, order, begun = cfg.__arguments__, list[str](), set[str]()
+    names = {id(value): name for name, value in reversed(values.items()) if _has_identity(value)}
+    todo = [(name, False) for name in reversed(values)]
+    while todo:
+        name, is_ready = todo.pop()
+        if is_ready:
+            order.append(name)
+        elif name not in begun:
+            begun.add(name)
+            used = [names[id(part)] for _, part in walk(values[name]) if id(part) in names]
+            todo += [(name, True), *((each, False) for each in reversed(used))]
+    return order
 
 
 def _leaf(value: Any, document: Any) -> dict[str, Any]:
@@ -261,7 +277,7 @@ class _Writer:
                 imports.setdefault(module, []).append(name if alias == name else f"{name} as {alias}")
         for module, names in imports.items():
             one = f"from {module} import {', '.join(names)}"
-            lines.append(one if len(one) <= _WIDTH else _layout(f"from {module} import (", names, ")", 200))
+            lines.append(one if len(one) <= _WIDTH else _layout(f"from {module} import (", names, ")", 0))
         return "\n".join([*lines, "", *self.statements]) + "\n"
 
     def name_of(self, name: str) -> str:

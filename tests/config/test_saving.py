@@ -245,6 +245,34 @@ def test_json_tells_apart_what_one_line_does_not(one, other, tmp_path):
     assert again == ones != others
 
 
+def late_names() -> list[Any]:
+    part, options = L(Thing)(x=1), {"a": [1]}
+    outer = L(Thing)(x=part, y=L(Thing)(x=options))
+    return [
+        {"model": L(Thing)(x=part), "part": part},
+        {"first": outer, "second": [part, options], "options": options, "outer": outer, "part": part},
+        {"a": {"k": options["a"]}, "b": L(Thing)(options), "options": options, "inner": options["a"], "again": options},
+    ]
+
+
+@pytest.mark.parametrize("values", late_names())
+def test_json_of_a_saved_config_is_that_of_the_config_whatever_the_order_of_its_names(values, tmp_path):
+    """A child names what it gives a node of its base; in the saved file the part has to stand before it."""
+    LazyConfig.save(Config(values), tmp_path / "a.py")
+    LazyConfig.save(Config(values), tmp_path / "a.json")
+    LazyConfig.save(LazyConfig.load(tmp_path / "a.py"), tmp_path / "b.json")
+    assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
+
+
+def test_what_contains_itself_has_a_json_form(tmp_path):
+    one: dict[str, Any] = {}
+    other = {"one": one}
+    one["other"] = other
+    LazyConfig.save(Config({"one": one, "other": other}), tmp_path / "a.json")
+    values = json.loads((tmp_path / "a.json").read_text())["values"]
+    assert values == {"other": {"one": {"other": {"$same": "other"}}}, "one": {"$same": "other.one"}}
+
+
 def test_an_empty_dict_is_not_the_same_as_none_given(tmp_path):
     configs = [Config({"node": L(Thing)(x=1, **more)}) for more in ({}, {"y": {}}, {"y": {"a": {}}})]
     for name, cfg in zip("abc", configs):
