@@ -181,7 +181,8 @@ def _leaf(value: Any, document: Any) -> dict[str, Any]:
         named = {key: document(part) for key, part in call[2].items()}
         parts = {"$call": call[0], "$args": [*map(document, call[1])], "$with": named}
         return {key: part for key, part in parts.items() if part}
-    is_array, is_odd = hasattr(value, "tolist") and hasattr(value, "__len__"), hasattr(value, "__dict__") or "<" in text
+    is_array = hasattr(value, "tolist") and hasattr(value, "__len__")
+    is_odd = hasattr(value, "__dict__") or "<" in text or " at 0x" in text
     if is_array or text[-3:] == "..." or (call is None and is_odd and not isinstance(value, enum.Enum)):
         text = f"{text.split(' at 0x')[0]} #{hashlib.sha256(_content(value).encode()).hexdigest()[:8]}"
     return {"$text": text}
