@@ -230,6 +230,7 @@ def test_json_holds_every_value_for_other_programs(tmp_path):
         (np.arange(3000), np.arange(3000) ** 2),
         (np.float32([1.0]), np.float64([1.0])),
         (Noise(0.2), Noise(0.3)),
+        (np.random.default_rng(0), np.random.default_rng(1)),
         (Options(0.5, np.array([0.1000000001])), Options(0.5, np.array([0.1000000002]))),
         (b"a" * 2000, b"a" * 1999 + b"b"),
     ],
