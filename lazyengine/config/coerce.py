@@ -93,9 +93,14 @@ def tells_type(value: Any) -> bool:
 
 
 def annotation_of(value: Any) -> Any:
-    """Return the annotation of a place without one where a class or something to call stands; else `Any`."""
-    kind: Any = type if isinstance(value, type) else abc.Callable[..., Any]
-    return kind | None if isinstance(value, type | _FUNCTIONS | functools.partial) else Any
+    """Return the annotation of a place that has none, where a class, a constant or a function stands; else `Any`."""
+    if isinstance(value, type | _FUNCTIONS | functools.partial):
+        kind: Any = type if isinstance(value, type) else abc.Callable[..., Any]
+        return kind | None
+    with contextlib.suppress(Exception):
+        if not hasattr(value, "__len__") and isinstance(value.__reduce_ex__(2), str):  # torch.float16 names itself
+            return type(value) | None
+    return Any
 
 
 def _kinds(annotation: Any) -> list[Any]:

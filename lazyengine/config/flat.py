@@ -28,6 +28,8 @@ def _flatten(value: Any, path: str, found: dict[str, str]) -> None:
             found[path] = f"({', '.join(map(json.dumps, value))})"
             return
     if isinstance(value, dict) and not any(key.startswith("$") for key in value):
+        if not value and path and f"{path}._target_" not in found:
+            found[path] = "{}"
         for key, entry in value.items():
             _flatten(entry, f"{path}.{key}" if path else key, found)
     elif isinstance(value, list) and any(isinstance(entry, dict | list) for entry in value):

@@ -23,7 +23,7 @@ ATOMIC = frozenset(  # types of values that hold nothing, for walks that look at
     {int, float, str, bool, type(None), bytes, complex, type, FunctionType, type(len), range, ModuleType}
 )
 _SEQUENCES = (list, tuple)
-_COMPARED: dict[type, tuple[str, ...]] = {  # what makes two of a type equal
+COMPARED: dict[type, tuple[str, ...]] = {  # what makes two of a type equal
     FunctionType: ("__code__", "__defaults__", "__kwdefaults__", "__closure__"),
     CellType: ("cell_contents",),
     MethodType: ("__func__", "__self__"),
@@ -292,8 +292,8 @@ def _equal_leaves(a: Any, b: Any, equal: Callable[[Any, Any], bool]) -> bool:
     kind = type(a)
     if isinstance(a, type):  # classes written in a config file are new in every load
         return (a.__module__, a.__qualname__) == (b.__module__, b.__qualname__)
-    if kind in _COMPARED:
-        return equal(*([getattr(each, name) for name in _COMPARED[kind]] for each in (a, b)))
+    if kind in COMPARED:
+        return equal(*([getattr(each, name) for name in COMPARED[kind]] for each in (a, b)))
     if hasattr(a, "shape") and hasattr(a, "dtype"):  # numpy, torch, jax: none of them is imported here
         if a.shape != b.shape or a.dtype != b.dtype:
             return False
@@ -305,6 +305,9 @@ def _equal_leaves(a: Any, b: Any, equal: Callable[[Any, Any], bool]) -> bool:
             return equal(*((getattr(x, "__dict__", None), x.__reduce_ex__(2)) for x in (a, b)))
         except TypeError:  # nothing can be known of what cannot be pickled
             return False
+    if hasattr(kind, "__dataclass_fields__"):  # its `==` has no answer for arrays, and another one for nan
+        names = [name for name, field in kind.__dataclass_fields__.items() if field.compare]
+        return equal(*([getattr(x, name, ABSENT) for name in names] for x in (a, b)))
     return bool(a == b) or (a != a and b != b)  # nan
 
 

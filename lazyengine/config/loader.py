@@ -425,6 +425,11 @@ def _explain(error: BaseException) -> None:
         meant = {"cfg": "In a config its own names stand alone: model.width.", **_OF_JSON}.get(error.name or "")
         if hint := meant or did_you_mean(error.name, frames[-1][0].f_globals):
             error.add_note(hint.strip())
+    if isinstance(error, ImportError) and str(error).startswith("attempted relative import"):
+        error.add_note(
+            f"{display_path(file)} is no config: Python imports it from the project's root on, "
+            f"{finding.project_root(file)}. Write its imports from there on, or an empty __init__.py beside it."
+        )
     if isinstance(error, ConfigError) or not isinstance(error, TypeError | AttributeError):
         return
     if re.search(r"_Required|\bRef\b", str(error)):

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import enum
 import functools
+import hashlib
 import io
 import itertools
 import json
@@ -22,13 +23,13 @@ import tempfile
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from ..text import listed
 from .errors import ConfigWarning, SaveError, warn
 from .finding import is_by_path, is_project_file
-from .graph import ATOMIC, children, describe_source, is_equal, join_path, walk
+from .graph import ATOMIC, COMPARED, children, describe_source, is_equal, join_path, walk
 from .loader import load_file
 from .node import Config, Node, brief, target_of
 from .ref import REQUIRED, Ref, head_of
@@ -148,8 +149,24 @@ def to_json(cfg: Config) -> str:
         items = [part for _, part in parts]
         return items if isinstance(value, list) else {"$tuple": items}
 
-    values = {name: document(value, join_path("", name)) for name, value in cfg.__arguments__.items()}
+    values = {name: document(cfg.__arguments__[name], join_path("", name)) for name in _in_order_of_use(cfg)}
     return json.dumps({"lazyengine_config": 2, "values": values}, indent=1, ensure_ascii=False) + "\n"
+
+
+def _in_order_of_use(cfg: Config) -> list[str]:
+    """Return the names of a config as the Python form has them, each behind those that it uses: a load keeps that."""
+    values, order, begun = cfg.__arguments__, list[str](), set[str]()
+    names = {id(value): name for name, value in reversed(values.items()) if _has_identity(value)}
+    todo = [(name, False) for name in reversed(values)]
+    while todo:
+        name, is_ready = todo.pop()
+        if is_ready:
+            order.append(name)
+        elif name not in begun:
+            begun.add(name)
+            used = [names[id(part)] for _, part in walk(values[name]) if id(part) in names]
+            todo += [(name, True), *((each, False) for each in reversed(used))]
+    return order
 
 
 def _leaf(value: Any, document: Any) -> dict[str, Any]:
@@ -157,8 +174,40 @@ def _leaf(value: Any, document: Any) -> dict[str, Any]:
         return {"$ref": [*value.paths, *([document(value.function)] if value.function is not None else [])]}
     if isinstance(value, set | frozenset):
         return {"$set": sorted(map(document, value), key=json.dumps)}
-    name = importable_name(value)
-    return {"$object": name} if name else {"$text": brief(value, 1000).split(" at 0x")[0]}
+    if name := importable_name(value):
+        return {"$object": name}
+    text, call = brief(value, 1000), _call_of(value, importable_name(type(value)))
+    if call is not None and (type(value) is functools.partial or dataclasses.is_dataclass(value)):
+        named = {key: document(part) for key, part in call[2].items()}
+        parts = {"$call": call[0], "$args": [*map(document, call[1])], "$with": named}
+        return {key: part for key, part in parts.items() if part}
+    is_array = hasattr(value, "tolist") and hasattr(value, "__len__")
+    is_odd = hasattr(value, "__dict__") or "<" in text or " at 0x" in text
+    if is_array or text[-3:] == "..." or (call is None and is_odd and not isinstance(value, enum.Enum)):
+        text = f"{text.split(' at 0x')[0]} #{hashlib.sha256(_content(value).encode()).hexdigest()[:8]}"
+    return {"$text": text}
+
+
+def _content(value: Any, above: tuple[Any, ...] = ()) -> str:
+    """Return text that differs where values do that the same line shows, and is the same in every process."""
+    kind, tell = type(value), functools.partial(_content, above=(*above, value))
+    if any(value is each for each in above):
+        return "itself"
+    if isinstance(value, set | frozenset):
+        return f"{kind}{sorted(map(tell, value))}"
+    if (inner := children(value)) is not None:
+        return f"{kind}{[(tell(key), tell(part)) for key, part in inner]}"
+    if kind in ATOMIC and kind is not FunctionType:
+        return hex(value) if kind is int else repr(value)  # decimal digits are limited
+    with contextlib.suppress(Exception):  # a class of somebody else
+        if kind in COMPARED:
+            return tell([getattr(value, name) for name in COMPARED[kind]])
+        if kind is CodeType:
+            return tell([value.co_code, value.co_names, value.co_varnames, value.co_consts])
+        if hasattr(value, "tolist"):
+            return f"{value.dtype}{value.tolist()}"
+        return importable_name(value) or tell(value.__reduce_ex__(2)[:3])
+    return f"{kind}"
 
 
 # --------------------------------------------------------------------------------------------------- Python
@@ -229,7 +278,7 @@ class _Writer:
                 imports.setdefault(module, []).append(name if alias == name else f"{name} as {alias}")
         for module, names in imports.items():
             one = f"from {module} import {', '.join(names)}"
-            lines.append(one if len(one) <= _WIDTH else _layout(f"from {module} import (", names, ")", 200))
+            lines.append(one if len(one) <= _WIDTH else _layout(f"from {module} import (", names, ")", 0))
         return "\n".join([*lines, "", *self.statements]) + "\n"
 
     def name_of(self, name: str) -> str:

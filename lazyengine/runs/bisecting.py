@@ -63,9 +63,9 @@ class Bisection:
         """Return it as lines."""
         unit = "iteration" if self.tolerance is None else "optimizer step"
         lines = ["equal"] if self.is_equal else [f"{unit} {self.iteration}: {self.kind}: {self.name}"]
-        alone = "by what was recorded alone" + "; --whole makes all iterations again" * self.is_equal
-        how = f"{self.num_replays} replays of each" if self.num_replays else alone
-        lines.append(f"looked at {unit}s {self.interval[0]} to {self.interval[1] - 1}, {how}")
+        looked = f"looked at {unit}s {self.interval[0]} to {self.interval[1] - 1}, {self.num_replays} replays of each"
+        alone = f"by what was recorded up to {unit} {self.interval[0]} alone; --whole makes all iterations again"
+        lines.append(looked if self.num_replays else alone)
         if self.tolerance is not None:
             lines.append(f"relative differences up to {self.tolerance:.1e} are that of another order of summation")
         return "\n".join([*lines, *self.differences])

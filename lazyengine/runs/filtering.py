@@ -74,8 +74,8 @@ def plain_value(text: str) -> Any:
     """Return a value of a flat config: a number, a boolean or a text; what is neither stays as it is written."""
     try:
         value = json.loads(text)
-    except ValueError:
-        return text
+    except ValueError:  # Python reads .5 and 5. too
+        return float(text) if re.fullmatch(r"[+-]?(\d+\.?|\d*\.\d+)(e[+-]?\d+)?", text, re.IGNORECASE) else text
     return value if isinstance(value, int | float | str) else text
 
 

@@ -416,6 +416,19 @@ def test_names_near_a_dot_too_many_and_a_dot_too_few(project):
     assert "from .ground" in "\n".join(caught.value.__notes__)
 
 
+@pytest.mark.parametrize(("name", "line"), [("near9", ".parts"), ("near8", "..parts"), ("near7", "...parts")])
+def test_code_that_looks_above_its_package_is_told_where_imports_begin(name, line, project):
+    """The imports of a config are looked up by its folder, those of code by the name that Python gives it."""
+    (project.folder.parent / f"{name}.py").write_text(f"from {line} import Net\nclass Near(Net): ...\n")
+    with pytest.raises(ImportError, match="attempted relative import") as caught:
+        project.load(f"from ..{name} import Near\n")
+    said = "\n".join(caught.value.__notes__)
+    assert f"{name}.py is no config" in said
+    assert str(project.folder.parent) in said
+    (project.folder.parent / f"{name}.py").write_text("from a.parts import Net\nclass Near(Net): ...\n")
+    assert project.load(f"from ..{name} import Near\nx = L(Near)(width=2)\n").x.width == 2
+
+
 @pytest.mark.parametrize(
     ("override", "match"),
     [

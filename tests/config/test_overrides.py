@@ -354,3 +354,25 @@ def test_twenty_overrides_of_a_clone_leave_the_original_alone():
     copy_of = clone(cfg)
     apply_overrides(copy_of, ["runner.clip_grad.max_norm=5", "hooks[0].interval=3", "optimizer.lr=1"])
     assert cfg == experiment()
+
+
+@pytest.mark.parametrize(
+    ("old", "text", "new"),
+    [
+        ("float16", "torch.float32", "float32"),
+        ("float16", "torch:bfloat16", "bfloat16"),
+        ("int64", "torch.uint8", "uint8"),
+    ],
+)
+def test_a_constant_takes_the_place_of_another_where_no_annotation_asks_for_it(old, text, new):
+    """Keywords of other libraries have none: `torch_dtype=torch.float16` of a `from_pretrained`."""
+    import torch
+
+    cfg = Config({"model": L(dict)(value=getattr(torch, old)), "values": [getattr(torch, old)]})
+    LazyConfig.apply_overrides(cfg, [f"model.value={text}", f"values[0]={text}"])
+    assert cfg.model.value is cfg.values[0] is getattr(torch, new)
+    LazyConfig.apply_overrides(cfg, ["model.value=null"])
+    assert cfg.model.value is None
+    for wrong in ("torch.float17", "float32", "7"):
+        with pytest.raises(OverrideError):
+            LazyConfig.apply_overrides(cfg, [f"values[0]={wrong}"])

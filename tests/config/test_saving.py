@@ -23,12 +23,14 @@ from lazyengine.config import (
     LazyPartial,
     SaveError,
     arguments_of,
+    clone,
     diff,
     instantiate,
     ref,
     target_of,
 )
 from lazyengine.config import LazyCall as L
+from lazyengine.config.flat import flat_config
 
 Point = namedtuple("Point", "x y")
 Outer = namedtuple("Outer", "point name")
@@ -59,6 +61,18 @@ class Place:
     name: str = ""
     indent: int = 0
     arguments: tuple = ()
+
+
+@dataclasses.dataclass
+class Options:
+    scale: float
+    mean: Any = None
+    cache: Any = dataclasses.field(default=None, compare=False)
+
+
+class Noise:
+    def __init__(self, std):
+        self.std = std
 
 
 def double(x):
@@ -161,6 +175,19 @@ def test_what_a_call_or_an_enum_holds_may_have_any_name(tmp_path, value, written
     assert (made() if isinstance(made, partial) else made) == (value() if isinstance(value, partial) else value)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [Options(float("nan")), Options(0.5, np.array([0.1, 0.2])), Options(0.5, [float("nan"), np.ones((2, 2))], 3)],
+)
+def test_a_dataclass_that_holds_nan_or_an_array_is_saved(options, tmp_path):
+    cfg = Config({"node": L(Thing)(x=options)})
+    assert LazyConfig.save(cfg, tmp_path / "a.py") == []
+    assert LazyConfig.load(tmp_path / "a.py") == cfg
+    changed = clone(cfg)
+    changed.node.x.mean = np.array([0.1, 0.3])
+    assert [str(each).partition(":")[0] for each in diff(cfg, changed)] == ["~ node.x"]
+
+
 def test_saving_twice_writes_the_same_bytes(tmp_path):
     LazyConfig.save(a_config(), tmp_path / "a.py")
     LazyConfig.save(LazyConfig.load(tmp_path / "a.py"), tmp_path / "b.py")
@@ -191,6 +218,68 @@ def test_json_holds_every_value_for_other_programs(tmp_path):
     assert values["containers"][4] == {"$set": [1, 2, 3]}
     assert values["options"]["$dict"][1] == [2, "two"]
     assert values["objects"][0] == {"$text": "Mode.FAST"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (partial(double, x=0.2), partial(double, x=0.3)),
+        (lambda x: x + 1, lambda x: x + 2),
+        (lambda x, k={"a", "b"}: x in k, lambda x, k={"a", "c"}: x in k),
+        (np.array([0.1000000001, 1.0]), np.array([0.1000000002, 1.0])),
+        (np.arange(3000), np.arange(3000) ** 2),
+        (np.float32([1.0]), np.float64([1.0])),
+        (Noise(0.2), Noise(0.3)),
+        (np.random.default_rng(0), np.random.default_rng(1)),
+        (Options(0.5, np.array([0.1000000001])), Options(0.5, np.array([0.1000000002]))),
+        (b"a" * 2000, b"a" * 1999 + b"b"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*pickled:lazyengine.config.ConfigWarning")
+def test_json_tells_apart_what_one_line_does_not(one, other, tmp_path):
+    """`compare`, `table`, a sweep and a resume ask it whether two runs have the same config."""
+    LazyConfig.save(Config({"node": L(Thing)(x=one)}), tmp_path / "one.py")
+    configs = [LazyConfig.load(tmp_path / "one.py"), *(Config({"node": L(Thing)(x=x)}) for x in (one, other))]
+    for name, cfg in zip("abc", configs):
+        LazyConfig.save(cfg, tmp_path / f"{name}.json")
+    again, ones, others = (flat_config((tmp_path / f"{name}.json").read_text()) for name in "abc")
+    assert again == ones != others
+
+
+def late_names() -> list[Any]:
+    part, options = L(Thing)(x=1), {"a": [1]}
+    outer = L(Thing)(x=part, y=L(Thing)(x=options))
+    return [
+        {"model": L(Thing)(x=part), "part": part},
+        {"first": outer, "second": [part, options], "options": options, "outer": outer, "part": part},
+        {"a": {"k": options["a"]}, "b": L(Thing)(options), "options": options, "inner": options["a"], "again": options},
+    ]
+
+
+@pytest.mark.parametrize("values", late_names())
+def test_json_of_a_saved_config_is_that_of_the_config_whatever_the_order_of_its_names(values, tmp_path):
+    """A child names what it gives a node of its base; in the saved file the part has to stand before it."""
+    LazyConfig.save(Config(values), tmp_path / "a.py")
+    LazyConfig.save(Config(values), tmp_path / "a.json")
+    LazyConfig.save(LazyConfig.load(tmp_path / "a.py"), tmp_path / "b.json")
+    assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
+
+
+def test_what_contains_itself_has_a_json_form(tmp_path):
+    one: dict[str, Any] = {}
+    other = {"one": one}
+    one["other"] = other
+    LazyConfig.save(Config({"one": one, "other": other}), tmp_path / "a.json")
+    values = json.loads((tmp_path / "a.json").read_text())["values"]
+    assert values == {"other": {"one": {"other": {"$same": "other"}}}, "one": {"$same": "other.one"}}
+
+
+def test_an_empty_dict_is_not_the_same_as_none_given(tmp_path):
+    configs = [Config({"node": L(Thing)(x=1, **more)}) for more in ({}, {"y": {}}, {"y": {"a": {}}})]
+    for name, cfg in zip("abc", configs):
+        LazyConfig.save(cfg, tmp_path / f"{name}.json")
+    a, b, c = (flat_config((tmp_path / f"{name}.json").read_text()) for name in "abc")
+    assert (b.items() - a.items(), c.items() - a.items()) == ({("node.y", "{}")}, {("node.y.a", "{}")})
 
 
 def test_json_has_one_value_a_line(tmp_path):

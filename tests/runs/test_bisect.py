@@ -307,7 +307,7 @@ def test_a_difference_that_no_later_checkpoint_has_is_found_by_the_records_that_
 def test_a_difference_that_left_nothing_is_found_among_all_iterations(run, tmp_path, capsys):
     there = other(tmp_path, edited("net.py", LOSS, f"{AT_ITERATION}; at == 6 and __import__('torch').rand(1); {LOSS}"))
     assert command.main([str(run), str(there)]) == 0
-    assert "by what was recorded alone; --whole makes all iterations again" in capsys.readouterr().out
+    assert "by what was recorded up to iteration" in capsys.readouterr().out
     assert command.main([str(run), str(there), "--whole"]) == 1
     assert capsys.readouterr().out.splitlines()[0] == "iteration 6: random streams: torch"
 

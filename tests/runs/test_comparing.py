@@ -80,6 +80,9 @@ def test_the_same_seed_once_more_is_no_other_seed(root, capsys):
     [
         ("optimizer.lr > 5e-2", 3),
         ("lr<=0.01", 3),
+        ("lr < .05", 3),
+        ("lr = 1.e-1", 3),
+        ("iterations >= 20.", 6),
         ("lr = 0.1 and runner.seed != 1", 2),
         ("top1 > 0.5", 2),
         ("state = finished", 6),
