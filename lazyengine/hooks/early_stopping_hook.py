@@ -46,8 +46,8 @@ class EarlyStoppingHook(Hook):
         if self.patience < 0 or self.min_delta < 0:
             found = f"patience={self.patience}, min_delta={self.min_delta}"
             raise UsageValueError(f"{found}: expected numbers of at least 0")
-        self.rule = self._rule = rule_of(self.monitor, rule=self.rule)
-        self._sign = 1 if self.rule == "greater" else -1
+        self._rule: Rule = rule_of(self.monitor, rule=self.rule)
+        self.rule, self._sign = self._rule, 1 if self._rule == "greater" else -1
         self.best_score: float | None = None
         self.wait_count = 0
         self.score: Any = None
