@@ -68,10 +68,11 @@ class BestTracker:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best values by metric."""
-        return {"indicators": self.indicators, "scores": dict(self.scores)}
+        return {"indicators": self.indicators, "scores": dict(self.scores), "rules": dict(self.rules)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the best values of the metrics that are still tracked."""
+        """Restore the best values of the metrics that are still tracked, by the same rule."""
         if self.indicators == ["auto"] != state["indicators"]:
             self.rules = {name: rule_of(name, *self._keys, self.rules["auto"]) for name in state["indicators"]}
-        self.scores = {name: score for name, score in state["scores"].items() if name in self.rules}
+        former, rules = state.get("rules", self.rules), self.rules  # which version 0.1 did not save
+        self.scores = {n: score for n, score in state["scores"].items() if n in rules and rules[n] == former[n]}

@@ -54,9 +54,16 @@ class RuntimeInfoHook(Hook):
         runner.message_hub.update_info("epoch", runner.epoch)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Record the iteration and the learning rates that it uses."""
+        """Record the iteration."""
         position = runner.train_loop.position
         self._info["iter"], self._info["epoch"] = position.iter, position.epoch  # before_train has entered the keys
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Record the losses, and the learning rates that the iteration has used; hooks may have set them before it.
+
+        Raises:
+            TypeError: What `train_step` returned is no dict of numbers and tensors with one element.
+        """
         for name, values in runner.optim_wrapper.get_lr().items():
             for group, value in enumerate(values):
                 key = f"{name}.{group}" if group else name
@@ -67,13 +74,6 @@ class RuntimeInfoHook(Hook):
                 elif group and value == values[0] and f"train/{key}" not in self._scalars:
                     continue  # once it has differed, it is recorded for ever
                 self._updater(key)(value)
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Record the losses.
-
-        Raises:
-            TypeError: What `train_step` returned is no dict of numbers and tensors with one element.
-        """
         name = ""
         try:
             for name, value in {} if outputs is None else outputs.items():

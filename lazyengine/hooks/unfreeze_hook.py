@@ -93,6 +93,14 @@ class UnfreezeHook(Hook):
         if isinstance(runner.forward, nn.parallel.DistributedDataParallel):  # which knows those of its beginning
             runner.forward = runner.model_setup.wrap(runner.model, runner.device)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return whether it has acted: what others have frozen again stays so after a resume."""
+        return {"is_done": True} if self._is_done else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore it."""
+        self._is_done = bool(state_dict["is_done"])
+
     def describe_interval(self) -> str:
         """Return when it acts, for the timeline."""
         return f"after {self.at} {'epochs' if self.by_epoch else 'iterations'}"

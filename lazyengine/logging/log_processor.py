@@ -133,6 +133,9 @@ class LogProcessor:
         scalars: dict[str, HistoryBuffer] = runner.message_hub.log_scalars
         prefix = mode + "/"
         buffers = {key.removeprefix(prefix): b for key, b in scalars.items() if key.startswith(prefix) and len(b)}
+        if mode == "train" or not after_iter:  # a line of its own: it has nothing that an earlier one had
+            step = runner.num_iters_completed
+            buffers = {name: buffer for name, buffer in buffers.items() if buffer.is_new_at(step)}
         values: dict[str, Any] = {}
         labels: dict[str, str] = {}
         for name, buffer in buffers.items():

@@ -59,6 +59,7 @@ class HistoryBuffer:
         self._only_ints = True
         self._older: Sequence[float] | None = None  # of entries before a resume: number, sum, count, lowest, highest
         self._num_dropped = self._num_taken = self._longest_window = 0
+        self._noted = -1, 0, 0  # the step of the latest line, and how many values there were before it and at it
         for value, count in zip(log_history, count_history):
             self.update(value, count)
 
@@ -100,6 +101,13 @@ class HistoryBuffer:
             self._counts.append(count)
         if len(self._values) > self._capacity:
             self._trim()
+
+    def is_new_at(self, step: int) -> bool:
+        """Return whether something was recorded since the line before that of `step`, which this notes."""
+        num_updates = self._num_dropped + len(self._values) + len(self._pending)
+        last, before, then = self._noted
+        self._noted = step, before if step == last else then, num_updates
+        return num_updates > self._noted[1]
 
     def _trim(self) -> None:
         """Drop what is older than ``max_length``."""
@@ -276,6 +284,7 @@ class HistoryBuffer:
             "num_updates": self._num_dropped + len(self._values),
             "num_ints": self._num_dropped + len(self._values) if self._only_ints else 0,
             "longest_window": self._longest_window,
+            "noted": list(self._noted),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -289,6 +298,7 @@ class HistoryBuffer:
         self._num_dropped = self._num_taken - len(self._values)
         self._only_ints = state_dict["num_ints"] == state_dict["num_updates"]
         self._longest_window = int(state_dict["longest_window"])
+        self._noted = tuple(state_dict.get("noted", (-1, self._num_taken, self._num_taken)))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return everything, for copies and pickles; pending tensors are read, the hub is not included."""

@@ -9,7 +9,7 @@ from torch import nn
 from ..checkpoint import is_sharded_tensor
 from ..dataset import settle_generators
 from ..errors import UsageRuntimeError, UsageTypeError, UsageValueError
-from ..hooks import CheckpointHook, ParamSchedulerHook
+from ..hooks import CheckpointHook, EMAHook, Hook, ParamSchedulerHook
 from ..model import unwrap
 from ..nesting import iter_leaves
 from ..text import listed
@@ -38,6 +38,12 @@ def check_training(runner: Runner) -> None:
     stepping = [name for name, hook in runner.hooks.items() if isinstance(hook, ParamSchedulerHook)]
     if schedulers and len(stepping) > 1:
         raise UsageValueError(f"hooks: {listed(stepping)} each step all schedulers, {len(stepping)} times: keep one.")
+    averaging = [name for name, hook in runner.hooks.items() if isinstance(hook, EMAHook)]
+    if len(averaging) > 1:
+        raise UsageValueError(
+            f"hooks: {listed(averaging)} each exchange their average into the model, and in a checkpoint the last one "
+            "takes the place of the weights that training goes on with: keep one."
+        )
     if (accumulation := runner._state.accumulation()) > runner.train_loop.max_iters:
         runner.logger.warning(
             "accumulative_counts=%d, and training has %d iterations: the optimizer steps once, at the end",
@@ -61,6 +67,30 @@ def check_training(runner: Runner) -> None:
     check_names(runner)
     if not any(isinstance(hook, CheckpointHook) and hook.saves for hook in hooks):
         runner.logger.warning("no hook saves a checkpoint: what is trained here is lost, unless a hook of yours does")
+
+
+def check_unused(runner: Runner, *, marks: bool = False) -> None:
+    """Refuse a train loop, or a hook that keeps what it has found, that another runner has trained with.
+
+    Args:
+        runner: The runner.
+        marks: Whether it trains with them from here on.
+
+    Raises:
+        ValueError: When there is such a one: it would go on from where that training ended.
+    """
+    parts: dict[str, Any] = {"train_loop": runner.train_loop}
+    for name, hook in runner.hooks.items():
+        if type(hook).state_dict is not Hook.state_dict or isinstance(hook, EMAHook):
+            parts[f"hooks[{name!r}]"] = hook
+    for name, part in parts.items():
+        if marks:
+            part._trained_in = runner._state.number
+        elif getattr(part, "_trained_in", None) is not None:
+            raise UsageValueError(
+                f"{name}: this {type(part).__name__} has trained in another runner, and would go on from where that "
+                "one ended: make a new one for each runner."
+            )
 
 
 def check_shapes(model: nn.Module) -> None:

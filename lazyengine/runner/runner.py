@@ -36,7 +36,15 @@ from ..seeding import ModelStream, derive_seed, seed_everything
 from ..text import short
 from ..visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
 from . import preemption
-from .checks import check_loop, check_parameters, check_shapes, check_training, untrained, warn_of_untrained
+from .checks import (
+    check_loop,
+    check_parameters,
+    check_shapes,
+    check_training,
+    check_unused,
+    untrained,
+    warn_of_untrained,
+)
 from .describe import describe, describe_optimizer, describe_training
 from .environment import Determinism, choose_device, report_nondeterminism, set_determinism
 from .folder import TIME, RunFolder, settle_work_dir
@@ -385,7 +393,9 @@ class Runner:
                 epoch_length=loop.epoch_length,
             )
         check_training(self)
-        if resume_from is not None:
+        if resume_from is None:
+            check_unused(self)
+        else:
             resume_from = self._state.resume(resume_from)
         self._state.record_start(resume_from)
         self.logger.info("training\n%s", describe_training(self, resume_from))
@@ -393,6 +403,7 @@ class Runner:
         set_training(self.model, self.model_setup)
         self._state.resume_switches()
         self.announce_length()
+        check_unused(self, marks=True)
         self._is_ready_to_train = True
 
     # ------------------------------------------------------------------ the parts, each built on first use

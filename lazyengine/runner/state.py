@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import time
 import traceback
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 SEED_SCHEME = 2
 """How random streams are derived from the seed, see `Runner`; version 0.1 had scheme 1."""
+_NUMBERS = itertools.count()  # of the runners of this process
 _OWN = tuple(map(os.path.dirname, (os.path.dirname(os.path.abspath(__file__)), os.path.abspath(torch.__file__))))
 
 
@@ -47,6 +49,7 @@ class RunState:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
+        self.number = next(_NUMBERS)
         self._writer = ckpt.CheckpointWriter()
         self._failure: OSError | None = None
         self._num_failed = 0  # planned saves in a row of which nothing could be written

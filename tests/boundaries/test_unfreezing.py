@@ -225,6 +225,22 @@ def test_what_a_hook_changed_at_one_epoch_holds_after_a_resume_behind_it(name, f
     assert "as in the checkpoint, after a change by a hook" in next((tmp_path / "b").glob("*/*.log")).read_text()
 
 
+@pytest.mark.parametrize("change", [CHANGES["freezes"], CHANGES["freezes with its modes"], CHANGES["evaluates"]])
+def test_what_a_hook_froze_again_stays_frozen_after_a_resume(change, tmp_path):
+    def options() -> dict[str, Any]:
+        hooks = {"unfreeze": UnfreezeHook(1, ["net.0", "net.1"]), "once": Once(change, 2)}
+        return {"hooks": hooks, "model_setup": ModelSetup(freeze=["net.0", "net.1"]), "length": (5,)}
+
+    straight = runner_of(tmp_path / "a", adamw_of_all, **options())
+    straight.train()
+    for epoch in range(1, 5):
+        path = str(tmp_path / "a" / f"epoch_{epoch}.pth")
+        resumed = runner_of(tmp_path / str(epoch), adamw_of_all, resume=path, **options())
+        resumed.train()
+        assert torch.equal(flat(straight.model), flat(resumed.model)), epoch
+        assert all(torch.equal(a, b) for a, b in zip(straight.model.buffers(), resumed.model.buffers()))
+
+
 def adamw_of_all(model: nn.Module) -> OptimWrapper:
     return OptimWrapper(torch.optim.AdamW(model.parameters(), lr=0.1))
 

@@ -54,6 +54,18 @@ def test_state_survives():
     assert other.update({"acc": 0.95}) == {"acc": 0.95}
 
 
+def test_a_best_value_by_another_rule_is_none():
+    tracker = BestTracker(["loss", "acc"], ["less", "greater"])
+    tracker.update({"loss": 1.0, "acc": 0.5})
+    other = BestTracker(["loss", "acc"], ["greater", "greater"])
+    other.load_state_dict(tracker.state_dict())
+    assert other.scores == {"acc": 0.5}
+    assert other.update({"loss": 0.5, "acc": 0.4}) == {"loss": 0.5}
+    former = {name: value for name, value in tracker.state_dict().items() if name != "rules"}  # of version 0.1
+    other.load_state_dict(former)
+    assert other.scores == {"loss": 1.0, "acc": 0.5}
+
+
 @pytest.mark.seam(19, "several loaders")
 def test_the_name_of_a_loader_says_nothing():
     names = ["topview/rmse", "accident/mae", "stopped_cars/error_rate", "heatmaps/seg/mIoU"]

@@ -85,7 +85,7 @@ def test_the_last_state_is_saved_also_when_the_end_comes_early(tmp_path, by_epoc
     resumed = toy_runner(
         str(tmp_path / "again"),
         max_epochs=10,
-        hooks={"stop": EarlyStoppingHook("error", rule="less")},
+        hooks={"stop": EarlyStoppingHook("error", rule="less", patience=2, min_delta=10.0)},
         resume=str(path),
     )
     resumed.train()
@@ -112,3 +112,39 @@ def test_training_stops_and_a_resumed_run_stops_where_the_whole_one_did(tmp_path
         assert (
             again.hooks["stop"].state_dict() == resumed.hooks["stop"].state_dict() == whole.hooks["stop"].state_dict()
         )
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "goes_on"),
+    [
+        ({"patience": 2, "min_delta": 10.0}, {"patience": 4, "min_delta": 10.0}, True),
+        ({"stopping_threshold": 10.0}, {"stopping_threshold": 0.01}, True),
+        ({"stopping_threshold": 10.0}, {}, True),
+        ({"patience": 4, "min_delta": 10.0}, {"patience": 2, "min_delta": 10.0}, False),
+    ],
+)
+def test_a_run_that_had_stopped_goes_on_where_it_would_not_have(tmp_path, then, now, goes_on):
+    def run(options, **kwargs):
+        hooks = {"stop": EarlyStoppingHook("error", rule="less", **options), "checkpoint": CheckpointHook(100)}
+        runner = toy_runner(str(tmp_path), max_epochs=8, hooks=hooks, **kwargs)
+        runner.train()
+        return runner
+
+    stopped = run(then)
+    assert stopped.epoch < 8
+    resumed = run(now, resume=True)
+    assert (resumed.epoch > stopped.epoch) is goes_on
+    if "patience" in now:
+        assert resumed.epoch == max(now["patience"] + 1, stopped.epoch)
+
+
+@pytest.mark.parametrize("now", [{"monitor": "acc"}, {"monitor": "error", "rule": "greater"}, {"monitor": "error"}])
+def test_a_best_score_of_another_metric_or_rule_is_not_compared_with(now):
+    former = EarlyStoppingHook("error", rule="less")
+    runner: Any = SimpleNamespace(is_training=True, train_loop=SimpleNamespace(stop_training=False))
+    former.after_val_epoch(runner, {"error": 5.0})
+    former.after_val_epoch(runner, {"error": 6.0})
+    hook = EarlyStoppingHook(**{"rule": None if now["monitor"] == "acc" else "less", **now})
+    hook.load_state_dict(former.state_dict())
+    is_same = now == {"monitor": "error"}
+    assert (hook.best_score, hook.wait_count) == ((5.0, 1) if is_same else (None, 0))

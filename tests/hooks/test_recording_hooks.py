@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from lazyengine.hooks import Hook, LoggerHook, iter_timer_hook
+from lazyengine.dataset import DataLoader
+from lazyengine.hooks import CheckpointHook, Hook, LoggerHook, iter_timer_hook
 from lazyengine.logging import read_metrics
 from lazyengine.optim import OptimWrapper, OptimWrapperDict, ReduceOnPlateauLR, StepLR
+from lazyengine.runner import ValLoop
 
-from ..runner.toy import toy_runner
+from ..runner.toy import MeanError, StopAt, ToyData, ToyModel, toy_runner
 
 
 class Note(Hook):
@@ -169,7 +172,7 @@ def test_several_optimizers_have_learning_rates_of_their_own(tmp_path):
     runner._parts["param_schedulers"] = None
     runner.setup()
     runner.hooks["runtime_info"].before_train(runner)
-    runner.hooks["runtime_info"].before_train_iter(runner, 0)
+    runner.hooks["runtime_info"].after_train_iter(runner, 0)
     hub = runner.message_hub
     assert [hub.get_scalar(f"train/{name}.lr").current() for name in parts] == [0.1, 0.2]
 
@@ -190,7 +193,7 @@ def test_learning_rates_of_groups_that_differ_are_recorded_by_group(tmp_path):
     groups = [{"params": first.parameters(), "lr": 0.1}, {"params": last.parameters(), "lr": 0.2}]
     runner._parts["optim_wrapper"] = OptimWrapper(torch.optim.SGD(groups, lr=0.1))
     runner.hooks["runtime_info"].before_train(runner)
-    runner.hooks["runtime_info"].before_train_iter(runner, 0)
+    runner.hooks["runtime_info"].after_train_iter(runner, 0)
     hub = runner.message_hub
     assert (hub.get_scalar("train/lr").current(), hub.get_scalar("train/lr.1").current()) == (0.1, 0.2)
 
@@ -208,3 +211,80 @@ def test_what_cannot_be_logged_of_a_step_is_named(tmp_path, outputs, error, said
     with pytest.raises(error) as raised:
         runner.train()
     assert any(said in note for note in raised.value.__notes__)
+
+
+class SetsRates(Hook):
+    """A warm-up of one's own, as hooks of other projects have it."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        for group in runner.optim_wrapper.param_groups:
+            group["lr"] = 0.1 * (runner.iter + 1)
+
+
+@pytest.mark.parametrize("accumulative_counts", [1, 2])
+@pytest.mark.parametrize("priority", [0, 50, 100])
+def test_the_rate_that_an_iteration_has_used_is_recorded_whoever_has_set_it(tmp_path, priority, accumulative_counts):
+    hooks = {"rates": SetsRates(priority=priority), "logger": LoggerHook(interval=1)}
+    runner = toy_runner(str(tmp_path), max_epochs=1, hooks=hooks, accumulative_counts=accumulative_counts)
+    runner.train()
+    expected = pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert runner.message_hub.get_scalar("train/lr").data[0].tolist() == expected
+    assert [record["lr"] for record in read_metrics(tmp_path) if "lr" in record] == expected
+
+
+class NowAndThen(MeanError):
+    """Values that not every evaluation has."""
+
+    number = 0
+
+    def compute_metrics(self, results):
+        self.number += 1
+        values = {1: {"rare": 1.0, "precision": 0.5}, 2: {"precision": None}, 3: {"rare": 3.0}}
+        return {**super().compute_metrics(results), **values.get(self.number, {})}
+
+
+@pytest.mark.parametrize("loggers", [1, 2])
+def test_a_value_that_an_evaluation_did_not_have_is_not_recorded_for_it(tmp_path, loggers):
+    def records(folder, kill=None, **kwargs):
+        hooks: dict[str, Hook] = {f"logger{i or ''}": LoggerHook() for i in range(loggers)}
+        if kill:
+            hooks["kill"] = StopAt(kill)
+        runner = toy_runner(str(folder), max_epochs=4, hooks=hooks, **kwargs)
+        metric = NowAndThen()
+        metric.number = 2 if "resume" in kwargs else 0  # the third, before which epoch_3.pth was saved, is repeated
+        runner._parts["val_loop"] = ValLoop(DataLoader(ToyData(), 4), metric)
+        with contextlib.suppress(InterruptedError):
+            runner.train()
+        found = [r for r in read_metrics(folder) if r["mode"] == "val"]
+        return [{name: r[name] for name in ("rare", "precision") if name in r} for r in found[::loggers]]
+
+    expected = [{"rare": 1.0, "precision": 0.5}, {}, {"rare": 3.0}, {}]
+    assert records(tmp_path / "whole") == expected
+    records(tmp_path / "killed", kill=17)
+    assert records(tmp_path / "killed", resume=True) == expected
+
+
+class TwoLosses(ToyModel):
+    """A second loss that ends some time."""
+
+    def train_step(self, data, optim_wrapper):
+        outputs = super().train_step(data, optim_wrapper)
+        return {**outputs, "aux": 1.0} if len(self.batches) in (1, 6) else outputs
+
+
+def test_a_loss_that_training_has_no_more_is_in_no_later_line(tmp_path):
+    def aux(folder, kill=(), **kwargs):
+        hooks: dict[str, Hook] = {"logger": LoggerHook(interval=3), "checkpoint": CheckpointHook(1, by_epoch=False)}
+        if kill:
+            hooks["kill"] = StopAt(*kill)
+        runner = toy_runner(str(folder), max_iters=15, hooks=hooks, **kwargs)
+        runner.model.__class__ = TwoLosses
+        if "resume" in kwargs:
+            runner.model.batches = [[]] * 7
+        with contextlib.suppress(InterruptedError):
+            runner.train()
+        return [r["step"] for r in read_metrics(folder) if "aux" in r]
+
+    assert aux(tmp_path / "whole") == [3, 6]
+    aux(tmp_path / "killed", kill=[7])
+    assert aux(tmp_path / "killed", resume=True) == [3, 6]

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from lazyengine.dataset import DataLoader
 from lazyengine.errors import UsageError
-from lazyengine.hooks import CheckpointHook, EarlyStoppingHook, Hook, ParamSchedulerHook
+from lazyengine.hooks import (
+    CheckpointHook,
+    EarlyStoppingHook,
+    EMAHook,
+    Hook,
+    LoggerHook,
+    ParamSchedulerHook,
+    UnfreezeHook,
+)
 from lazyengine.optim import CosineAnnealingLR, LinearLR, MultiStepLR, OptimWrapperDict, ReduceOnPlateauLR
 from lazyengine.runner import ValLoop
 
@@ -177,3 +187,47 @@ def test_metrics_of_two_loaders_by_one_name_are_refused(tmp_path):
     runner._parts["val_loop"] = ValLoop(loaders, {"a": MeanError(prefix="b"), "a/b": MeanError()})
     with pytest.raises(UsageError, match=r"\['a/b/error'\] of the loader 'a/b'"):
         runner.val()
+
+
+@pytest.mark.parametrize("names", [["first", "second"], ["ema", "of_the_head", "slow"]])
+def test_several_averages_are_refused_whose_checkpoints_nothing_could_go_on_from(tmp_path, names):
+    runner = toy_runner(str(tmp_path), hooks={name: EMAHook(momentum=0.1) for name in names}, max_epochs=1)
+    with pytest.raises(UsageError, match=f"hooks: .*{names[0]}.* each exchange their average into the model"):
+        runner.train()
+
+
+KEEPING = {
+    "hooks['ema']": lambda: EMAHook(momentum=0.1),
+    "hooks['early']": lambda: EarlyStoppingHook("error", rule="greater", patience=1),
+    "hooks['checkpoint']": lambda: CheckpointHook(save_best="error", rule="less"),
+    "hooks['unfreeze']": lambda: UnfreezeHook(1, ["net.0"]),
+}
+
+
+@pytest.mark.parametrize("name", KEEPING)
+def test_a_hook_that_keeps_what_it_found_in_one_runner_is_refused_in_the_next(tmp_path, name):
+    hooks = {name[7:-2]: KEEPING[name](), "step": ParamSchedulerHook(), "logger": LoggerHook()}
+    untrained = with_hooks(tmp_path / "a", hooks, max_epochs=2)
+    untrained._parts["optim_wrapper"] = None
+    with pytest.raises(UsageError, match="without optim_wrapper"):
+        untrained.train()
+    with_hooks(tmp_path / "b", hooks, max_epochs=2).train()
+    with pytest.raises(UsageError, match=re.escape(name) + ".* has trained in another runner"):
+        with_hooks(tmp_path / "c", hooks, max_epochs=2).train()
+    if name != "hooks['checkpoint']":
+        return
+    resumed = with_hooks(tmp_path / "b", hooks, max_epochs=3, resume=True)  # which has its state from the file
+    resumed.train()
+    assert resumed.epoch == 3
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_loop_that_has_come_to_its_end_in_another_runner_is_refused(tmp_path, loop):
+    first = toy_runner(str(tmp_path / "a"), **loop)
+    first.train()
+    first.train()  # of the same runner: nothing is left
+    second = toy_runner(str(tmp_path / "b"), **loop)
+    second._parts["train_loop"] = first.train_loop
+    with pytest.raises(UsageError, match=r"train_loop: this .*TrainLoop has trained in another runner"):
+        second.train()
+    assert not list((tmp_path / "b").glob("*.pth"))

@@ -99,6 +99,14 @@ class _ReduceOnPlateau(Schedule):
             self._judge(score_of(self.monitor, metrics))
         self._last_value = self._current()
 
+    def load_position(self, state_dict: Mapping[str, Any]) -> list[str]:
+        """Load the position; where another metric or rule is followed now, without the best value of the former."""
+        unknown = self.best
+        changes = super().load_position(state_dict)
+        if any(state_dict.get(name, getattr(self, name)) != getattr(self, name) for name in ("monitor", "rule")):
+            self.best, self.num_bad_epochs = unknown, 0
+        return changes
+
     def _judge(self, metric: float) -> None:
         if self._is_better(metric):
             self.best = metric

@@ -1,6 +1,7 @@
 """Saving and resuming schedulers, with the same schedule and with a changed one."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -308,3 +309,30 @@ def test_a_plateau_with_another_patience_beside_a_changed_cosine():
     assert resumed.param_groups[0]["lr"] == pytest.approx(0.5 * undamped.get_last_value()[0])
     epochs(new, 1)
     assert new[1].reductions == [5, 7]
+
+
+@pytest.mark.parametrize(
+    ("now", "best"),
+    [
+        ({"monitor": "acc", "rule": "greater"}, -math.inf),
+        ({"rule": "greater"}, -math.inf),
+        ({"monitor": "mae"}, math.inf),
+    ],
+)
+def test_a_plateau_does_not_compare_with_the_best_value_of_another_metric(now, best):
+    options = {"monitor": "loss", "rule": "less", "patience": 1, "factor": 0.5}
+    optimizer = adamw(1.0)
+    chain = [ReduceOnPlateauLR(optimizer, **options)]
+    for value in (5.0, 6.0, 6.0, 6.0):
+        chain[0].step()
+        chain[0].step({"loss": value})
+    assert (chain[0].best, chain[0].num_bad_epochs, chain[0].reductions) == (5.0, 1, [3])
+    resumed = adamw(1.0)
+    new = [ReduceOnPlateauLR(resumed, **{**options, **now})]
+    resumed.load_state_dict(optimizer.state_dict())
+    resume_param_schedulers(new, param_schedulers_state_dict(chain), num_epochs=4)
+    assert (new[0].best, new[0].num_bad_epochs, new[0].reductions) == (best, 0, [3])
+    assert resumed.param_groups[0]["lr"] == 0.5  # the reductions that were made hold
+    new[0].step()
+    new[0].step({"loss": 0.3, "acc": 0.3, "mae": 9.0})
+    assert (new[0].num_bad_epochs, resumed.param_groups[0]["lr"]) == (0, 0.5)
