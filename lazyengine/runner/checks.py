@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -70,7 +71,7 @@ def check_training(runner: Runner) -> None:
 
 
 def check_unused(runner: Runner, *, marks: bool = False) -> None:
-    """Refuse a train loop, or a hook that keeps what it has found, that another runner has trained with.
+    """Refuse a train loop, or a hook that keeps what it has found, with which another runner has made iterations.
 
     Args:
         runner: The runner.
@@ -85,8 +86,9 @@ def check_unused(runner: Runner, *, marks: bool = False) -> None:
             parts[f"hooks[{name!r}]"] = hook
     for name, part in parts.items():
         if marks:
-            part._trained_in = runner._state.number
-        elif getattr(part, "_trained_in", None) is not None:
+            with contextlib.suppress(AttributeError):  # a hook with slots
+                part._trained_at = runner.train_loop.position
+        elif (position := getattr(part, "_trained_at", None)) is not None and position.iter:
             raise UsageValueError(
                 f"{name}: this {type(part).__name__} has trained in another runner, and would go on from where that "
                 "one ended: make a new one for each runner."

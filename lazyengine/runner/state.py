@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import os
 import time
 import traceback
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 SEED_SCHEME = 2
 """How random streams are derived from the seed, see `Runner`; version 0.1 had scheme 1."""
-_NUMBERS = itertools.count()  # of the runners of this process
 _OWN = tuple(map(os.path.dirname, (os.path.dirname(os.path.abspath(__file__)), os.path.abspath(torch.__file__))))
 
 
@@ -49,7 +47,6 @@ class RunState:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self.number = next(_NUMBERS)
         self._writer = ckpt.CheckpointWriter()
         self._failure: OSError | None = None
         self._num_failed = 0  # planned saves in a row of which nothing could be written

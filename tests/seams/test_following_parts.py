@@ -196,6 +196,11 @@ def test_several_averages_are_refused_whose_checkpoints_nothing_could_go_on_from
         runner.train()
 
 
+class Failing(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        raise ZeroDivisionError
+
+
 KEEPING = {
     "hooks['ema']": lambda: EMAHook(momentum=0.1),
     "hooks['early']": lambda: EarlyStoppingHook("error", rule="greater", patience=1),
@@ -211,6 +216,8 @@ def test_a_hook_that_keeps_what_it_found_in_one_runner_is_refused_in_the_next(tm
     untrained._parts["optim_wrapper"] = None
     with pytest.raises(UsageError, match="without optim_wrapper"):
         untrained.train()
+    with pytest.raises(ZeroDivisionError):  # before its first iteration is done
+        with_hooks(tmp_path / "failed", {**hooks, "failing": Failing()}, max_epochs=2).train()
     with_hooks(tmp_path / "b", hooks, max_epochs=2).train()
     with pytest.raises(UsageError, match=re.escape(name) + ".* has trained in another runner"):
         with_hooks(tmp_path / "c", hooks, max_epochs=2).train()
