@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import itertools
 import math
@@ -56,6 +58,11 @@ class StreamParts:
         if self.number < 1:
             raise UsageValueError(f"num_shards of {type(dataset).__name__}: got {self.number}; accepted: 1 or more.")
         self.has_state = self.is_virtual or (hasattr(dataset, "state_dict") and hasattr(dataset, "load_state_dict"))
+        self._initial: list[Any] = []  # the state that the dataset had before anything was read here, if it has one
+        self._last: _OwnPart | None = None  # which moves the dataset
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_last": None}  # a worker reads for itself
 
     def open(self, part: int, epoch: int, state: Any) -> Part:
         """Begin to read a part of an epoch, anew or from a state that the part has had."""
@@ -63,11 +70,24 @@ class StreamParts:
             return _HuggingFacePart(self._dataset.shard(self.number, part), epoch, state)
         if self.is_virtual:
             return Part(self._dataset.iter_shard(part, epoch, state), num_read=state if isinstance(state, int) else 0)
-        if state is not None:
-            self._dataset.load_state_dict(state)
         if isinstance(self._dataset, IterDataPipe) and (worker := get_worker_info()) is not None:
             apply_sharding(self._dataset, worker.num_workers, worker.id)
-        return Part(self._dataset, self._dataset if self.has_state else None)
+        return _OwnPart(self, self._dataset, state) if self.has_state else Part(self._dataset)
+
+    def give_to(self, part: _OwnPart, dataset: Any) -> list[Any]:
+        """Let a part move the dataset, and return the state that it begins anew from, if the last one was cut off."""
+        last, self._last = self._last, part
+        if last is None:
+            with contextlib.suppress(Exception):  # of one that has no state before it is read
+                self._initial = [copy.deepcopy(dataset.state_dict())]
+        if last is None or last.is_over:
+            return []
+        last.pause()
+        return copy.deepcopy(self._initial)
+
+    def is_moved_by(self, part: _OwnPart) -> bool:
+        """Return whether nobody else has moved the dataset since this part was read."""
+        return self._last is part
 
 
 class Part:
@@ -78,6 +98,8 @@ class Part:
         holder: What has the state; None for `samples`, whose state is the number of samples read if it has none.
         num_read: Samples that have been read before.
     """
+
+    is_loaded = False  # whether a state was loaded into the dataset
 
     def __init__(self, samples: Iterable[Any], holder: Any = None, num_read: int = 0) -> None:
         self._samples = iter(samples)
@@ -99,6 +121,52 @@ class Part:
         """Return how far it has been read."""
         state = self._num_read if self._state_of is None else self._state_of()
         return Progress(self.num_batches, state, self.is_over)
+
+
+class _OwnPart(Part):
+    """What a process reads of a stream that says itself where it stands, and of which other passes are read meanwhile.
+
+    A pass begins anew where the one before was cut off. It goes on where that one has ended, as streams that count their
+    passes do; where nothing comes then, it begins anew too.
+
+    Args:
+        parts: Who else may read it.
+        dataset: The stream.
+        state: Its state to begin from; None for a new pass.
+    """
+
+    def __init__(self, parts: StreamParts, dataset: Any, state: Any) -> None:
+        self._parts, self._dataset = parts, dataset
+        initial = parts.give_to(self, dataset)
+        self._reached = initial if state is None else [state]
+        self.is_loaded = bool(self._reached)
+        self._load()
+        super().__init__(dataset, dataset)
+
+    def _load(self) -> None:
+        for state in self._reached:
+            self._dataset.load_state_dict(state)
+
+    def pause(self) -> None:
+        """Keep where it stands, before somebody else moves the dataset."""
+        self._reached = copy.deepcopy(self._reached)
+
+    def progress(self) -> Progress:
+        progress = super().progress()
+        self._reached = [progress.state]
+        return progress
+
+    def take(self, size: int) -> list[Any]:
+        if not self._parts.is_moved_by(self):
+            self._parts.give_to(self, self._dataset)
+            self._samples = iter(())  # what ends in it may move the dataset
+            self._load()
+            self._samples = iter(self._dataset)
+        samples = super().take(size)
+        if not samples and self.is_loaded and self.num_batches == 1:
+            self._samples = iter(self._dataset)
+            samples, self.num_batches = super().take(size), 1
+        return samples
 
 
 class _HuggingFacePart(Part):
@@ -143,12 +211,14 @@ class StreamReader(BatchReader):
         self._open = {}
 
     def _read(self, key: Any) -> Any:
-        seed, epoch, position, *_, (number, num_batch, begin) = key
+        seed, epoch, position, *_, (number, num_batch, begin, own_seed) = key
         try:
             is_moved = number not in self._open and begin.state is not None
             if number not in self._open:
                 self._open[number] = self.parts.open(number, epoch, begin.state)
                 self._open[number].num_batches = begin.num_batches
+                if self._open[number].is_loaded and not begin.num_batches and self.told_epoch is not None:
+                    self.set_epoch(self.told_epoch)  # which the state of another pass may hold
             part = self._open[number]
             while part.num_batches < num_batch and not part.is_over:  # batches of other ranks
                 part.take(self.batch_size or 1)
@@ -156,10 +226,12 @@ class StreamReader(BatchReader):
             if is_moved and seed is not None:  # which may have drawn
                 self.reseed(seed)
             samples = [] if part.is_over else part.take(self.batch_size or 1)
-            progress = part.progress()
-            if not samples or (part.is_over and self.drop_last):
-                return number, progress
-            return number, progress, self.collate_fn(samples if self.batch_size else samples[0])
+            is_left_out = not samples or (part.is_over and self.drop_last)
+            batch = [] if is_left_out else [self.collate_fn(samples if self.batch_size else samples[0])]
+            if seed is not None and self._generators.found:  # as the part's next batch finds them: they may be in its state
+                at = (epoch + 1, number) if part.is_over else (epoch, position + self.parts.number)
+                self._generators.seed(_batch_seed(*own_seed, *at))
+            return number, part.progress(), *batch
         except Exception as error:
             error.add_note(f"while reading batch {position} of epoch {epoch} of {type(self.dataset).__name__}")
             raise
@@ -212,8 +284,8 @@ class StreamPass:
                 opened.add(part)
                 batch_seed = None
                 if is_seeded:
-                    batch_seed = stream_seed(seed, Purpose.DATA, epoch=self.epoch, position=position, rank=rank)
-                yield batch_seed, self.epoch, position, told_epoch, number, (part, num_batch, begin)
+                    batch_seed = _batch_seed(seed, rank, self.epoch, position)
+                yield batch_seed, self.epoch, position, told_epoch, number, (part, num_batch, begin, (seed, rank))
 
     def batches(self, results: Iterable[Any]) -> Iterator[Any]:
         """Yield the batches among what the reader has returned, and note how far each part has been read."""
@@ -227,6 +299,10 @@ class StreamPass:
         layout = {"epoch": self.epoch, "world_size": self.world_size, "num_parts": self._parts.number}
         progress = {part: list(progress) for part, progress in self.progress.items()}
         return {**layout, "is_virtual": self._parts.is_virtual, "progress": progress}
+
+
+def _batch_seed(seed: int, rank: int, epoch: int, position: int) -> int:
+    return stream_seed(seed, Purpose.DATA, epoch=epoch, position=position, rank=rank)
 
 
 def merge_loader_states(states: Sequence[dict[str, Any]], world_size: int, rank: int) -> dict[str, Any]:
