@@ -149,7 +149,7 @@ class DataLoader(TorchDataLoader[Any]):
         is_given = self.batch_size is None and self.batch_sampler is not None  # not torch's, made of a sampler
         is_dealt = is_given and dist.get_data_world_size() > 1 and not knows_ranks(order)
         seeds = self.own_generators == "seed"
-        options = (self.batch_size, self.drop_last, self.seed_batches, is_dealt, seeds)
+        options = (self.batch_size, self.drop_last, self.seed_batches, is_given, is_dealt, seeds)
         return BatchSource(self.sampler, order, *options)
 
     # ------------------------------------------------------------------ what the runner sets
@@ -356,7 +356,8 @@ class DataLoader(TorchDataLoader[Any]):
                     f"set_start({start}) in epoch {epoch}: the state that was loaded is of epoch {loaded['epoch']}; "
                     "call set_epoch with that one, and begin no pass while the one whose state is saved is open."
                 )
-        stream_pass = StreamPass(parts, self.num_workers, epoch, begin)
+        goes_on = self._stream_pass is None or self._stream_pass.is_over
+        stream_pass = StreamPass(parts, self.num_workers, epoch, begin, goes_on)
         keys = stream_pass.keys(self.seed or 0, self.seed_batches, told_epoch, self._num_passes)
         batches = stream_pass.batches(self._results(keys, keeps_streams))
         if self._open_stream() is None or self._stream_pass is None or self._stream_pass.is_over:

@@ -64,26 +64,32 @@ class StreamParts:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_last": None}  # a worker reads for itself
 
-    def open(self, part: int, epoch: int, state: Any) -> Part:
-        """Begin to read a part of an epoch, anew or from a state that the part has had."""
+    def open(self, part: int, epoch: int, state: Any, goes_on: bool = True) -> Part:
+        """Begin to read a part of an epoch, anew or from a state that the part has had.
+
+        Args:
+            part: The part.
+            epoch: The epoch.
+            state: The state.
+            goes_on: Whether the pass before has ended, so that a stream of which the reader stays may go on from it.
+        """
         if self._is_hugging_face:
             return _HuggingFacePart(self._dataset.shard(self.number, part), epoch, state)
         if self.is_virtual:
             return Part(self._dataset.iter_shard(part, epoch, state), num_read=state if isinstance(state, int) else 0)
         if isinstance(self._dataset, IterDataPipe) and (worker := get_worker_info()) is not None:
             apply_sharding(self._dataset, worker.num_workers, worker.id)
-        return _OwnPart(self, self._dataset, state) if self.has_state else Part(self._dataset)
+        return _OwnPart(self, self._dataset, state, goes_on) if self.has_state else Part(self._dataset)
 
     def give_to(self, part: _OwnPart, dataset: Any) -> list[Any]:
-        """Let a part move the dataset, and return the state that it begins anew from, if the last one was cut off."""
+        """Let a part move the dataset, and return the state that it had at first, if it has one."""
         last, self._last = self._last, part
-        if last is None:
-            with contextlib.suppress(Exception):  # of one that has no state before it is read
-                self._initial = [copy.deepcopy(dataset.state_dict())]
-        if last is None or last.is_over:
-            return []
-        last.pause()
-        return copy.deepcopy(self._initial)
+        if last is not None:
+            last.pause()
+            return copy.deepcopy(self._initial)
+        with contextlib.suppress(Exception):  # of one that has no state before it is read
+            self._initial = [copy.deepcopy(dataset.state_dict())]
+        return []
 
     def is_moved_by(self, part: _OwnPart) -> bool:
         """Return whether nobody else has moved the dataset since this part was read."""
@@ -124,21 +130,22 @@ class Part:
 
 
 class _OwnPart(Part):
-    """What a process reads of a stream that says itself where it stands, and of which other passes are read meanwhile.
+    """What a process reads of a stream that says itself where it stands; other passes may be read meanwhile.
 
-    A pass begins anew where the one before was cut off. It goes on where that one has ended, as streams that count their
-    passes do; where nothing comes then, it begins anew too.
+    A pass begins anew where the one before was cut off. It goes on where that one has ended, as streams that count
+    their passes do; where nothing comes then, it begins anew too.
 
     Args:
         parts: Who else may read it.
         dataset: The stream.
         state: Its state to begin from; None for a new pass.
+        goes_on: Whether the pass before has ended.
     """
 
-    def __init__(self, parts: StreamParts, dataset: Any, state: Any) -> None:
+    def __init__(self, parts: StreamParts, dataset: Any, state: Any, goes_on: bool) -> None:
         self._parts, self._dataset = parts, dataset
         initial = parts.give_to(self, dataset)
-        self._reached = initial if state is None else [state]
+        self._reached = [state] if state is not None else [] if goes_on else initial
         self.is_loaded = bool(self._reached)
         self._load()
         super().__init__(dataset, dataset)
@@ -211,11 +218,11 @@ class StreamReader(BatchReader):
         self._open = {}
 
     def _read(self, key: Any) -> Any:
-        seed, epoch, position, *_, (number, num_batch, begin, own_seed) = key
+        seed, epoch, position, *_, (number, num_batch, begin, goes_on, own_seed) = key
         try:
             is_moved = number not in self._open and begin.state is not None
             if number not in self._open:
-                self._open[number] = self.parts.open(number, epoch, begin.state)
+                self._open[number] = self.parts.open(number, epoch, begin.state, goes_on)
                 self._open[number].num_batches = begin.num_batches
                 if self._open[number].is_loaded and not begin.num_batches and self.told_epoch is not None:
                     self.set_epoch(self.told_epoch)  # which the state of another pass may hold
@@ -228,7 +235,7 @@ class StreamReader(BatchReader):
             samples = [] if part.is_over else part.take(self.batch_size or 1)
             is_left_out = not samples or (part.is_over and self.drop_last)
             batch = [] if is_left_out else [self.collate_fn(samples if self.batch_size else samples[0])]
-            if seed is not None and self._generators.found:  # as the part's next batch finds them: they may be in its state
+            if seed is not None and self._generators.found:  # which may be in the state: as the next batch finds them
                 at = (epoch + 1, number) if part.is_over else (epoch, position + self.parts.number)
                 self._generators.seed(_batch_seed(*own_seed, *at))
             return number, part.progress(), *batch
@@ -248,10 +255,13 @@ class StreamPass:
         num_workers: Processes that read them; torch gives key k to worker k modulo this number.
         epoch: The epoch.
         begin: How far each part was read when the pass that is gone on with was saved.
+        goes_on: Whether the pass before has ended; what workers have read ahead says nothing of it.
     """
 
-    def __init__(self, parts: StreamParts, num_workers: int, epoch: int, begin: Mapping[int, Progress]) -> None:
-        self.epoch = epoch
+    def __init__(
+        self, parts: StreamParts, num_workers: int, epoch: int, begin: Mapping[int, Progress], goes_on: bool
+    ) -> None:
+        self.epoch, self._goes_on = epoch, goes_on
         self._parts, self._num_workers, self._begin = parts, num_workers, begin
         self.world_size, self._rank = (dist.get_data_world_size(), dist.get_data_rank()) if parts.is_virtual else (1, 0)
         step = math.gcd(parts.number, self.world_size)
@@ -285,7 +295,8 @@ class StreamPass:
                 batch_seed = None
                 if is_seeded:
                     batch_seed = _batch_seed(seed, rank, self.epoch, position)
-                yield batch_seed, self.epoch, position, told_epoch, number, (part, num_batch, begin, (seed, rank))
+                place = part, num_batch, begin, self._goes_on, (seed, rank)
+                yield batch_seed, self.epoch, position, told_epoch, number, place
 
     def batches(self, results: Iterable[Any]) -> Iterator[Any]:
         """Yield the batches among what the reader has returned, and note how far each part has been read."""

@@ -50,7 +50,29 @@ class MadeLate:
         return [*sample, float(self.rng.normal())]
 
 
+class OfItsClass(InAttribute):
+    rng = np.random.RandomState(5)
+
+    def __init__(self) -> None:
+        pass
+
+
+class Inherited(OfItsClass):
+    pass
+
+
+class OfItsClassLate:
+    rng: Any = None
+
+    def __call__(self, sample: Any) -> Any:
+        type(self).rng = self.rng or random.Random()
+        return [*sample, self.rng.random()]
+
+
 TRANSFORMS = {
+    "of the class": OfItsClass,
+    "inherited": Inherited,
+    "of the class, late": OfItsClassLate,
     "slots": Slotted,
     "partial": lambda: functools.partial(add_noise, np.random.default_rng(1)),
     "closure": lambda: in_a_closure(torch.Generator().manual_seed(4)),
