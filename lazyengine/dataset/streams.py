@@ -115,6 +115,9 @@ class Part:
         self.num_batches = 0
         self.is_over = False
 
+    def begin(self) -> None:
+        """Begin to read; before that, the dataset may be told something."""
+
     def take(self, size: int) -> list[Any]:
         """Return the next samples, fewer at the end."""
         samples = list(itertools.islice(self._samples, size))
@@ -148,7 +151,10 @@ class _OwnPart(Part):
         self._reached = [state] if state is not None else [] if goes_on else initial
         self.is_loaded = bool(self._reached)
         self._load()
-        super().__init__(dataset, dataset)
+        super().__init__((), dataset)
+
+    def begin(self) -> None:
+        self._samples = iter(self._dataset)
 
     def _load(self) -> None:
         for state in self._reached:
@@ -168,10 +174,10 @@ class _OwnPart(Part):
             self._parts.give_to(self, self._dataset)
             self._samples = iter(())  # what ends in it may move the dataset
             self._load()
-            self._samples = iter(self._dataset)
+            self.begin()
         samples = super().take(size)
         if not samples and self.is_loaded and self.num_batches == 1:
-            self._samples = iter(self._dataset)
+            self.begin()
             samples, self.num_batches = super().take(size), 1
         return samples
 
@@ -222,10 +228,12 @@ class StreamReader(BatchReader):
         try:
             is_moved = number not in self._open and begin.state is not None
             if number not in self._open:
+                goes_on = goes_on or bool(self._generators.found)  # whose states then may be in that of the beginning
                 self._open[number] = self.parts.open(number, epoch, begin.state, goes_on)
                 self._open[number].num_batches = begin.num_batches
                 if self._open[number].is_loaded and not begin.num_batches and self.told_epoch is not None:
                     self.set_epoch(self.told_epoch)  # which the state of another pass may hold
+                self._open[number].begin()
             part = self._open[number]
             while part.num_batches < num_batch and not part.is_over:  # batches of other ranks
                 part.take(self.batch_size or 1)
