@@ -244,8 +244,9 @@ class StreamReader(BatchReader):
             is_left_out = not samples or (part.is_over and self.drop_last)
             batch = [] if is_left_out else [self.collate_fn(samples if self.batch_size else samples[0])]
             if seed is not None and self._generators.found:  # which may be in the state: as the next batch finds them
-                at = (epoch + 1, number) if part.is_over else (epoch, position + self.parts.number)
-                self._generators.seed(_batch_seed(*own_seed, *at))
+                run_seed, rank = own_seed
+                next_epoch, place = (epoch + 1, number) if part.is_over else (epoch, position + self.parts.number)
+                self._generators.seed(_batch_seed(run_seed, rank, next_epoch, place))
             return number, part.progress(), *batch
         except Exception as error:
             error.add_note(f"while reading batch {position} of epoch {epoch} of {type(self.dataset).__name__}")
