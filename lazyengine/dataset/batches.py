@@ -18,7 +18,7 @@ import numpy as np
 from torch.utils.data import get_worker_info
 
 from .. import _torch, dist
-from ..errors import UsageRuntimeError
+from ..errors import UsageRuntimeError, UsageTypeError
 from ..seeding import KeptStreams, Purpose, derive_seed, seed_streams, stream_seed
 from .generators import OwnGenerators, are_filled, find_gaps, find_generators
 from .samplers import InfiniteSampler, RankSampler
@@ -43,6 +43,7 @@ class BatchSource:
         batch_size: Samples in a batch; None for no batches.
         drop_last: Leave out an incomplete last batch.
         is_seeded: Give each batch a seed.
+        gives_batches: `order` is a batch sampler of the user's, whose batches may be tuples, arrays or tensors too.
         is_dealt: Deal `order` to the ranks in turns.
         seeds_generators: Seed the generators that are found in a sampler that is not one of ours.
 
@@ -55,6 +56,7 @@ class BatchSource:
     batch_size: int | None
     drop_last: bool
     is_seeded: bool
+    gives_batches: bool
     is_dealt: bool
     seeds_generators: bool
     epoch: int = dataclasses.field(default=0, init=False)
@@ -96,7 +98,7 @@ class BatchSource:
         rank, world_size = dist.get_data_rank(), dist.get_data_world_size()
         if not hasattr(self.order, "__len__"):  # it may never end
             return itertools.islice(drawn, rank + start * world_size, None, world_size)
-        batches = [list(batch) for batch in drawn]
+        batches = list(drawn)
         digests = dist.all_gather_object(hashlib.sha256(repr(batches).encode()).hexdigest())
         if len(set(digests)) > 1:
             raise UsageRuntimeError(
@@ -126,7 +128,16 @@ class BatchSource:
                     indices = next(iterator)
                 except StopIteration:
                     return
-            yield indices
+            yield self._as_list(indices) if self.gives_batches else indices
+
+    def _as_list(self, batch: Any) -> list[Any]:
+        indices = batch.tolist() if hasattr(batch, "tolist") else batch
+        if not isinstance(indices, Iterable) or isinstance(indices, str):
+            raise UsageTypeError(
+                f"batch_sampler: {type(self.order).__name__} has given {batch!r}; accepted: lists of indices, one list "
+                "for each batch. Give what yields single indices as `sampler`, with a batch_size."
+            )
+        return list(indices)
 
     def __len__(self) -> int:
         if isinstance(self.sampler, InfiniteSampler):

@@ -42,7 +42,8 @@ def walk(roots: Mapping[str, Any], but: Iterable[Any] = ()) -> Iterator[tuple[st
     """Yield path, value and holder of all that some objects hold, each object once; in the same order in every process.
 
     Looked into are attributes (also in ``__slots__``), lists, tuples and dicts of at most 1,000 items, partial
-    functions, closures and bound methods. Tensors, arrays, classes, modules and longer containers are not.
+    functions, closures, bound methods and, of its class, generators. Tensors, arrays, classes, modules and longer
+    containers are not.
 
     Args:
         roots: Where to begin, by name.
@@ -79,6 +80,7 @@ def _parts(value: Any) -> list[tuple[str, Any]]:
         for name in (slots,) if isinstance(slots, str) else tuple(slots):
             if name not in ("__dict__", "__weakref__"):
                 parts.append((f".{name}", getattr(value, name, None)))
+        parts += [(f".{name}", part) for name, part in vars(kind).items() if isinstance(part, _kinds())]
     attributes = getattr(value, "__dict__", None)
     if isinstance(attributes, dict):
         parts += [(f".{name}", part) for name, part in attributes.items()]

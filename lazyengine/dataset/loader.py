@@ -149,7 +149,7 @@ class DataLoader(TorchDataLoader[Any]):
         is_given = self.batch_size is None and self.batch_sampler is not None  # not torch's, made of a sampler
         is_dealt = is_given and dist.get_data_world_size() > 1 and not knows_ranks(order)
         seeds = self.own_generators == "seed"
-        options = (self.batch_size, self.drop_last, self.seed_batches, is_dealt, seeds)
+        options = (self.batch_size, self.drop_last, self.seed_batches, is_given, is_dealt, seeds)
         return BatchSource(self.sampler, order, *options)
 
     # ------------------------------------------------------------------ what the runner sets
@@ -339,18 +339,25 @@ class DataLoader(TorchDataLoader[Any]):
         self._num_passes += 1
         told_epoch = self._reader.told_epoch
         if self._parts is not None:
-            return self._iterate_over_stream(self._parts, epoch, told_epoch, keeps_streams)
+            return self._iterate_over_stream(self._parts, epoch, start, told_epoch, keeps_streams)
         return self._results(self._batches.keys(self.seed, start, told_epoch, self._num_passes), keeps_streams)
 
     def _iterate_over_stream(
-        self, parts: StreamParts, epoch: int, told_epoch: int | None, keeps_streams: bool
+        self, parts: StreamParts, epoch: int, start: int, told_epoch: int | None, keeps_streams: bool
     ) -> Iterator[Any]:
         loaded, self._loaded = self._loaded or {}, None
         begin = loaded.get("progress", {})
-        if begin and loaded["epoch"] not in (None, epoch):  # a stream in this process may go on from pass to pass
-            is_carried = begin[0].is_over and not parts.is_virtual and not self.num_workers if 0 in begin else False
-            begin = {0: Progress(0, begin[0].state)} if is_carried else {}
-        stream_pass = StreamPass(parts, self.num_workers, epoch, begin)
+        if begin and loaded["epoch"] not in (None, epoch):  # a stream whose readers stay may go on from pass to pass
+            stays = not parts.is_virtual and (not self.num_workers or self.persistent_workers)
+            is_carried = stays and all(each.is_over for each in begin.values())
+            begin = {part: Progress(0, each.state) for part, each in begin.items()} if is_carried else {}
+            if start:
+                raise UsageRuntimeError(
+                    f"set_start({start}) in epoch {epoch}: the state that was loaded is of epoch {loaded['epoch']}; "
+                    "call set_epoch with that one, and begin no pass while the one whose state is saved is open."
+                )
+        goes_on = self._stream_pass is None or self._stream_pass.is_over
+        stream_pass = StreamPass(parts, self.num_workers, epoch, begin, goes_on)
         keys = stream_pass.keys(self.seed or 0, self.seed_batches, told_epoch, self._num_passes)
         batches = stream_pass.batches(self._results(keys, keeps_streams))
         if self._open_stream() is None or self._stream_pass is None or self._stream_pass.is_over:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import itertools
 import math
@@ -56,18 +58,42 @@ class StreamParts:
         if self.number < 1:
             raise UsageValueError(f"num_shards of {type(dataset).__name__}: got {self.number}; accepted: 1 or more.")
         self.has_state = self.is_virtual or (hasattr(dataset, "state_dict") and hasattr(dataset, "load_state_dict"))
+        self._initial: list[Any] = []  # the state that the dataset had before anything was read here, if it has one
+        self._last: _OwnPart | None = None  # which moves the dataset
 
-    def open(self, part: int, epoch: int, state: Any) -> Part:
-        """Begin to read a part of an epoch, anew or from a state that the part has had."""
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_last": None}  # a worker reads for itself
+
+    def open(self, part: int, epoch: int, state: Any, goes_on: bool = True) -> Part:
+        """Begin to read a part of an epoch, anew or from a state that the part has had.
+
+        Args:
+            part: The part.
+            epoch: The epoch.
+            state: The state.
+            goes_on: Whether the pass before has ended, so that a stream of which the reader stays may go on from it.
+        """
         if self._is_hugging_face:
             return _HuggingFacePart(self._dataset.shard(self.number, part), epoch, state)
         if self.is_virtual:
             return Part(self._dataset.iter_shard(part, epoch, state), num_read=state if isinstance(state, int) else 0)
-        if state is not None:
-            self._dataset.load_state_dict(state)
         if isinstance(self._dataset, IterDataPipe) and (worker := get_worker_info()) is not None:
             apply_sharding(self._dataset, worker.num_workers, worker.id)
-        return Part(self._dataset, self._dataset if self.has_state else None)
+        return _OwnPart(self, self._dataset, state, goes_on) if self.has_state else Part(self._dataset)
+
+    def give_to(self, part: _OwnPart, dataset: Any) -> list[Any]:
+        """Let a part move the dataset, and return the state that it had at first, if it has one."""
+        last, self._last = self._last, part
+        if last is not None:
+            last.pause()
+            return copy.deepcopy(self._initial)
+        with contextlib.suppress(Exception):  # of one that has no state before it is read
+            self._initial = [copy.deepcopy(dataset.state_dict())]
+        return []
+
+    def is_moved_by(self, part: _OwnPart) -> bool:
+        """Return whether nobody else has moved the dataset since this part was read."""
+        return self._last is part
 
 
 class Part:
@@ -79,6 +105,8 @@ class Part:
         num_read: Samples that have been read before.
     """
 
+    is_loaded = False  # whether a state was loaded into the dataset
+
     def __init__(self, samples: Iterable[Any], holder: Any = None, num_read: int = 0) -> None:
         self._samples = iter(samples)
         holder = self._samples if holder is None else holder
@@ -86,6 +114,9 @@ class Part:
         self._num_read = num_read
         self.num_batches = 0
         self.is_over = False
+
+    def begin(self) -> None:
+        """Begin to read; before that, the dataset may be told something."""
 
     def take(self, size: int) -> list[Any]:
         """Return the next samples, fewer at the end."""
@@ -99,6 +130,56 @@ class Part:
         """Return how far it has been read."""
         state = self._num_read if self._state_of is None else self._state_of()
         return Progress(self.num_batches, state, self.is_over)
+
+
+class _OwnPart(Part):
+    """What a process reads of a stream that says itself where it stands; other passes may be read meanwhile.
+
+    A pass begins anew where the one before was cut off. It goes on where that one has ended, as streams that count
+    their passes do; where nothing comes then, it begins anew too.
+
+    Args:
+        parts: Who else may read it.
+        dataset: The stream.
+        state: Its state to begin from; None for a new pass.
+        goes_on: Whether the pass before has ended.
+    """
+
+    def __init__(self, parts: StreamParts, dataset: Any, state: Any, goes_on: bool) -> None:
+        self._parts, self._dataset = parts, dataset
+        initial = parts.give_to(self, dataset)
+        self._reached = [state] if state is not None else [] if goes_on else initial
+        self.is_loaded = bool(self._reached)
+        self._load()
+        super().__init__((), dataset)
+
+    def begin(self) -> None:
+        self._samples = iter(self._dataset)
+
+    def _load(self) -> None:
+        for state in self._reached:
+            self._dataset.load_state_dict(state)
+
+    def pause(self) -> None:
+        """Keep where it stands, before somebody else moves the dataset."""
+        self._reached = copy.deepcopy(self._reached)
+
+    def progress(self) -> Progress:
+        progress = super().progress()
+        self._reached = [progress.state]
+        return progress
+
+    def take(self, size: int) -> list[Any]:
+        if not self._parts.is_moved_by(self):
+            self._parts.give_to(self, self._dataset)
+            self._samples = iter(())  # what ends in it may move the dataset
+            self._load()
+            self.begin()
+        samples = super().take(size)
+        if not samples and self.is_loaded and self.num_batches == 1:
+            self.begin()
+            samples, self.num_batches = super().take(size), 1
+        return samples
 
 
 class _HuggingFacePart(Part):
@@ -143,12 +224,16 @@ class StreamReader(BatchReader):
         self._open = {}
 
     def _read(self, key: Any) -> Any:
-        seed, epoch, position, *_, (number, num_batch, begin) = key
+        seed, epoch, position, *_, (number, num_batch, begin, goes_on, own_seed) = key
         try:
             is_moved = number not in self._open and begin.state is not None
             if number not in self._open:
-                self._open[number] = self.parts.open(number, epoch, begin.state)
+                goes_on = goes_on or bool(self._generators.found)  # whose states then may be in that of the beginning
+                self._open[number] = self.parts.open(number, epoch, begin.state, goes_on)
                 self._open[number].num_batches = begin.num_batches
+                if self._open[number].is_loaded and not begin.num_batches and self.told_epoch is not None:
+                    self.set_epoch(self.told_epoch)  # which the state of another pass may hold
+                self._open[number].begin()
             part = self._open[number]
             while part.num_batches < num_batch and not part.is_over:  # batches of other ranks
                 part.take(self.batch_size or 1)
@@ -156,10 +241,13 @@ class StreamReader(BatchReader):
             if is_moved and seed is not None:  # which may have drawn
                 self.reseed(seed)
             samples = [] if part.is_over else part.take(self.batch_size or 1)
-            progress = part.progress()
-            if not samples or (part.is_over and self.drop_last):
-                return number, progress
-            return number, progress, self.collate_fn(samples if self.batch_size else samples[0])
+            is_left_out = not samples or (part.is_over and self.drop_last)
+            batch = [] if is_left_out else [self.collate_fn(samples if self.batch_size else samples[0])]
+            if seed is not None and self._generators.found:  # which may be in the state: as the next batch finds them
+                run_seed, rank = own_seed
+                next_epoch, place = (epoch + 1, number) if part.is_over else (epoch, position + self.parts.number)
+                self._generators.seed(_batch_seed(run_seed, rank, next_epoch, place))
+            return number, part.progress(), *batch
         except Exception as error:
             error.add_note(f"while reading batch {position} of epoch {epoch} of {type(self.dataset).__name__}")
             raise
@@ -176,10 +264,13 @@ class StreamPass:
         num_workers: Processes that read them; torch gives key k to worker k modulo this number.
         epoch: The epoch.
         begin: How far each part was read when the pass that is gone on with was saved.
+        goes_on: Whether the pass before has ended; what workers have read ahead says nothing of it.
     """
 
-    def __init__(self, parts: StreamParts, num_workers: int, epoch: int, begin: Mapping[int, Progress]) -> None:
-        self.epoch = epoch
+    def __init__(
+        self, parts: StreamParts, num_workers: int, epoch: int, begin: Mapping[int, Progress], goes_on: bool
+    ) -> None:
+        self.epoch, self._goes_on = epoch, goes_on
         self._parts, self._num_workers, self._begin = parts, num_workers, begin
         self.world_size, self._rank = (dist.get_data_world_size(), dist.get_data_rank()) if parts.is_virtual else (1, 0)
         step = math.gcd(parts.number, self.world_size)
@@ -212,8 +303,9 @@ class StreamPass:
                 opened.add(part)
                 batch_seed = None
                 if is_seeded:
-                    batch_seed = stream_seed(seed, Purpose.DATA, epoch=self.epoch, position=position, rank=rank)
-                yield batch_seed, self.epoch, position, told_epoch, number, (part, num_batch, begin)
+                    batch_seed = _batch_seed(seed, rank, self.epoch, position)
+                place = part, num_batch, begin, self._goes_on, (seed, rank)
+                yield batch_seed, self.epoch, position, told_epoch, number, place
 
     def batches(self, results: Iterable[Any]) -> Iterator[Any]:
         """Yield the batches among what the reader has returned, and note how far each part has been read."""
@@ -227,6 +319,10 @@ class StreamPass:
         layout = {"epoch": self.epoch, "world_size": self.world_size, "num_parts": self._parts.number}
         progress = {part: list(progress) for part, progress in self.progress.items()}
         return {**layout, "is_virtual": self._parts.is_virtual, "progress": progress}
+
+
+def _batch_seed(seed: int, rank: int, epoch: int, position: int) -> int:
+    return stream_seed(seed, Purpose.DATA, epoch=epoch, position=position, rank=rank)
 
 
 def merge_loader_states(states: Sequence[dict[str, Any]], world_size: int, rank: int) -> dict[str, Any]:

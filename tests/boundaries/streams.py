@@ -81,3 +81,68 @@ class Mute(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         yield from ((i, 0, 0.0) for i in range(12))
+
+
+class Restarting(Stepping):
+    """The same as torchdata's pages have it: what was loaded is where the next iteration begins, and only that one."""
+
+    start = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        start, self.start = self.start, 0
+        for i in range(start, self.size):
+            self.position = i + 1
+            yield i, self.epoch, random.random()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.start = state["position"]
+
+
+class Buffered(Restarting):
+    """A stream that shuffles in a buffer, by a generator that is in its state and restored when it is read."""
+
+    def __init__(self, size: int = 41) -> None:
+        super().__init__(size)
+        self.generator, self.buffer, self.loaded = random.Random(0), list[int](), None
+
+    def __iter__(self) -> Iterator[Any]:
+        self.position, self.buffer = 0, []
+        if self.loaded is not None:
+            self.position, self.buffer = self.loaded["position"], list(self.loaded["buffer"])
+            self.generator.setstate(self.loaded["generator"])
+            self.loaded = None
+        while self.position < self.size or self.buffer:
+            while len(self.buffer) < 5 and self.position < self.size:
+                self.buffer.append(self.position)
+                self.position += 1
+            yield self.buffer.pop(self.generator.randrange(len(self.buffer))), self.epoch, random.random()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position, "buffer": list(self.buffer), "generator": self.generator.getstate()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.loaded = state
+
+
+class Ordered(Stepping):
+    """The order of an epoch is drawn from its number, which is in the state."""
+
+    def __iter__(self) -> Iterator[Any]:
+        order = random.Random(self.epoch).sample(range(self.size), self.size)
+        return ((order[i], epoch, drawn) for i, epoch, drawn in super().__iter__())
+
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.position, "epoch": self.epoch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.position, self.epoch = state["position"], state["epoch"]
+
+
+class CountingPasses(Ordered):
+    """The same, which counts its epochs by itself."""
+
+    set_epoch: Any = None
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from super().__iter__()
+        self.epoch += 1

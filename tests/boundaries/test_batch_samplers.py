@@ -8,11 +8,13 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from torch.utils.data import BatchSampler, RandomSampler
 
 from lazyengine.dataset import (
     ConcatDataset,
     DataLoader,
+    DefaultSampler,
     LengthBucketBatchSampler,
     MixingSampler,
     WeightedSampler,
@@ -59,6 +61,28 @@ def test_one_that_knows_no_ranks_is_dealt_in_turns(make, drop_last):
     assert first == dealt[::2]
     assert second == dealt[1::2]
     assert epoch_of(lambda: over(make(drop_last=drop_last)), 1, 2, start=1) == second[1:]
+
+
+class Converted(Unaware):
+    def __init__(self, convert: Any) -> None:
+        super().__init__()
+        self.convert = convert
+
+    def __iter__(self) -> Any:
+        return map(self.convert, super().__iter__())
+
+
+@pytest.mark.parametrize("convert", [tuple, np.array, torch.tensor, iter])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_batches_of_indices_may_be_any_iterables(convert, ranks):
+    lists = epoch_of(lambda: over(Unaware()), 0, ranks)
+    assert epoch_of(lambda: over(Converted(convert)), 0, ranks) == lists
+
+
+@pytest.mark.parametrize("sampler", [RandomSampler(range(30)), DefaultSampler(range(30)), "ab"])
+def test_what_yields_single_indices_is_no_batch_sampler(sampler):
+    with pytest.raises(TypeError, match=r"batch_sampler: \w+ has given .*as `sampler`, with a batch_size"):
+        epoch_of(lambda: over(sampler), 0, 1)
 
 
 def test_ranks_that_draw_other_batches_are_refused():

@@ -50,7 +50,29 @@ class MadeLate:
         return [*sample, float(self.rng.normal())]
 
 
+class OfItsClass(InAttribute):
+    rng = np.random.RandomState(5)
+
+    def __init__(self) -> None:
+        pass
+
+
+class Inherited(OfItsClass):
+    pass
+
+
+class OfItsClassLate:
+    rng: Any = None
+
+    def __call__(self, sample: Any) -> Any:
+        type(self).rng = self.rng or random.Random()
+        return [*sample, self.rng.random()]
+
+
 TRANSFORMS = {
+    "of the class": OfItsClass,
+    "inherited": Inherited,
+    "of the class, late": OfItsClassLate,
     "slots": Slotted,
     "partial": lambda: functools.partial(add_noise, np.random.default_rng(1)),
     "closure": lambda: in_a_closure(torch.Generator().manual_seed(4)),
@@ -271,8 +293,10 @@ def test_one_that_the_user_registered_is_left_to_him():
 
 
 def test_saving_their_states_instead():
+    not_own = ("late", "of the class", "inherited", "of the class, late")
+
     def loader():
-        kinds = [kind() for name, kind in TRANSFORMS.items() if name != "late"]
+        kinds = [kind() for name, kind in TRANSFORMS.items() if name not in not_own]
         return make(Data(*kinds), own_generators="save")
 
     whole = list(loader())

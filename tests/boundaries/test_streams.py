@@ -12,7 +12,7 @@ import pytest
 from lazyengine.dataset import DataLoader, merge_loader_states, pseudo_collate
 
 from ..dataset.test_golden import as_rank
-from .streams import LENGTHS, Mute, Shards, StatefulShards, Stepping
+from .streams import LENGTHS, Buffered, CountingPasses, Mute, Ordered, Restarting, Shards, StatefulShards, Stepping
 
 
 def loader_of(stream: Any, num_workers: int = 0, **options: Any) -> DataLoader:
@@ -97,6 +97,60 @@ def test_the_state_of_each_worker_travels_with_its_batches(num_workers, persiste
         assert read + list(again) == whole[1]
         again.set_epoch(0)
         assert list(again) == whole[0]
+
+
+STATEFUL = [Stepping, Restarting, Buffered, Ordered, CountingPasses]
+READERS = [{}, {"num_workers": 1, "persistent_workers": True}]
+
+
+@pytest.mark.parametrize("options", READERS)
+@pytest.mark.parametrize("stream", STATEFUL)
+@pytest.mark.parametrize("limit", [2, 4, None])
+def test_a_pass_begins_anew_after_one_that_was_cut_off_or_has_ended_also_after_a_resume(stream, options, limit):
+    """Whether or not the stream goes on by itself where it stands; 4 batches are all of it."""
+    loader, whole, states = loader_of(stream(12), **options), [], []
+    for epoch in range(3):
+        loader.set_epoch(epoch)
+        whole.append(list(itertools.islice(loader, limit)))
+        states.append(copy.deepcopy(loader.state_dict()))
+    assert [len(batches) for batches in whole] == [limit or 4] * 3
+    for epoch in (1, 2):
+        again = loader_of(stream(12), **options)
+        again.load_state_dict(states[epoch - 1])
+        again.set_epoch(epoch)
+        assert list(itertools.islice(again, limit)) == whole[epoch]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("stream", STATEFUL)
+def test_what_a_state_holds_is_the_same_after_a_resume_at_each_batch(stream, num_workers):
+    whole = list(loader_of(stream(13), num_workers))
+    for batch in range(1, len(whole)):
+        loader = loader_of(stream(13), num_workers)
+        read = list(itertools.islice(loader, batch))
+        assert read + list(resumed(stream(13), num_workers, 0, batch, loader.state_dict())) == whole
+
+
+@pytest.mark.parametrize("stream", STATEFUL[:4])
+def test_a_pass_within_a_pass_over_a_stream_with_a_state_disturbs_nothing(stream):
+    whole = list(loader_of(stream()))
+    loader, read = loader_of(stream()), []
+    for batch in loader:
+        read.append(batch)
+        inner = list(itertools.islice(loader, len(read) % 3))
+        assert numbers(inner) == numbers(whole[: len(inner)])
+    assert read == whole
+
+
+def test_a_state_of_another_epoch_is_not_gone_on_from():
+    loader = loader_of(Shards())
+    next(iter(loader))
+    again = loader_of(Shards())
+    again.load_state_dict(loader.state_dict())
+    again.set_epoch(1)
+    again.set_start(1)
+    with pytest.raises(RuntimeError, match=r"set_start\(1\) in epoch 1: the state that was loaded is of epoch 0"):
+        iter(again)
 
 
 def test_another_number_of_workers_is_refused_where_there_are_no_shards():
