@@ -106,6 +106,8 @@ class DataLoader(TorchDataLoader[Any]):
             dataset.full_init()  # here once, rather than in every worker
         if sampler is None and batch_sampler is None and not is_iterable:
             sampler = DefaultSampler(dataset, shuffle=shuffle)
+        if not is_iterable:
+            _check_order(dataset, getattr(batch_sampler, "sampler", batch_sampler) if sampler is None else sampler)
         of_workers = {"timeout": timeout, "multiprocessing_context": multiprocessing_context}
         of_workers |= {"prefetch_factor": prefetch_factor, "persistent_workers": persistent_workers}
         self._own_generator = torch.Generator() if generator is None else None
@@ -461,6 +463,20 @@ def _check_options(dataset: Any, collate_fn: Any, own_generators: str, useless_s
             f"dataset: got {type(dataset).__name__}; accepted: an object with `__getitem__` and `__len__`, or a "
             "torch.utils.data.IterableDataset"
         )
+
+
+def _check_order(dataset: Any, order: Any) -> None:
+    """Refuse an order of more samples than there are, and say that one of fewer leaves some out, where it tells."""
+    drawn_from = getattr(order, "dataset", getattr(order, "data_source", None))
+    if drawn_from is dataset or not hasattr(drawn_from, "__getitem__") or not hasattr(drawn_from, "__len__"):
+        return
+    number, size = len(drawn_from), len(dataset)
+    what = f"{type(order).__name__} draws from {number} samples ({type(drawn_from).__name__}), but the dataset "
+    what += f"({type(dataset).__name__}) has {size}"
+    if number > size:
+        raise UsageValueError(f"sampler: {what}; give both the same dataset.")
+    if number < size:
+        _LOGGER.warning("%s: the others are never read. Give both the same dataset, if that is not meant", what)
 
 
 def settle_generators(

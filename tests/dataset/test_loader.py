@@ -14,7 +14,14 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from lazyengine.dataset import BaseDataset, DataLoader, InfiniteSampler, default_collate, pseudo_collate
+from lazyengine.dataset import (
+    BaseDataset,
+    DataLoader,
+    DefaultSampler,
+    InfiniteSampler,
+    default_collate,
+    pseudo_collate,
+)
 from lazyengine.errors import UsageRuntimeError
 from lazyengine.seeding import DATA_STREAM, derive_seed
 
@@ -304,6 +311,27 @@ def test_wrong_arguments_are_refused():
     for start in (-1, 6):
         with pytest.raises(ValueError, match=rf"set_start\({start}\): an epoch of this loader has 5 batches"):
             loader.set_start(start)
+
+
+ORDERS = {
+    "ours": lambda data: {"sampler": DefaultSampler(data), "batch_size": 2},
+    "torch's": lambda data: {"sampler": RandomSampler(data), "batch_size": 2},
+    "torch's, of batches": lambda data: {"batch_sampler": BatchSampler(SequentialSampler(data), 2, False)},
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_an_order_of_another_dataset_is_refused_or_said_so(caplog, order):
+    """As where a change of the config exchanges the loader's dataset and leaves the sampler's."""
+    data, make_order = list(range(6)), ORDERS[order]
+    with pytest.raises(
+        ValueError, match=r"Sampler draws from 7 samples \(list\), but .* has 6; give"
+    ):
+        DataLoader(data, **make_order(list(range(7))))
+    assert len(list(DataLoader(data, **make_order(data)))) == len(list(DataLoader(data, **make_order(data[:])))) == 3
+    assert not caplog.records
+    assert len(list(DataLoader(data, **make_order(range(4))))) == 2
+    assert "draws from 4 samples (range), but the dataset (list) has 6: the others are never read" in caplog.text
 
 
 def test_errors_name_index_batch_and_epoch():
