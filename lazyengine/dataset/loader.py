@@ -467,7 +467,7 @@ def _check_options(dataset: Any, collate_fn: Any, own_generators: str, useless_s
 
 def _check_order(dataset: Any, order: Any) -> None:
     """Refuse an order of more samples than there are, and say that one of fewer leaves some out, where it tells."""
-    drawn_from = getattr(order, "dataset", getattr(order, "data_source", None))
+    drawn_from: Any = getattr(order, "dataset", getattr(order, "data_source", None))
     if drawn_from is dataset or not hasattr(drawn_from, "__getitem__") or not hasattr(drawn_from, "__len__"):
         return
     number, size = len(drawn_from), len(dataset)

@@ -79,6 +79,9 @@ def grid(*values: Any) -> Dimension:
 
 def zipped(*rows: Sequence[Any]) -> Dimension:
     """Try rows of values for several paths at once: the key of the space is a tuple of as many paths."""
+    for row in rows:
+        if not isinstance(row, list | tuple):
+            raise UsageTypeError(f"a row is a value for each path, as in zipped((64, 0.1), (128, 0.05)); got {row!r}")
     return Dimension("grid", tuple(tuple(row) for row in rows))
 
 

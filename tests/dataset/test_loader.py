@@ -324,9 +324,7 @@ ORDERS = {
 def test_an_order_of_another_dataset_is_refused_or_said_so(caplog, order):
     """As where a change of the config exchanges the loader's dataset and leaves the sampler's."""
     data, make_order = list(range(6)), ORDERS[order]
-    with pytest.raises(
-        ValueError, match=r"Sampler draws from 7 samples \(list\), but .* has 6; give"
-    ):
+    with pytest.raises(ValueError, match=r"Sampler draws from 7 samples \(list\), but .* has 6; give"):
         DataLoader(data, **make_order(list(range(7))))
     assert len(list(DataLoader(data, **make_order(data)))) == len(list(DataLoader(data, **make_order(data[:])))) == 3
     assert not caplog.records

@@ -101,6 +101,13 @@ def test_classes_and_arrays_are_tried_as_they_are(config):
     assert found.identity()["space"]["optimizer._target_"] == "grid(torch.optim.adam:Adam, torch.optim.adamw:AdamW)"
 
 
+@pytest.mark.parametrize("rows", [(0.1, 0.2), ("ab", "cd"), ((0.1, 4), {1, 2})])
+def test_a_row_of_zipped_is_a_value_for_each_path(rows):
+    """A text would have been taken apart into its letters, and a set has no order."""
+    with pytest.raises(TypeError, match=r"a row is a value for each path, as in zipped.*; got "):
+        zipped(*rows)
+
+
 def test_zipped_rows_belong_together(config):
     space = {("optimizer.lr", "model.width"): zipped((0.1, 4), (0.2, 8)), "runner.seed": grid(1, 2)}
     assert planned(search(config, space)) == [
