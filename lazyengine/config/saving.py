@@ -155,18 +155,20 @@ def to_json(cfg: Config) -> str:
 
 def _in_order_of_use(cfg: Config) -> list[str]:
     """Return the names of a config as the Python form has them, each behind those that it uses: a load keeps that."""
-    values, order, begun = cfg.__arguments__, list[str](), set[str]()
+    values, order, seen = cfg.__arguments__, dict[str, None](), set[int]()
     names = {id(value): name for name, value in reversed(values.items()) if _has_identity(value)}
-    todo = [(name, False) for name in reversed(values)]
-    while todo:
-        name, is_ready = todo.pop()
-        if is_ready:
-            order.append(name)
-        elif name not in begun:
-            begun.add(name)
-            used = [names[id(part)] for _, part in walk(values[name]) if id(part) in names]
-            todo += [(name, True), *((each, False) for each in reversed(used))]
-    return order
+    for name, value in values.items():
+        todo = [(value, False)]
+        while todo:
+            part, is_done = todo.pop()
+            inner = None if is_done else children(part)
+            if inner is None and id(part) in names:
+                order.setdefault(names[id(part)])
+            elif inner is not None and id(part) not in seen:
+                seen.add(id(part))
+                todo += [(part, True), *((child, False) for _, child in reversed(inner))]
+        order.setdefault(name)
+    return list(order)
 
 
 def _leaf(value: Any, document: Any) -> dict[str, Any]:
