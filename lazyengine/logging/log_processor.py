@@ -21,7 +21,7 @@ _TIMES = ("time", "data_time")
 
 
 class LogProcessor:
-    """Smooths the scalars of one mode and formats them.
+    """Smooths the scalars of one mode and formats them: those that were recorded since the line of an earlier step.
 
     Names that match ``mean_pattern`` are shown as the mean of the last ``window_size`` values, all others as they are
     now; the line says which is which. From when on a value is finite again (after an update that was skipped), those
