@@ -92,15 +92,16 @@ def tells_type(value: Any) -> bool:
     return value is not None and type(value) is not object and not type(value).__name__.startswith("_")
 
 
+_OF_TORCH = {("torch", name) for name in ("dtype", "layout", "memory_format")}
+
+
 def annotation_of(value: Any) -> Any:
-    """Return the annotation of a place that has none, where a class, a constant or a function stands; else `Any`."""
+    """Return the annotation of a place that has none, where a class, a dtype or a function stands; else `Any`."""
     if isinstance(value, type | _FUNCTIONS | functools.partial):
         kind: Any = type if isinstance(value, type) else abc.Callable[..., Any]
         return kind | None
-    with contextlib.suppress(Exception):
-        if not hasattr(value, "__len__") and isinstance(value.__reduce_ex__(2), str):  # torch.float16 names itself
-            return type(value) | None
-    return Any
+    is_constant = (type(value).__module__, type(value).__name__) in _OF_TORCH
+    return type(value) | None if is_constant else Any
 
 
 def _kinds(annotation: Any) -> list[Any]:

@@ -37,7 +37,8 @@ def test_two_ranks_are_one():
 
 def test_the_log_weighs_by_the_same_counts():
     _, logs = trained("tuple", 4)
-    runner: Any = SimpleNamespace(message_hub=MessageHub("weighted log"))
+    optim_wrapper = SimpleNamespace(get_lr=dict)
+    runner: Any = SimpleNamespace(message_hub=MessageHub("weighted log"), optim_wrapper=optim_wrapper)
     hook: Any = RuntimeInfoHook()
     hook._updater = lambda name: runner.message_hub.scalar_updater(f"train/{name}")
     for log in logs:
