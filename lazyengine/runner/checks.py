@@ -70,29 +70,28 @@ def check_training(runner: Runner) -> None:
         runner.logger.warning("no hook saves a checkpoint: what is trained here is lost, unless a hook of yours does")
 
 
-def check_unused(runner: Runner, *, marks: bool = False) -> None:
-    """Refuse a train loop, or a hook that keeps what it has found, with which another runner has made iterations.
+def claim_parts(runner: Runner, is_new: bool) -> None:
+    """Note whose the train loop is, and each hook that keeps what it has found, and refuse those of another runner.
 
     Args:
-        runner: The runner.
-        marks: Whether it trains with them from here on.
+        runner: The runner that trains with them from here on.
+        is_new: Whether its training begins anew; a resume has just loaded their states.
 
     Raises:
-        ValueError: When there is such a one: it would go on from where that training ended.
+        ValueError: When another runner has made iterations with one: a new training would go on from where that ended.
     """
     parts: dict[str, Any] = {"train_loop": runner.train_loop}
     for name, hook in runner.hooks.items():
         if type(hook).state_dict is not Hook.state_dict or isinstance(hook, EMAHook):
             parts[f"hooks[{name!r}]"] = hook
     for name, part in parts.items():
-        if marks:
-            with contextlib.suppress(AttributeError):  # a hook with slots
-                part._trained_at = runner.train_loop.position
-        elif (position := getattr(part, "_trained_at", None)) is not None and position.iter:
+        if is_new and (position := getattr(part, "_trained_at", None)) is not None and position.iter:
             raise UsageValueError(
                 f"{name}: this {type(part).__name__} has trained in another runner, and would go on from where that "
                 "one ended: make a new one for each runner."
             )
+        with contextlib.suppress(AttributeError):  # a hook with slots
+            part._trained_at = runner.train_loop.position
 
 
 def check_shapes(model: nn.Module) -> None:

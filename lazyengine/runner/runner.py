@@ -41,7 +41,7 @@ from .checks import (
     check_parameters,
     check_shapes,
     check_training,
-    check_unused,
+    claim_parts,
     untrained,
     warn_of_untrained,
 )
@@ -393,17 +393,15 @@ class Runner:
                 epoch_length=loop.epoch_length,
             )
         check_training(self)
-        if resume_from is None:
-            check_unused(self)
-        else:
+        if resume_from is not None:
             resume_from = self._state.resume(resume_from)
+        claim_parts(self, is_new=resume_from is None)
         self._state.record_start(resume_from)
         self.logger.info("training\n%s", describe_training(self, resume_from))
         self._start_visualizer(loop.position.iter if resume_from is not None else None)
         set_training(self.model, self.model_setup)
         self._state.resume_switches()
         self.announce_length()
-        check_unused(self, marks=True)
         self._is_ready_to_train = True
 
     # ------------------------------------------------------------------ the parts, each built on first use
