@@ -7,6 +7,8 @@ import random
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lazyengine.config import LazyCall, instantiate
 from lazyengine.runner import Runner
@@ -16,6 +18,7 @@ from lazyengine.seeding import (
     SAMPLER_STREAM,
     ModelStream,
     Purpose,
+    Seeds,
     derive_seed,
     seed_streams,
     stream_seed,
@@ -33,6 +36,19 @@ def test_the_streams_of_the_data_keep_their_values():
     assert stream_seed(5, Purpose.WORKERS, epoch=2, rank=1) == derive_seed(5, DATA_STREAM, 2, 1)
     assert stream_seed(5, Purpose.SAMPLER, epoch=2, position=1, rank=1) == derive_seed(5, SAMPLER_STREAM, 2)
     assert derive_seed(3, 1, 2, 3) == 5293692919637299237
+
+
+@given(
+    st.integers(-(2**70), 2**70),
+    st.sampled_from([Purpose.DATA, Purpose.TRAIN, Purpose.AFTER_VAL]),
+    st.integers(0, 2**40),
+    st.integers(0, 2**20),
+    st.lists(st.integers(0, 2**62) | st.integers(0, 200), max_size=5),
+)
+def test_seeds_by_position_are_those_of_each_position_alone(seed, purpose, epoch, rank, starts):
+    seeds = Seeds(seed, purpose, epoch=epoch, rank=rank)
+    for position in [start + ahead for start in starts for ahead in (0, 1, 63, 64, 65, 0)]:
+        assert seeds[position] == stream_seed(seed, purpose, epoch=epoch, position=position, rank=rank)
 
 
 @pytest.mark.parametrize("seed", [0, 2**31, 2**63 - 1])

@@ -19,7 +19,7 @@ from torch.utils.data import get_worker_info
 
 from .. import _torch, dist
 from ..errors import UsageRuntimeError, UsageTypeError
-from ..seeding import KeptStreams, Purpose, derive_seed, seed_streams, stream_seed
+from ..seeding import KeptStreams, Purpose, Seeds, derive_seed, seed_streams, stream_seed
 from .generators import OwnGenerators, are_filled, find_gaps, find_generators
 from .samplers import InfiniteSampler, RankSampler
 
@@ -71,13 +71,10 @@ class BatchSource:
         return self._keys(seed, epoch, start, told_epoch, number)
 
     def _keys(self, seed: int, epoch: int, start: int, told_epoch: int | None, number: int) -> Iterator[BatchKey]:
-        rank = dist.get_data_rank()
+        seeds = Seeds(seed, Purpose.DATA, epoch=epoch, rank=dist.get_data_rank()) if self.is_seeded else None
         batches = self._own_batches(epoch, start) if self.is_own else self._foreign_batches(seed, epoch, start)
-        batch_seed = None
         for position, indices in enumerate(batches, start):
-            if self.is_seeded:
-                batch_seed = stream_seed(seed, Purpose.DATA, epoch=epoch, position=position, rank=rank)
-            yield batch_seed, epoch, position, told_epoch, number, indices
+            yield None if seeds is None else seeds[position], epoch, position, told_epoch, number, indices
 
     def _own_batches(self, epoch: int, start: int) -> Iterator[Indices]:
         size = self.batch_size or 1

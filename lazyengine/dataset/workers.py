@@ -62,11 +62,13 @@ class WorkersPass:
         return self
 
     def __next__(self) -> Any:
-        with self._advised():
-            try:
-                batch = next(self._iterator)
-            except StopIteration:
-                self.is_open = False
+        try:
+            batch = next(self._iterator)
+        except StopIteration:
+            self.is_open = False
+            raise
+        except Exception:
+            with self._advised():  # not around each batch, which costs 10 us of it
                 raise
         self._position += 1
         return batch
