@@ -38,7 +38,7 @@ STANDS = {
     "config": 3907,
     "optim": 2551,
     "model": 1860,
-    "dataset": 2253,
+    "dataset": 2289,
     "runner": 2886,
     "hooks": 1672,
     "checkpoint": 1341,
@@ -47,7 +47,7 @@ STANDS = {
     "dist": 671,
     "visualization": 854,
 }
-ENGINE_STANDS = 21_811
+ENGINE_STANDS = 21_847
 BELOW_THE_ENGINE = {"analysis", "runs", "sweep", "port", "cli"}
 BELOW_BUDGET = 6_500
 BELOW_STANDS = 11_767

@@ -23,7 +23,7 @@ from .collate import default_collate
 from .generators import OwnGenerators, contents, find_counters, find_generators, paths_in
 from .samplers import DefaultSampler, Order, knows_ranks
 from .streams import Progress, StreamParts, StreamPass, StreamReader
-from .workers import WorkersPass, start_worker
+from .workers import WorkersPass, context_of_workers, start_worker
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -403,6 +403,8 @@ class DataLoader(TorchDataLoader[Any]):
     def _torch_loader(self, keys: Any, pins: bool, persistent_workers: bool = False) -> TorchDataLoader[Any]:
         """Build torch's loader of one pass, or of several whose workers stay, over the keys of batches."""
         options = {name: getattr(self, name) for name in _OPTIONS}
+        if self.num_workers > 0:
+            options["multiprocessing_context"] = context_of_workers(self.multiprocessing_context)
         return _TorchLoader(
             self._reader,  # type: ignore[arg-type]
             batch_size=None,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
+import logging
 import multiprocessing
+import multiprocessing.context
 import pickle
 import signal
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import resource_tracker
@@ -19,6 +23,10 @@ from .. import _torch
 from ..dist import STOP_SIGNALS
 from .batches import BatchReader
 
+_LOGGER = logging.getLogger(__name__)
+
+BIRTH_LIMIT_S = 5.0
+"""How long a forked worker may take to come to life, the first time it is tried; twice as long each time after it."""
 _ADVICE = (
     "To find the cause, run with num_workers=0. A killed worker is often out of memory (use fewer, or a smaller "
     "prefetch_factor); a timeout may be slow storage (raise `timeout`); workers started by spawn or forkserver need "
@@ -112,6 +120,49 @@ def _blocked(signals: Iterable[signal.Signals]) -> Iterator[None]:
     finally:
         if set_mask:
             set_mask(signal.SIG_SETMASK, former)
+
+
+if sys.version_info < (3, 12) and hasattr(multiprocessing.context, "ForkContext"):
+
+    class _Process(multiprocessing.context.ForkProcess):
+        """A forked process that is started anew where it does not come to life.
+
+        Before Python 3.12 it waits for ever, ahead of its first line, where another thread held the list of threads at
+        the fork: one of gloo does, for a moment, where it frees the last reference to a tensor.
+        """
+
+        _birth: Any  # where a new process says that it is alive
+
+        def run(self) -> None:
+            self._birth.send_bytes(b"")
+            self._birth.close()
+            super().run()
+
+        @staticmethod
+        def _Popen(process_obj: Any) -> Any:
+            for attempt in itertools.count():
+                receiving, process_obj._birth = multiprocessing.Pipe(duplex=False)
+                with receiving, process_obj._birth:
+                    started = multiprocessing.context.ForkProcess._Popen(process_obj)
+                    process_obj._birth.close()
+                    if receiving.poll(limit_s := BIRTH_LIMIT_S * 2**attempt):
+                        return started
+                started.kill()
+                started.wait()
+                _LOGGER.info("a worker has not come to life within %g s: it is started anew", limit_s)
+
+    class _Context(multiprocessing.context.ForkContext):
+        Process = _Process
+
+    def context_of_workers(given: Any) -> Any:
+        """Return the context to start workers by: what is given, if it is not Python's own that forks."""
+        context = given or multiprocessing.get_context()
+        return _Context() if type(context) is multiprocessing.context.ForkContext else given
+else:
+
+    def context_of_workers(given: Any) -> Any:
+        """Return the context to start workers by: what is given."""
+        return given
 
 
 def _advise(error: Exception, *where: str) -> None:

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from lazyengine import _torch
-from lazyengine.dataset import BaseDataset, DataLoader, DefaultSampler, pseudo_collate
+from lazyengine.dataset import BaseDataset, DataLoader, DefaultSampler, pseudo_collate, workers
 
 from .samples import Augmented, Boxes, Broken, FileIds, ReaderIds, file_ids, jittered_collate
 from .test_loader import epoch_of, make
@@ -33,6 +33,30 @@ def test_forked_workers_change_nothing(expected, num_workers, persistent):
     found = three_epochs(num_workers=num_workers, persistent_workers=persistent, multiprocessing_context="fork")
     assert found == expected
     assert found[2] == found[1][2:]
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="whose forks do not hang")
+@pytest.mark.parametrize(("context", "persistent"), [("fork", False), ("fork", True), (None, False)])
+def test_a_fork_that_does_not_come_to_life_is_begun_anew(expected, monkeypatch, context, persistent):
+    """As where a thread held a lock of the interpreter's; the second of two workers hangs, and once more."""
+    monkeypatch.setattr(workers, "BIRTH_LIMIT_S", 0.2)
+    fork, forked = os.fork, []
+
+    def hang() -> int:
+        is_hanging = len(forked) in (1, 2)
+        pid = fork()
+        while pid == 0 and is_hanging:
+            signal.pause()
+        forked.append(pid)
+        return pid
+
+    monkeypatch.setattr(os, "fork", hang)
+    found = three_epochs(num_workers=2, persistent_workers=persistent, multiprocessing_context=context)
+    assert found == expected
+    assert len(forked) >= (2 if persistent else 6) + 2
+    for pid in forked[1:3]:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
