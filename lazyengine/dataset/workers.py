@@ -30,7 +30,7 @@ BIRTH_LIMIT_S = 5.0
 _ADVICE = (
     "To find the cause, run with num_workers=0. A killed worker is often out of memory (use fewer, or a smaller "
     "prefetch_factor); a timeout may be slow storage (raise `timeout`); workers started by spawn or forkserver need "
-    'the script\'s entry below `if __name__ == "__main__":`'
+    'the script\'s entry below `if __name__ == "__main__":`, and nothing in the dataset that holds a torch.Generator'
 )
 
 
