@@ -1,6 +1,8 @@
 """Launching, and what needs one process only."""
 
 import os
+import subprocess
+import sys
 from collections import namedtuple
 
 import pytest
@@ -149,3 +151,23 @@ def test_note_with_the_position(environment):
     assert caught.value.__notes__[0] == "in the communication step on rank 0 of 1, iteration 7"
     assert "did not take part" in caught.value.__notes__[1]
     assert len(caught.value.__notes__) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for the threads")
+@pytest.mark.parametrize(("name", "is_waited_for"), [("pt_gloo_runloop", True), ("another", False)])
+def test_a_thread_of_gloo_that_takes_up_python_has_done_so_before_the_end(tmp_path, name, is_waited_for):
+    """A thread of that name is outside Python when the script ends; without the time it would be cut off there."""
+    code = f"""
+import ctypes, os, pathlib, threading, lazyengine.dist.launch
+def work():
+    pathlib.Path(f"/proc/self/task/{{threading.get_native_id()}}/comm").write_text("{name}")
+    sleep, done = ctypes.CDLL(None).usleep, pathlib.Path({str(tmp_path / "done")!r})
+    outside.set()
+    sleep({1000 if is_waited_for else 60_000_000})
+    done.touch()
+outside = threading.Event()
+threading.Thread(target=work, daemon=True).start()
+outside.wait()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=240, cwd=os.getcwd())
+    assert (tmp_path / "done").exists() == is_waited_for
