@@ -66,9 +66,14 @@ def stream_seed(seed: int, purpose: Purpose, *, epoch: int = 0, position: int = 
         return derive_seed(seed, DATA_STREAM, epoch, rank)
     if purpose is Purpose.SAMPLER:
         return derive_seed(seed, SAMPLER_STREAM, epoch)
+    return derive_seed(_base_of(seed, purpose, epoch), position, rank)
+
+
+def _base_of(seed: int, purpose: Purpose, epoch: int) -> int:
+    """Return what all positions of a stream of the data or of the model are derived from."""
     if purpose is Purpose.DATA:
-        return derive_seed(seed, DATA_STREAM, epoch, position, rank)
-    return derive_seed(derive_seed(seed, MODEL_STREAM, purpose), position, rank)
+        return _mix(seed, DATA_STREAM, epoch)
+    return derive_seed(seed, MODEL_STREAM, purpose)
 
 
 def derive_seed(seed: int, *path: int) -> int:
@@ -113,9 +118,8 @@ class Seeds:
     __slots__ = ("_base", "_block", "_first", "_rank")
 
     def __init__(self, seed: int, purpose: Purpose, *, epoch: int = 0, rank: int = 0) -> None:
-        of_data = purpose is Purpose.DATA
-        self._base = _mix(seed, DATA_STREAM, epoch) if of_data else derive_seed(seed, MODEL_STREAM, purpose)
-        self._rank, self._first, self._block = rank, 0, list[int]()
+        self._base, self._rank = _base_of(seed, purpose, epoch), rank
+        self._first, self._block = 0, list[int]()
 
     def __getitem__(self, position: int) -> int:
         place = position - self._first
