@@ -38,7 +38,7 @@ STANDS = {
     "config": 3907,
     "optim": 2551,
     "model": 1860,
-    "dataset": 2286,
+    "dataset": 2289,
     "runner": 2886,
     "hooks": 1672,
     "checkpoint": 1341,
@@ -47,7 +47,7 @@ STANDS = {
     "dist": 680,
     "visualization": 854,
 }
-ENGINE_STANDS = 21_854
+ENGINE_STANDS = 21_857
 BELOW_THE_ENGINE = {"analysis", "runs", "sweep", "port", "cli"}
 BELOW_BUDGET = 6_500
 BELOW_STANDS = 11_767

@@ -19,7 +19,7 @@ from torch.utils.data.graph_settings import apply_sharding
 
 from .. import dist
 from ..errors import UsageRuntimeError, UsageValueError
-from ..seeding import Purpose, Seeds, stream_seed
+from ..seeding import Purpose, stream_seed
 from .batches import BatchReader
 from .generators import walk
 
@@ -246,7 +246,7 @@ class StreamReader(BatchReader):
             if seed is not None and self._generators.found:  # which may be in the state: as the next batch finds them
                 run_seed, rank = own_seed
                 next_epoch, place = (epoch + 1, number) if part.is_over else (epoch, position + self.parts.number)
-                self._generators.seed(stream_seed(run_seed, Purpose.DATA, epoch=next_epoch, position=place, rank=rank))
+                self._generators.seed(_batch_seed(run_seed, rank, next_epoch, place))
             return number, part.progress(), *batch
         except Exception as error:
             error.add_note(f"while reading batch {position} of epoch {epoch} of {type(self.dataset).__name__}")
@@ -285,7 +285,6 @@ class StreamPass:
     def keys(self, seed: int, is_seeded: bool, told_epoch: int | None, number: int) -> Iterator[Any]:
         """Yield the keys of the batches, and None where a worker has nothing to read in its turn."""
         rank = 0 if self._parts.is_virtual else dist.get_data_rank()
-        seeds = Seeds(seed, Purpose.DATA, epoch=self.epoch, rank=rank) if is_seeded else None
         turn = itertools.count()
         opened = set()
         for num_batch in itertools.count(min(progress.num_batches for progress in self.progress.values())):
@@ -302,7 +301,9 @@ class StreamPass:
                         yield None
                 begin = None if part in opened else self._begin.get(part, Progress())
                 opened.add(part)
-                batch_seed = None if seeds is None else seeds[position]
+                batch_seed = None
+                if is_seeded:
+                    batch_seed = _batch_seed(seed, rank, self.epoch, position)
                 place = part, num_batch, begin, self._goes_on, (seed, rank)
                 yield batch_seed, self.epoch, position, told_epoch, number, place
 
@@ -318,6 +319,10 @@ class StreamPass:
         layout = {"epoch": self.epoch, "world_size": self.world_size, "num_parts": self._parts.number}
         progress = {part: list(progress) for part, progress in self.progress.items()}
         return {**layout, "is_virtual": self._parts.is_virtual, "progress": progress}
+
+
+def _batch_seed(seed: int, rank: int, epoch: int, position: int) -> int:
+    return stream_seed(seed, Purpose.DATA, epoch=epoch, position=position, rank=rank)
 
 
 def merge_loader_states(states: Sequence[dict[str, Any]], world_size: int, rank: int) -> dict[str, Any]:
