@@ -19,7 +19,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..text import listed
-from .graph import Holder, children, display_path, join_path, reachable, span_of, walk
+from .graph import ATOMIC, Holder, children, display_path, join_path, reachable, span_of, walk
 from .node import Node
 
 if TYPE_CHECKING:
@@ -358,7 +358,8 @@ class PartReads:
         self._taken: dict[tuple[int, Any], list[tuple[str, str, tuple[Any, ...]]]] = {}
         for here, content in load.namespaces.items():
             for name, parts in load.text(here).paths:
-                self._follow(content.get(name), (here, name, parts))
+                if parts or type(content.get(name)) not in ATOMIC:  # of local names, modules and classes none
+                    self._follow(content.get(name), (here, name, parts))
 
     def _follow(self, value: Any, taken: tuple[str, str, tuple[Any, ...]]) -> None:
         for part in (*taken[2], _WHOLE):

@@ -37,18 +37,20 @@ class _ClassMetric(TensorMetric):
         name = type(self).__name__
         scores = require(data_samples, self.pred_key, 0, name)
         labels = require(data_samples, self.label_key, 1, name, data_batch)
-        fits = labels.shape in (scores.shape, scores.shape[:1] + scores.shape[2:])
+        shape = scores.shape
+        fits = labels.shape in (shape, shape[:1] + shape[2:])
         if not (fits and (labels.dim() == 1 or (self.maps and labels.dim() > 1))):
-            shapes = f"{self.pred_key}={tuple(scores.shape)} and {self.label_key}={tuple(labels.shape)}"
+            shapes = f"{self.pred_key}={tuple(shape)} and {self.label_key}={tuple(labels.shape)}"
             maps = ", or maps (N, C, H, W) or (N, H, W) and labels (N, H, W)" if self.maps else ""
             raise UsageValueError(f"{name}: needs scores (N, C) or classes (N,) and labels (N,){maps}, got {shapes}")
-        if scores.shape[1] == 1 if scores.dim() > labels.dim() else scores.is_floating_point():
+        if shape[1] == 1 if scores.dim() > labels.dim() else scores.is_floating_point():
             raise UsageValueError(
-                f"{name}: {self.pred_key}={tuple(scores.shape)} of {scores.dtype} tells no class · return a score for "
+                f"{name}: {self.pred_key}={tuple(shape)} of {scores.dtype} tells no class · return a score for "
                 "each class, or the classes as integers, such as (probability > 0.5).long()"
             )
-        # On the host labels could be read before they have arrived.
-        return scores, labels.to(scores.device, non_blocking=scores.is_cuda)
+        if labels.device != scores.device:  # on the host labels could be read before they have arrived
+            labels = labels.to(scores.device, non_blocking=scores.is_cuda)
+        return scores, labels
 
 
 class Accuracy(_ClassMetric):
@@ -341,7 +343,7 @@ def _predicted(scores: Tensor, labels: Tensor) -> Tensor:
 
 def _hits(largest: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
     """Return which classes are the labels, none where the largest score is NaN, which torch takes for the largest."""
-    return (classes == labels) & ~largest.isnan()
+    return (classes == labels).logical_and_(largest == largest)  # NaN alone differs from itself
 
 
 def _cells(classes: Tensor, size: int) -> Tensor:
