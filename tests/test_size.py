@@ -35,7 +35,7 @@ ENGINE_BUDGET = 13_500
 # issues on folders, configs, borders, time travel and the first hour land on top of the re-cut, whose budgets the table
 # goes on to show: cutting back to them (with their allowances) is still owed.
 STANDS = {
-    "config": 3907,
+    "config": 3908,
     "optim": 2551,
     "model": 1860,
     "dataset": 2289,
@@ -43,11 +43,11 @@ STANDS = {
     "hooks": 1672,
     "checkpoint": 1341,
     "logging": 942,
-    "evaluator": 870,
-    "dist": 680,
+    "evaluator": 873,
+    "dist": 681,
     "visualization": 854,
 }
-ENGINE_STANDS = 21_857
+ENGINE_STANDS = 21_862
 BELOW_THE_ENGINE = {"analysis", "runs", "sweep", "port", "cli"}
 BELOW_BUDGET = 6_500
 BELOW_STANDS = 11_767

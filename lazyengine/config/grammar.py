@@ -40,7 +40,6 @@ _STEP = re.compile(
     re.DOTALL,
 )
 _PLAIN_PATH = re.compile(r"[a-z_]\w*(\.([a-z_]\w*|0|[1-9][0-9]{0,17}))*(?=[=\s]|$)", re.ASCII | re.IGNORECASE)
-_OF_PRINT = re.compile("^[\u2012-\u2015]|^[^=]*\uff1d|=\\s*[\u201c-\u201f]")  # a dash, an equals sign, a quote
 _INDEX = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _PATHS = 'write a.b, a[0], a.0 or a["any key"]'
 
@@ -50,7 +49,7 @@ def parse_override(argument: str) -> tuple[str, list[str | int], str]:
     argument = argument.strip()
     if argument.startswith(("-", "++")):
         raise OverrideError(f"an override is no option: write {argument.lstrip('-+')}")
-    if not argument.isascii() and (match := _OF_PRINT.search(argument)):
+    if not argument.isascii() and (match := re.search("^[\u2012-\u2015]|^[^=]*\uff1d|=\\s*[\u201c-\u201f]", argument)):
         raise OverrideError(f"{match[0][-1]!r} is a sign of print: type -, = or a straight quote")
     kind = argument[0] if argument[:1] in ("+", "~") else "="
     path, end = _read_path(argument, int(kind != "=")) if kind == "~" or "=" in argument else ([], 0)

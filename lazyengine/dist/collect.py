@@ -152,18 +152,14 @@ def _stacked(part: Sequence[Any]) -> Tensor | None:
 def _collect_tensors(own: Tensor | None, layout: tuple[Any, ...], rows: list[int], size: int) -> Any:
     """Gather tensors, padded to the same number of rows, and deal them out in the order of the data set."""
     kind, dtype, device, shape = layout
-    sent = own
-    if sent is None or len(sent) < max(rows):
-        sent = torch.zeros((max(rows), *shape), dtype=dtype, device=device if own is None else own.device)
-        if own is not None:
-            sent[: len(own)] = own
+    sent = torch.zeros((max(rows), *shape), dtype=dtype, device=device if own is None else own.device)
+    sent[: rows[get_rank()]] = 0 if own is None else own
     received = gather(sent)
     if get_rank() != 0:
         return None
     merged = torch.stack(received, dim=1).flatten(0, 1)  # (max rows, world size, ...) to the order of the data set
-    total, num_ranks = sum(rows), len(rows)
-    if rows != [len(range(rank, total, num_ranks)) for rank in range(num_ranks)]:  # else all padding is at the end
+    if rows != [len(range(rank, sum(rows), len(rows))) for rank in range(len(rows))]:  # else all padding is at the end
         is_row = torch.arange(max(rows))[:, None] < torch.tensor(rows)[None, :]
         merged = merged[is_row.flatten().to(merged.device)]
-    merged = merged[:total][:size]
+    merged = merged[: sum(rows)][:size]
     return list(merged.unbind(0)) if kind == "list" else merged

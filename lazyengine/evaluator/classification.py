@@ -48,9 +48,10 @@ class _ClassMetric(TensorMetric):
                 f"{name}: {self.pred_key}={tuple(shape)} of {scores.dtype} tells no class · return a score for "
                 "each class, or the classes as integers, such as (probability > 0.5).long()"
             )
-        if labels.device != scores.device:  # on the host labels could be read before they have arrived
-            labels = labels.to(scores.device, non_blocking=scores.is_cuda)
-        return scores, labels
+        if labels.device == scores.device:
+            return scores, labels
+        # On the host labels could be read before they have arrived.
+        return scores, labels.to(scores.device, non_blocking=scores.is_cuda)
 
 
 class Accuracy(_ClassMetric):
