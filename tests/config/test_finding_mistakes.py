@@ -425,7 +425,8 @@ def test_code_that_looks_above_its_package_is_told_where_imports_begin(name, lin
     said = "\n".join(caught.value.__notes__)
     assert f"{name}.py is no config" in said
     assert str(project.folder.parent) in said
-    (project.folder.parent / f"{name}.py").write_text("from a.parts import Net\nclass Near(Net): ...\n")
+    # Of another size: of the same, written within a second, Python would take the compiled file of before.
+    (project.folder.parent / f"{name}.py").write_text("from a.parts import Net  # moved\nclass Near(Net): ...\n")
     assert project.load(f"from ..{name} import Near\nx = L(Near)(width=2)\n").x.width == 2
 
 
