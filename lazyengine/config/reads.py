@@ -358,7 +358,7 @@ class PartReads:
         self._taken: dict[tuple[int, Any], list[tuple[str, str, tuple[Any, ...]]]] = {}
         for here, content in load.namespaces.items():
             for name, parts in load.text(here).paths:
-                if parts or type(content.get(name)) not in ATOMIC:  # of others nothing is read
+                if parts or type(content.get(name)) not in ATOMIC:  # atomic values hold no part
                     self._follow(content.get(name), (here, name, parts))
 
     def _follow(self, value: Any, taken: tuple[str, str, tuple[Any, ...]]) -> None:
